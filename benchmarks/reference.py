@@ -1,0 +1,56 @@
+"""The float64 answer every rival is checked against before it is timed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from baselines import torch_func_baseline
+from cases import Problem
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
+
+
+def reference(problem: Problem, tasks_at_once: int = 64) -> list[np.ndarray]:
+    """Loss per task (absent for hvp) and every leaf, in float64, by eager torch.func.
+
+    Tasks are taken in chunks, so that the check itself needs little memory.
+    """
+    wide = problem.to(torch.float64)
+    case = problem.case
+    losses: list[torch.Tensor] = []
+    parts: list[list[torch.Tensor]] = []
+    for start in range(0, case.tasks, tasks_at_once):
+        chunk = wide.rows(start, min(start + tasks_at_once, case.tasks))
+        build = next(iter(torch_func_baseline.formulations(chunk).values()))
+        loss, leaves = build()()
+        if case.quantity == "meta_grad":
+            losses.append(loss)
+            leaves = [leaf * (chunk.case.tasks / case.tasks) for leaf in leaves]
+        parts.append(leaves)
+    by_leaf = list(zip(*parts, strict=True))
+    if case.quantity == "hvp":
+        return [torch.cat(rows).numpy() for rows in by_leaf]
+    return [torch.cat(losses).numpy(), *(torch.stack(rows).sum(0).numpy() for rows in by_leaf)]
+
+
+def numbers(outcome: tuple[Any, list[Any]]) -> list[np.ndarray]:
+    """What a rival's call returned, as arrays in the order of `reference`."""
+    loss, leaves = outcome
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    return arrays if loss is None else [np.asarray(loss), *arrays]
+
+
+def disagreement(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Largest relative error over the arrays, each in its own Euclidean norm; inf if unusable."""
+    if [a.shape for a in found] != [b.shape for b in expected]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(found, expected, strict=True):
+        error = float(np.linalg.norm((a.astype(np.float64) - b).ravel()))
+        scale = float(np.linalg.norm(b.ravel()))
+        ratio = error / scale if scale > 0 else error
+        worst = max(worst, ratio if np.isfinite(ratio) else float("inf"))
+    return worst

@@ -1,0 +1,196 @@
+"""Runs benchmarks: `python benchmarks/run.py CASE... [--baseline NAME...] [--quick] [--table]`.
+
+The only entry of this folder. Every case and thread count is measured in its own pinned process;
+one run writes one JSON file with the command that made it, complete after every measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import baselines
+import environment
+import routines
+import worker
+
+RESULTS = Path(__file__).resolve().parent / "results"
+# Listed here as well as in cases.py, which imports torch: the parent must not (see worker.py).
+CASE_NAMES = (
+    "sinusoid",
+    "sinusoid-5",
+    "sinusoid-1000",
+    "omniglot-fc",
+    "omniglot-fc-5",
+    "linear",
+    "wide",
+    "hvp",
+    "hvp-omniglot",
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parse = argparse.ArgumentParser(
+        prog="benchmarks/run.py",
+        description="Times innerloop against its rivals; results are checked before timing.",
+        epilog=f"cases: {', '.join(CASE_NAMES)}; routines: {', '.join(routines.NAMES)}; "
+        "all = the nine cases; everything = cases and routines",
+    )
+    parse.add_argument("case", nargs="*", metavar="CASE", help="cases or routines to measure")
+    parse.add_argument(
+        "--baseline",
+        nargs="+",
+        metavar="NAME",
+        default=None,
+        help=f"rivals beside innerloop (default: all): {', '.join(baselines.NAMES[1:])}, none",
+    )
+    parse.add_argument("--quick", action="store_true", help="few repeats, first settings only")
+    parse.add_argument(
+        "--threads",
+        default=None,
+        help="thread counts, comma-separated (default 2, or all if fewer)",
+    )
+    parse.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parse.add_argument("--seed", type=int, default=0)
+    parse.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="result file (default: results/NAME-TIME.json; quick runs are only printed)",
+    )
+    parse.add_argument(
+        "--table",
+        action="store_true",
+        help="write tables and the figure from the result files (with --quick: quick ones too)",
+    )
+    return parse
+
+
+def chosen(names: list[str]) -> list[str]:
+    """Cases and routines meant by the positional arguments, in order, once each."""
+    known = (*CASE_NAMES, *routines.NAMES)
+    groups = {"all": CASE_NAMES, "everything": known}
+    expanded: list[str] = []
+    for name in names:
+        if name not in known and name not in groups:
+            raise SystemExit(
+                f"run.py: CASE must be one of {', '.join(known)}, all or everything (got {name!r})"
+            )
+        expanded += [each for each in groups.get(name, (name,)) if each not in expanded]
+    return expanded
+
+
+def rivals(names: list[str] | None) -> tuple[str, ...]:
+    """Baselines to run: innerloop first, then those asked for."""
+    if names is None:
+        return baselines.NAMES
+    for name in names:
+        if name != "none" and name not in baselines.NAMES:
+            raise SystemExit(
+                f"run.py: --baseline must be one of {', '.join(baselines.NAMES[1:])} or none "
+                f"(got {name!r})"
+            )
+    return tuple(name for name in baselines.NAMES if name == "innerloop" or name in names)
+
+
+def thread_counts(text: str | None) -> list[int]:
+    """Thread counts of `--threads`, each between 1 and the number of processors."""
+    if text is None:
+        return [min(2, len(os.sched_getaffinity(0)))]
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [0]
+    available = len(os.sched_getaffinity(0))
+    if any(not 1 <= count <= available for count in counts):
+        raise SystemExit(
+            f"run.py: --threads must be numbers from 1 to {available}, comma-separated "
+            f"(got {text!r})"
+        )
+    return counts
+
+
+def save(document: dict[str, Any], target: Path) -> None:
+    """Writes the result file in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, target)
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command as the result file records it, without this machine's folders."""
+    shown = [os.path.basename(a) if os.path.isabs(a) else a for a in arguments]
+    return shlex.join(["python", "benchmarks/run.py", *shown])
+
+
+def main(arguments: list[str]) -> int:
+    """Runs what the command line asks for and returns the exit status."""
+    options = parser().parse_args(arguments)
+    names = chosen(options.case)
+    if not names and not options.table:
+        raise SystemExit("run.py: name at least one CASE, or give --table (see --help)")
+    counts, rival_names = thread_counts(options.threads), rivals(options.baseline)
+    target = options.out
+    if target is None and names and not options.quick:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        target = RESULTS / f"{options.case[0]}-{stamp}.json"
+    document: dict[str, Any] = {
+        "format": 1,
+        "command": command_line(arguments),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "quick": options.quick,
+        "runs": [],
+    }
+    failures = 0
+    for name in names:
+        for threads in counts:
+            request = worker.Request(
+                what=name,
+                threads=threads,
+                baselines=rival_names,
+                quick=options.quick,
+                dtype=options.dtype,
+                seed=options.seed,
+            )
+            start = time.perf_counter()
+            try:
+                result = worker.measure(request)
+            except worker.WorkerFailed as error:
+                print(error, file=sys.stderr)
+                failures += 1
+                continue
+            result["measured_in_s"] = round(time.perf_counter() - start, 1)
+            document["runs"].append(result)
+            document["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            print(_report(result), flush=True)
+            if target is not None:
+                save(document, target)
+    if target is not None and document["runs"]:
+        print(f"written: {os.path.relpath(target)}")
+    if options.table:
+        import table
+
+        for path in table.update(environment.ROOT, RESULTS, include_quick=options.quick):
+            print(f"updated: {os.path.relpath(path)}")
+    return 1 if failures else 0
+
+
+def _report(result: dict[str, Any]) -> str:
+    import table
+
+    return table.plain(result)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4 and sys.argv[1] == "--worker":
+        worker.serve(sys.argv[2], sys.argv[3])
+    else:
+        sys.exit(main(sys.argv[1:]))

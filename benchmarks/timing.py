@@ -1,0 +1,183 @@
+"""The one timing function: agreement first, then warm-up and many interleaved repeats.
+
+Rivals take turns in one process. In a round each gets one block of consecutive calls, whose mean
+is one sample; the order turns by one place every round. A slow phase of the machine thus hits
+everybody alike, and ratios are taken within rounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], Any]
+SLOW_S = 0.2  # calls slower than this need no warm-up of their own in every round
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure. `block_s` is the length of one sample, `budget_s` a rival's total."""
+
+    rounds: int
+    block_s: float
+    budget_s: float
+    settle_s: float = 0.002
+    fewest_rounds: int = 3
+
+
+FULL = Effort(rounds=60, block_s=0.03, budget_s=6.0, fewest_rounds=5)
+QUICK = Effort(rounds=7, block_s=0.01, budget_s=0.5)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is reported of one rival: seconds per call, one sample per round."""
+
+    samples_s: list[float]
+    calls_per_sample: int
+    disagreement: float
+
+    def summary(self) -> dict[str, Any]:
+        """Median and quartiles as JSON numbers, with the samples they come from."""
+        return {**spread(self.samples_s), "calls_per_sample": self.calls_per_sample}
+
+
+class Disagreement(RuntimeError):
+    """A rival's numbers differ from the float64 reference."""
+
+
+def spread(samples: Sequence[float]) -> dict[str, Any]:
+    """Median, quartiles and minimum of samples in seconds."""
+    q1, median, q3 = (float(q) for q in np.quantile(samples, [0.25, 0.5, 0.75]))
+    return {
+        "median_s": median,
+        "q1_s": q1,
+        "q3_s": q3,
+        "min_s": float(min(samples)),
+        "samples": len(samples),
+    }
+
+
+def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles of slow / fast over the rounds that both took part in."""
+    rounds = min(len(slow), len(fast))
+    ratios = np.asarray(slow[:rounds]) / np.asarray(fast[:rounds])
+    q1, median, q3 = (float(q) for q in np.quantile(ratios, [0.25, 0.5, 0.75]))
+    return {"median": median, "q1": q1, "q3": q3}
+
+
+def seconds_of(call: Call) -> tuple[Any, float]:
+    """The result of one call and its wall-clock seconds."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def _block(call: Call, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls
+
+
+def _settle(call: Call, seconds: float) -> None:
+    """Untimed calls: own caches warm again, the previous rival's spinning threads asleep."""
+    if seconds == 0.0:
+        return
+    end = time.perf_counter() + seconds
+    call()
+    while time.perf_counter() < end:
+        call()
+
+
+def rough_seconds(call: Call, budget_s: float = 0.2) -> float:
+    """Best time of a few calls, for planning and for choosing among settings."""
+    end = time.perf_counter() + budget_s
+    best = seconds_of(call)[1]
+    while time.perf_counter() < end:
+        calls = max(1, int(0.02 / max(best, 1e-7)))
+        best = min(best, _block(call, calls))
+    return best
+
+
+def time_rivals(
+    calls: dict[str, Call], disagreement: Callable[[Any], float], tolerance: float, effort: Effort
+) -> dict[str, Timing | Disagreement]:
+    """Times calls against each other after checking what each returns.
+
+    Args:
+        calls: rival name to a call without arguments that returns when its numbers are there.
+        disagreement: relative error of a call's result against the reference.
+        tolerance: a rival above it is not timed and reported as a `Disagreement`.
+        effort: repeats and time limits. A rival too slow for `rounds` samples within `budget_s`
+            takes part in the first rounds only (never fewer than `fewest_rounds`).
+    """
+    results: dict[str, Timing | Disagreement] = {}
+    plans: dict[str, tuple[int, int, float]] = {}  # calls per block, rounds, settling seconds
+    errors: dict[str, float] = {}
+    for name, call in calls.items():
+        outcome, estimate = seconds_of(call)
+        errors[name] = disagreement(outcome)
+        if not errors[name] <= tolerance:
+            results[name] = Disagreement(
+                f"relative error {errors[name]:.2e} against the float64 reference, "
+                f"allowed {tolerance:.0e}"
+            )
+            continue
+        if estimate < SLOW_S:
+            estimate = rough_seconds(call)  # also the warm-up
+        per_block = max(1, round(effort.block_s / estimate))
+        settle_s = effort.settle_s if estimate < SLOW_S else 0.0
+        block_s = per_block * estimate + settle_s
+        rounds = int(min(effort.rounds, max(effort.fewest_rounds, effort.budget_s / block_s)))
+        plans[name] = (per_block, rounds, settle_s)
+    samples: dict[str, list[float]] = {name: [] for name in plans}
+    gc.collect()
+    gc.freeze()  # what importing left behind is not collected again inside somebody's block
+    try:
+        for index in range(max((rounds for _, rounds, _ in plans.values()), default=0)):
+            turn = [name for name, (_, rounds, _) in plans.items() if index < rounds]
+            turn = turn[index % len(turn) :] + turn[: index % len(turn)]
+            for name in turn:
+                per_block, _, settle_s = plans[name]
+                _settle(calls[name], settle_s)
+                samples[name].append(_block(calls[name], per_block))
+    finally:
+        gc.unfreeze()
+    for name, (per_block, _, _) in plans.items():
+        results[name] = Timing(samples[name], per_block, errors[name])
+    return results
+
+
+def _status_bytes(field: str) -> int | None:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def peak_growth_bytes(call: Call, calls: int = 3) -> int | None:
+    """How far the peak resident memory rises above the present during a few calls (Linux only).
+
+    Free heap pages are returned to the system first, so that temporaries count although an earlier
+    call has already allocated the like; memory a rival keeps between calls counts only if `call` is
+    its first.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        before = _status_bytes("VmRSS")
+        for _ in range(calls):
+            call()
+        peak = _status_bytes("VmHWM")
+    except (OSError, AttributeError):
+        return None
+    return None if before is None or peak is None else max(0, peak - before)
