@@ -1,0 +1,34 @@
+"""Batched gradient-based meta-learning with fused operations. Start at `meta_grad`, `meta_loss` and `MLP`."""
+
+from innerloop import functional, reference
+from innerloop._params import Batch
+from innerloop._tasks import FallbackWarning
+from innerloop.functional import (
+    MetaGrad,
+    adapt,
+    backend_for,
+    hvp,
+    loss_and_grad,
+    meta_grad,
+    meta_loss,
+    predict,
+)
+from innerloop.models import MLP
+
+__all__ = [
+    "MLP",
+    "Batch",
+    "FallbackWarning",
+    "MetaGrad",
+    "adapt",
+    "backend_for",
+    "functional",
+    "hvp",
+    "loss_and_grad",
+    "meta_grad",
+    "meta_loss",
+    "predict",
+    "reference",
+]
+
+__version__ = "0.1.0"

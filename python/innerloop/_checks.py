@@ -1,0 +1,350 @@
+"""Argument checks: each condition is raised in one place, before any work. They read shapes, never data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from innerloop._params import InnerLr, LeafShape, is_number
+
+LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
+BACKENDS = ("auto", "fused", "torch")
+_DTYPES = (torch.float32, torch.float64)
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def _value_error(
+    op: str, argument: str, requirement: str, got: object, remedy: str = ""
+) -> NoReturn:
+    """Raises the ValueError of one argument."""
+    raise ValueError(_text(op, argument, requirement, got, remedy))
+
+
+def _type_error(
+    op: str, argument: str, requirement: str, got: object, remedy: str = ""
+) -> NoReturn:
+    """Raises the TypeError of one argument."""
+    raise TypeError(_text(op, argument, requirement, got, remedy))
+
+
+def _text(op: str, argument: str, requirement: str, got: object, remedy: str) -> str:
+    """Returns `op: argument must requirement (got value); remedy`."""
+    return f"{op}: {argument} must {requirement} (got {got})" + (f"; {remedy}" if remedy else "")
+
+
+def _kind(value: object) -> str:
+    """Returns the name of a value's type."""
+    return type(value).__name__
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    """Returns a tensor's shape as a plain list, for messages."""
+    return list(tensor.shape)
+
+
+def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> None:
+    """Checks the options that are not tensors."""
+    if loss not in LOSSES:
+        _value_error(op, "loss", f"be one of {', '.join(LOSSES)}", repr(loss))
+    if type(steps) is not int or steps < 0:
+        if not hasattr(steps, "__index__") or isinstance(steps, (bool, Tensor)):
+            _type_error(op, "steps", "be an int", repr(steps))
+        if steps < 0:
+            _value_error(op, "steps", "be at least 0", steps)
+    if order != 1 and order != 2:
+        _value_error(op, "order", "be 1 (first-order) or 2 (exact)", repr(order))
+    if backend not in BACKENDS:
+        _value_error(op, "backend", "be 'auto', 'fused' or 'torch'", repr(backend))
+
+
+def check_model(op: str, model: object) -> None:
+    """Checks that the model is one of the two kinds."""
+    if not isinstance(model, nn.Module) and not hasattr(model, "layers"):
+        _type_error(op, "model", "be an innerloop.MLP or a torch.nn.Module", _kind(model))
+
+
+def check_tensor(op: str, argument: str, value: object) -> None:
+    """Checks that a value is a dense tensor that lives in one piece."""
+    if type(value) not in _PLAIN:
+        if not isinstance(value, Tensor):
+            _type_error(op, argument, "be a tensor", _kind(value))
+        if hasattr(value, "device_mesh"):
+            _type_error(op, argument, "be a local tensor", _kind(value), "call .to_local() first")
+    assert isinstance(value, Tensor)
+    if value.layout is not torch.strided or value.is_nested:
+        got = "nested" if value.is_nested else str(value.layout)
+        _type_error(op, argument, "be a dense tensor", got, "pad the tasks and pass count")
+
+
+def check_float(op: str, argument: str, value: Tensor, dtype: torch.dtype, like: str) -> None:
+    """Checks that a tensor has the one floating dtype of the call, and that the kernels know it."""
+    if value.dtype is not dtype:
+        _type_error(
+            op, argument, f"have the dtype of {like}, {dtype}", value.dtype, "convert one of them"
+        )
+    if dtype not in _DTYPES:
+        _type_error(
+            op, argument, "be float32 or float64", dtype, "convert it (or use torch.autocast)"
+        )
+
+
+def check_device(op: str, argument: str, value: Tensor, device: torch.device, like: str) -> None:
+    """Checks that a tensor lives where the parameters live."""
+    if value.device != device:
+        _value_error(op, argument, f"be on the device of {like}, {device}", value.device)
+
+
+def check_params(
+    op: str, argument: str, params: object, leaves: Sequence[LeafShape], tasks: int
+) -> tuple[list[Tensor], Tensor]:
+    """Returns the leaves in model order after checking names, shapes, dtype and device; and one that stands
+    for the dtype and device of all."""
+    if type(params) is not dict and not isinstance(params, Mapping):
+        _type_error(op, argument, "be a dict of tensors", _kind(params))
+    assert isinstance(params, Mapping)
+    found: list[Tensor] = []
+    dtype: torch.dtype | None = None
+    first: Tensor | None = None
+    for leaf in leaves:
+        value = params.get(leaf.name)
+        if value is None:
+            _value_error(op, argument, f"hold {leaf.name!r}", f"{list(params)}")
+        if type(value) not in _PLAIN or value.layout is not torch.strided or value.is_nested:
+            check_tensor(op, f"{argument}[{leaf.name!r}]", value)
+        shape = value.shape
+        if shape != leaf.shape and (
+            len(shape) != len(leaf.shape) + 1 or shape != (tasks, *leaf.shape)
+        ):
+            _value_error(
+                op,
+                f"{argument}[{leaf.name!r}]",
+                f"have shape {list(leaf.shape)} or, per task, {[tasks, *leaf.shape]}",
+                _sizes(value),
+            )
+        if not leaf.is_floating:
+            pass
+        elif first is None or dtype is None:
+            check_float(op, f"{argument}[{leaf.name!r}]", value, value.dtype, argument)
+            first, dtype = value, value.dtype
+        elif value.dtype is not dtype or value.device != first.device:
+            check_float(
+                op, f"{argument}[{leaf.name!r}]", value, dtype, f"{argument}[{leaves[0].name!r}]"
+            )
+            check_device(
+                op,
+                f"{argument}[{leaf.name!r}]",
+                value,
+                first.device,
+                f"{argument}[{leaves[0].name!r}]",
+            )
+        found.append(value)
+    if first is None:
+        _value_error(op, argument, "hold at least one floating-point parameter", list(params))
+    if len(params) != len(leaves):
+        known = {leaf.name for leaf in leaves}
+        extra = [name for name in params if name not in known]
+        _value_error(op, argument, "hold the model's parameters only", f"also {extra}")
+    return found, first
+
+
+def check_batch(op: str, argument: str, batch: object) -> tuple[Any, Any, Any, Any]:
+    """Returns (x, y, count, weight) after checking that there are tensors where they must be."""
+    if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
+        got = (
+            f"{_kind(batch)} of length {len(batch)}" if hasattr(batch, "__len__") else _kind(batch)
+        )
+        _type_error(op, argument, "be a tuple (x, y[, count[, weight]])", got)
+    x, y = batch[0], batch[1]
+    count = batch[2] if len(batch) > 2 else None
+    weight = batch[3] if len(batch) > 3 else None
+    check_rows(op, f"{argument} x", x)
+    if type(y) not in _PLAIN or y.layout is not torch.strided or y.is_nested:
+        check_tensor(op, f"{argument} y", y)
+    if count is not None:
+        check_count(op, f"{argument} count", count, x)
+    if weight is not None:
+        check_weight(op, f"{argument} weight", weight, x)
+    return x, y, count, weight
+
+
+def check_rows(op: str, argument: str, x: Any) -> None:
+    """Checks that x is a tensor with a task and a row axis."""
+    if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_nested:
+        check_tensor(op, argument, x)
+    if x.ndim < 2:
+        _value_error(op, argument, "have shape [T, N, ...]", _sizes(x))
+
+
+def check_count(op: str, argument: str, count: object, x: Tensor) -> None:
+    """Checks the row counts [T] of a batch."""
+    check_tensor(op, argument, count)
+    assert isinstance(count, Tensor)
+    if count.dtype is not torch.int64:
+        _type_error(op, argument, "be int64", count.dtype)
+    if count.ndim != 1 or count.shape[0] != x.shape[0]:
+        _value_error(op, argument, f"have shape [{x.shape[0]}], one per task", _sizes(count))
+    check_device(op, argument, count, x.device, "x")
+
+
+def check_weight(op: str, argument: str, weight: object, x: Tensor) -> None:
+    """Checks the sample weights [T, N] of a batch."""
+    check_tensor(op, argument, weight)
+    assert isinstance(weight, Tensor)
+    if weight.ndim != 2 or weight.shape != x.shape[:2]:
+        _value_error(op, argument, f"have shape {list(x.shape[:2])}", _sizes(weight))
+    if not weight.is_floating_point():
+        _type_error(op, argument, "be floating point", weight.dtype)
+    check_device(op, argument, weight, x.device, "x")
+
+
+def check_inputs(
+    op: str, argument: str, x: Tensor, tasks: int, features: int, flattens: bool
+) -> None:
+    """Checks x [T, N, D] (or [T, N, *any] with D values a row) against the task count and the model."""
+    if flattens and x.ndim > 2:
+        size = 1
+        for n in x.shape[2:]:
+            size *= n
+        if x.shape[0] == tasks and size == features:
+            return
+        wanted = f"[{tasks}, N, ...] with {features} values a row"
+    else:
+        if x.ndim == 3 and x.shape[0] == tasks and x.shape[2] == features:
+            return
+        wanted = f"[{tasks}, N, {features}]"
+    _value_error(op, argument, f"have shape {wanted} to fit the model", _sizes(x))
+
+
+def check_targets(op: str, argument: str, y: Tensor, x: Tensor, loss: str, outputs: int) -> None:
+    """Checks y against x, the loss and the model's number of outputs (0: not known beforehand)."""
+    rows = x.shape[:2]
+    if loss == "cross_entropy":
+        if y.dtype is not torch.int64:
+            _type_error(op, f"{argument} y", "be int64 classes for cross_entropy", y.dtype)
+        if y.ndim != 2 or y.shape != rows:
+            _value_error(op, f"{argument} y", f"have shape {list(rows)} (classes)", _sizes(y))
+    else:
+        if not y.is_floating_point():
+            _type_error(op, f"{argument} y", f"be floating point for {loss}", y.dtype)
+        shape = y.shape
+        if outputs == 0:
+            if shape[:2] != rows:
+                _value_error(
+                    op, f"{argument} y", f"have shape [{rows[0]}, {rows[1]}, ...]", _sizes(y)
+                )
+        elif shape != (*rows, outputs) and not (outputs == 1 and shape == rows):
+            _value_error(
+                op, f"{argument} y", f"have shape {[*rows, outputs]} to fit the model", _sizes(y)
+            )
+    check_device(op, f"{argument} y", y, x.device, "x")
+
+
+def check_task_weight(op: str, weight: object, tasks: int, like: Tensor) -> None:
+    """Checks the weights [T] of the tasks."""
+    check_tensor(op, "task_weight", weight)
+    assert isinstance(weight, Tensor)
+    if weight.ndim != 1 or weight.shape[0] != tasks:
+        _value_error(op, "task_weight", f"have shape [{tasks}], one per task", _sizes(weight))
+    check_float(op, "task_weight", weight, like.dtype, "params")
+    check_device(op, "task_weight", weight, like.device, "params")
+
+
+def check_adapt_params(op: str, adapt_params: object, leaves: Sequence[LeafShape]) -> None:
+    """Checks the names of the leaves that the inner loop changes."""
+    if isinstance(adapt_params, str) or not isinstance(adapt_params, (Sequence, set, frozenset)):
+        _type_error(op, "adapt_params", "be a sequence of names or None", repr(adapt_params))
+    known = {leaf.name: leaf.is_floating for leaf in leaves}
+    for name in adapt_params:
+        if name not in known:
+            _value_error(
+                op, "adapt_params", f"name parameters of the model {list(known)}", repr(name)
+            )
+        if not known[name]:
+            _type_error(op, "adapt_params", "name floating-point parameters", repr(name))
+
+
+def check_inner_lr(
+    op: str,
+    inner_lr: InnerLr,
+    leaves: Sequence[LeafShape],
+    adapted: Sequence[str],
+    steps: int,
+    like: Tensor,
+) -> None:
+    """Checks the inner rates: their form, the names of a dict, shapes, dtype and device."""
+    if is_number(inner_lr):
+        return
+    if isinstance(inner_lr, Tensor):
+        check_tensor(op, "inner_lr", inner_lr)
+        if inner_lr.ndim > 1 or (inner_lr.ndim == 1 and inner_lr.shape[0] != steps):
+            _value_error(
+                op,
+                "inner_lr",
+                f"have shape [] or [{steps}], one per step",
+                _sizes(inner_lr),
+                "pass a dict for rates per parameter",
+            )
+        check_float(op, "inner_lr", inner_lr, like.dtype, "params")
+        check_device(op, "inner_lr", inner_lr, like.device, "params")
+        return
+    if not isinstance(inner_lr, Mapping):
+        _type_error(op, "inner_lr", "be a number, a tensor or a dict of them", _kind(inner_lr))
+    if set(inner_lr) != set(adapted):
+        _value_error(
+            op,
+            "inner_lr",
+            f"have a rate for exactly the adapted parameters {list(adapted)}",
+            list(inner_lr),
+        )
+    for leaf in leaves:
+        if leaf.name in inner_lr:
+            _check_leaf_rate(op, leaf, inner_lr[leaf.name], steps, like)
+
+
+def _check_leaf_rate(op: str, leaf: LeafShape, value: object, steps: int, like: Tensor) -> None:
+    """Checks one entry of a dict of rates."""
+    if is_number(value):
+        return
+    argument = f"inner_lr[{leaf.name!r}]"
+    if not isinstance(value, Tensor):
+        _type_error(op, argument, "be a number or a tensor", _kind(value))
+    check_tensor(op, argument, value)
+    if tuple(value.shape) not in ((), (steps,), leaf.shape, (steps, *leaf.shape)):
+        shapes = f"[], [{steps}], {list(leaf.shape)} or {[steps, *leaf.shape]}"
+        _value_error(op, argument, f"have shape {shapes}", _sizes(value))
+    check_float(op, argument, value, like.dtype, "params")
+    check_device(op, argument, value, like.device, "params")
+
+
+def refuse_data_grad(op: str, **tensors: Tensor | None) -> NoReturn | None:
+    """Raises if a gradient is asked for with respect to something that has none in the fused operations."""
+    for name, value in tensors.items():
+        if value is not None and value.requires_grad:
+            raise NotImplementedError(
+                f"{op}: {name.replace('_', ' ')} requires grad, and the fused operation has gradients in params "
+                'and inner_lr only; detach it or use backend="torch"'
+            )
+    return None
+
+
+def refuse_backend(op: str, reason: str) -> NoReturn:
+    """Raises because the fused back end was demanded and cannot be had."""
+    raise NotImplementedError(
+        f'{op}: backend "fused" must be available (got: {reason}); use backend="torch" or "auto"'
+    )
+
+
+def check_indices(op: str, argument: str, y: Tensor, count: Tensor | None, classes: int) -> None:
+    """Reads data: checks classes and counts for the torch back end (the kernels check their own)."""
+    if count is not None and bool(((count < 0) | (count > y.shape[1])).any()):
+        _value_error(op, f"{argument} count", f"lie in [0, {y.shape[1]}]", count.tolist())
+    if classes:
+        used = torch.ones_like(y, dtype=torch.bool)
+        if count is not None:
+            used = torch.arange(y.shape[1], device=y.device) < count[:, None]
+        wrong = y[used & ((y < 0) | (y >= classes))]
+        if len(wrong):
+            _value_error(op, f"{argument} y", f"hold classes in [0, {classes})", wrong[0].item())

@@ -1,0 +1,226 @@
+"""Chooses between the fused and the torch back end, and readies checked arguments for either."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar, Union
+
+import torch
+from torch import Tensor, nn
+
+from innerloop import _checks
+from innerloop._params import LeafShape, Params, leaf_shapes
+from innerloop._tasks import FallbackWarning
+from innerloop.models import MLP
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Model = Union[MLP, nn.Module]
+
+_WARNED: set[tuple[type, str]] = set()
+
+
+class Choice(NamedTuple):
+    """A back end ("fused" or "torch") and the reason for it in words."""
+
+    backend: str
+    reason: str
+
+
+def backend_for(model: Model, *, device: torch.device | str = "cpu") -> Choice:
+    """Returns the back end that `backend="auto"` takes for a model, and why.
+
+    Args:
+        model: an MLP or any nn.Module.
+        device: where the parameters live.
+
+    Example:
+        >>> from torch import nn
+        >>> backend_for(nn.Conv2d(1, 1, 3)).backend
+        'torch'
+    """
+    _checks.check_model("backend_for", model)
+    return _choose(model, torch.device(device).type)[1]
+
+
+def _choose(model: Model, device: str) -> tuple[MLP | None, Choice]:
+    """Returns the fused description of a model if there is one, and the back end."""
+    if isinstance(model, MLP):
+        mlp = model
+    else:
+        try:
+            mlp = MLP.from_module(model)
+        except NotImplementedError as refusal:
+            return None, Choice("torch", str(refusal))
+    try:
+        from innerloop import _native
+    except ImportError:
+        return mlp, Choice("torch", "the native extension is not there")
+    if not _native.is_available():
+        return mlp, Choice("torch", f"the native extension cannot be used: {_native.reason()}")
+    if device not in ("cpu", "meta"):
+        return mlp, Choice("torch", f"there are no fused kernels for device type {device!r} yet")
+    return mlp, Choice("fused", f"fused CPU kernels for {mlp.key}")
+
+
+class Prepared(NamedTuple):
+    """What every operation needs, checked: the description if fused, the leaves and the parameters."""
+
+    mlp: MLP | None  # None: the torch back end runs `model`
+    leaves: tuple[LeafShape, ...]
+    params: list[Tensor]  # in the order of `leaves`
+    like: Tensor  # a leaf with the dtype and device of the call
+    features: int  # D, or 0 when the model does not say
+    outputs: int  # K, or 0
+    flattens: bool
+    tasks: int
+
+
+def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> Prepared:
+    """Returns the checked parameters and the back end for one call; warns once per kind of fallback."""
+    if isinstance(model, MLP):
+        mlp: MLP | None = model
+    else:
+        _checks.check_model(op, model)
+        mlp = None
+        if backend != "torch":
+            mlp, choice = _choose(model, "cpu")
+            if mlp is None:
+                _fall_back(op, model, backend, choice.reason)
+    leaves = mlp.leaves if mlp is not None else _module_leaves(model)
+    values, like = _checks.check_params(op, "params", params, leaves, tasks)
+    fused = mlp if backend != "torch" else None
+    if fused is not None:
+        choice = _choose(fused, like.device.type)[1]
+        if choice.backend == "torch":
+            _fall_back(op, model, backend, choice.reason)
+            fused = None
+    if mlp is None or not isinstance(model, MLP) and fused is None:
+        return Prepared(None, leaves, values, like, 0, 0, True, tasks)
+    return Prepared(fused, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
+
+
+def _module_leaves(model: object) -> tuple[LeafShape, ...]:
+    """Returns the leaves of a module's own parameters."""
+    assert isinstance(model, nn.Module)
+    named = dict(model.named_parameters())
+    constant = [k for k, v in named.items() if not v.is_floating_point()]
+    return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
+
+
+def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
+    """Raises if the fused back end was demanded; otherwise leaves a visible trace, once per kind."""
+    if backend == "fused":
+        _checks.refuse_backend(op, reason)
+    if (type(model), reason) not in _WARNED:
+        _WARNED.add((type(model), reason))
+        warnings.warn(
+            f"innerloop: {type(model).__name__} runs on the torch back end ({reason}); "
+            'backend="torch" says that this is meant',
+            FallbackWarning,
+            stacklevel=5,
+        )
+
+
+def prepare_batch(
+    op: str, name: str, batch: tuple[Any, Any, Any, Any], loss: str, ready: Prepared
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Returns (x, y, count, weight) checked against the model; on the fused back end x is [T, N, D],
+    and everything is contiguous."""
+    x, y, count, weight = batch
+    like = ready.like
+    x = prepare_inputs(op, f"{name} ", x, ready)
+    _checks.check_targets(op, name, y, x, loss, ready.outputs)
+    if y.dtype is not like.dtype and loss != "cross_entropy":
+        _checks.check_float(op, f"{name} y", y, like.dtype, "params")
+    if weight is not None:
+        _checks.check_float(op, f"{name} weight", weight, like.dtype, "params")
+    if ready.mlp is None:
+        if not torch.compiler.is_compiling() and not transforms_active():
+            classes = ready.outputs if loss == "cross_entropy" else 0
+            _checks.check_indices(op, name, y, count, classes)
+        return x, y, count, weight
+    if y.requires_grad or (weight is not None and weight.requires_grad):
+        _checks.refuse_data_grad(op, **{f"{name}_y": y, f"{name}_weight": weight})
+    if not y.is_contiguous():
+        y = y.contiguous()
+    if count is not None and not count.is_contiguous():
+        count = count.contiguous()
+    if weight is not None and not weight.is_contiguous():
+        weight = weight.contiguous()
+    return x, y, count, weight
+
+
+def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:
+    """Returns x checked against the model; contiguous [T, N, D] on the fused back end."""
+    like = ready.like
+    if ready.features:
+        _checks.check_inputs(op, f"{prefix}x", x, ready.tasks, ready.features, ready.flattens)
+    elif x.shape[0] != ready.tasks:
+        _checks.check_inputs(op, f"{prefix}x", x, ready.tasks, 0, False)
+    if x.dtype is not like.dtype and (ready.features or x.is_floating_point()):
+        _checks.check_float(op, f"{prefix}x", x, like.dtype, "params")
+    if x.device != like.device:
+        _checks.check_device(op, f"{prefix}x", x, like.device, "params")
+    if ready.mlp is None:
+        return x
+    if x.requires_grad:
+        _checks.refuse_data_grad(op, **{f"{prefix.strip()}_x" if prefix else "x": x})
+    if x.ndim != 3:
+        x = x.reshape(x.shape[0], x.shape[1], ready.features)
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def adapted_names(
+    op: str, adapt_params: Sequence[str] | None, leaves: tuple[LeafShape, ...]
+) -> tuple[str, ...]:
+    """Returns the names of the leaves that the inner loop changes, in model order."""
+    if adapt_params is None:
+        return tuple(leaf.name for leaf in leaves if leaf.is_floating)
+    _checks.check_adapt_params(op, adapt_params, leaves)
+    return tuple(leaf.name for leaf in leaves if leaf.name in adapt_params)
+
+
+def transforms_active() -> bool:
+    """Says whether a torch.func transform (vmap, grad, ...) is running."""
+    return torch._C._are_functorch_transforms_active()
+
+
+# ---------------------------------------------------------------- autocast
+
+
+def _autocast_device() -> str | None:
+    """Returns the device type whose autocast is on."""
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            return kind
+    return None
+
+
+def _widen(value: Any) -> Any:
+    """Returns the same structure with lower-precision floating tensors as float32, differentiably."""
+    if isinstance(value, Tensor):
+        narrow = value.is_floating_point() and value.element_size() < 4
+        return value.to(torch.float32) if narrow else value
+    if isinstance(value, Mapping):
+        return {k: _widen(v) for k, v in value.items()}
+    if isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value):
+        return tuple(_widen(v) for v in value)
+    return value
+
+
+def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns the operation with its policy for autocast: inputs as float32, autocast off inside."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = _autocast_device()
+        if device is None:
+            return function(*args, **kwargs)
+        wide = {k: _widen(v) for k, v in kwargs.items()}
+        with torch.autocast(device, enabled=False):
+            return function(*(_widen(v) for v in args), **wide)  # type: ignore[arg-type]
+
+    return wrapped

@@ -1,0 +1,170 @@
+"""How callers hand over data: batches, inner rates in their many forms, and flat parameter buffers."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Union
+
+import torch
+from torch import Tensor
+
+Params = Mapping[str, Tensor]
+InnerLr = Union[float, Tensor, Mapping[str, Union[float, Tensor]]]
+BatchLike = Union["Batch", tuple[Tensor, ...], tuple[Union[Tensor, None], ...]]
+
+
+class Batch(NamedTuple):
+    """One batch per task. Any tuple (x, y), (x, y, count) or (x, y, count, weight) works as well.
+
+    Args:
+        x: [T, N, D] inputs ([T, N, *any] for models that begin with Flatten).
+        y: [T, N, K] targets ([T, N] when K is 1), or [T, N] int64 classes.
+        count: [T] int64, rows in use of each task; the rows after them are ignored whatever they hold.
+        weight: [T, N] sample weights, used as given: a task's loss is sum_i weight_i loss_i. Without
+            them every row in use weighs 1/count.
+
+    Example:
+        >>> Batch(torch.zeros(4, 5, 1), torch.zeros(4, 5)).count is None
+        True
+    """
+
+    x: Tensor
+    y: Tensor
+    count: Tensor | None = None
+    weight: Tensor | None = None
+
+
+class RateForm(NamedTuple):
+    """Layout of a flat rate tensor [T if per_task][S if per_step][1, leaves or P by unit]."""
+
+    per_task: bool
+    per_step: bool
+    unit: str  # "model", "leaf" or "element"
+
+
+class LeafShape(NamedTuple):
+    """Where a leaf lies in the flat [P] order, its own shape, and whether it can have a gradient."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    is_floating: bool = True
+
+
+def leaf_shapes(
+    shapes: Mapping[str, tuple[int, ...]], constant: Collection[str] = ()
+) -> tuple[LeafShape, ...]:
+    """Returns the leaves in order, with their places in the flat [P] order; `constant` ones are integers."""
+    leaves = []
+    offset = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        leaves.append(LeafShape(name, tuple(shape), offset, size, name not in constant))
+        offset += size
+    return tuple(leaves)
+
+
+def is_number(value: object) -> bool:
+    """Says whether a value is a real number (and not a truth value)."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_per_step(value: float | Tensor, shape: tuple[int, ...], steps: int) -> bool:
+    """Says whether one leaf's rate has a leading step axis. The parameter's own shape wins a tie."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return False
+    return tuple(value.shape) != shape
+
+
+def flatten_rates(
+    inner_lr: InnerLr,
+    leaves: Sequence[LeafShape],
+    steps: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, RateForm]:
+    """Returns the rates as one flat tensor with its layout; differentiable in every tensor given.
+
+    `inner_lr` has passed the checks. Leaves that are not adapted get a rate of zero, never read.
+    """
+    if not isinstance(inner_lr, Mapping):
+        if isinstance(inner_lr, Tensor):
+            return inner_lr.contiguous(), RateForm(False, inner_lr.ndim == 1, "model")
+        return number_tensor(float(inner_lr), dtype, device), RateForm(False, False, "model")
+    form = rate_form(inner_lr, leaves, steps)
+    elementwise = form.unit == "element"
+    columns = []
+    for leaf in leaves:
+        size = leaf.size if elementwise else 1
+        value = inner_lr.get(leaf.name, 0.0)
+        if not isinstance(value, Tensor):
+            value = number_tensor(float(value), dtype, device)
+        if is_per_step(value, leaf.shape, steps):
+            column = value.reshape(steps, -1 if steps else size)
+        else:
+            column = value.reshape(1, -1)
+        columns.append(column.expand(steps if form.per_step else 1, size))
+    flat = torch.cat(columns, dim=1)  # [S or 1, leaves or P]
+    return (flat if form.per_step else flat.reshape(-1)), form
+
+
+def rate_form(
+    inner_lr: Mapping[str, float | Tensor], leaves: Sequence[LeafShape], steps: int
+) -> RateForm:
+    """Returns the coarsest layout that holds every entry of a dict of rates."""
+    per_step = False
+    elementwise = False
+    for leaf in leaves:
+        value = inner_lr.get(leaf.name)
+        if isinstance(value, Tensor):
+            stepped = is_per_step(value, leaf.shape, steps)
+            per_step = per_step or stepped
+            elementwise = elementwise or value.ndim > int(stepped)
+    return RateForm(False, per_step, "element" if elementwise else "leaf")
+
+
+def unflatten_rate_grad(
+    grad: Tensor, inner_lr: InnerLr, form: RateForm, leaves: Sequence[LeafShape], steps: int
+) -> Tensor | dict[str, Tensor]:
+    """Returns the gradient of the flat rates in the structure of `inner_lr`."""
+    if not isinstance(inner_lr, Mapping):
+        return grad
+    rows = grad.reshape(steps if form.per_step else 1, -1)  # [S or 1, leaves or P]
+    result: dict[str, Tensor] = {}
+    for j, leaf in enumerate(leaves):
+        if leaf.name not in inner_lr:
+            continue
+        value = inner_lr[leaf.name]
+        start, size = (leaf.offset, leaf.size) if form.unit == "element" else (j, 1)
+        column = rows[:, start : start + size]
+        stepped = is_per_step(value, leaf.shape, steps)
+        if not stepped:
+            column = column.sum(0, keepdim=True)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        if len(shape) == int(stepped):
+            column = column.sum(1)
+        result[leaf.name] = column.reshape(shape)
+    return {name: result[name] for name in inner_lr}
+
+
+_NUMBERS: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
+
+
+def number_tensor(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns a 0-d tensor holding a number; the same object each time, to be read only."""
+    if torch.compiler.is_compiling():
+        return torch.full((), value, dtype=dtype, device=device)
+    key = (value, dtype, device)
+    found = _NUMBERS.get(key)
+    if found is None:
+        with torch.inference_mode(False):
+            found = torch.full((), value, dtype=dtype, device=device)
+        # a fake tensor must not outlive its mode, and NaN never finds its own key again
+        if type(found) is Tensor and value == value:
+            if len(_NUMBERS) >= 1024:
+                _NUMBERS.clear()
+            _NUMBERS[key] = found
+    return found

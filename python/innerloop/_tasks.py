@@ -1,0 +1,95 @@
+"""Maps a function of one task over all tasks: by torch.vmap, or in a loop for modules that vmap cannot take."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+# modules that vmap refused, with its reason
+_LOOPED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_WARNED: set[type] = set()
+
+
+class FallbackWarning(UserWarning):
+    """A slower way to the same result was taken; the text says why. Once per kind of module."""
+
+
+def loop_reason(model: object) -> str | None:
+    """Returns why a module runs task by task on the torch back end, or None if it does not (yet)."""
+    return _LOOPED.get(model) if isinstance(model, nn.Module) else None
+
+
+def over_tasks(
+    model: object,
+    task: Callable[..., Any],
+    trees: Sequence[Any],
+    axes: Sequence[Any],
+    tasks: int,
+) -> Any:
+    """Returns task(*trees of one task, looped) for every task, stacked along a leading axis.
+
+    `trees` are tensors or nests of dicts and named tuples of them; `axes` mirror them with 0 where a tensor has a
+    task axis and None where it is shared. A task returns tensors in dicts or tuples.
+    """
+    if tasks == 0:
+        # one made-up task gives the shapes; nothing else of it is kept
+        padded = [_each(_pad, tree, axis) for tree, axis in zip(trees, axes, strict=True)]
+        return _each(lambda t, _: t[:0], over_tasks(model, task, padded, axes, 1), 0)
+    reason = loop_reason(model)
+    if reason is None:
+        try:
+            mapped = torch.vmap(
+                lambda *parts: task(*parts, False), in_dims=tuple(axes), randomness="different"
+            )
+            return mapped(*trees)
+        except RuntimeError as refusal:
+            if not isinstance(model, nn.Module):
+                raise
+            reason = str(refusal).strip().split("\n")[0]
+    results = [
+        task(*(_each(lambda v, _, t=t: v[t], x, a) for x, a in zip(trees, axes, strict=True)), True)
+        for t in range(tasks)
+    ]
+    assert isinstance(model, nn.Module)
+    _LOOPED[model] = reason  # only now: had the task failed as well, vmap was not to blame
+    if type(model) not in _WARNED:
+        _WARNED.add(type(model))
+        warnings.warn(
+            f"innerloop: {type(model).__name__} runs task by task, since torch.vmap cannot take it "
+            f"({reason})",
+            FallbackWarning,
+            stacklevel=3,
+        )
+    return _stack(results)
+
+
+def _pad(tensor: Tensor, _: object) -> Tensor:
+    """Returns a tensor of zero tasks as one of a single task of zeros."""
+    return torch.cat([tensor, tensor.new_zeros(1, *tensor.shape[1:])])
+
+
+def _each(function: Callable[[Tensor, Any], Any], tree: Any, axes: Any) -> Any:
+    """Returns the tree with `function` applied to the tensors that have a task axis."""
+    if tree is None or axes is None:
+        return tree
+    if isinstance(tree, dict):
+        return {k: _each(function, v, axes[k] if axes != 0 else 0) for k, v in tree.items()}
+    if isinstance(tree, tuple):
+        axes = axes if axes != 0 else (0,) * len(tree)
+        parts = [_each(function, v, a) for v, a in zip(tree, axes, strict=True)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return function(tree, axes)
+
+
+def _stack(parts: list[Any]) -> Any:
+    """Returns the results of single tasks with a leading task axis."""
+    if isinstance(parts[0], dict):
+        return {k: _stack([p[k] for p in parts]) for k in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(_stack(list(column)) for column in zip(*parts, strict=True))
+    return torch.stack(parts)

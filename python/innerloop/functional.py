@@ -1,0 +1,437 @@
+"""The stateless operations: tensors in, tensors out, first axis T = tasks. Each checks its arguments,
+chooses a back end and calls it; nothing is computed here.
+
+Shapes: T tasks, N support rows, Q query rows, D inputs, K outputs, S inner steps, P parameters.
+What `params`, a batch, `inner_lr`, `adapt_params` and `loss` may be is said once, at `meta_grad`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from innerloop import _checks, reference
+from innerloop._dispatch import (
+    Choice,
+    Model,
+    Prepared,
+    adapted_names,
+    backend_for,
+    outside_autocast,
+    prepare,
+    prepare_batch,
+    prepare_inputs,
+    transforms_active,
+)
+from innerloop._params import BatchLike, InnerLr, Params
+
+__all__ = [
+    "Choice",
+    "MetaGrad",
+    "adapt",
+    "backend_for",
+    "hvp",
+    "loss_and_grad",
+    "mean_meta_loss",
+    "meta_grad",
+    "meta_loss",
+    "predict",
+]
+
+
+class MetaGrad(NamedTuple):
+    """Everything that one meta-step needs.
+
+    Members:
+        loss: [T], query loss of each task after the inner loop (unweighted).
+        grad: {name: tensor}, gradient of sum_t task_weight_t loss_t; [...] for a shared leaf, [T, ...] for a per-task one.
+        inner_lr_grad: gradient of the same sum, in the structure of `inner_lr` (0-d for a number).
+        support_loss: [T, S], support loss before each inner step.
+        query_loss: [T, S + 1], query loss after 0..S steps, if `stepwise`; else None.
+        backend: "fused" or "torch".
+    """
+
+    loss: Tensor
+    grad: dict[str, Tensor]
+    inner_lr_grad: Tensor | dict[str, Tensor]
+    support_loss: Tensor
+    query_loss: Tensor | None
+    backend: str
+
+
+class _Inner(NamedTuple):
+    """The checked arguments that meta_grad, meta_loss and mean_meta_loss share."""
+
+    ready: Prepared
+    support: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+    query: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+    adapted: tuple[str, ...]
+
+
+def _inner(
+    op: str,
+    params: Params,
+    support: BatchLike,
+    query: BatchLike,
+    model: Model,
+    inner_lr: InnerLr,
+    steps: int,
+    loss: str,
+    order: int,
+    adapt_params: Sequence[str] | None,
+    backend: str,
+) -> _Inner:
+    """Checks the arguments of one meta-step and chooses its back end."""
+    _checks.check_options(op, loss, steps, order, backend)
+    support_parts = _checks.check_batch(op, "support", support)
+    query_parts = _checks.check_batch(op, "query", query)
+    ready = prepare(op, model, backend, params, support_parts[0].shape[0])
+    adapted = adapted_names(op, adapt_params, ready.leaves)
+    _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    return _Inner(
+        ready,
+        prepare_batch(op, "support", support_parts, loss, ready),
+        prepare_batch(op, "query", query_parts, loss, ready),
+        adapted,
+    )
+
+
+@outside_autocast
+def meta_grad(
+    params: Params,
+    support: BatchLike,
+    query: BatchLike,
+    *,
+    model: Model,
+    inner_lr: InnerLr,
+    steps: int,
+    loss: str = "mse",
+    order: int = 2,
+    adapt_params: Sequence[str] | None = None,
+    task_weight: Tensor | None = None,
+    stepwise: bool = False,
+    backend: str = "auto",
+) -> MetaGrad:
+    """Returns the losses after the inner loop and their gradient in the initial parameters and rates.
+
+    For each task t: phi_0 = params; phi_{s+1} = phi_s - rate_s * grad support_loss_t(phi_s) on the adapted leaves;
+    loss_t = query_loss_t(phi_S).
+
+    Args:
+        params: {name: tensor}, float32 or float64; each leaf shared [...] or per task [T, ...].
+        support: (x [T, N, D], y), optionally with count [T] and weight [T, N]: see `Batch`. y is [T, N, K]
+            ([T, N] when K is 1), or int64 classes [T, N] for "cross_entropy".
+        query: the same with Q rows.
+        model: an MLP, or any nn.Module (run by the torch back end if MLP.from_module cannot describe it).
+        inner_lr: a number, a 0-d tensor, a tensor [S], or {name: number, 0-d, [S], param-shaped or
+            [S, *param-shaped]} for exactly the adapted leaves. Any sign.
+        steps: S >= 0.
+        loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or "cross_entropy".
+            A task's loss is the mean over its rows, or sum_i weight_i loss_i.
+        order: 2 for the exact gradient; 1 treats inner gradients as constants (first-order MAML).
+        adapt_params: names of the leaves that the inner loop changes; None for all. All have a meta-gradient.
+        task_weight: [T]; None means 1/T.
+        stepwise: also return the query loss after every step.
+        backend: "auto", "fused" (raise rather than fall back) or "torch".
+
+    Returns:
+        MetaGrad. Its tensors are constants: no gradient flows through them (use `meta_loss` for that).
+
+    Raises:
+        ValueError: a shape, size, name or device does not fit.
+        TypeError: a dtype or kind of object does not fit.
+        NotImplementedError: `backend="fused"` cannot take the model or device.
+
+    Differentiability: none.
+
+    Cost: time O(T S (N + Q) P); memory O(S P) per task in flight, no graph (fused).
+
+    Source: Finn, Abbeel, Levine 2017, algorithm 1; Li et al. 2017 (Meta-SGD) for rates per parameter.
+
+    Example:
+        >>> import innerloop as il
+        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
+        >>> il.meta_grad(model.init(), (x, x), (x, x), model=model, inner_lr=0.1, steps=1).loss.shape
+        torch.Size([4])
+    """
+    op = "meta_grad"
+    ready, support_side, query_side, adapted = _inner(
+        op, params, support, query, model, inner_lr, steps, loss, order, adapt_params, backend
+    )
+    if task_weight is not None:
+        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+    with torch.set_grad_enabled(transforms_active()):
+        result = reference.meta_grad(
+            params,
+            support_side,
+            query_side,
+            model=model,
+            inner_lr=inner_lr,
+            steps=steps,
+            loss=loss,
+            order=order,
+            adapt_params=adapted,
+            task_weight=task_weight,
+            stepwise=stepwise,
+        )
+    return MetaGrad(*result, backend="torch")
+
+
+@outside_autocast
+def meta_loss(
+    params: Params,
+    support: BatchLike,
+    query: BatchLike,
+    *,
+    model: Model,
+    inner_lr: InnerLr,
+    steps: int,
+    loss: str = "mse",
+    order: int = 2,
+    adapt_params: Sequence[str] | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Returns each task's query loss after the inner loop, [T], for use with torch's autograd.
+
+    Args, Raises: see `meta_grad`.
+
+    Differentiability: once in params and inner_lr. A second backward raises RuntimeError; x, y and weight must not require
+    grad (NotImplementedError). The torch back end has neither limit.
+
+    Cost: forward, the inner loop alone; backward, as `meta_grad`. Nothing is kept but the inputs.
+
+    Source: Finn, Abbeel, Levine 2017, equation 1.
+
+    Example:
+        >>> import innerloop as il
+        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
+        >>> params = {k: v.requires_grad_() for k, v in model.init().items()}
+        >>> il.meta_loss(params, (x, x), (x, x), model=model, inner_lr=0.1, steps=1).mean().backward()
+    """
+    ready, support_side, query_side, adapted = _inner(
+        "meta_loss",
+        params,
+        support,
+        query,
+        model,
+        inner_lr,
+        steps,
+        loss,
+        order,
+        adapt_params,
+        backend,
+    )
+    return reference.meta_loss(
+        params,
+        support_side,
+        query_side,
+        model=model,
+        inner_lr=inner_lr,
+        steps=steps,
+        loss=loss,
+        order=order,
+        adapt_params=adapted,
+    )
+
+
+@outside_autocast
+def mean_meta_loss(
+    params: Params,
+    support: BatchLike,
+    query: BatchLike,
+    *,
+    model: Model,
+    inner_lr: InnerLr,
+    steps: int,
+    loss: str = "mse",
+    order: int = 2,
+    adapt_params: Sequence[str] | None = None,
+    task_weight: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Returns sum_t task_weight_t loss_t, 0-d, with its gradient computed in the same pass as its value.
+
+    What learners call in training: one fused pass where `meta_loss` makes two.
+
+    Args, Raises: see `meta_grad`.
+
+    Differentiability: once in params and inner_lr, as `meta_loss`; task_weight must not require grad.
+
+    Cost: forward as `meta_grad` if a gradient is wanted, else the inner loop alone; backward O(P).
+
+    Example:
+        >>> import innerloop as il
+        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
+        >>> mean_meta_loss(model.init(), (x, x), (x, x), model=model, inner_lr=0.1, steps=1).shape
+        torch.Size([])
+    """
+    op = "mean_meta_loss"
+    ready, support_side, query_side, adapted = _inner(
+        op, params, support, query, model, inner_lr, steps, loss, order, adapt_params, backend
+    )
+    if task_weight is not None:
+        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+    losses = reference.meta_loss(
+        params,
+        support_side,
+        query_side,
+        model=model,
+        inner_lr=inner_lr,
+        steps=steps,
+        loss=loss,
+        order=order,
+        adapt_params=adapted,
+    )
+    if task_weight is None:
+        return losses.sum() / max(ready.tasks, 1)
+    return (task_weight * losses).sum()
+
+
+@outside_autocast
+def adapt(
+    params: Params,
+    support: BatchLike,
+    *,
+    model: Model,
+    inner_lr: InnerLr,
+    steps: int,
+    loss: str = "mse",
+    adapt_params: Sequence[str] | None = None,
+    stepwise: bool = False,
+    backend: str = "auto",
+) -> dict[str, Tensor]:
+    """Returns the parameters after the inner loop, {name: [T, ...]}.
+
+    Args:
+        stepwise: return the parameters after 0..S steps, {name: [T, S + 1, ...]}.
+        others: see `meta_grad`. Leaves that are not adapted come back expanded to [T, ...].
+
+    Raises: see `meta_grad`.
+
+    Differentiability: none on the fused back end (a backward through the result raises RuntimeError); any number of times on the torch
+    back end.
+
+    Cost: time O(T S N P); memory O(T P), or O(T S P) if stepwise.
+
+    Example:
+        >>> import innerloop as il
+        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
+        >>> il.adapt(model.init(), (x, x), model=model, inner_lr=0.1, steps=1)["0.weight"].shape
+        torch.Size([4, 8, 1])
+    """
+    op = "adapt"
+    _checks.check_options(op, loss, steps, 2, backend)
+    parts = _checks.check_batch(op, "support", support)
+    ready = prepare(op, model, backend, params, parts[0].shape[0])
+    adapted = adapted_names(op, adapt_params, ready.leaves)
+    _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    side = prepare_batch(op, "support", parts, loss, ready)
+    return reference.adapt(
+        params,
+        side,
+        model=model,
+        inner_lr=inner_lr,
+        steps=steps,
+        loss=loss,
+        adapt_params=adapted,
+        stepwise=stepwise,
+    )
+
+
+@outside_autocast
+def hvp(
+    params: Params,
+    batch: BatchLike,
+    vector: Params,
+    *,
+    model: Model,
+    loss: str = "mse",
+    backend: str = "auto",
+) -> dict[str, Tensor]:
+    """Returns the Hessian of each task's loss times a vector, {name: [T, ...]}.
+
+    Args:
+        vector: {name: tensor} with the names of `params`; each shared [...] or per task [T, ...].
+        others: see `meta_grad`; `batch` is like its `support`.
+
+    Raises: see `meta_grad`.
+
+    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of times on the torch back end.
+
+    Cost: time O(T N P), about two gradients; memory O(T P).
+
+    Source: Pearlmutter 1994.
+
+    Example:
+        >>> import innerloop as il
+        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
+        >>> il.hvp(model.init(), (x, x), model.init(), model=model)["1.bias"].shape
+        torch.Size([4, 1])
+    """
+    op = "hvp"
+    _checks.check_options(op, loss, 0, 2, backend)
+    parts = _checks.check_batch(op, "batch", batch)
+    ready = prepare(op, model, backend, params, parts[0].shape[0])
+    _, direction = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
+    _checks.check_float(op, "vector", direction, ready.like.dtype, "params")
+    _checks.check_device(op, "vector", direction, ready.like.device, "params")
+    side = prepare_batch(op, "batch", parts, loss, ready)
+    return reference.hvp(params, side, vector, model=model, loss=loss)
+
+
+@outside_autocast
+def loss_and_grad(
+    params: Params,
+    batch: BatchLike,
+    *,
+    model: Model,
+    loss: str = "mse",
+    backend: str = "auto",
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns each task's loss [T] and its gradient {name: [T, ...]}.
+
+    Args, Raises: see `meta_grad`; `batch` is like its `support`.
+
+    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of times on the torch back end.
+
+    Cost: time O(T N P); memory O(T P).
+
+    Example:
+        >>> import innerloop as il
+        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
+        >>> il.loss_and_grad(model.init(), (x, x), model=model)[0].shape
+        torch.Size([4])
+    """
+    op = "loss_and_grad"
+    _checks.check_options(op, loss, 0, 2, backend)
+    parts = _checks.check_batch(op, "batch", batch)
+    ready = prepare(op, model, backend, params, parts[0].shape[0])
+    side = prepare_batch(op, "batch", parts, loss, ready)
+    return reference.loss_and_grad(params, side, model=model, loss=loss)
+
+
+@outside_autocast
+def predict(params: Params, x: Tensor, *, model: Model, backend: str = "auto") -> Tensor:
+    """Returns the model's outputs [T, N, K] for x [T, N, D], each task with its own parameters if it has them.
+
+    Args, Raises: see `meta_grad`.
+
+    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of times on the torch back end.
+
+    Cost: time O(T N P); memory O(T N K).
+
+    Example:
+        >>> import innerloop as il
+        >>> model = il.MLP([1, 8, 2])
+        >>> il.predict(model.init(), torch.ones(4, 5, 1), model=model).shape
+        torch.Size([4, 5, 2])
+    """
+    op = "predict"
+    _checks.check_options(op, "mse", 0, 2, backend)
+    _checks.check_rows(op, "x", x)
+    ready = prepare(op, model, backend, params, x.shape[0])
+    x = prepare_inputs(op, "", x, ready)
+    return reference.predict(params, x, model=model)
