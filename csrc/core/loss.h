@@ -1,0 +1,140 @@
+// Per-sample losses: value, gradient and Hessian product with respect to the network's outputs,
+// written once for any element type `M::V` (lanes are samples or tasks, whichever the back end
+// has).
+#pragma once
+
+#include "core/net.h"
+
+namespace innerloop {
+
+/// One sample's outputs and target. z: K outputs; y: K targets, or one class index held as a
+/// number.
+template <class M>
+struct Sample {
+  using V = typename M::V;
+  const V* z;
+  const V* y;
+  int64_t outputs;
+  V parameter;  // the loss's own constant (huber's delta)
+};
+
+/// A loss that is a scaled sum over outputs of a scalar function `Term`:
+/// value(z, y), first = d/dz, second = d2/dz2.
+template <class M, class Term>
+struct SeparableLoss {
+  using V = typename M::V;
+  /// Returns the sample's loss and writes its gradient dl/dz to g [K].
+  static V gradient(const Sample<M>& s, V* g) {
+    const V scale = M::set(Term::kScale / static_cast<double>(s.outputs));
+    V total = M::set(0);
+    for (int64_t k = 0; k < s.outputs; ++k) {
+      total += Term::value(s.z[k], s.y[k], s.parameter);
+      g[k] = scale * Term::first(s.z[k], s.y[k], s.parameter);
+    }
+    return scale * total;
+  }
+  /// Writes rg = (d2l/dz2) rz, both [K].
+  static void curvature(const Sample<M>& s, const V* rz, V* rg) {
+    const V scale = M::set(Term::kScale / static_cast<double>(s.outputs));
+    for (int64_t k = 0; k < s.outputs; ++k) {
+      rg[k] = scale * Term::second(s.z[k], s.y[k], s.parameter) * rz[k];
+    }
+  }
+};
+
+/// kScale makes one term serve mse (1) and half_mse (1/2).
+template <class M, int kHalves>
+struct SquareTerm {
+  using V = typename M::V;
+  static constexpr double kScale = 0.5 * kHalves;
+  static V value(V z, V y, V) { return (z - y) * (z - y); }
+  static V first(V z, V y, V) { return M::set(2) * (z - y); }
+  static V second(V, V, V) { return M::set(2); }
+};
+
+/// max(z, 0) - z y + log(1 + exp(-|z|)): the shifted form, finite for every z.
+template <class M>
+struct BceTerm {
+  using V = typename M::V;
+  static constexpr double kScale = 1;
+  static V value(V z, V y, V) { return M::softplus(z) - z * y; }
+  static V first(V z, V y, V) { return M::sigmoid(z) - y; }
+  static V second(V z, V, V) {
+    const V p = M::sigmoid(z);
+    return p * (M::set(1) - p);
+  }
+};
+
+/// Quadratic inside |z - y| <= delta (parameter), linear outside.
+template <class M>
+struct HuberTerm {
+  using V = typename M::V;
+  static constexpr double kScale = 1;
+  static V value(V z, V y, V delta) {
+    const V r = M::abs(z - y);
+    return M::select_gt(r, delta, delta * (r - M::set(0.5) * delta), M::set(0.5) * r * r);
+  }
+  static V first(V z, V y, V delta) {
+    const V r = z - y;
+    return M::select_gt(r, delta, delta, M::select_gt(-delta, r, -delta, r));
+  }
+  static V second(V z, V y, V delta) {
+    return M::select_gt(M::abs(z - y), delta, M::set(0), M::set(1));
+  }
+};
+
+/// -log softmax(z)[y], shifted by the maximum.
+template <class M>
+struct CrossEntropyLoss {
+  using V = typename M::V;
+  static V gradient(const Sample<M>& s, V* g) {
+    V top = s.z[0];
+    for (int64_t k = 1; k < s.outputs; ++k) top = M::max(top, s.z[k]);
+    V total = M::set(0), chosen = M::set(0);
+    for (int64_t k = 0; k < s.outputs; ++k) {
+      const V shifted = s.z[k] - top;
+      chosen = M::select_eq(s.y[0], M::set(static_cast<double>(k)), shifted, chosen);
+      g[k] = M::exp(shifted);
+      total += g[k];
+    }
+    const V inverse = M::set(1) / total;
+    for (int64_t k = 0; k < s.outputs; ++k) {
+      const V target = M::select_eq(s.y[0], M::set(static_cast<double>(k)), M::set(1), M::set(0));
+      g[k] = g[k] * inverse - target;
+    }
+    return M::log(total) - chosen;
+  }
+  static void curvature(const Sample<M>& s, const V* rz, V* rg) {
+    V top = s.z[0];
+    for (int64_t k = 1; k < s.outputs; ++k) top = M::max(top, s.z[k]);
+    V total = M::set(0), dot = M::set(0);
+    for (int64_t k = 0; k < s.outputs; ++k) {
+      const V e = M::exp(s.z[k] - top);
+      rg[k] = e;
+      total += e;
+      dot += e * rz[k];
+    }
+    const V inverse = M::set(1) / total;
+    const V mean = dot * inverse;
+    for (int64_t k = 0; k < s.outputs; ++k) rg[k] = rg[k] * inverse * (rz[k] - mean);
+  }
+};
+
+/// Calls f(struct) with the loss's struct: one switch outside every loop.
+template <class M, class F>
+inline void with_loss(LossKind kind, F&& f) {
+  switch (kind) {
+    case LossKind::kMse:
+      return f(SeparableLoss<M, SquareTerm<M, 2>>{});
+    case LossKind::kHalfMse:
+      return f(SeparableLoss<M, SquareTerm<M, 1>>{});
+    case LossKind::kCrossEntropy:
+      return f(CrossEntropyLoss<M>{});
+    case LossKind::kBceWithLogits:
+      return f(SeparableLoss<M, BceTerm<M>>{});
+    case LossKind::kHuber:
+      return f(SeparableLoss<M, HuberTerm<M>>{});
+  }
+}
+
+}  // namespace innerloop

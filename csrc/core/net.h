@@ -1,0 +1,49 @@
+// The description of a multilayer perceptron that every back end reads: plain data, no behaviour.
+#pragma once
+
+#include <cstdint>
+
+namespace innerloop {
+
+enum class Activation : int {
+  kIdentity = 0,
+  kRelu = 1,
+  kLeakyRelu = 2,
+  kTanh = 3,
+  kSigmoid = 4,
+  kSoftplus = 5,
+  kSilu = 6,
+  kGelu = 7,
+};
+
+enum class LossKind : int {
+  kMse = 0,
+  kHalfMse = 1,
+  kCrossEntropy = 2,
+  kBceWithLogits = 3,
+  kHuber = 4,
+};
+
+/// One affine map followed by an activation. Leaves are numbered weight, bias, layer by layer.
+struct Layer {
+  int64_t in;
+  int64_t out;
+  Activation activation;
+  double slope;  // the activation's parameter (leaky_relu's negative slope)
+  int weight_leaf;
+  int bias_leaf;          // -1 without a bias
+  int64_t weight_offset;  // start of the leaf in the flat [P] order
+  int64_t bias_offset;
+};
+
+struct Net {
+  const Layer* layers;
+  int depth;
+  int leaves;
+  int64_t parameters;
+
+  const Layer& first() const { return layers[0]; }
+  const Layer& last() const { return layers[depth - 1]; }
+};
+
+}  // namespace innerloop

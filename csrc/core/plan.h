@@ -1,0 +1,168 @@
+// Where everything lives while a group of tasks is worked on: which weights are stored, which stay
+// implicit, and the offsets of every array. Computed once per call from shapes alone.
+#pragma once
+
+#include <cstdint>
+
+#include "core/kernels.h"
+
+namespace innerloop {
+
+/// A matrix per task. Task i of the group starts rows * ld elements after task i - 1.
+template <class Elem>
+struct Rows {
+  Elem* p;
+  int64_t rows, cols, ld;
+};
+
+/// A layer's weight [out, in] for every task of the group: one copy each (`own`), or one for all.
+/// `turned` holds the transpose in whatever order the back end multiplies by.
+template <class Real, class Elem>
+struct Weight {
+  const Elem* own = nullptr;
+  const Elem* own_turned = nullptr;
+  const Real* shared = nullptr;
+  const Real* shared_turned = nullptr;
+  int64_t out = 0, in = 0, ld = 0;
+  int64_t task_stride = 0, turned_stride = 0;
+};
+
+/// A bias [out], like Weight.
+template <class Real, class Elem>
+struct Bias {
+  const Elem* own = nullptr;
+  const Real* shared = nullptr;
+  int64_t out = 0, task_stride = 0;
+  explicit operator bool() const { return own || shared; }
+};
+
+/// Where a per-task [out, in] or [out] result goes.
+template <class Elem>
+struct Target {
+  Elem* p = nullptr;
+  int64_t ld = 0, task_stride = 0;
+};
+
+struct LayerPlan {
+  int64_t in, out;
+  int64_t ld_in, ld_out;  // padded as the back end likes
+  Activation activation;
+  double slope;
+  int weight_leaf, bias_leaf;
+  int64_t weight_offset, bias_offset;
+  bool adapts_weight, adapts_bias;
+  bool weight_per_task, bias_per_task;  // initial leaf differs between tasks
+  bool stores_z, stores_a;
+  // offsets in elements: per row of a tape, per row of the R-pass scratch, in a parameter block
+  int64_t z, h, a, delta;
+  int64_t rz, rh, rdelta;
+  int64_t w, w_turned, b;
+  int64_t sink_w, sink_b;  // in the accumulator of gradients summed over tasks
+};
+
+/// `implicit_first`: the first layer's per-task weights are never built; products with them use
+/// X W0^T and the Gram matrices X_s X_s^T, X_q X_s^T, because its input never changes.
+struct Plan {
+  LayerPlan* layers = nullptr;
+  int depth = 0, leaves = 0;
+  int lowest = 0;  // first layer with an adapted leaf; depth if there is none
+  bool implicit_first = false;
+  bool first_adapts = false;   // the first weight adapts
+  bool turns_weights = false;  // parameter blocks carry transposed copies
+  bool has_per_task_leaf = false;
+  int64_t copies = 1;  // task copies in one array (1: an element is a vector over tasks)
+  int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0;
+};
+
+/// Fills a plan. `pad(n)` is the row length that holds n elements; `turned(out, in)` the size of a
+/// transposed copy; `NeedsZ`, `IsCurved` answer for activations.
+template <class Pad, class Turned, class NeedsZ, class IsCurved>
+inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
+                      Pad pad, Turned turned, NeedsZ needs_z, IsCurved is_curved) {
+  plan.depth = net.depth;
+  plan.leaves = net.leaves;
+  plan.lowest = net.depth;
+  int64_t tape = 0, scratch = 0, block = 0, sink = 0;
+  for (int l = 0; l < net.depth; ++l) {
+    const Layer& from = net.layers[l];
+    LayerPlan& to = plan.layers[l];
+    to.in = from.in;
+    to.out = from.out;
+    to.ld_in = pad(from.in);
+    to.ld_out = pad(from.out);
+    to.activation = from.activation;
+    to.slope = from.slope;
+    to.weight_leaf = from.weight_leaf;
+    to.bias_leaf = from.bias_leaf;
+    to.weight_offset = from.weight_offset;
+    to.bias_offset = from.bias_offset;
+    to.adapts_weight = adapt && adapt[from.weight_leaf];
+    to.adapts_bias = adapt && from.bias_leaf >= 0 && adapt[from.bias_leaf];
+    to.weight_per_task = strides[from.weight_leaf] != 0;
+    plan.has_per_task_leaf |= to.weight_per_task;
+    to.bias_per_task = from.bias_leaf >= 0 && strides[from.bias_leaf] != 0;
+    plan.has_per_task_leaf |= to.bias_per_task;
+    if (l == 0) plan.first_adapts = to.adapts_weight;
+    if ((to.adapts_weight || to.adapts_bias) && plan.lowest == net.depth) plan.lowest = l;
+    to.stores_z = needs_z(from.activation);
+    to.stores_a = is_curved(from.activation);
+    to.h = tape;
+    tape += to.ld_out;
+    to.z = to.stores_z ? tape : to.h;
+    tape += to.stores_z ? to.ld_out : 0;
+    to.delta = tape;
+    tape += to.ld_out;
+    to.a = to.stores_a ? tape : to.delta;
+    tape += to.stores_a ? to.ld_out : 0;
+    to.rh = scratch;
+    scratch += to.ld_out;
+    to.rz = to.stores_a ? scratch : to.rh;
+    scratch += to.stores_a ? to.ld_out : 0;
+    to.rdelta = scratch;
+    scratch += to.ld_out;
+    to.w = block;
+    if (l > 0 || !plan.implicit_first) block += plan.copies * to.out * to.ld_in;
+    to.w_turned = block;
+    if (plan.turns_weights && (l > 0 || !plan.implicit_first)) {
+      block += plan.copies * turned(to.out, to.in);
+    }
+    to.b = block;
+    block += plan.copies * to.ld_out;
+    to.sink_w = sink;
+    sink += to.out * to.ld_in;
+    to.sink_b = sink;
+    sink += to.ld_out;
+  }
+  plan.tape_row = tape;
+  plan.scratch_row = scratch;
+  plan.block = block;
+  plan.sink = sink;
+}
+
+/// Hands out consecutive pieces of one allocation. With a null base it only counts; a total that
+/// does not fit an address is reported by `used` as the largest integer.
+template <class Elem>
+class Carver {
+ public:
+  explicit Carver(Elem* base) : base_(base) {}
+  Elem* take(int64_t count, int64_t each = 1) {
+    int64_t size = 0;
+    if (count < 0 || each < 0 || __builtin_mul_overflow(count, each, &size) ||
+        size > kLimit - used_) {
+      used_ = kLimit;
+      return nullptr;
+    }
+    Elem* p = base_ && size > 0 ? base_ + used_ : nullptr;
+    used_ += size;
+    return p;
+  }
+  int64_t used() const { return used_; }
+  bool fits() const { return used_ < kLimit; }
+
+ private:
+  static constexpr int64_t kLimit = int64_t{1} << 48;
+  Elem* base_;
+  int64_t used_ = 0;
+};
+
+}  // namespace innerloop

@@ -1,0 +1,111 @@
+// One pass over one side of a group of tasks: forward, backward, and the R-operator's forward and
+// backward (Pearlmutter 1994). Written once; the engine E supplies products and elementwise maps
+// for its own memory layout. Engines: cpu/lane_engine.h (an element is a vector over tasks),
+// cpu/row_engine.h (an element is a number).
+//
+// Notation, per layer l: in_l [rows, in], z_l = in_l W_l^T + b_l, h_l = act(z_l), in_{l+1} = h_l;
+// a_l = dL/dh_l, delta_l = a_l * act'(z_l). R{.} is the derivative along the direction (V_l, v_l).
+#pragma once
+
+#include "core/plan.h"
+
+namespace innerloop {
+
+/// Activations and deltas of one pass.
+template <class Elem>
+struct Tape {
+  Elem* p;
+  int64_t rows;
+};
+
+/// A direction in parameter space with one factor per task and leaf (null: 1).
+template <class E>
+struct Direction {
+  typename E::WeightRef weight;
+  typename E::BiasRef bias;
+  const typename E::Real* weight_rate = nullptr;
+  const typename E::Real* bias_rate = nullptr;
+};
+
+template <class E>
+class Sweep {
+ public:
+  using Real = typename E::Real;
+  using Elem = typename E::Elem;
+  using R = Rows<Elem>;
+  using T = Tape<Elem>;
+
+  Sweep(E& engine, const Plan& plan) : e_(engine), plan_(plan) {}
+
+  const LayerPlan& layer(int l) const { return plan_.layers[l]; }
+  R z(const T& t, int l) const { return at(t, l, layer(l).z); }
+  R h(const T& t, int l) const { return at(t, l, layer(l).h); }
+  R a(const T& t, int l) const { return at(t, l, layer(l).a); }
+  R delta(const T& t, int l) const { return at(t, l, layer(l).delta); }
+  R rz(const T& t, int l) const { return at(t, l, layer(l).rz); }
+  R rh(const T& t, int l) const { return at(t, l, layer(l).rh); }
+  R rdelta(const T& t, int l) const { return at(t, l, layer(l).rdelta); }
+
+  /// Layer l from its input; `linear`, when given, already holds in W^T.
+  template <class Params>
+  void forward_layer(const T& t, const R& in, const Params& params, int l, const R* linear) {
+    const R zl = z(t, l);
+    if (!linear) e_.nt(zl, in, params.weight(l), nullptr, 1, false);
+    e_.bias_activation(zl, h(t, l), linear ? *linear : zl, params.bias(l), layer(l));
+  }
+
+  /// From a_{L-1} (written by the loss) to delta_l for l >= lowest.
+  template <class Params>
+  void backward(const T& t, const Params& params, int lowest) {
+    activation_backward(t, plan_.depth - 1);
+    for (int l = plan_.depth - 1; l > lowest; --l) {
+      e_.nn(a(t, l - 1), delta(t, l), params.weight(l), nullptr, 1, false);
+      activation_backward(t, l - 1);
+    }
+  }
+
+  /// R{h_l} given R{in_l} (null where it is zero). `seeded`: rz_l already holds in_l V^T.
+  template <class Params>
+  void r_forward_layer(const T& t, const T& s, const R& in, const R* r_in, const Params& params,
+                       const Direction<E>& v, int l, bool has_direction, bool seeded) {
+    const R r = rz(s, l);
+    bool add = seeded;
+    if (has_direction && !seeded) {
+      e_.nt(r, in, v.weight, v.weight_rate, 1, false);
+      add = true;
+    }
+    if (r_in) {
+      e_.nt(r, *r_in, params.weight(l), nullptr, 1, add);
+      add = true;
+    }
+    if (!add) e_.clear(r);
+    e_.r_activation(rh(s, l), r, v.bias, v.bias_rate, z(t, l), h(t, l), layer(l));
+  }
+
+  /// R{delta_l} from R{a_l} held in rdelta_l.
+  void r_activation_backward(const T& t, const T& s, int l) {
+    e_.r_activation_backward(rdelta(s, l), rz(s, l), a(t, l), z(t, l), h(t, l), layer(l));
+  }
+
+  /// to = R{delta_l} W + delta_l V: R{a_{l-1}}, added to `to` if asked.
+  template <class Params>
+  void r_backward_input(const R& to, const T& t, const T& s, const Params& params,
+                        const Direction<E>& v, int l, bool has_direction, bool add) {
+    e_.nn(to, rdelta(s, l), params.weight(l), nullptr, 1, add);
+    if (has_direction) e_.nn(to, delta(t, l), v.weight, v.weight_rate, 1, true);
+  }
+
+ private:
+  R at(const T& t, int l, int64_t offset) const {
+    const LayerPlan& p = layer(l);
+    return {t.p + plan_.copies * t.rows * offset, t.rows, p.out, p.ld_out};
+  }
+  void activation_backward(const T& t, int l) {
+    e_.activation_backward(delta(t, l), a(t, l), z(t, l), h(t, l), layer(l));
+  }
+
+  E& e_;
+  const Plan& plan_;
+};
+
+}  // namespace innerloop

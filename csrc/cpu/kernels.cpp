@@ -1,0 +1,81 @@
+// The native operations of one instruction level. CMake compiles this file once per level, with its
+// flags and its namespace; dispatch.cpp chooses between the tables at run time.
+#include "core/kernels.h"
+
+#include "cpu/ops.h"
+
+namespace innerloop {
+namespace INNERLOOP_LEVEL {
+namespace {
+
+template <class E, class Pass, class Call>
+Status run_with(const Call& call, const Request& request, Plan& plan, int64_t copies) {
+  make_plan<E>(plan, request, copies);
+  return Runner<E, Pass, Call>(call, request, plan).run();
+}
+
+/// Plans, then runs Pass<Engine> with the engine that the shapes (or the caller) choose.
+template <class Real, template <class> class Pass, class Call>
+Status run(const Call& call, const Request& request, Strategy strategy) {
+  const int64_t depth = request.problem.net->depth;
+  Workspace layers(depth * static_cast<int64_t>(sizeof(LayerPlan)));
+  if (!layers.data()) return Status::kOutOfMemory;
+  Plan plan;
+  plan.layers = static_cast<LayerPlan*>(layers.data());
+  if (prefers_lanes<Real>(request, plan, strategy)) {
+    using E = LaneEngine<Real>;
+    return run_with<E, Pass<E>>(call, request, plan = Plan{plan.layers}, 1);
+  }
+  using E = RowEngine<Real>;
+  return run_with<E, Pass<E>>(call, request, plan = Plan{plan.layers}, stacked_tasks(request));
+}
+
+template <class Real>
+Status predict(const PredictCall& call, Strategy strategy) {
+  Request r{call.problem};
+  r.query_rows = call.rows;
+  return run<Real, PredictPass>(call, r, strategy);
+}
+
+template <class Real>
+Status loss_and_grad(const LossAndGradCall& call, Strategy strategy) {
+  Request r{call.problem};
+  r.support_rows = call.side.rows;
+  return run<Real, LossPass>(call, r, strategy);
+}
+
+template <class Real>
+Status hvp(const HvpCall& call, Strategy strategy) {
+  Request r{call.problem};
+  r.support_rows = call.side.rows;
+  r.steps = 1;
+  return run<Real, HvpPass>(call, r, strategy);
+}
+
+template <class Real>
+Status meta_grad(const MetaGradCall& call, Strategy strategy) {
+  Request r{call.problem};
+  r.adapt = call.adapt;
+  r.steps = call.steps;
+  r.support_rows = call.support.rows;
+  r.query_rows = call.query.rows;
+  r.wants_grad = call.grads != nullptr;
+  r.allows_implicit = call.adapted == nullptr;
+  r.rate_grad_size = call.out_rate_grad && call.rates.task_stride == 0 ? call.rate_grad_size : 0;
+  if (call.out_rate_grad && call.rates.task_stride != 0) {
+    std::memset(call.out_rate_grad, 0, call.rate_grad_size * sizeof(Real));
+  }
+  return run<Real, Unroll>(call, r, strategy);
+}
+
+template <class Real>
+constexpr Kernels kTable = {predict<Real>, loss_and_grad<Real>, hvp<Real>, meta_grad<Real>};
+
+}  // namespace
+
+extern const Kernels kFloat32, kFloat64;
+const Kernels kFloat32 = kTable<float>;
+const Kernels kFloat64 = kTable<double>;
+
+}  // namespace INNERLOOP_LEVEL
+}  // namespace innerloop

@@ -1,0 +1,249 @@
+// Runs one operation over all tasks: picks the engine, cuts tasks into groups and groups into
+// slots, gives each worker its workspace, and sums the slots in a fixed order. Groups, slots and
+// therefore every bit of the result depend on shapes alone, never on the number of threads.
+#pragma once
+
+#include <type_traits>
+
+#include "core/passes.h"
+#include "core/unroll.h"
+#include "cpu/lane_engine.h"
+#include "cpu/parallel.h"
+#include "cpu/row_engine.h"
+
+namespace innerloop {
+namespace INNERLOOP_LEVEL {
+
+constexpr int64_t kMaxSlots = 64;
+constexpr int64_t kSlotBudgetBytes = int64_t{64} << 20;
+constexpr int64_t kLaneBudgetBytes = int64_t{6} << 20;  // beyond, lanes fall out of the caches
+constexpr int64_t kStackedRows = 32;                    // rows that make a shared product efficient
+constexpr int64_t kMaxStackedTasks = 8;
+
+/// What decides the strategy and the layout, taken from any of the calls.
+struct Request {
+  const Problem& problem;
+  const uint8_t* adapt = nullptr;
+  int64_t steps = 0;
+  int64_t support_rows = 0, query_rows = 0;
+  bool wants_grad = false;
+  bool allows_implicit = false;
+  int64_t rate_grad_size = 0;
+};
+
+/// The first layer stays implicit if its Gram products cost less than the products they replace:
+/// per step and sample 4 in*out become 2 rows*out, for (rows + query) * in once.
+inline bool first_pays_implicit(const Request& r) {
+  const Layer& first = r.problem.net->first();
+  if (!r.allows_implicit || r.problem.params.task_stride[first.weight_leaf] != 0) return false;
+  if (!r.adapt || !r.adapt[first.weight_leaf]) return true;
+  if (r.steps == 0) return false;
+  const double in = static_cast<double>(first.in), out = static_cast<double>(first.out);
+  const double rows = static_cast<double>(r.support_rows);
+  const double query = static_cast<double>(r.query_rows);
+  const double saved = static_cast<double>(r.steps) * (4 * in - 2 * rows) * out;
+  return rows <= in && saved > (rows + query) * in + query * out;
+}
+
+template <class E>
+inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
+  using M = VectorMath<typename E::Real>;
+  plan.copies = copies;
+  plan.implicit_first = first_pays_implicit(r);
+  plan.turns_weights = r.support_rows > RowEngine<typename E::Real>::kFewRows;
+  fill_plan(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
+            E::pad, E::turned, needs_z<M>, is_curved<M>);
+}
+
+/// Tasks that the row engine stacks: enough rows for an efficient shared product, yet enough groups
+/// for many threads.
+inline int64_t stacked_tasks(const Request& r) {
+  const int64_t rows = larger(r.support_rows > 0 ? r.support_rows : r.query_rows, 1);
+  const int64_t wanted = smaller((kStackedRows + rows - 1) / rows, kMaxStackedTasks);
+  return larger(1, smaller(wanted, r.problem.tasks / 8));
+}
+
+template <class Real>
+inline bool prefers_lanes(const Request& r, Plan& plan, Strategy strategy) {
+  if (strategy != Strategy::kAuto) return strategy == Strategy::kLanes;
+  if (r.problem.tasks * 2 < Simd<Real>::kLanes) return false;
+  make_plan<LaneEngine<Real>>(plan, r, 1);
+  const double rows = static_cast<double>(r.support_rows + r.query_rows);
+  const double steps = static_cast<double>(r.steps);
+  const double values = static_cast<double>(plan.block) * (r.wants_grad ? steps + 2 : 2) +
+                        static_cast<double>(plan.tape_row) *
+                            (static_cast<double>(r.support_rows) * (r.wants_grad ? steps : 1) +
+                             static_cast<double>(r.query_rows)) +
+                        rows * static_cast<double>(r.problem.net->first().in);
+  return values * INNERLOOP_VECTOR_BYTES <= static_cast<double>(kLaneBudgetBytes);
+}
+
+/// Runs `Pass` (built per worker) over all groups.
+template <class E, class Pass, class Call>
+class Runner {
+ public:
+  using Real = typename E::Real;
+  using Elem = typename E::Elem;
+
+  Runner(const Call& call, const Request& request, const Plan& plan)
+      : call_(call), request_(request), plan_(plan) {}
+
+  Status run() {
+    const Problem& problem = request_.problem;
+    group_ = kIsRow ? plan_.copies : E::kWidth;
+    groups_ = (problem.tasks + group_ - 1) / group_;
+    const bool sums = request_.wants_grad;
+    slots_ = smaller(groups_, kMaxSlots);
+    const int64_t slot_reals = sums ? round_up(plan_.sink + request_.rate_grad_size, 16) : 0;
+    if (slot_reals) {
+      const int64_t fit = kSlotBudgetBytes / (slot_reals * static_cast<int64_t>(sizeof(Real)));
+      slots_ = smaller(slots_, larger(fit, 8));
+    }
+    slot_reals_ = slot_reals;
+    const int workers = static_cast<int>(smaller(larger(problem.threads, 1), larger(slots_, 1)));
+    if (!lay_out(workers)) return Status::kOutOfMemory;
+    Workspace memory(total_bytes_);
+    if (!memory.data()) return Status::kOutOfMemory;
+    base_ = static_cast<char*>(memory.data());
+    prepare();
+    parallel_for(
+        slots_, workers,
+        [](void* self, int64_t slot, int worker) {
+          static_cast<Runner*>(self)->run_slot(slot, worker);
+        },
+        this);
+    if (sums) sum_slots();
+    return static_cast<Status>(status_);
+  }
+
+ private:
+  static constexpr bool kIsRow = sizeof(Elem) == sizeof(Real);
+
+  static int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
+
+  /// [prepared leaves][slots][worker 0: sink, workspace][worker 1] ...
+  bool lay_out(int workers) {
+    E engine(request_.problem, plan_, typename E::Shared{});
+    Pass pass(engine, plan_, call_);
+    Carver<Elem> c(nullptr);
+    c.take(request_.wants_grad ? plan_.sink : 0);
+    pass.carve(c);
+    const int64_t elem = sizeof(Elem), real = sizeof(Real);
+    Carver<char> total(nullptr);
+    if constexpr (kIsRow) {
+      total.take(aligned(plan_.depth * static_cast<int64_t>(sizeof(PreparedLeaf<Real>))));
+      total.take(aligned(E::prepared_size(plan_)), real);
+    }
+    slots_at_ = total.used();
+    total.take(slots_, slot_reals_ * real);
+    workers_at_ = aligned(total.used());
+    worker_bytes_ = c.fits() ? aligned(c.used() * elem) + 64 : 0;
+    total.take(workers, worker_bytes_);
+    total_bytes_ = total.used() + 128;
+    return c.fits() && total.fits();
+  }
+
+  void prepare() {
+    if constexpr (kIsRow) {
+      auto* leaves = reinterpret_cast<PreparedLeaf<Real>*>(base_);
+      const int64_t used = aligned(plan_.depth * static_cast<int64_t>(sizeof(PreparedLeaf<Real>)));
+      for (int l = 0; l < plan_.depth; ++l) leaves[l] = PreparedLeaf<Real>{};
+      E::prepare(request_.problem, plan_, leaves, reinterpret_cast<Real*>(base_ + used));
+      shared_ = leaves;
+    }
+  }
+
+  Real* slot(int64_t index) const {
+    return reinterpret_cast<Real*>(base_ + slots_at_) + index * slot_reals_;
+  }
+
+  void run_slot(int64_t index, int worker) {
+    Elem* memory = reinterpret_cast<Elem*>(base_ + workers_at_ + worker * worker_bytes_);
+    E engine = make_engine();
+    Pass pass(engine, plan_, call_);
+    Carver<Elem> c(memory);
+    const int64_t sink_size = request_.wants_grad ? plan_.sink : 0;
+    Elem* sink = c.take(sink_size);
+    pass.carve(c);
+    if (sink_size) {
+      std::memset(static_cast<void*>(sink), 0, sink_size * sizeof(Elem));
+      Real* rates = slot(index) + plan_.sink;
+      std::memset(rates, 0, request_.rate_grad_size * sizeof(Real));
+      engine.set_sinks(sink, rates);
+    }
+    const int64_t tasks = request_.problem.tasks;
+    const int64_t last = groups_ * (index + 1) / slots_;
+    for (int64_t i = groups_ * index / slots_; i < last; ++i) {
+      engine.select(i * group_, smaller(group_, tasks - i * group_));
+      pass.run();
+    }
+    if (sink_size) E::finish_sink(slot(index), sink, sink_size);
+    if (engine.status() != Status::kOk) {
+      __atomic_store_n(&status_, static_cast<int>(engine.status()), __ATOMIC_RELAXED);
+    }
+  }
+
+  E make_engine() const {
+    if constexpr (kIsRow) {
+      return E(request_.problem, plan_, shared_);
+    } else {
+      return E(request_.problem, plan_, typename E::Shared{});
+    }
+  }
+
+  /// Sums over slots, in order, into the leaves that all tasks share.
+  void sum_slots() {
+    constexpr int64_t kSerial = 1 << 16;
+    chunks_ = plan_.sink * slots_ > kSerial ? 4 * larger(request_.problem.threads, 1) : 1;
+    parallel_for(
+        chunks_, request_.problem.threads,
+        [](void* self, int64_t chunk, int) { static_cast<Runner*>(self)->sum_chunk(chunk); }, this);
+  }
+  void sum_chunk(int64_t chunk) {
+    const auto& call = call_;
+    if constexpr (std::is_same_v<Call, MetaGradCall>) {
+      for (int l = 0; l < plan_.depth; ++l) {
+        const LayerPlan& p = plan_.layers[l];
+        if (!p.weight_per_task) {
+          Real* out = static_cast<Real*>(call.grads[p.weight_leaf]);
+          const int64_t last = p.out * (chunk + 1) / chunks_;
+          for (int64_t i = p.out * chunk / chunks_; i < last; ++i) {
+            sum_row(out + i * p.in, p.sink_w + i * p.ld_in, p.in);
+          }
+        }
+        if (chunk == 0 && p.bias_leaf >= 0 && !p.bias_per_task) {
+          sum_row(static_cast<Real*>(call.grads[p.bias_leaf]), p.sink_b, p.out);
+        }
+      }
+      if (chunk == 0 && call.out_rate_grad && call.rates.task_stride == 0) {
+        sum_row(static_cast<Real*>(call.out_rate_grad), plan_.sink, call.rate_grad_size);
+      }
+    }
+  }
+  void sum_row(Real* out, int64_t offset, int64_t n) const {
+    using S = Simd<Real>;
+    int64_t j = 0;
+    for (; j + S::kLanes <= n; j += S::kLanes) {
+      typename S::V total{};
+      for (int64_t s = 0; s < slots_; ++s) total += S::load(slot(s) + offset + j);
+      S::store(out + j, total);
+    }
+    for (; j < n; ++j) {
+      Real total = 0;
+      for (int64_t s = 0; s < slots_; ++s) total += slot(s)[offset + j];
+      out[j] = total;
+    }
+  }
+
+  const Call& call_;
+  const Request& request_;
+  const Plan& plan_;
+  int64_t group_ = 1, groups_ = 0, slots_ = 0, slot_reals_ = 0, chunks_ = 1;
+  int64_t slots_at_ = 0, workers_at_ = 0, worker_bytes_ = 0, total_bytes_ = 0;
+  char* base_ = nullptr;
+  const PreparedLeaf<Real>* shared_ = nullptr;
+  int status_ = 0;
+};
+
+}  // namespace INNERLOOP_LEVEL
+}  // namespace innerloop

@@ -1,0 +1,196 @@
+// Worker threads and workspaces kept between calls.
+#include "cpu/parallel.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace innerloop {
+namespace {
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// Workers look for the next job this long before they sleep: longer than the gap between two
+/// calls of a training loop, short enough not to be noticed.
+constexpr auto kSpin = std::chrono::microseconds(200);
+
+class Pool {
+ public:
+  /// Workers join a job by raising `active_` while the job is open; the caller closes it and waits
+  /// for those that joined. state_: bit 0 open, the other bits count jobs.
+  void run(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context) {
+    grow(threads - 1);
+    work_ = work;
+    context_ = context;
+    items_ = items;
+    limit_ = threads;
+    next_item_.store(0, std::memory_order_relaxed);
+    next_worker_.store(1, std::memory_order_relaxed);
+    state_.fetch_add(1, std::memory_order_seq_cst);  // open
+    if (sleeping_.load(std::memory_order_seq_cst) > 0) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      wake_.notify_all();
+    }
+    drain(0);
+    state_.fetch_add(1, std::memory_order_seq_cst);  // closed
+    while (active_.load(std::memory_order_acquire) > 0) relax();
+  }
+
+ private:
+  void drain(int worker) {
+    for (;;) {
+      const int64_t item = next_item_.fetch_add(1, std::memory_order_relaxed);
+      if (item >= items_) return;
+      work_(context_, item, worker);
+    }
+  }
+  void grow(int count) {
+    while (started_ < count) {
+      try {
+        std::thread(&Pool::serve, this).detach();
+      } catch (const std::exception&) {
+        return;  // fewer workers, same results
+      }
+      ++started_;
+    }
+  }
+  void serve() {
+    uint64_t seen = 0;
+    for (;;) {
+      uint64_t state = wait_for_job(seen);
+      active_.fetch_add(1, std::memory_order_seq_cst);
+      state = state_.load(std::memory_order_seq_cst);
+      if (state & 1) {
+        const int worker = next_worker_.fetch_add(1, std::memory_order_relaxed);
+        if (worker < limit_) drain(worker);
+      }
+      active_.fetch_sub(1, std::memory_order_release);
+      seen = (state & 1) ? state : state - 1;  // the job that is over for this worker
+    }
+  }
+  uint64_t wait_for_job(uint64_t seen) {
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    for (int i = 1;; ++i) {
+      const uint64_t state = state_.load(std::memory_order_acquire);
+      if ((state & 1) && state != seen) return state;
+      relax();
+      if (i % 64 == 0 && std::chrono::steady_clock::now() > until) break;
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleeping_.fetch_add(1, std::memory_order_seq_cst);
+    uint64_t state;
+    wake_.wait(lock, [&] {
+      state = state_.load(std::memory_order_seq_cst);
+      return (state & 1) && state != seen;
+    });
+    sleeping_.fetch_sub(1, std::memory_order_relaxed);
+    return state;
+  }
+
+  std::atomic<uint64_t> state_{0};
+  std::atomic<int> active_{0}, sleeping_{0}, next_worker_{1};
+  std::atomic<int64_t> next_item_{0};
+  void (*work_)(void*, int64_t, int) = nullptr;
+  void* context_ = nullptr;
+  int64_t items_ = 0;
+  int limit_ = 0, started_ = 0;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+struct Globals {
+  std::mutex busy;  // one caller at a time
+  Pool* pool = new Pool;
+  std::mutex memory;
+  std::vector<std::pair<void*, int64_t>> idle;
+};
+
+// Never destroyed: workers may outlive static destruction. After fork the child starts afresh, for
+// its copies of the threads do not exist and its locks may be held by nobody.
+Globals* g = new Globals;
+void after_fork() { g = new Globals; }
+const int kForkHandler = pthread_atfork(nullptr, nullptr, after_fork);
+
+void* allocate(int64_t bytes) {
+  void* p = nullptr;
+  constexpr int64_t kHuge = int64_t{1} << 21;
+  const size_t alignment = bytes >= kHuge ? kHuge : 64;
+  if (posix_memalign(&p, alignment, static_cast<size_t>(bytes)) != 0) return nullptr;
+#if defined(__linux__)
+  if (bytes >= kHuge) madvise(p, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+#endif
+  return p;
+}
+
+}  // namespace
+
+void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context) {
+  if (threads > items) threads = static_cast<int>(items);
+  if (threads > 1) {
+    std::unique_lock<std::mutex> lock(g->busy, std::try_to_lock);
+    if (lock.owns_lock()) {
+      g->pool->run(items, threads, work, context);
+      return;
+    }
+  }
+  for (int64_t item = 0; item < items; ++item) work(context, item, 0);
+}
+
+Workspace::Workspace(int64_t bytes) {
+  std::vector<std::pair<void*, int64_t>> dropped;
+  {
+    std::lock_guard<std::mutex> lock(g->memory);
+    int best = -1;
+    for (int i = 0; i < static_cast<int>(g->idle.size()); ++i) {
+      const int64_t size = g->idle[i].second;
+      if (size >= bytes && (best < 0 || size < g->idle[best].second)) best = i;
+    }
+    if (best >= 0) {
+      data_ = g->idle[best].first;
+      bytes_ = g->idle[best].second;
+      g->idle.erase(g->idle.begin() + best);
+      return;
+    }
+    dropped.swap(g->idle);  // all too small: grow by replacing, so that sizes do not pile up
+  }
+  for (auto& block : dropped) free(block.first);
+  data_ = allocate(bytes);
+  bytes_ = data_ ? bytes : 0;
+}
+
+Workspace::~Workspace() {
+  if (!data_) return;
+  std::lock_guard<std::mutex> lock(g->memory);
+  g->idle.emplace_back(data_, bytes_);
+}
+
+int64_t workspace_bytes() {
+  std::lock_guard<std::mutex> lock(g->memory);
+  int64_t total = 0;
+  for (auto& block : g->idle) total += block.second;
+  return total;
+}
+
+void release_workspaces() {
+  std::lock_guard<std::mutex> lock(g->memory);
+  for (auto& block : g->idle) free(block.first);
+  g->idle.clear();
+}
+
+}  // namespace innerloop

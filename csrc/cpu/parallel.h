@@ -1,0 +1,33 @@
+// A small pool of worker threads. The caller always works itself and never waits for a worker that
+// has not started: when other processes hold the cores, a call degrades to one thread instead of
+// stalling. No OpenMP: nothing to share or clash with torch's runtime, and safe after fork.
+#pragma once
+
+#include <cstdint>
+
+namespace innerloop {
+
+/// Calls work(context, item, worker) once for every item < items, each on some thread; worker is
+/// below `threads` and no two calls with the same worker overlap. If the pool is busy with another
+/// caller, this one works alone.
+void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context);
+
+/// A block of 64-byte-aligned memory kept between calls.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  void* data() const { return data_; }  // null: out of memory
+
+ private:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+/// Bytes that idle workspaces hold, and freeing them.
+int64_t workspace_bytes();
+void release_workspaces();
+
+}  // namespace innerloop

@@ -1,0 +1,357 @@
+// Register-blocked matrix products with vectors along the columns of C (or along the contraction,
+// `dot_product`). Small matrices straight from their place: no packing of A, no blocking beyond
+// registers; B may be row-major or packed in panels. Every element of C is one chain of
+// multiply-adds in the order of k, whatever the tile: results do not depend on how rows are
+// grouped.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace innerloop {
+namespace INNERLOOP_LEVEL {
+
+/// Columns per panel of a packed B, in vectors.
+constexpr int kPanelVectors = 2;
+
+/// C = C0 + alpha (A B + A2 B2).  A[i, k] = a[i * a_row + k * a_col];  B[k, j] = b[(j / panel) *
+/// b_panel + k * b_row + j % panel], panel = kPanelVectors * lanes.  C0 and the second pair
+/// optional.
+template <class Real>
+struct Product {
+  int64_t m, n, k;
+  const Real* a;
+  int64_t a_row, a_col;
+  const Real* b;
+  int64_t b_row, b_panel;
+  const Real* a2 = nullptr;
+  const Real* b2 = nullptr;
+  Real* c;
+  int64_t c_row;
+  const Real* c0 = nullptr;
+  int64_t c0_row = 0;
+  Real alpha = 1;
+};
+
+template <class Real, int kRows, int kVectors, bool kTail>
+static void product_tile(const Product<Real>& p, int64_t row, int64_t column, int64_t tail) {
+  using S = Simd<Real>;
+  using V = typename S::V;
+  constexpr int n = S::kLanes;
+  V acc[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = V{};
+  }
+  const int64_t panel = column / (kPanelVectors * n);
+  const int64_t b_offset = panel * p.b_panel + (column - panel * kPanelVectors * n);
+  const int64_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, b_panel = p.b_panel;
+  for (int pair = 0; pair < 2; ++pair) {
+    const Real* a = pair ? p.a2 : p.a;
+    const Real* b = pair ? p.b2 : p.b;
+    if (!a) break;
+    a += row * a_row;
+    b += b_offset;
+    for (int64_t k = 0; k < p.k; ++k, a += a_col, b += b_row) {
+      V bv[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        const Real* from = b + (j / kPanelVectors) * b_panel + (j % kPanelVectors) * n;
+        bv[j] = kTail ? S::load_part(from, tail) : S::load(from);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const V av = S::set(a[i * a_row]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) acc[i][j] += av * bv[j];
+      }
+    }
+  }
+  const V alpha = S::set(p.alpha);
+  Real* c = p.c + row * p.c_row + column;
+  const Real* c0 = p.c0 ? p.c0 + row * p.c0_row + column : nullptr;
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      V base{};
+      if (c0) {
+        const Real* from = c0 + i * p.c0_row + j * n;
+        base = kTail ? S::load_part(from, tail) : S::load(from);
+      }
+      const V value = base + alpha * acc[i][j];
+      Real* to = c + i * p.c_row + j * n;
+      if (kTail) {
+        S::store_part(to, value, tail);
+      } else {
+        S::store(to, value);
+      }
+    }
+  }
+}
+
+template <class Real>
+using ProductTile = void (*)(const Product<Real>&, int64_t, int64_t, int64_t);
+
+/// Rows of the tallest tile with that many vectors of columns: accumulators, B and one A must fit.
+template <class Real>
+constexpr int max_tile_rows(int vectors) {
+  return Simd<Real>::kRegisters == 32 ? (vectors == 1   ? 12
+                                         : vectors == 2 ? 12
+                                         : vectors == 3 ? 8
+                                                        : 6)
+                                      : (vectors == 1   ? 8
+                                         : vectors == 2 ? 6
+                                         : vectors == 3 ? 4
+                                                        : 2);
+}
+
+template <class Real, int kVectors, bool kTail>
+static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows) {
+  constexpr int top = max_tile_rows<Real>(kVectors);
+  static constexpr ProductTile<Real> table[12] = {
+      product_tile<Real, 1, kVectors, kTail>,
+      product_tile<Real, 2, kVectors, kTail>,
+      top >= 3
+      ? product_tile < Real,
+      top >= 3 ? 3 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 4
+      ? product_tile < Real,
+      top >= 4 ? 4 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 5
+      ? product_tile < Real,
+      top >= 5 ? 5 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 6
+      ? product_tile < Real,
+      top >= 6 ? 6 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 7
+      ? product_tile < Real,
+      top >= 7 ? 7 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 8
+      ? product_tile < Real,
+      top >= 8 ? 8 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 9
+      ? product_tile < Real,
+      top >= 9 ? 9 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 10
+      ? product_tile < Real,
+      top >= 10 ? 10 : 1,
+      kVectors,
+      kTail >
+      : nullptr,
+      top >= 11
+      ? product_tile < Real,
+      top >= 11 ? 11 : 1,
+      kVectors,
+      kTail >
+      : nullptr, top >= 12 ? product_tile < Real, top >= 12 ? 12 : 1, kVectors, kTail > : nullptr,
+  };
+  return table[rows - 1];
+}
+
+template <class Real, int kVectors, bool kTail>
+static void product_columns(const Product<Real>& p, int64_t column, int64_t tail) {
+  constexpr int top = max_tile_rows<Real>(kVectors);
+  const int64_t blocks = (p.m + top - 1) / top;
+  int64_t row = 0;
+  for (int64_t i = 0; i < blocks; ++i) {  // heights differ by at most one
+    const int64_t next = p.m * (i + 1) / blocks;
+    pick_tile<Real, kVectors, kTail>(static_cast<int>(next - row))(p, row, column, tail);
+    row = next;
+  }
+}
+
+/// Computes the product. Memory beyond column n of B, C and C0 is neither read nor written.
+template <class Real>
+static void multiply(const Product<Real>& p) {
+  constexpr int lanes = Simd<Real>::kLanes;
+  const int64_t whole = p.n / lanes;
+  const bool is_flat = p.m <= max_tile_rows<Real>(4);
+  int64_t v = 0;
+  if (is_flat) {
+    for (; v + 4 <= whole; v += 4) product_columns<Real, 4, false>(p, v * lanes, 0);
+  }
+  for (; v + 2 <= whole; v += 2) product_columns<Real, 2, false>(p, v * lanes, 0);
+  for (; v < whole; ++v) product_columns<Real, 1, false>(p, v * lanes, 0);
+  const int64_t tail = p.n - whole * lanes;
+  if (tail) product_columns<Real, 1, true>(p, whole * lanes, tail);
+}
+
+/// Sums kLanes vectors across: lane j of the result is the sum of r[j].
+template <class Real>
+INNERLOOP_INLINE typename Simd<Real>::V reduce_tile(typename Simd<Real>::V* r) {
+  using S = Simd<Real>;
+  constexpr int n = S::kLanes;
+  typename S::I low{}, high{};
+  for (int i = 0; i < n; ++i) {
+    low[i] = i / 2 + (i % 2) * n;
+    high[i] = n / 2 + i / 2 + (i % 2) * n;
+  }
+#pragma GCC unroll 8
+  for (int count = n; count > 1; count /= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < count / 2; ++i) {
+#if defined(__clang__)
+      typename S::V t{}, u{};
+      for (int k = 0; k < n; ++k) {
+        t[k] = (k % 2 ? r[i + count / 2] : r[i])[k / 2];
+        u[k] = (k % 2 ? r[i + count / 2] : r[i])[n / 2 + k / 2];
+      }
+      r[i] = t + u;
+#else
+      r[i] = __builtin_shuffle(r[i], r[i + count / 2], low) +
+             __builtin_shuffle(r[i], r[i + count / 2], high);
+#endif
+    }
+  }
+  return r[0];
+}
+
+/// C = C0 + alpha A B^T with both A and B contiguous along k: for few rows and long k, where
+/// turning B would cost as much as the product.
+template <class Real>
+struct DotProduct {
+  int64_t m, n, k;
+  const Real* a;
+  int64_t a_row;
+  const Real* b;
+  int64_t b_row;
+  Real* c;
+  int64_t c_row;
+  const Real* c0 = nullptr;
+  int64_t c0_row = 0;
+  Real alpha = 1;
+};
+
+template <class Real, int kRows, int kColumns>
+static void dot_tile(const DotProduct<Real>& p, int64_t row, int64_t column) {
+  using S = Simd<Real>;
+  using V = typename S::V;
+  constexpr int n = S::kLanes;
+  static_assert(kRows * kColumns <= n, "one reduction per tile");
+  V acc[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) acc[i] = V{};
+  const Real* a = p.a + row * p.a_row;
+  const Real* b = p.b + column * p.b_row;
+  int64_t k = 0;
+  for (; k + n <= p.k; k += n) {
+    V bv[kColumns];
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; ++j) bv[j] = S::load(b + j * p.b_row + k);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const V av = S::load(a + i * p.a_row + k);
+#pragma GCC unroll 16
+      for (int j = 0; j < kColumns; ++j) acc[i * kColumns + j] += av * bv[j];
+    }
+  }
+  if (k < p.k) {
+    for (int i = 0; i < kRows; ++i) {
+      const V av = S::load_part(a + i * p.a_row + k, p.k - k);
+      for (int j = 0; j < kColumns; ++j) {
+        acc[i * kColumns + j] += av * S::load_part(b + j * p.b_row + k, p.k - k);
+      }
+    }
+  }
+  const V total = reduce_tile<Real>(acc);
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kColumns; ++j) {
+      const Real base = p.c0 ? p.c0[(row + i) * p.c0_row + column + j] : Real(0);
+      p.c[(row + i) * p.c_row + column + j] = base + p.alpha * total[i * kColumns + j];
+    }
+  }
+}
+
+template <class Real, int kRows>
+static void dot_rows(const DotProduct<Real>& p, int64_t row) {
+  constexpr int columns = Simd<Real>::kLanes / kRows;
+  int64_t j = 0;
+  for (; j + columns <= p.n; j += columns) dot_tile<Real, kRows, columns>(p, row, j);
+  for (; j < p.n; ++j) dot_tile<Real, kRows, 1>(p, row, j);
+}
+
+template <class Real>
+static void multiply_dot(const DotProduct<Real>& p) {
+  constexpr int lanes = Simd<Real>::kLanes;
+  constexpr int top = lanes >= 8 && Simd<Real>::kRegisters == 32 ? 5 : lanes >= 4 ? 4 : lanes;
+  const int64_t blocks = (p.m + top - 1) / top;
+  int64_t row = 0;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t next = p.m * (i + 1) / blocks;
+    switch (next - row) {
+      case 1:
+        dot_rows<Real, 1>(p, row);
+        break;
+      case 2:
+        dot_rows<Real, 2>(p, row);
+        break;
+      case 3:
+        dot_rows<Real, lanes >= 4 ? 3 : 1>(p, row);
+        break;
+      case 4:
+        dot_rows<Real, lanes >= 4 ? 4 : 1>(p, row);
+        break;
+      case 5:
+        dot_rows<Real, lanes >= 8 ? 5 : 1>(p, row);
+        break;
+    }
+    row = next;
+  }
+}
+
+/// out = in^T packed in panels: in [rows, columns] row-major with row stride in_row; out is the B
+/// operand [columns, rows] of `multiply` with b_row = panel, b_panel = columns * panel. Columns of
+/// the last panel beyond `rows` become 0.
+template <class Real>
+static void pack_transposed(Real* out, const Real* in, int64_t in_row, int64_t rows,
+                            int64_t columns) {
+  using S = Simd<Real>;
+  using V = typename S::V;
+  constexpr int n = S::kLanes;
+  constexpr int panel = kPanelVectors * n;
+  const int64_t vectors = round_up(rows, panel) / n;
+  for (int64_t v = 0; v < vectors; ++v) {
+    Real* to = out + (v / kPanelVectors) * columns * panel + (v % kPanelVectors) * n;
+    const Real* from = in + v * n * in_row;
+    const int64_t valid = rows - v * n;
+    for (int64_t c = 0; c < columns; c += n) {
+      V r[n];
+      const int64_t width = smaller(n, columns - c);
+      if (valid >= n && width == n) {
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) r[i] = S::load(from + i * in_row + c);
+      } else {
+        for (int i = 0; i < n; ++i) {
+          r[i] = i < valid ? S::load_part(from + i * in_row + c, width) : V{};
+        }
+      }
+      transpose_tile<Real>(r);
+      for (int i = 0; i < width; ++i) S::store(to + (c + i) * panel, r[i]);
+    }
+  }
+}
+
+}  // namespace INNERLOOP_LEVEL
+}  // namespace innerloop
