@@ -29,7 +29,7 @@ def tune(module: ModuleType, problem: Problem, quick: bool) -> Tuned:
     """The fastest way a rival has for a problem.
 
     First every formulation at the plain settings, then the other settings of the best one. With
-    `quick`, only the first formulation at the plain settings. A trial that raises is recorded.
+    `quick`, only the first formulation that runs, at the plain settings. Failures are recorded.
     """
     trials: list[dict[str, Any]] = []
     best: tuple[float, Tuned] | None = None
@@ -53,8 +53,10 @@ def tune(module: ModuleType, problem: Problem, quick: bool) -> Tuned:
     formulations = module.formulations(problem)
     settings = dict(module.settings())
     plain, options = next(iter(settings.items()))
-    for formulation in list(formulations)[: 1 if quick else None]:
+    for formulation in formulations:
         attempt(formulation, plain, options)
+        if quick and best is not None:
+            break
     if not quick and best is not None:
         chosen = best[1].choice.split("; ")[0]
         for setting, options in list(settings.items())[1:]:

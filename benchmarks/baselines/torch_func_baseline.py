@@ -21,7 +21,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "half_mse": lambda z, y: 0.5 * F.mse_loss(z, y),
     "cross_entropy": F.cross_entropy,
 }
-# jvp over grad of F.mse_loss raises "ZeroTensors are immutable" in torch 2.13; not so written out.
+# In torch 2.13 jvp over grad refuses F.mse_loss ("ZeroTensors are immutable"); written out, it runs.
 HVP_LOSSES = {**LOSSES, "mse": lambda z, y: (z - y).square().mean()}
 
 
@@ -95,7 +95,12 @@ def _hvp_functions(case: Case) -> dict[str, Callable[..., tuple[Any, dict[str, T
     def forward_over_reverse(
         params: dict[str, Tensor], vector: dict[str, Tensor], x: Tensor, y: Tensor
     ) -> dict[str, Tensor]:
-        return jvp(lambda p: grad(loss)(p, x, y), (params,), (vector,))[1]
+        # The inputs' tangent is zero and given all the same: without it torch.compile fails in 2.13
+        # ("device mismatch" between cpu and meta).
+        def gradient(p: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+            return grad(loss)(p, x, y)
+
+        return jvp(gradient, (params, x), (vector, torch.zeros_like(x)))[1]
 
     def reverse_over_reverse(
         params: dict[str, Tensor], vector: dict[str, Tensor], x: Tensor, y: Tensor
