@@ -1,0 +1,251 @@
+"""From the units' numbers to risks with intervals: what validation tasks pick, and what that costs
+on test tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from innerloop.compare.config import Config
+from innerloop.compare.episodes import split_sizes
+from innerloop.compare.statistics import Interval, corrected_interval
+from innerloop.compare.tables import Tasks
+from innerloop.compare.training import FIRST_ORDER, JOINT, MAML, METHODS, Unit
+
+Results = dict[str, dict[str, Any]]
+RISK_FLOOR = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A setting of one method on one split, with its risks.
+
+    `steps` inner steps in training (0 for joint training), `rate` in training and testing,
+    `adapt_steps` at test time.
+    """
+
+    rate: float
+    steps: int
+    adapt_steps: int
+    stable: bool
+    validation: float
+    test: float
+    validation_error: float
+    test_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Risks of all methods under one rule of choice, over all splits.
+
+    Args:
+        risk: geometric mean over splits of each method's test risk.
+        mean: arithmetic mean of the same.
+        error: mean error rate of each method, for classes.
+        change: mean of the test risk minus joint training's on the same split, for the others.
+        relative: geometric mean of the ratio of these two risks, minus one.
+        wins: splits in which the method's test risk is strictly below joint training's.
+        failed: splits in which the method has no finite test risk.
+    """
+
+    risk: dict[str, Interval]
+    mean: dict[str, float]
+    error: dict[str, Interval]
+    change: dict[str, Interval]
+    relative: dict[str, Interval]
+    wins: dict[str, int]
+    failed: dict[str, int]
+
+
+class Analysis:
+    """All summaries of one finished run."""
+
+    def __init__(self, config: Config, tasks: Tasks, results: Results) -> None:
+        self.config = config
+        self.has_classes = bool(tasks.classes)
+        self.support = tasks.fixed_support or config.shots
+        training, validation, self.test_tasks = split_sizes(len(tasks.names), config)
+        self.other_tasks = training + validation
+        self.candidates = {
+            (split, method): list(_choices(config, results, split, method))
+            for split in range(config.splits)
+            for method in METHODS
+        }
+        everything = range(config.adapt_steps + 1)
+        self.picked_choices = self._pick(lambda choice: True)
+        self.picked = self._row(self.picked_choices)
+        self.by_adapt_steps = [
+            self._row(self._pick(lambda choice, k=k: choice.adapt_steps == k))  # type: ignore[misc]
+            for k in everything
+        ]
+        self.same_rate = {
+            (steps, rate): self._row(self._same_rate(steps, rate))
+            for steps in config.steps
+            for rate in config.inner_lrs
+        }
+        self.untrained = {
+            method: sum(
+                not results[Unit(split, method, rate, steps).name]["trained"]
+                for split in range(config.splits)
+                for rate in config.inner_lrs
+                for steps in config.steps
+            )
+            for method in (FIRST_ORDER, MAML)
+        }
+
+    def _pick(self, allowed: Callable[[Choice], bool]) -> dict[str, list[Choice]]:
+        """The allowed choice with the lowest validation risk, for each method and split.
+
+        A choice that is unstable on known tasks is taken only when nothing else is allowed: its
+        risk on a few validation tasks says little about tasks with a larger curvature. The first
+        wins a tie.
+        """
+        return {
+            method: [
+                min(
+                    filter(allowed, self.candidates[split, method]),
+                    key=lambda choice: (not choice.stable, choice.validation),
+                )
+                for split in range(self.config.splits)
+            ]
+            for method in METHODS
+        }
+
+    def _same_rate(self, steps: int, rate: float) -> dict[str, list[Choice]]:
+        """Every method at one rate, adapted as many steps as MAML was trained for (or the most
+        that were measured).
+        """
+        adapt_steps = min(steps, self.config.adapt_steps)
+        return {
+            method: [
+                next(
+                    choice
+                    for choice in self.candidates[split, method]
+                    if choice.rate == rate
+                    and choice.adapt_steps == adapt_steps
+                    and choice.steps == (0 if method == JOINT else steps)
+                )
+                for split in range(self.config.splits)
+            ]
+            for method in METHODS
+        }
+
+    def interval(self, values: Iterable[float]) -> Interval:
+        """The corrected interval of one number per split."""
+        return corrected_interval(
+            list(values), self.test_tasks, self.other_tasks, self.config.level
+        )
+
+    def _row(self, choices: dict[str, list[Choice]]) -> Row:
+        risks = {method: [choice.test for choice in choices[method]] for method in METHODS}
+        logs = {method: [_log(risk) for risk in risks[method]] for method in METHODS}
+        others = (FIRST_ORDER, MAML)
+        return Row(
+            risk={method: self.interval(logs[method]).mapped(_exp) for method in METHODS},
+            mean={method: sum(risks[method]) / len(risks[method]) for method in METHODS},
+            error={
+                method: self.interval(choice.test_error for choice in choices[method])
+                for method in METHODS
+                if self.has_classes
+            },
+            change={
+                method: self.interval(_differences(risks[method], risks[JOINT]))
+                for method in others
+            },
+            relative={
+                method: self.interval(_differences(logs[method], logs[JOINT])).mapped(
+                    lambda value: _exp(value) - 1.0
+                )
+                for method in others
+            },
+            wins={
+                method: sum(a < b for a, b in zip(risks[method], risks[JOINT], strict=True))
+                for method in others
+            },
+            failed={method: sum(not math.isfinite(a) for a in risks[method]) for method in METHODS},
+        )
+
+    def notes(self) -> list[str]:
+        """Sentences about the run that a reader should not have to discover."""
+        sentences = []
+        rates = self.config.inner_lrs
+        for method in METHODS:
+            picked = [choice.rate for choice in self.picked_choices[method] if choice.adapt_steps]
+            for end, word in ((max(rates), "largest"), (min(rates), "smallest")):
+                share = sum(rate == end for rate in picked)
+                if len(rates) > 1 and share * 2 > self.config.splits:
+                    sentences.append(
+                        f"{LABELS[method]}: the {word} inner rate ({end:g}) was picked in {share} "
+                        f"of {self.config.splits} splits; widen --inner-lrs."
+                    )
+        if self.untrained[FIRST_ORDER]:
+            total = self.config.splits * len(rates) * len(self.config.steps)
+            sentences.append(
+                f"First-order MAML has no stable solution in {self.untrained[FIRST_ORDER]} of "
+                f"{total} (split, rate, steps) settings; these were never picked."
+            )
+        if self.untrained[MAML]:
+            sentences.append(f"MAML training diverged in {self.untrained[MAML]} settings.")
+        for method in (JOINT, MAML):
+            typical, mean = self.picked.risk[method].mean, self.picked.mean[method]
+            if math.isfinite(mean) and mean > 2.0 * typical:
+                worst = max(choice.test for choice in self.picked_choices[method])
+                sentences.append(
+                    f"{LABELS[method]}: a few splits are far worse than the typical one "
+                    f"(mean {mean:.3g}, worst {worst:.3g}): fine-tuning nearly diverges there."
+                )
+        if self.test_tasks + self.other_tasks < 20:
+            sentences.append(
+                f"Only {self.test_tasks + self.other_tasks} tasks: intervals over splits are rough."
+            )
+        return sentences
+
+
+def _log(risk: float) -> float:
+    """The logarithm of a risk; anything below the floor is solved, and equally so."""
+    return math.log(max(risk, RISK_FLOOR))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700.0 else math.inf
+
+
+def _differences(values: list[float], base: list[float]) -> list[float]:
+    """Paired differences, infinite where either side is."""
+    return [
+        a - b if math.isfinite(a) and math.isfinite(b) else math.inf
+        for a, b in zip(values, base, strict=True)
+    ]
+
+
+LABELS = {JOINT: "joint training", FIRST_ORDER: "first-order MAML", MAML: "MAML"}
+
+
+def _choices(config: Config, results: Results, split: int, method: str) -> Iterable[Choice]:
+    """Every (setting, adaptation steps) of one method on one split, in the order of the grid."""
+    grid = (
+        [(0.0, 0)]
+        if method == JOINT
+        else [(rate, steps) for steps in config.steps for rate in config.inner_lrs]
+    )
+    for rate, steps in grid:
+        for curve in results[Unit(split, method, rate, steps).name]["curves"]:
+            absent = [None] * (config.adapt_steps + 1)
+            columns = zip(
+                curve["validation"],
+                curve["test"],
+                curve.get("validation_error", absent),
+                curve.get("test_error", absent),
+                strict=True,
+            )
+            for adapt_steps, column in enumerate(columns):
+                yield Choice(
+                    curve["rate"],
+                    steps,
+                    adapt_steps,
+                    curve["stable"][adapt_steps],
+                    *(math.inf if value is None else float(value) for value in column),
+                )

@@ -1,0 +1,229 @@
+"""The command line of `innerloop compare`: options in, exit codes out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from innerloop.compare.config import Config, parse_floats, parse_ints, parse_names
+from innerloop.compare.errors import InputError
+
+PANEL: dict[str, Any] = {
+    "task": "state",
+    "target": "gsp",
+    "features": ("public_capital", "private_capital", "employment", "unemployment"),
+    "log": ("public_capital", "private_capital", "employment", "gsp"),
+}
+DEFAULT = Config(task="", target="")
+DATA, MODEL, GRID, SPLITS, TRAIN, OUT = (
+    "Data",
+    "Model",
+    "Adaptation",
+    "Splits and intervals",
+    "Training of networks",
+    "Running",
+)
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+def compare(
+    table: Annotated[
+        Path | None,
+        typer.Argument(
+            help="CSV, Parquet or .npz file; without it, the embedded panel of 48 US states.",
+            show_default=False,
+        ),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="Column that names the task of a row.", rich_help_panel=DATA)
+    ] = "",
+    target: Annotated[str, typer.Option(help="Column to predict.", rich_help_panel=DATA)] = "",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="Columns to predict from, comma-separated; all others by default.",
+            rich_help_panel=DATA,
+        ),
+    ] = "",
+    log: Annotated[
+        str,
+        typer.Option(help="Columns to take the natural logarithm of first.", rich_help_panel=DATA),
+    ] = "",
+    shots: Annotated[
+        int, typer.Option(help="Support rows per task.", rich_help_panel=DATA)
+    ] = DEFAULT.shots,
+    drop_small: Annotated[
+        bool,
+        typer.Option(
+            "--drop-small", help="Leave out tasks with too few rows.", rich_help_panel=DATA
+        ),
+    ] = False,
+    hidden: Annotated[
+        str,
+        typer.Option(
+            help="Widths of hidden layers, such as 32,32; none: a linear model.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "",
+    activation: Annotated[
+        str, typer.Option(help="Activation of hidden layers.", rich_help_panel=MODEL)
+    ] = DEFAULT.activation,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="mse or cross_entropy; auto looks at the target and says what it took.",
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULT.loss,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32, float64, or auto: float64 for linear models.", rich_help_panel=MODEL
+        ),
+    ] = DEFAULT.dtype,
+    backend: Annotated[
+        str, typer.Option(help="auto, fused or torch.", rich_help_panel=MODEL)
+    ] = DEFAULT.backend,
+    inner_lrs: Annotated[
+        str, typer.Option(help="Inner rates to choose from.", rich_help_panel=GRID)
+    ] = _listed(DEFAULT.inner_lrs),
+    steps: Annotated[
+        str,
+        typer.Option(help="Inner steps in MAML's training to choose from.", rich_help_panel=GRID),
+    ] = _listed(DEFAULT.steps),
+    adapt_steps: Annotated[
+        int, typer.Option(help="Most fine-tuning steps on a test task.", rich_help_panel=GRID)
+    ] = DEFAULT.adapt_steps,
+    draws: Annotated[
+        int, typer.Option(help="Random support/query draws per task.", rich_help_panel=GRID)
+    ] = DEFAULT.draws,
+    max_query: Annotated[
+        int, typer.Option(help="Most query rows per draw.", rich_help_panel=GRID)
+    ] = DEFAULT.max_query,
+    splits: Annotated[
+        int, typer.Option(help="Random splits of the tasks.", rich_help_panel=SPLITS)
+    ] = DEFAULT.splits,
+    test_fraction: Annotated[
+        float,
+        typer.Option(help="Share of the tasks held out for the test.", rich_help_panel=SPLITS),
+    ] = DEFAULT.test_fraction,
+    validation_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Share of the other tasks that picks the settings.", rich_help_panel=SPLITS
+        ),
+    ] = DEFAULT.validation_fraction,
+    level: Annotated[
+        float, typer.Option(help="Coverage of the intervals.", rich_help_panel=SPLITS)
+    ] = DEFAULT.level,
+    margin: Annotated[
+        float,
+        typer.Option(
+            help="Relative gain below which MAML is not worth its cost.", rich_help_panel=SPLITS
+        ),
+    ] = DEFAULT.margin,
+    iterations: Annotated[
+        int,
+        typer.Option(
+            help="Meta-iterations of joint training; MAML gets as many sample touches.",
+            rich_help_panel=TRAIN,
+        ),
+    ] = DEFAULT.iterations,
+    meta_batch: Annotated[
+        int, typer.Option(help="Tasks per meta-iteration.", rich_help_panel=TRAIN)
+    ] = DEFAULT.meta_batch,
+    outer_lr: Annotated[
+        float, typer.Option(help="Adam's initial rate (cosine schedule).", rich_help_panel=TRAIN)
+    ] = DEFAULT.outer_lr,
+    seed: Annotated[
+        int, typer.Option(help="Seed of everything random.", rich_help_panel=OUT)
+    ] = DEFAULT.seed,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Cores to use; all (at most 8) by default. Numbers do not depend on it.",
+            show_default=False,
+            rich_help_panel=OUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the results; innerloop-compare/<table>-<key of settings> by default.",
+            show_default=False,
+            rich_help_panel=OUT,
+        ),
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Draw the figures.", rich_help_panel=OUT)] = True,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--fresh",
+            help="Go on with units already in the folder, or forget them.",
+            rich_help_panel=OUT,
+        ),
+    ] = True,
+) -> None:
+    """Is MAML worth it on your data, or is joint training plus fine-tuning as good?
+
+    Trains joint training, first-order MAML and MAML on random splits over tasks, picks each
+    method's settings on validation tasks, measures the risk on held-out tasks after 0 to K
+    fine-tuning steps, and answers in words.
+    """
+    # Imported here so that --help does not wait for pandas and scipy.
+    from innerloop.compare.run import Interrupted, run_comparison
+
+    try:
+        config = Config(
+            task=task,
+            target=target,
+            features=parse_names(features),
+            log=parse_names(log),
+            shots=shots,
+            hidden=parse_ints("--hidden", hidden),
+            activation=activation,
+            loss=loss,
+            inner_lrs=parse_floats("--inner-lrs", inner_lrs),
+            steps=parse_ints("--steps", steps),
+            adapt_steps=adapt_steps,
+            splits=splits,
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            draws=draws,
+            max_query=max_query,
+            drop_small=drop_small,
+            meta_batch=meta_batch,
+            iterations=iterations,
+            outer_lr=outer_lr,
+            seed=seed,
+            dtype=dtype,
+            backend=backend,
+            level=level,
+            margin=margin,
+        )
+        if table is None:
+            config = with_panel_columns(config)
+        run_comparison(
+            config, table, out=out, threads=threads, fresh=not resume, with_figures=figures
+        )
+    except InputError as error:
+        typer.echo(f"innerloop compare: {error}", err=True)
+        raise typer.Exit(2) from None
+    except Interrupted as interruption:
+        typer.echo(str(interruption), err=True)
+        raise typer.Exit(130) from None
+
+
+def with_panel_columns(config: Config) -> Config:
+    """The configuration with the embedded panel's columns wherever none were given."""
+    changed = {name: value for name, value in PANEL.items() if not getattr(config, name)}
+    if "log" in changed:
+        used = {*changed.get("features", config.features), changed.get("target", config.target)}
+        changed["log"] = tuple(name for name in changed["log"] if name in used)
+    return dataclasses.replace(config, **changed)

@@ -1,0 +1,161 @@
+"""What a comparison was asked to do: every setting that can change a number, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+from innerloop.compare.errors import InputError
+
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus", "silu", "gelu", "identity")
+LOSSES = ("auto", "mse", "cross_entropy")
+DTYPES = ("auto", "float32", "float64")
+BACKENDS = ("auto", "fused", "torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of one comparison; equal settings and equal data give equal numbers.
+
+    `inner_lrs` and `steps` form the grid from which validation tasks pick. `draws` is the number
+    of random support/query draws of each task. The last two fields only change how the numbers are
+    judged.
+    """
+
+    task: str
+    target: str
+    features: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    shots: int = 5
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    loss: str = "auto"
+    inner_lrs: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    steps: tuple[int, ...] = (1, 5)
+    adapt_steps: int = 5
+    splits: int = 30
+    test_fraction: float = 0.25
+    validation_fraction: float = 0.25
+    draws: int = 20
+    max_query: int = 128
+    drop_small: bool = False
+    meta_batch: int = 16
+    iterations: int = 400
+    outer_lr: float = 0.01
+    seed: int = 0
+    dtype: str = "auto"
+    backend: str = "auto"
+    level: float = 0.95
+    margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse a setting outside its range, naming the option."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"{_option(name)} must be at least {least} (got {value})")
+        for name in ("test_fraction", "validation_fraction", "level"):
+            value = getattr(self, name)
+            if not 0.0 < value < 1.0:
+                raise InputError(f"{_option(name)} must lie between 0 and 1 (got {value})")
+        if not (0.0 <= self.margin < 1.0):
+            raise InputError(f"--margin must be at least 0 and below 1 (got {self.margin})")
+        if not (math.isfinite(self.outer_lr) and self.outer_lr > 0):
+            raise InputError(f"--outer-lr must be a positive number (got {self.outer_lr})")
+        self._check_grids()
+        for name, allowed in (
+            ("activation", ACTIVATIONS),
+            ("loss", LOSSES),
+            ("dtype", DTYPES),
+            ("backend", BACKENDS),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InputError(
+                    f"{_option(name)} must be one of {', '.join(allowed)} (got {value!r})"
+                )
+
+    def _check_grids(self) -> None:
+        if not self.inner_lrs or not self.steps:
+            raise InputError("--inner-lrs and --steps must each hold at least one number")
+        for rate in self.inner_lrs:
+            if not (math.isfinite(rate) and rate > 0):
+                raise InputError(f"--inner-lrs must be positive numbers (got {rate})")
+        for count in self.steps:
+            if count < 1:
+                raise InputError(
+                    f"--steps must be at least 1 each (got {count}); 0 is joint training"
+                )
+        for width in self.hidden:
+            if width < 1:
+                raise InputError(f"--hidden must be positive widths (got {width})")
+        for name in ("inner_lrs", "steps"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise InputError(f"{_option(name)} must not repeat a value (got {values})")
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON types."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fields that change what is computed, without those that only judge it."""
+        fields = self.as_dict()
+        for name in ("level", "margin"):
+            del fields[name]
+        return fields
+
+
+_LEAST = {
+    "shots": 1,
+    "adapt_steps": 1,
+    "splits": 1,
+    "draws": 1,
+    "max_query": 1,
+    "meta_batch": 1,
+    "iterations": 1,
+    "seed": 0,
+}
+
+
+def _option(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def digest(document: dict[str, Any]) -> str:
+    """A hexadecimal SHA-256 of a JSON document, independent of key order."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_floats(option: str, text: str) -> tuple[float, ...]:
+    """Numbers from a comma-separated list."""
+    return tuple(_parse(option, part, float, "numbers") for part in _parts(text))
+
+
+def parse_ints(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from a comma-separated list."""
+    return tuple(_parse(option, part, int, "whole numbers") for part in _parts(text))
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names from a comma-separated list."""
+    return tuple(_parts(text))
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse(option: str, part: str, kind: Any, what: str) -> Any:
+    try:
+        return kind(part)
+    except ValueError:
+        raise InputError(f"{option} must be {what} separated by commas (got {part!r})") from None

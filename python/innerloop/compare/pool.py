@@ -1,0 +1,122 @@
+"""Running units in this process or in worker processes; a unit's numbers are the same wherever it
+runs.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+import traceback
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import torch
+
+from innerloop.compare.config import Config
+from innerloop.compare.tables import Tasks
+from innerloop.compare.training import Problem, Unit, run_unit
+
+Result = tuple[Unit, dict[str, Any]]
+
+
+def run_units(problem: Problem, units: Iterable[Unit], threads: int) -> Iterator[Result]:
+    """Finished units, in any order.
+
+    Exact solves are short products over many tasks: they run here, and the fused ops use the
+        threads. Training by
+    gradient steps is a long chain of tiny calls: it runs in one single-threaded worker process per
+        thread.
+    """
+    pending = list(units)
+    if problem.exact or threads == 1 or len(pending) < 2:
+        # The fused ops give the same bits for every thread count; plain torch does not promise it.
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads if problem.backend == "fused" else 1)
+        try:
+            for unit in pending:
+                yield unit, run_unit(problem, unit)
+        finally:
+            torch.set_num_threads(before)
+    else:
+        yield from _run_in_workers(problem, pending, min(threads, len(pending)))
+
+
+def _run_in_workers(problem: Problem, pending: list[Unit], count: int) -> Iterator[Result]:
+    workers = _start(problem, count)
+    try:
+        queue = iter(pending)
+        waiting = len(pending)
+        for connection in workers:
+            _hand_out(connection, queue)
+        while waiting:
+            for ready in wait(list(workers)):
+                assert isinstance(ready, Connection)
+                try:
+                    unit, result, failure = ready.recv()
+                except EOFError:
+                    raise RuntimeError(
+                        "a worker process ended without an answer (killed, or out of memory?)"
+                    ) from None
+                if failure is not None:
+                    raise RuntimeError(f"{unit.name} failed in a worker process:\n{failure}")
+                _hand_out(ready, queue)
+                waiting -= 1
+                yield unit, result
+    finally:
+        for connection, process in workers.items():
+            connection.close()
+            process.terminate()
+        for process in workers.values():
+            process.join()
+
+
+def _start(problem: Problem, count: int) -> dict[Connection, SpawnProcess]:
+    """Workers that ignore Ctrl-C from their first instruction on: the parent alone decides how to
+    stop.
+    """
+    context = multiprocessing.get_context("spawn")
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
+    workers = {}
+    try:
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_work, args=(theirs, problem.tasks, problem.config), daemon=True
+            )
+            process.start()
+            theirs.close()
+            workers[ours] = process
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
+    return workers
+
+
+def _hand_out(connection: Connection, queue: Iterator[Unit]) -> None:
+    unit = next(queue, None)
+    if unit is not None:
+        connection.send(unit)
+
+
+def _work(connection: Connection, tasks: Tasks, config: Config) -> None:
+    """A worker's life: units in, results out, until the other end of the pipe closes (also when
+    the parent was killed).
+    """
+    torch.set_num_threads(1)
+    problem = Problem(tasks, config)
+    try:
+        while True:
+            unit = connection.recv()
+            result: dict[str, Any] = {}
+            failure = None
+            try:
+                result = run_unit(problem, unit)
+            except Exception:
+                failure = traceback.format_exc()
+            connection.send((unit, result, failure))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return

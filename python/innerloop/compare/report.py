@@ -1,0 +1,168 @@
+"""What the terminal shows: the data and the method in three lines, two tables, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from innerloop.compare.analysis import Analysis, Row
+from innerloop.compare.document import measure_name
+from innerloop.compare.episodes import split_sizes
+from innerloop.compare.statistics import Interval
+from innerloop.compare.training import MAML, METHODS, Problem
+from innerloop.compare.verdict import (
+    AS_GOOD,
+    JOINT_BETTER,
+    MAML_BETTER,
+    UNDECIDED,
+    Verdict,
+    percent,
+)
+
+
+def plural(count: int, word: str) -> str:
+    """A count with its noun."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def introduction(problem: Problem) -> list[str]:
+    """Lines that say what is compared on what, shown before the work starts."""
+    tasks, config = problem.tasks, problem.config
+    training, validation, test = split_sizes(len(tasks.names), config)
+    low, high = int(tasks.counts.min()), int(tasks.counts.max())
+    rows = f"{low} rows each" if low == high else f"{low} to {high} rows each"
+    kind = f"{plural(len(tasks.classes), 'class')[:-1]}es" if tasks.classes else tasks.target
+    features = ", ".join(tasks.features)
+    if len(features) > 72:
+        features = plural(len(tasks.features), "feature")
+    widths = "-".join(str(w) for w in (tasks.x.shape[1], *config.hidden, tasks.outputs))
+    model = "linear model" if not config.hidden else (f"{config.activation} network {widths}")
+    reason = "" if problem.backend == "fused" else f": {problem.backend_reason}"
+    trained = "solved exactly" if problem.exact else "trained with Adam, equal sample budgets"
+    support = tasks.fixed_support or config.shots
+    return [
+        f"Data     {tasks.source}: {len(tasks.names)} tasks, {rows}; {kind} from {features}",
+        f"         {'; '.join(tasks.notes)}",
+        f"Model    {model}, {plural(problem.parameters, 'parameter')}, {trained} "
+        f"({str(problem.dtype).removeprefix('torch.')}, {problem.backend} ops{reason})",
+        f"Method   {plural(support, 'support row')} per task; "
+        f"{plural(config.splits, 'random split')} of the tasks: "
+        f"{training} training, {validation} validation (pick the settings), {test} test",
+    ]
+
+
+def print_report(
+    console: Console, problem: Problem, analysis: Analysis, verdict: Verdict, paths: list[Path]
+) -> None:
+    """The whole answer on a console."""
+    console.print(_main_table(problem, analysis))
+    console.print(_rate_table(analysis))
+    colour = {MAML_BETTER: "green", AS_GOOD: "cyan", JOINT_BETTER: "cyan", UNDECIDED: "yellow"}
+    body = [Text(verdict.headline, style=f"bold {colour[verdict.answer]}"), Text(verdict.text)]
+    body += [Text(f"Note: {note}", style="dim") for note in analysis.notes()]
+    console.print(
+        Panel(
+            Group(*body),
+            title="Is MAML worth it on these data?",
+            border_style=colour[verdict.answer],
+            box=box.ROUNDED,
+            padding=(0, 1),
+        )
+    )
+    console.print(
+        "Written: " + ", ".join(str(path) for path in paths), soft_wrap=True, highlight=False
+    )
+
+
+def _main_table(problem: Problem, analysis: Analysis) -> Table:
+    level = f"{100 * analysis.config.level:g}%"
+    table = _table(
+        f"Risk on held-out tasks: {measure_name(problem)}",
+        "fine-tune\nsteps",
+        "Geometric means over splits; settings picked on validation tasks. Change: MAML's risk "
+        f"against joint training's on the same splits, {level} interval corrected for overlap.",
+    )
+    for count, row in enumerate(analysis.by_adapt_steps):
+        _add(table, str(count), row, analysis, end_section=count == analysis.config.adapt_steps)
+    _add(table, "picked", analysis.picked, analysis, style="bold")
+    if analysis.has_classes:
+        table.add_section()
+        error = analysis.picked.error
+        table.add_row("errors", *(f"{100 * error[method].mean:.1f}%" for method in METHODS), "", "")
+    return table
+
+
+def _rate_table(analysis: Analysis) -> Table:
+    steps = analysis.config.steps[0]
+    used = min(steps, analysis.config.adapt_steps)
+    table = _table(
+        f"The same inner rate for all methods, after {plural(used, 'fine-tuning step')}",
+        "inner\nrate",
+        None,
+    )
+    for rate in analysis.config.inner_lrs:
+        _add(table, f"{rate:g}", analysis.same_rate[steps, rate], analysis)
+    return table
+
+
+def _table(title: str, first: str, caption: str | None) -> Table:
+    table = Table(
+        title=title,
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        pad_edge=False,
+    )
+    for header in (first, "joint\ntraining", "first-order\nMAML", "MAML", "change by\nMAML"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("MAML\nlower", justify="right", no_wrap=True)
+    return table
+
+
+def _add(
+    table: Table,
+    label: str,
+    row: Row,
+    analysis: Analysis,
+    style: str | None = None,
+    end_section: bool = False,
+) -> None:
+    splits = analysis.config.splits
+    table.add_row(
+        label,
+        *(_risk(row.risk[method], row.failed[method], splits) for method in METHODS),
+        _change(row.relative[MAML]),
+        f"{row.wins[MAML]}/{splits}",
+        style=style,
+        end_section=end_section,
+    )
+
+
+def _risk(interval: Interval, failed: int, splits: int) -> str:
+    return f"fails {failed}/{splits}" if failed else number(interval.mean)
+
+
+def _change(interval: Interval) -> str:
+    """The relative change with its interval, in aligned columns."""
+    if not math.isfinite(interval.mean):
+        return "-"
+    if not math.isfinite(interval.low):
+        return percent(interval.mean)
+    return f"{percent(interval.mean)} [{percent(interval.low)}, {percent(interval.high)}]"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where that is readable."""
+    if not math.isfinite(value):
+        return "-"
+    if 1e-4 <= abs(value) < 1e4 or value == 0:
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{value:.1e}"

@@ -1,0 +1,143 @@
+"""One comparison from files to files: check everything, compute what is missing, write, and
+show.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from innerloop.compare.analysis import Analysis
+from innerloop.compare.config import Config, digest
+from innerloop.compare.document import describe_run, measure_name, results_document
+from innerloop.compare.errors import InputError
+from innerloop.compare.pool import run_units
+from innerloop.compare.reading import read_tasks
+from innerloop.compare.report import introduction, print_report
+from innerloop.compare.store import RESULTS, Store, write_json
+from innerloop.compare.training import Problem, all_units
+from innerloop.compare.verdict import conclude
+from innerloop.data import US_STATES_PRODUCTIVITY
+
+RUN = "run.json"
+
+
+def default_threads() -> int:
+    """Cores this process may use, at most eight."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
+
+
+class Interrupted(Exception):
+    """Ctrl-C arrived; the text says what is kept."""
+
+
+def run_comparison(
+    config: Config,
+    table: Path | None,
+    *,
+    out: Path | None = None,
+    threads: int | None = None,
+    fresh: bool = False,
+    with_figures: bool = True,
+) -> Path:
+    """Run or resume a comparison, print its report, and return the folder that holds its files.
+
+    Raises:
+        InputError: bad input or an unusable output folder, before anything is computed.
+        Interrupted: Ctrl-C; finished units are kept.
+    """
+    started = time.monotonic()
+    began = datetime.datetime.now(datetime.UTC)
+    threads = default_threads() if threads is None else threads
+    if threads < 1:
+        raise InputError(f"--threads must be at least 1 (got {threads})")
+    path = US_STATES_PRODUCTIVITY if table is None else table
+    problem = Problem(read_tasks(path, config), config)
+    describe = describe_run(problem)
+    key = digest(describe)
+    folder = out if out is not None else Path("innerloop-compare") / f"{path.stem}-{key[:8]}"
+    console, errors = Console(), Console(stderr=True)
+    with Store(folder, key, describe, fresh) as store:
+        for line in introduction(problem):
+            console.print(line, highlight=False, soft_wrap=True)
+        _compute(problem, store, threads, errors)
+        analysis = Analysis(config, problem.tasks, store.units)
+        verdict = conclude(analysis, "cross-entropy" if problem.tasks.classes else "MSE")
+        results = folder / RESULTS
+        figures: list[Path] = []
+        try:
+            write_json(results, results_document(problem, analysis, verdict, store.units, key))
+            if with_figures:
+                # Imported here: matplotlib is slow to load and not needed for numbers alone.
+                from innerloop.compare.figures import draw_figures
+
+                figures = draw_figures(analysis, folder, measure_name(problem), path.stem)
+            write_json(
+                folder / RUN,
+                {
+                    "started": began.isoformat(timespec="seconds"),
+                    "seconds": round(time.monotonic() - started, 3),
+                    "threads": threads,
+                    "units": len(store.units),
+                    "resumed_units": store.resumed,
+                    "command": sys.argv[1:],
+                },
+            )
+        except OSError as error:
+            raise InputError(
+                f"--out {str(folder)!r} cannot be written ({error.strerror})"
+            ) from None
+        print_report(console, problem, analysis, verdict, [results, *figures])
+    return folder
+
+
+def _compute(problem: Problem, store: Store, threads: int, errors: Console) -> None:
+    """Fill the store with every unit that it lacks."""
+    units = all_units(problem.config)
+    pending = [unit for unit in units if unit.name not in store.units]
+    if store.resumed:
+        errors.print(
+            f"Resuming: {len(units) - len(pending)} of {len(units)} units are done.",
+            highlight=False,
+        )
+    progress = Progress(
+        TextColumn("Training and testing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal or not pending,
+    )
+    try:
+        with progress:
+            bar = progress.add_task("", total=len(units), completed=len(units) - len(pending))
+            for unit, result in run_units(problem, pending, threads):
+                store.add(unit.name, result)
+                progress.advance(bar)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted: {len(store.units)} of {len(units)} units are kept in {store.folder}; "
+            "run the same command again to go on."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"--out {str(store.folder)!r} cannot be written ({error.strerror}); "
+            f"{len(store.units)} of {len(units)} units are kept"
+        ) from None

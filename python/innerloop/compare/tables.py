@@ -1,0 +1,133 @@
+"""The tasks of a data set, and the checks that every source of tasks must pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innerloop.compare.config import Config
+from innerloop.compare.errors import InputError
+
+MIN_TASKS = 5
+MIN_TASKS_PER_CLASS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """All tasks, rows stored one task after another.
+
+    Args:
+        source: where the data came from, for the report.
+        names: one name per task.
+        x: [rows, D] float64 features, not standardised.
+        y: [rows, K] float64 targets, or [rows] int64 class numbers.
+        start: [T + 1] row at which each task begins; task t owns rows start[t] to start[t + 1].
+        features: D names.
+        target: name of the target.
+        loss: "mse" or "cross_entropy".
+        classes: names of the classes, empty for regression.
+        fixed_support: number of leading rows of each task that are always its support, or 0 when
+            the rows are drawn.
+        notes: sentences the user should read.
+    """
+
+    source: str
+    names: tuple[str, ...]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64] | NDArray[np.int64]
+    start: NDArray[np.int64]
+    features: tuple[str, ...]
+    target: str
+    loss: str
+    classes: tuple[str, ...] = ()
+    fixed_support: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each task, [T]."""
+        return np.diff(self.start)
+
+    @property
+    def outputs(self) -> int:
+        """Width of the model's last layer."""
+        return len(self.classes) if self.classes else int(self.y.shape[1])
+
+    def sha256(self) -> str:
+        """A digest of the numbers and names that the comparison uses, independent of the file
+        format.
+        """
+        digest = hashlib.sha256()
+        for array in (self.x, self.y, self.start):
+            digest.update(f"{array.shape}{array.dtype.str}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        for names in (self.names, self.features, self.classes, (self.target, self.loss)):
+            digest.update("\0".join(names).encode() + b"\1")
+        return digest.hexdigest()
+
+
+def check_tasks(tasks: Tasks, config: Config) -> Tasks:
+    """The tasks, if there are enough of them with enough rows and something to predict."""
+    support = tasks.fixed_support or config.shots
+    short = tasks.counts <= support
+    if short.any() and config.drop_small and not short.all():
+        tasks = _keep(
+            tasks, ~short, f"left out {int(short.sum())} tasks with at most {support} rows"
+        )
+    elif short.any():
+        worst = np.flatnonzero(short)
+        listed = ", ".join(f"{tasks.names[t]!r} has {tasks.counts[t]}" for t in worst[:4])
+        more = f" and {len(worst) - 4} more" if len(worst) > 4 else ""
+        raise InputError(
+            f"--shots {support} needs at least {support + 1} rows in every task ({listed}{more}); "
+            "use fewer shots, or --drop-small to leave these tasks out"
+        )
+    if len(tasks.names) < MIN_TASKS:
+        what = "only one task" if len(tasks.names) == 1 else f"only {len(tasks.names)} tasks"
+        raise InputError(
+            f"{tasks.source} has {what}; comparing over held-out tasks needs at least {MIN_TASKS} "
+            "(and more than 20 for a useful answer)"
+        )
+    if tasks.classes:
+        _check_classes(tasks)
+    elif (np.ptp(tasks.y, axis=0) == 0).any():
+        raise InputError(f"target {tasks.target!r} is constant; there is nothing to predict")
+    return tasks
+
+
+def _check_classes(tasks: Tasks) -> None:
+    if len(tasks.classes) < 2:
+        raise InputError(
+            f"target {tasks.target!r} is constant (class {tasks.classes[0]!r} only); "
+            "there is nothing to predict"
+        )
+    owner = np.repeat(np.arange(len(tasks.names)), tasks.counts)
+    for code, name in enumerate(tasks.classes):
+        present = len(np.unique(owner[tasks.y == code]))
+        if present < MIN_TASKS_PER_CLASS:
+            raise InputError(
+                f"class {name!r} of target {tasks.target!r} appears in only {present} "
+                f"task{'s' if present > 1 else ''} (at least {MIN_TASKS_PER_CLASS} are needed to "
+                "train, pick and test); merge or remove it, or use --loss mse if it is a number"
+            )
+
+
+def _keep(tasks: Tasks, kept: NDArray[np.bool_], note: str) -> Tasks:
+    """Only the tasks for which `kept` holds; classes that vanish are renumbered away."""
+    rows = np.repeat(kept, tasks.counts)
+    y, classes = tasks.y[rows], tasks.classes
+    if classes:
+        present, y = np.unique(y, return_inverse=True)
+        y, classes = y.astype(np.int64), tuple(classes[code] for code in present)
+    return dataclasses.replace(
+        tasks,
+        names=tuple(name for name, keep in zip(tasks.names, kept, strict=True) if keep),
+        x=tasks.x[rows],
+        y=y,
+        classes=classes,
+        start=np.concatenate([[0], np.cumsum(tasks.counts[kept])]).astype(np.int64),
+        notes=(*tasks.notes, note),
+    )

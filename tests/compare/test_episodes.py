@@ -1,0 +1,104 @@
+"""Splits and draws: disjoint, reproducible, independent of order, and blind to the test tasks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pandas")
+
+from families import linear_family
+from innerloop.compare.config import Config
+from innerloop.compare.episodes import (
+    Stream,
+    draw_episodes,
+    generator,
+    make_split,
+    split_sizes,
+    standardise,
+)
+from innerloop.compare.frames import tasks_of_frame
+from innerloop.compare.tables import Tasks
+
+
+def make_tasks(ragged: bool = False) -> tuple[Tasks, Config]:
+    config = Config(task="task", target="y", shots=4)
+    frame = linear_family(20, 12, seed=1, correlated=True)
+    if ragged:
+        frame = frame[(frame["task"] != 3) | (frame.index % 2 == 0)].reset_index(drop=True)
+    return tasks_of_frame(frame, config, "table"), config
+
+
+@pytest.mark.parametrize("tasks", [5, 6, 7, 20, 48, 301])
+def test_splits_partition_the_tasks(tasks: int) -> None:
+    config = Config(task="t", target="y")
+    for number in range(5):
+        split = make_split(tasks, number, config)
+        sizes = tuple(map(len, (split.training, split.validation, split.test)))
+        assert sizes == split_sizes(tasks, config)
+        assert min(sizes) >= 1 and sizes[0] >= 2
+        together = np.concatenate([split.training, split.validation, split.test])
+        assert sorted(together) == list(range(tasks))
+
+
+def test_splits_depend_on_seed_and_number_only() -> None:
+    config = Config(task="t", target="y", seed=7)
+    again = Config(task="t", target="y", seed=7, splits=99, shots=2)
+    first = [make_split(48, number, config).test.tolist() for number in (0, 1, 2)]
+    assert first == [make_split(48, number, again).test.tolist() for number in (0, 1, 2)]
+    assert len({tuple(test) for test in first}) == 3
+    other = Config(task="t", target="y", seed=8)
+    assert make_split(48, 0, other).test.tolist() != first[0]
+
+
+def test_standardisation_ignores_other_tasks() -> None:
+    tasks, _ = make_tasks()
+    training = np.arange(10)
+    scaled = standardise(tasks, training, torch.float64)
+    rows = slice(0, int(tasks.start[10]))
+    assert scaled.x[rows].mean().item() == pytest.approx(0.0, abs=1e-12)
+    assert scaled.x[rows].std(correction=0).item() == pytest.approx(1.0, rel=1e-12)
+    tasks.x[int(tasks.start[10]) :] *= 100.0
+    changed = standardise(tasks, training, torch.float64)
+    assert torch.equal(changed.x[rows], scaled.x[rows])
+
+
+def test_draws_use_each_row_at_most_once_and_pad_short_tasks() -> None:
+    tasks, config = make_tasks(ragged=True)
+    scaled = standardise(tasks, np.arange(20), torch.float64)
+    drawn = draw_episodes(scaled, np.arange(20), config, generator(0, 0, Stream.TEST))
+    assert drawn.query_count.tolist() == [2 if t == 3 else 8 for t in range(20)]
+    for t in range(20):
+        count = int(drawn.query_count[t])
+        got = torch.cat([drawn.support_x[t, :, 0], drawn.query_x[t, :count, 0]])
+        own = scaled.x[int(tasks.start[t]) : int(tasks.start[t + 1]), 0]
+        assert torch.equal(got.sort().values, own.sort().values)
+        # Targets travel with their rows.
+        assert set(
+            zip(
+                got.tolist(),
+                torch.cat([drawn.support_y[t, :, 0], drawn.query_y[t, :count, 0]]).tolist(),
+                strict=True,
+            )
+        ) <= set(zip(scaled.x[:, 0].tolist(), scaled.y[:, 0].tolist(), strict=True))
+
+
+def test_query_rows_are_capped() -> None:
+    tasks, _ = make_tasks()
+    config = Config(task="task", target="y", shots=4, max_query=3)
+    scaled = standardise(tasks, np.arange(20), torch.float64)
+    drawn = draw_episodes(scaled, np.arange(20), config, generator(0, 0, Stream.TEST))
+    assert drawn.query_x.shape == (20, 3, 1)
+    assert drawn.query_count.tolist() == [3] * 20
+
+
+def test_streams_differ() -> None:
+    seen = {
+        tuple(generator(seed, split, stream, counter).random(2))
+        for seed in (0, 1)
+        for split in (0, 1)
+        for stream in Stream
+        for counter in (0, 1)
+    }
+    assert len(seen) == 8 * len(Stream)

@@ -1,0 +1,280 @@
+"""Every way in which input can be wrong: one sentence, an InputError, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pd = pytest.importorskip("pandas")
+
+from families import class_family, linear_family
+from innerloop.compare.command import DEFAULT, with_panel_columns
+from innerloop.compare.config import Config, parse_floats, parse_ints
+from innerloop.compare.errors import InputError
+from innerloop.compare.reading import read_tasks
+from innerloop.data import US_STATES_PRODUCTIVITY
+
+
+def good() -> pd.DataFrame:
+    frame = linear_family(8, 9, seed=0, correlated=True)
+    return frame.assign(z=np.arange(len(frame)) % 7)
+
+
+def written(tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
+    path = tmp_path / "table.csv"
+    change(good()).to_csv(path, index=False)
+    return path
+
+
+def setting(**fields: object) -> Config:
+    return Config(**{"task": "task", "target": "y", **fields})  # type: ignore[arg-type]
+
+
+def spoiled(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = frame.astype({column: object})
+        frame.loc[row, column] = value
+        return frame
+
+    return change
+
+
+CASES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, object], str]] = {
+    "missing column": (lambda f: f, {"task": "tsk"}, r"no column 'tsk'; did you mean 'task'\?"),
+    "wrong case": (lambda f: f, {"target": "Y"}, r"did you mean 'y'\?"),
+    "hopeless column": (lambda f: f, {"target": "price"}, "its columns are task, x, y, z"),
+    "no task given": (lambda f: f, {"task": ""}, "--task and --target are needed"),
+    "same column": (lambda f: f, {"target": "task"}, "must be different columns"),
+    "missing value": (spoiled("x", 3, None), {}, r"column 'x' has missing values in row 4 "),
+    "missing task": (spoiled("task", 0, None), {}, r"column 'task' has missing values in row 1 "),
+    "text feature": (spoiled("x", 5, "abc"), {}, r"'x' must be numeric \(got 'abc' in row 6\)"),
+    "text target": (spoiled("y", 5, "abc"), {}, r"'y' must be numeric \(got 'abc' in row 6\)"),
+    "infinite": (spoiled("x", 5, "inf"), {}, r"'x' must be finite \(infinite in row 6\)"),
+    "many rows": (
+        lambda f: f.assign(x=np.where(np.arange(len(f)) < 8, np.nan, f["x"])),
+        {},
+        "rows 1, 2, 3, 4, 5 and 3 more",
+    ),
+    "few rows": (
+        lambda f: f.iloc[: 9 * 7 + 3],
+        {},
+        r"at least 6 rows in every task \('7' has 3\); use fewer shots, or --drop-small",
+    ),
+    "one task": (lambda f: f.assign(task=1), {}, "only one task"),
+    "few tasks": (lambda f: f.iloc[:27], {}, "only 3 tasks"),
+    "constant feature": (
+        lambda f: f.assign(z=2),
+        {},
+        r"feature 'z' is constant \(2 in every row\)",
+    ),
+    "constant target": (lambda f: f.assign(y=1.5), {}, "target 'y' is constant"),
+    "constant class": (lambda f: f.assign(y=1), {}, "target 'y' is constant"),
+    "rare class": (
+        lambda f: f.assign(y=np.where(f["task"] == 0, "rare", np.where(f["x"] > 0, "a", "b"))),
+        {},
+        "class 'rare' of target 'y' appears in only 1 task",
+    ),
+    "negative logarithm": (lambda f: f, {"log": ("x",)}, "--log: column 'x' must be positive"),
+    "logarithm of another": (lambda f: f, {"log": ("task",)}, "--log must name features"),
+    "target as feature": (lambda f: f, {"features": ("x", "y")}, "must not hold the task or"),
+    "no rows": (lambda f: f.iloc[:0], {}, "has no rows"),
+    "no features": (lambda f: f[["task", "y"]], {}, "no feature columns"),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bad_tables(case: str, tmp_path: Path) -> None:
+    change, fields, message = CASES[case]
+    with pytest.raises(InputError, match=message) as caught:
+        read_tasks(written(tmp_path, change), setting(**fields))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("table.txt", b"a,b\n1,2\n", "must be a .csv, .parquet or .npz file"),
+        ("table.csv", b"", "is empty"),
+        ("table.csv", b"\xff\xfe\x00\x01\x80", "cannot be read as csv"),
+        ("table.csv", b'a,b\n1,2\n1,2,3,4\n"', "cannot be read as csv"),
+        ("table.parquet", b"not parquet", "cannot be read as parquet"),
+        ("table.npz", b"not an archive", "cannot be read as npz"),
+        ("table.npz", b"", "cannot be read as npz"),
+    ],
+)
+def test_bad_files(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    config = setting() if path.suffix != ".npz" else Config(task="", target="")
+    with pytest.raises(InputError, match=message) as caught:
+        read_tasks(path, config)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_tasks(tmp_path / "nowhere.csv", setting())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shots": -1}, r"--shots must be at least 1 \(got -1\)"),
+        ({"splits": 0}, "--splits must be at least 1"),
+        ({"test_fraction": 1.5}, "--test-fraction must lie between 0 and 1"),
+        ({"test_fraction": float("nan")}, "--test-fraction must lie between 0 and 1"),
+        ({"inner_lrs": ()}, "--inner-lrs and --steps must each hold"),
+        ({"inner_lrs": (0.1, float("inf"))}, "--inner-lrs must be positive numbers"),
+        ({"inner_lrs": (0.1, 0.1)}, "--inner-lrs must not repeat"),
+        ({"steps": (0,)}, "--steps must be at least 1"),
+        ({"hidden": (32, 0)}, "--hidden must be positive"),
+        ({"outer_lr": float("nan")}, "--outer-lr must be a positive number"),
+        ({"margin": -0.1}, "--margin must be at least 0"),
+        ({"activation": "rleu"}, "--activation must be one of relu"),
+        ({"loss": "mae"}, "--loss must be one of"),
+        ({"seed": -3}, "--seed must be at least 0"),
+    ],
+)
+def test_bad_settings(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        setting(**fields)
+
+
+def test_bad_lists() -> None:
+    with pytest.raises(InputError, match=r"--inner-lrs must be numbers .* \(got 'x'\)"):
+        parse_floats("--inner-lrs", "0.1,x")
+    with pytest.raises(InputError, match=r"--hidden must be whole numbers .* \(got '3.5'\)"):
+        parse_ints("--hidden", "32,3.5")
+    assert parse_ints("--hidden", "") == ()
+
+
+def test_csv_and_parquet_give_the_same_tasks(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    csv, parquet = tmp_path / "t.csv", tmp_path / "t.parquet"
+    frame = good()
+    frame.to_csv(csv, index=False)
+    frame.to_parquet(parquet)
+    assert read_tasks(csv, setting()).sha256() == read_tasks(parquet, setting()).sha256()
+
+
+def test_semicolons_are_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    good().to_csv(path, index=False, sep=";")
+    assert read_tasks(path, setting()).features == ("x", "z")
+
+
+def test_rows_of_a_task_need_not_be_adjacent(tmp_path: Path) -> None:
+    frame = good()
+    mixed = frame.sample(frac=1.0, random_state=1)
+    path = tmp_path / "t.csv"
+    mixed.to_csv(path, index=False)
+    tasks = read_tasks(path, setting())
+    assert tasks.counts.tolist() == [9] * 8
+    for index, name in enumerate(tasks.names):
+        rows = slice(int(tasks.start[index]), int(tasks.start[index + 1]))
+        expected = mixed.loc[mixed["task"] == int(name), "x"].to_numpy()
+        np.testing.assert_allclose(tasks.x[rows, 0], expected, rtol=1e-14)
+
+
+def test_small_tasks_can_be_left_out(tmp_path: Path) -> None:
+    path = written(tmp_path, lambda f: f.iloc[: 9 * 7 + 3])
+    tasks = read_tasks(path, setting(drop_small=True))
+    assert len(tasks.names) == 7
+    assert "left out 1 task" in tasks.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("target", "loss"),
+    [
+        (lambda f: f["y"], "mse"),
+        (lambda f: (f["x"] > 0).map({True: "yes", False: "no"}), "cross_entropy"),
+        (lambda f: f["x"] > 0, "cross_entropy"),
+        (lambda f: (f["x"] > 0).astype(int), "cross_entropy"),
+        (lambda f: np.arange(len(f)), "mse"),
+    ],
+    ids=["real", "text", "boolean", "few integers", "many integers"],
+)
+def test_loss_is_detected_and_said(
+    target: Callable[[pd.DataFrame], object], loss: str, tmp_path: Path
+) -> None:
+    tasks = read_tasks(written(tmp_path, lambda f: f.assign(y=target(f))), setting())
+    assert tasks.loss == loss
+    assert tasks.notes[0].startswith(f"loss: {loss} (")
+
+
+def test_integer_classes_can_be_a_number(tmp_path: Path) -> None:
+    path = written(tmp_path, lambda f: f.assign(y=(f["x"] > 0).astype(int)))
+    assert read_tasks(path, setting(loss="mse")).loss == "mse"
+
+
+def save_archive(tmp_path: Path, **changes: object) -> Path:
+    generator = np.random.default_rng(0)
+    arrays: dict[str, object] = {
+        "support_x": generator.random((6, 3, 2)),
+        "support_y": generator.random((6, 3)),
+        "query_x": generator.random((6, 4, 2)),
+        "query_y": generator.random((6, 4)),
+    }
+    arrays.update(changes)
+    path = tmp_path / "t.npz"
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})  # type: ignore[arg-type]
+    return path
+
+
+def test_archive(tmp_path: Path) -> None:
+    tasks = read_tasks(save_archive(tmp_path), Config(task="", target=""))
+    assert (len(tasks.names), tasks.fixed_support, tasks.loss) == (6, 3, "mse")
+    assert tasks.counts.tolist() == [7] * 6
+    classes = np.arange(18).reshape(6, 3) % 3, np.arange(24).reshape(6, 4) % 3
+    path = save_archive(tmp_path, support_y=classes[0] + 5, query_y=classes[1] + 5)
+    tasks = read_tasks(path, Config(task="", target=""))
+    assert tasks.classes == ("5", "6", "7")
+    assert tasks.y.tolist()[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query_y": None}, "lacks query_y"),
+        (
+            {"support_x": np.zeros((6, 3))},
+            r"support_x must have shape \[T, N, D\] \(got \[6, 3\]\)",
+        ),
+        ({"support_y": np.zeros((6, 2))}, r"support_y must have shape \[6, 3\]"),
+        ({"query_x": np.zeros((6, 4, 5))}, "must agree in tasks and features"),
+        ({"support_x": np.full((6, 3, 2), np.nan)}, "support_x must be finite"),
+        ({"support_x": np.full((6, 3, 2), "a")}, "support_x must be numeric"),
+        ({"query_x": np.zeros((6, 0, 2)), "query_y": np.zeros((6, 0))}, "must not be empty"),
+        ({"support_y": np.zeros((6, 3)), "query_y": np.zeros((6, 4))}, "is constant"),
+    ],
+)
+def test_bad_archives(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        read_tasks(save_archive(tmp_path, **changes), Config(task="", target=""))
+
+
+def test_archive_refuses_table_options(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="are for tables"):
+        read_tasks(save_archive(tmp_path), setting())
+
+
+def test_embedded_panel() -> None:
+    tasks = read_tasks(US_STATES_PRODUCTIVITY, with_panel_columns(DEFAULT))
+    assert len(tasks.names) == 48
+    assert tasks.counts.tolist() == [17] * 48
+    assert tasks.target == "log gsp" and tasks.loss == "mse"
+    # Alabama in 1970, as published.
+    np.testing.assert_allclose(
+        tasks.x[0], [np.log(15032.67), np.log(35793.8), np.log(1010.5), 4.7], rtol=1e-12
+    )
+    np.testing.assert_allclose(tasks.y[0], [np.log(28418)], rtol=1e-12)
+
+
+def test_class_families_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    class_family(8, 9, seed=1).to_csv(path, index=False)
+    tasks = read_tasks(path, Config(task="unit", target="kind"))
+    assert tasks.classes == ("p", "q", "r") and tasks.features == ("a", "b")
