@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, Union
 import torch
 from torch import Tensor, nn
 
-from innerloop import _checks
+from innerloop import _checks, _ops
+from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
 from innerloop._tasks import FallbackWarning
 from innerloop.models import MLP
@@ -54,15 +55,19 @@ def _choose(model: Model, device: str) -> tuple[MLP | None, Choice]:
             mlp = MLP.from_module(model)
         except NotImplementedError as refusal:
             return None, Choice("torch", str(refusal))
-    try:
-        from innerloop import _native
-    except ImportError:
-        return mlp, Choice("torch", "the native extension is not there")
-    if not _native.is_available():
-        return mlp, Choice("torch", f"the native extension cannot be used: {_native.reason()}")
-    if device not in ("cpu", "meta"):
-        return mlp, Choice("torch", f"there are no fused kernels for device type {device!r} yet")
+    reason = _unavailable(device)
+    if reason:
+        return mlp, Choice("torch", reason)
     return mlp, Choice("fused", f"fused CPU kernels for {mlp.key}")
+
+
+def _unavailable(device: str) -> str:
+    """Returns why there are no fused kernels on a type of device; empty if there are."""
+    if _ops.UNAVAILABLE:
+        return f"the native extension cannot be used: {_ops.UNAVAILABLE}"
+    if device not in ("cpu", "meta"):
+        return f"there are no fused kernels for device type {device!r} yet"
+    return ""
 
 
 class Prepared(NamedTuple):
@@ -84,22 +89,30 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
         mlp: MLP | None = model
     else:
         _checks.check_model(op, model)
-        mlp = None
-        if backend != "torch":
-            mlp, choice = _choose(model, "cpu")
-            if mlp is None:
-                _fall_back(op, model, backend, choice.reason)
+        mlp = _describe(op, model, backend)
     leaves = mlp.leaves if mlp is not None else _module_leaves(model)
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
-    fused = mlp if backend != "torch" else None
-    if fused is not None:
-        choice = _choose(fused, like.device.type)[1]
-        if choice.backend == "torch":
-            _fall_back(op, model, backend, choice.reason)
-            fused = None
-    if mlp is None or not isinstance(model, MLP) and fused is None:
+    fused = None
+    if mlp is not None and backend != "torch":
+        reason = _unavailable(like.device.type)
+        if reason:
+            _fall_back(op, model, backend, reason)
+        else:
+            fused = mlp
+    if mlp is None or (fused is None and mlp is not model):
         return Prepared(None, leaves, values, like, 0, 0, True, tasks)
     return Prepared(fused, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
+
+
+def _describe(op: str, module: nn.Module, backend: str) -> MLP | None:
+    """Returns the description of a module for the fused back end, if that is wanted and there is one."""
+    if backend == "torch":
+        return None
+    try:
+        return MLP.from_module(module)
+    except NotImplementedError as refusal:
+        _fall_back(op, module, backend, str(refusal))
+        return None
 
 
 def _module_leaves(model: object) -> tuple[LeafShape, ...]:
@@ -127,8 +140,8 @@ def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
 def prepare_batch(
     op: str, name: str, batch: tuple[Any, Any, Any, Any], loss: str, ready: Prepared
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Returns (x, y, count, weight) checked against the model; on the fused back end x is [T, N, D],
-    and everything is contiguous."""
+    """Returns (x, y, count, weight) checked against the model; on the fused back end x is
+    [T, N, D]."""
     x, y, count, weight = batch
     like = ready.like
     x = prepare_inputs(op, f"{name} ", x, ready)
@@ -144,17 +157,11 @@ def prepare_batch(
         return x, y, count, weight
     if y.requires_grad or (weight is not None and weight.requires_grad):
         _checks.refuse_data_grad(op, **{f"{name}_y": y, f"{name}_weight": weight})
-    if not y.is_contiguous():
-        y = y.contiguous()
-    if count is not None and not count.is_contiguous():
-        count = count.contiguous()
-    if weight is not None and not weight.is_contiguous():
-        weight = weight.contiguous()
     return x, y, count, weight
 
 
 def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:
-    """Returns x checked against the model; contiguous [T, N, D] on the fused back end."""
+    """Returns x checked against the model; [T, N, D] on the fused back end."""
     like = ready.like
     if ready.features:
         _checks.check_inputs(op, f"{prefix}x", x, ready.tasks, ready.features, ready.flattens)
@@ -170,7 +177,7 @@ def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:
         _checks.refuse_data_grad(op, **{f"{prefix.strip()}_x" if prefix else "x": x})
     if x.ndim != 3:
         x = x.reshape(x.shape[0], x.shape[1], ready.features)
-    return x if x.is_contiguous() else x.contiguous()
+    return x
 
 
 def adapted_names(
@@ -181,11 +188,6 @@ def adapted_names(
         return tuple(leaf.name for leaf in leaves if leaf.is_floating)
     _checks.check_adapt_params(op, adapt_params, leaves)
     return tuple(leaf.name for leaf in leaves if leaf.name in adapt_params)
-
-
-def transforms_active() -> bool:
-    """Says whether a torch.func transform (vmap, grad, ...) is running."""
-    return torch._C._are_functorch_transforms_active()
 
 
 # ---------------------------------------------------------------- autocast

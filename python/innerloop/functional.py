@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from innerloop import _checks, reference
+from innerloop import _autograd, _checks, reference
+from innerloop._autograd import transforms_active
 from innerloop._dispatch import (
     Choice,
     Model,
@@ -24,9 +25,9 @@ from innerloop._dispatch import (
     prepare,
     prepare_batch,
     prepare_inputs,
-    transforms_active,
 )
-from innerloop._params import BatchLike, InnerLr, Params
+from innerloop._params import BatchLike, InnerLr, Params, flatten_rates, unflatten_rate_grad
+from innerloop._plan import Options, Plan, find_plan
 
 __all__ = [
     "Choice",
@@ -99,6 +100,54 @@ def _inner(
     )
 
 
+def _fused_plan(
+    ready: Prepared, adapted: tuple[str, ...], inner_lr: InnerLr, options: Options
+) -> tuple[Plan, Tensor]:
+    """Returns the plan of a fused call and its flat rates."""
+    assert ready.mlp is not None
+    rates, form = flatten_rates(
+        inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
+    )
+    adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
+    return find_plan(ready.mlp, options._replace(adapt=adapt, rates=form)), rates
+
+
+def _leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:
+    """Returns [T, ..., P] leaf by leaf as {name: [T, ..., *shape]}."""
+    parts = flat.split([leaf.size for leaf in ready.leaves], dim=-1)
+    front = flat.shape[:-1]
+    return {
+        leaf.name: part.reshape(*front, *leaf.shape)
+        for leaf, part in zip(ready.leaves, parts, strict=True)
+    }
+
+
+def _fused_meta_grad(
+    ready: Prepared,
+    support: Sequence[Tensor | None],
+    query: Sequence[Tensor | None],
+    adapted: tuple[str, ...],
+    inner_lr: InnerLr,
+    task_weight: Tensor | None,
+    options: Options,
+) -> MetaGrad:
+    """Returns meta_grad's result from the fused back end."""
+    plan, rates = _fused_plan(ready, adapted, inner_lr, options)
+    tensors = (rates, *support, *query, task_weight, *ready.params)
+    loss, support_loss, query_loss, flat, rate_grad = _autograd.run(
+        "meta_grad", plan, tensors, constant=True
+    )
+    grads = _autograd.leaf_grads(plan, ready.params, flat, ready.tasks)
+    return MetaGrad(
+        loss,
+        {leaf.name: grad for leaf, grad in zip(ready.leaves, grads, strict=True)},
+        unflatten_rate_grad(rate_grad, inner_lr, plan.options.rates, ready.leaves, options.steps),
+        support_loss,
+        query_loss if options.stepwise else None,
+        "fused",
+    )
+
+
 @outside_autocast
 def meta_grad(
     params: Params,
@@ -163,6 +212,9 @@ def meta_grad(
     )
     if task_weight is not None:
         _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+    if ready.mlp is not None:
+        return _fused_meta_grad(ready, support_side, query_side, adapted, inner_lr, task_weight,
+            Options(loss, steps, order, stepwise=stepwise))
     with torch.set_grad_enabled(transforms_active()):
         result = reference.meta_grad(
             params,
@@ -224,6 +276,9 @@ def meta_loss(
         adapt_params,
         backend,
     )
+    if ready.mlp is not None:
+        plan, rates = _fused_plan(ready, adapted, inner_lr, Options(loss, steps, order))
+        return _autograd.meta_loss(plan, (rates, *support_side, *query_side, *ready.params))
     return reference.meta_loss(
         params,
         support_side,
@@ -274,6 +329,11 @@ def mean_meta_loss(
     )
     if task_weight is not None:
         _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+    if ready.mlp is not None:
+        plan, rates = _fused_plan(ready, adapted, inner_lr, Options(loss, steps, order))
+        return _autograd.mean_meta_loss(
+            plan, (rates, *support_side, *query_side, task_weight, *ready.params)
+        )
     losses = reference.meta_loss(
         params,
         support_side,
@@ -329,6 +389,11 @@ def adapt(
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, loss, ready)
+    if ready.mlp is not None:
+        options = Options(loss, steps, 2, stepwise=stepwise)
+        plan, rates = _fused_plan(ready, adapted, inner_lr, options)
+        flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
+        return _leaf_dict(ready, flat)
     return reference.adapt(
         params,
         side,
@@ -375,10 +440,13 @@ def hvp(
     _checks.check_options(op, loss, 0, 2, backend)
     parts = _checks.check_batch(op, "batch", batch)
     ready = prepare(op, model, backend, params, parts[0].shape[0])
-    _, direction = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
-    _checks.check_float(op, "vector", direction, ready.like.dtype, "params")
-    _checks.check_device(op, "vector", direction, ready.like.device, "params")
+    direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
+    _checks.check_float(op, "vector", like, ready.like.dtype, "params")
+    _checks.check_device(op, "vector", like, ready.like.device, "params")
     side = prepare_batch(op, "batch", parts, loss, ready)
+    if ready.mlp is not None:
+        plan = find_plan(ready.mlp, Options(loss))
+        return _leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
     return reference.hvp(params, side, vector, model=model, loss=loss)
 
 
@@ -410,6 +478,10 @@ def loss_and_grad(
     parts = _checks.check_batch(op, "batch", batch)
     ready = prepare(op, model, backend, params, parts[0].shape[0])
     side = prepare_batch(op, "batch", parts, loss, ready)
+    if ready.mlp is not None:
+        plan = find_plan(ready.mlp, Options(loss))
+        losses, flat = _autograd.run("loss_and_grad", plan, (*side, *ready.params))
+        return losses, _leaf_dict(ready, flat)
     return reference.loss_and_grad(params, side, model=model, loss=loss)
 
 
@@ -434,4 +506,8 @@ def predict(params: Params, x: Tensor, *, model: Model, backend: str = "auto") -
     _checks.check_rows(op, "x", x)
     ready = prepare(op, model, backend, params, x.shape[0])
     x = prepare_inputs(op, "", x, ready)
+    if ready.mlp is not None:
+        plan = find_plan(ready.mlp, Options())
+        result: Tensor = _autograd.run("predict", plan, (x, *ready.params))
+        return result
     return reference.predict(params, x, model=model)

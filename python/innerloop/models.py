@@ -54,13 +54,26 @@ class MLP:
         (40, 1)
     """
 
-    __slots__ = ("__weakref__", "flattens", "key", "layers", "leaves", "shapes")
+    __slots__ = (
+        "__weakref__",
+        "flattens",
+        "inputs",
+        "key",
+        "layers",
+        "leaves",
+        "outputs",
+        "parameters",
+        "shapes",
+    )
 
     layers: tuple[Layer, ...]
     flattens: bool  # inputs may have any trailing shape [T, N, *any]; it is flattened to D
     shapes: Mapping[str, tuple[int, ...]]  # ordered: weight, bias, layer by layer
     leaves: tuple[LeafShape, ...]
-    key: str
+    key: str  # canonical text of the architecture, without names
+    inputs: int  # D
+    outputs: int  # K
+    parameters: int  # P
 
     def __init__(
         self,
@@ -111,6 +124,9 @@ class MLP:
             "shapes": MappingProxyType(shapes),
             "leaves": leaf_shapes(shapes),
             "key": architecture_key(fixed),
+            "inputs": fixed[0].inputs,
+            "outputs": fixed[-1].outputs,
+            "parameters": sum(math.prod(shape) for shape in shapes.values()),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -143,21 +159,6 @@ class MLP:
         """
         layers, flattens = _describe(module)
         return cls.from_layers(layers, flattens=flattens)
-
-    @property
-    def inputs(self) -> int:
-        """D, the number of input features."""
-        return self.layers[0].inputs
-
-    @property
-    def outputs(self) -> int:
-        """K, the number of outputs."""
-        return self.layers[-1].outputs
-
-    @property
-    def parameters(self) -> int:
-        """P, the number of parameters."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
 
     def init(
         self,

@@ -1,0 +1,156 @@
+"""The static facts of one call (architecture, loss, steps, options) under a canonical text, which is what
+torch's ops can carry, and the layout of flat gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from innerloop._params import LeafShape, RateForm
+from innerloop.models import ACTIVATIONS, MLP, from_key
+
+LOSS_CODES = {"mse": 0, "half_mse": 1, "cross_entropy": 2, "bce_with_logits": 3, "huber": 4}
+HUBER_DELTA = 1.0
+
+
+class Options(NamedTuple):
+    """What a call fixes besides the architecture. `adapt` has one flag per leaf."""
+
+    loss: str = "mse"
+    steps: int = 0
+    order: int = 2
+    adapt: tuple[bool, ...] = ()
+    rates: RateForm = RateForm(False, False, "model")
+    stepwise: bool = False
+
+
+class GradView(NamedTuple):
+    """Where one leaf's gradient lies in the flat gradient: shape [...] or, per task, [T, ...]."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class Plan:
+    """One architecture with its options. Equal plans are the same object within a process."""
+
+    __slots__ = (
+        "key",
+        "leaves",
+        "loss_code",
+        "loss_parameter",
+        "model",
+        "native",
+        "options",
+        "outputs",
+        "parameters",
+        "shared_views",
+        "text",
+    )
+
+    def __init__(self, model: MLP, options: Options) -> None:
+        self.key = model.key
+        self.model = model
+        self.options = options
+        self.text = _text(model.key, options)
+        self.leaves = model.leaves
+        self.outputs = model.outputs
+        self.parameters = model.parameters
+        self.loss_code = LOSS_CODES[options.loss]
+        self.loss_parameter = HUBER_DELTA if options.loss == "huber" else 0.0
+        self.native: Any = None  # the extension's model, made at the first call
+        self.shared_views = grad_views(model.leaves, (False,) * len(model.leaves), 0)
+
+    def native_arguments(self) -> tuple[list[int], list[int], list[float], list[bool]]:
+        """Returns what the extension's Model is made of: widths, activations, slopes, has_bias."""
+        layers = self.model.layers
+        return (
+            [layers[0].inputs, *(layer.outputs for layer in layers)],
+            [ACTIVATIONS.index(layer.activation) for layer in layers],
+            [layer.slope for layer in layers],
+            [layer.bias is not None for layer in layers],
+        )
+
+    def rate_shape(self, tasks: int) -> tuple[int, ...]:
+        """Returns the shape of the flat rates: [T if per_task][S if per_step][leaves or P by unit]."""
+        form = self.options.rates
+        shape = [tasks] if form.per_task else []
+        if form.per_step:
+            shape.append(self.options.steps)
+        if form.unit != "model":
+            shape.append(len(self.leaves) if form.unit == "leaf" else self.parameters)
+        return tuple(shape)
+
+
+_PLANS: dict[Any, Plan] = {}
+_LIMIT = 4096
+
+
+def _text(key: str, options: Options) -> str:
+    """Returns the canonical text of a plan."""
+    form = options.rates
+    return "|".join(
+        (
+            key,
+            options.loss,
+            str(options.steps),
+            str(options.order),
+            "".join("1" if a else "0" for a in options.adapt),
+            f"{int(form.per_task)}{int(form.per_step)}{form.unit}",
+            str(int(options.stepwise)),
+        )
+    )
+
+
+def find_plan(model: MLP, options: Options) -> Plan:
+    """Returns the plan of a description and options."""
+    cache_key = (model.key, options)
+    plan = _PLANS.get(cache_key)
+    if plan is None:
+        plan = _remember(cache_key, Plan(from_key(model.key), options))
+    return plan
+
+
+def parse_plan(text: str) -> Plan:
+    """Returns the plan that a canonical text stands for (in any process)."""
+    plan = _PLANS.get(text)
+    if plan is None:
+        key, loss, steps, order, adapt, rates, stepwise = text.split("|")
+        form = RateForm(rates[0] == "1", rates[1] == "1", rates[2:])
+        options = Options(
+            loss, int(steps), int(order), tuple(a == "1" for a in adapt), form, stepwise == "1"
+        )
+        plan = _remember(text, Plan(from_key(key), options))
+    return plan
+
+
+def plan_text(model: MLP, options: Options) -> str:
+    """Returns a plan's text without making or finding the plan."""
+    return _text(model.key, options)
+
+
+def _remember(key: Any, plan: Plan) -> Plan:
+    """Keeps a plan for the next call; forgets all when there are absurdly many."""
+    if len(_PLANS) >= _LIMIT:
+        _PLANS.clear()
+    _PLANS[key] = plan
+    return plan
+
+
+def grad_views(
+    leaves: Sequence[LeafShape], per_task: Sequence[bool], tasks: int
+) -> tuple[GradView, ...]:
+    """Returns where each leaf's gradient lies in the flat gradient: leaf after leaf, each contiguous."""
+    views = []
+    offset = 0
+    for leaf, own in zip(leaves, per_task, strict=True):
+        shape = (tasks, *leaf.shape) if own else leaf.shape
+        strides = [1] * len(shape)
+        for i in range(len(shape) - 2, -1, -1):
+            strides[i] = strides[i + 1] * shape[i + 1]
+        size = tasks * leaf.size if own else leaf.size
+        views.append(GradView(shape, tuple(strides), offset, size))
+        offset += size
+    return tuple(views)
