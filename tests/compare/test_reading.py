@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-
-pd = pytest.importorskip("pandas")
-
 from families import class_family, linear_family
 from innerloop.compare.command import DEFAULT, with_panel_columns
 from innerloop.compare.config import Config, parse_floats, parse_ints
@@ -265,7 +263,8 @@ def test_embedded_panel() -> None:
     tasks = read_tasks(US_STATES_PRODUCTIVITY, with_panel_columns(DEFAULT))
     assert len(tasks.names) == 48
     assert tasks.counts.tolist() == [17] * 48
-    assert tasks.target == "log gsp" and tasks.loss == "mse"
+    assert tasks.target == "log gsp"
+    assert tasks.loss == "mse"
     # Alabama in 1970, as published.
     np.testing.assert_allclose(
         tasks.x[0], [np.log(15032.67), np.log(35793.8), np.log(1010.5), 4.7], rtol=1e-12
@@ -277,4 +276,5 @@ def test_class_families_read(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     class_family(8, 9, seed=1).to_csv(path, index=False)
     tasks = read_tasks(path, Config(task="unit", target="kind"))
-    assert tasks.classes == ("p", "q", "r") and tasks.features == ("a", "b")
+    assert tasks.classes == ("p", "q", "r")
+    assert tasks.features == ("a", "b")

@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import pytest
-
-pytest.importorskip("scipy")
 from innerloop.compare.statistics import Interval, corrected_interval
 from scipy import stats
 

@@ -1,13 +1,10 @@
-"""A unit of work: exact solutions against closed forms, budgets, stability, independence of order."""
+"""A unit of work: exact solutions, sample budgets, stability, and independence of order."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("pandas")
-
 from families import class_family, linear_family
 from innerloop.compare import episodes as ep
 from innerloop.compare.config import Config
@@ -40,7 +37,7 @@ def with_ones(x: torch.Tensor) -> np.ndarray:
 
 
 def closed_form(drawn: ep.Episodes, rate: float, steps: int, order: int) -> np.ndarray:
-    """Root of the meta-gradient from normal equations; the inner map of a task is theta -> A theta + b."""
+    """Root of the meta-gradient from normal equations; a task maps theta to A theta + b."""
     size = drawn.support_x.shape[-1] + 1
     matrix, vector = np.zeros((size, size)), np.zeros(size)
     for sx, sy, qx, qy in zip(
@@ -88,7 +85,8 @@ def test_joint_training_is_least_squares_with_equal_task_weights() -> None:
 def test_unstable_first_order_training_is_refused() -> None:
     # Beyond 2 / curvature the first-order map has an eigenvalue below zero: descent runs away.
     result = run_unit(linear_problem(), Unit(0, FIRST_ORDER, 5.0, 1))
-    assert not result["trained"] and "unstable" in result["why"]
+    assert not result["trained"]
+    assert "unstable" in result["why"]
     assert result["curves"][0]["test"] == [None] * 3
 
 
@@ -125,7 +123,8 @@ def test_networks_learn(method: str) -> None:
     )
     unit = Unit(0, method, 0.0, 0) if method == JOINT else Unit(0, method, 0.05, 1)
     result = run_unit(problem, unit)
-    assert result["trained"] and result["iterations"] == 80
+    assert result["trained"]
+    assert result["iterations"] == 80
     # The task mean of the slope explains most of the variance; 1 is predicting the mean.
     assert result["curves"][0]["test"][0] < 0.6
     assert all(0 <= c < 8 for c in result["curves"][0]["checkpoint"])
@@ -152,7 +151,8 @@ def test_classes_report_risk_and_error() -> None:
     problem = Problem(
         check_tasks(tasks_of_frame(class_family(16, 15, seed=2), config, "t"), config), config
     )
-    assert problem.loss == "cross_entropy" and not problem.exact
+    assert problem.loss == "cross_entropy"
+    assert not problem.exact
     curve = run_unit(problem, Unit(0, MAML, 0.1, 1))["curves"][0]
     assert curve["test"][1] < 0.6  # log 3 = 1.1 is guessing
     assert curve["test_error"][1] < 0.25

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-
-pytest.importorskip("scipy")
-
 from innerloop.compare.statistics import Interval
 from innerloop.compare.verdict import AS_GOOD, JOINT_BETTER, MAML_BETTER, UNDECIDED, decide, percent
 

@@ -104,7 +104,7 @@ class Store:
         self._synced = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / ".lock", "ab")
+            self._lock = open(folder / ".lock", "ab")  # noqa: SIM115  (open as long as the store)
         except OSError as error:
             raise InputError(
                 f"--out {str(folder)!r} cannot be written ({error.strerror})"
@@ -144,7 +144,7 @@ class Store:
                     f"--out {str(self.folder)!r} holds a different run "
                     f"({self._difference(header)}); choose another folder, or --fresh to replace it"
                 )
-            journal = open(path, "r+b")
+            journal = open(path, "r+b")  # noqa: SIM115  (open as long as the store)
             if header is not None:
                 journal.truncate(valid)
             journal.seek(0, os.SEEK_END)

@@ -22,6 +22,7 @@ JOINT, FIRST_ORDER, MAML = "joint", "fomaml", "maml"
 METHODS = (JOINT, FIRST_ORDER, MAML)
 EXACT_PARAMETER_LIMIT = 512
 CHECKPOINTS = 8
+UNSTABLE_SHARE = 0.01
 _CHUNK_ELEMENTS = 4_000_000
 _CHUNK_ITERATIONS = 32
 
@@ -399,8 +400,9 @@ def _finite(value: float) -> float | None:
 class Measured(NamedTuple):
     """Means over episodes after 0..K adaptation steps, each [K + 1].
 
-    `risk` and `error` (zero for regression) are of the query rows. `stable` says that no task's
-    support loss, averaged over its draws, is above its value before adaptation.
+    `risk` and `error` (zero for regression) are of the query rows. `stable` says that the support
+    loss of at most one task in a hundred, averaged over its draws, is above its value before
+    adaptation.
     """
 
     risk: NDArray[np.float64]
@@ -449,7 +451,8 @@ def _measure(
         )
     risk, error, support_loss = np.concatenate(parts, axis=1)  # [3, E, K + 1]
     by_task = support_loss.reshape(-1, draws, steps + 1).mean(axis=1)
-    stable = (by_task <= by_task[:, :1] * (1.0 + 1e-6)).all(axis=0)
+    lowered = by_task <= by_task[:, :1] * (1.0 + 1e-6)
+    stable = lowered.mean(axis=0) >= 1.0 - UNSTABLE_SHARE
     return Measured(risk.mean(axis=0), error.mean(axis=0), stable)
 
 

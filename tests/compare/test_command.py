@@ -1,0 +1,288 @@
+"""The command as a user runs it: answers, files, errors, interruption, resuming after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import class_family, linear_family
+from innerloop.cli import build
+from typer.testing import CliRunner
+
+COMMAND = [sys.executable, "-m", "innerloop.cli", "compare"]
+SMALL = ["--splits", "3", "--draws", "2", "--inner-lrs", "0.05,0.1", "--steps", "1", "--no-figures"]
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(build(), ["compare", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def start(*arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_units(folder: Path, count: int, process: subprocess.Popen) -> None:
+    journal = folder / "units.jsonl"
+    for _ in range(1200):
+        assert process.poll() is None, process.communicate()
+        if journal.exists() and journal.read_bytes().count(b"\n") > count:
+            return
+        time.sleep(0.05)
+    raise AssertionError("no units were written")
+
+
+def test_the_panel_without_arguments_but_smaller(tmp_path: Path) -> None:
+    code, out, _ = invoke("--splits", 4, "--draws", 5, "--out", tmp_path)
+    assert code == 0
+    document = results(tmp_path)
+    # The closed-form check: joint training near 0.0095 without adaptation, near 0.005 after one
+    # step at rate 0.1 (four splits are few, so the bounds are wide).
+    before = document["by_adapt_steps"][0]["risk"]["joint"]["mean"]
+    after = next(
+        row for row in document["same_rate"] if row["steps"] == 1 and row["inner_lr"] == 0.1
+    )
+    assert 0.006 < before < 0.014
+    for method in ("joint", "maml"):
+        assert 0.003 < after["risk"][method]["mean"] < 0.008
+    assert document["verdict"]["headline"] in out
+    assert "MAML has the lower risk in" in document["verdict"]["text"]
+    for name in ("risk_by_adaptation_steps", "risk_by_inner_rate"):
+        from matplotlib.image import imread
+
+        pixels = imread(tmp_path / f"{name}.png")
+        assert pixels.shape[0] > 400
+        assert pixels.shape[1] > 600
+        assert 0.02 < np.mean(pixels[..., :3].min(axis=-1) < 0.95) < 0.6
+        assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+    assert not [entry for entry in tmp_path.iterdir() if entry.suffix == ".part"]
+
+
+def test_results_schema(tmp_path: Path) -> None:
+    code, _, _ = invoke(*SMALL, "--out", tmp_path)
+    assert code == 0
+    document = results(tmp_path)
+    assert list(document) == [
+        "format",
+        "key",
+        "verdict",
+        "measure",
+        "interval",
+        "config",
+        "data",
+        "model",
+        "versions",
+        "picked",
+        "by_adapt_steps",
+        "same_rate",
+        "splits",
+        "units",
+    ]
+    assert document["format"] == "innerloop.compare/1"
+    assert document["verdict"]["answer"] in ("maml_better", "as_good", "joint_better", "undecided")
+    assert len(document["splits"]) == 3
+    assert len(document["units"]) == 3 * 5
+    assert len(document["by_adapt_steps"]) == 6
+    assert document["data"]["tasks"] == 48
+    assert len(document["data"]["sha256"]) == 64
+    # The summary follows from the units: redo one number by hand.
+    wanted = []
+    for split in document["splits"]:
+        unit = next(
+            u
+            for u in document["units"]
+            if u["unit"] == f"split={split['split']}/maml/rate=0.05/steps=1"
+        )
+        wanted.append(unit["curves"][0]["test"][1])
+    row = next(row for row in document["same_rate"] if row["inner_lr"] == 0.05)
+    got = row["risk"]["maml"]["mean"]
+    assert got == pytest.approx(float(np.exp(np.mean(np.log(wanted)))), rel=1e-12)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["units"] == 15
+    assert run["resumed_units"] == 0
+
+
+def test_killed_and_resumed_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    arguments = ["--splits", 12, "--draws", 4, "--steps", 1, "--no-figures"]
+    process = start(*arguments, "--out", tmp_path / "killed")
+    wait_for_units(tmp_path / "killed", 9, process)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    code, _, err = invoke(*arguments, "--out", tmp_path / "killed")
+    assert code == 0
+    assert "Resuming:" in err
+    assert invoke(*arguments, "--out", tmp_path / "whole")[0] == 0
+    killed, whole = (
+        (tmp_path / name / "results.json").read_bytes() for name in ("killed", "whole")
+    )
+    assert killed == whole
+    run = json.loads((tmp_path / "killed" / "run.json").read_text())
+    assert 9 <= run["resumed_units"] < 12 * 13
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal here")
+def test_interrupt_keeps_units_and_says_so(tmp_path: Path) -> None:
+    process = start("--splits", 400, "--no-figures", "--threads", 1, "--out", tmp_path)
+    wait_for_units(tmp_path, 3, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "units are kept in" in err
+    assert "run the same command again" in err
+
+
+def test_networks_do_not_depend_on_threads(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    class_family(12, 12, seed=0).to_csv(table, index=False)
+    arguments = [table, "--task", "unit", "--target", "kind", "--hidden", "6", "--iterations", 20]
+    arguments += ["--splits", 2, "--draws", 2, "--steps", 1, "--inner-lrs", "0.1", "--no-figures"]
+    for threads in (1, 2):
+        folder = tmp_path / str(threads)
+        code, out, _ = invoke(*arguments, "--threads", threads, "--out", folder)
+        assert code == 0
+        assert "errors" in out
+        assert "cross-entropy" in out
+    assert (tmp_path / "1" / "results.json").read_bytes() == (
+        tmp_path / "2" / "results.json"
+    ).read_bytes()
+
+
+def test_linear_models_do_not_depend_on_threads(tmp_path: Path) -> None:
+    for threads in (1, 2):
+        assert invoke(*SMALL, "--threads", threads, "--out", tmp_path / str(threads))[0] == 0
+    assert (tmp_path / "1" / "results.json").read_bytes() == (
+        tmp_path / "2" / "results.json"
+    ).read_bytes()
+
+
+def test_archives_run(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    slope = generator.standard_normal((15, 1))
+    x = generator.standard_normal((15, 9, 1))
+    y = slope * x[..., 0]
+    np.savez(
+        tmp_path / "t.npz",
+        support_x=x[:, :4],
+        support_y=y[:, :4],
+        query_x=x[:, 4:],
+        query_y=y[:, 4:],
+    )
+    code, out, _ = invoke(tmp_path / "t.npz", *SMALL, "--out", tmp_path / "out")
+    assert code == 0
+    assert "4 support rows per task" in out
+
+
+def run_family(tmp_path: Path, correlated: bool) -> dict:
+    """Many tasks, one step at a large rate: the setting in which the two objectives differ most."""
+    table = tmp_path / "t.csv"
+    linear_family(800, 40, seed=4, correlated=correlated).to_csv(table, index=False)
+    arguments = [table, "--task", "task", "--target", "y", "--shots", 30, "--inner-lrs", "0.6"]
+    arguments += ["--steps", 1, "--adapt-steps", 1, "--splits", 8, "--draws", 2, "--no-figures"]
+    assert invoke(*arguments, "--out", tmp_path / "out")[0] == 0
+    return results(tmp_path / "out")
+
+
+def test_maml_wins_where_curvature_follows_the_solution(tmp_path: Path) -> None:
+    document = run_family(tmp_path, correlated=True)
+    assert document["verdict"]["answer"] == "maml_better"
+    assert document["verdict"]["headline"].startswith("Yes")
+    assert document["picked"]["wins"]["maml"] == 8
+    assert document["picked"]["relative"]["maml"]["mean"] < -0.15
+
+
+def test_joint_training_is_as_good_with_a_common_curvature(tmp_path: Path) -> None:
+    document = run_family(tmp_path, correlated=False)
+    assert document["verdict"]["answer"] == "as_good"
+    assert document["verdict"]["headline"].startswith("No")
+    assert abs(document["picked"]["relative"]["maml"]["mean"]) < 0.02
+
+
+def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    linear_family(8, 9, seed=0, correlated=True).to_csv(table, index=False)
+    folder = tmp_path / "out"
+    for arguments in (
+        [table, "--task", "tsk", "--target", "y"],
+        [table, "--task", "task", "--target", "y", "--shots", -2],
+        [table, "--task", "task", "--target", "y", "--inner-lrs", "a"],
+        [tmp_path / "absent.csv", "--task", "task", "--target", "y"],
+        [table, "--task", "task", "--target", "y", "--threads", 0],
+    ):
+        code, out, err = invoke(*arguments, "--out", folder)
+        assert code == 2
+        assert out == ""
+        assert err.startswith("innerloop compare: ")
+        assert err.count("\n") == 1
+        assert not folder.exists()
+
+
+def test_a_folder_of_another_run_is_left_alone(tmp_path: Path) -> None:
+    assert invoke(*SMALL, "--out", tmp_path)[0] == 0
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    code, _, err = invoke(*SMALL, "--shots", 3, "--out", tmp_path)
+    assert code == 2
+    assert "shots: 5 there, 3 now" in err
+    assert before == {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    # Judging differently is not a different run: nothing is computed again.
+    code, _, err = invoke(*SMALL, "--margin", 0.2, "--out", tmp_path)
+    assert code == 0
+    assert "15 of 15 units are done" in err
+    assert invoke(*SMALL, "--shots", 3, "--out", tmp_path, "--fresh")[0] == 0
+    assert results(tmp_path)["config"]["shots"] == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_output(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    code, _, err = invoke(*SMALL, "--out", tmp_path / "out")
+    tmp_path.chmod(0o700)
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_unwritable_output_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    code, _, err = invoke(*SMALL, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "cannot be written" in err
+    assert err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_missing_extra_is_one_line(tmp_path: Path) -> None:
+    blocker = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'pandas':\n"
+        "            raise ModuleNotFoundError('No module named pandas', name='pandas')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "sys.argv = ['innerloop', 'compare']\n"
+        "from innerloop.cli import app\n"
+        "app()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", blocker], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "innerloop[cli]"' in done.stderr
