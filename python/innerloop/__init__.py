@@ -1,4 +1,5 @@
-"""Batched gradient-based meta-learning with fused operations. Start at `meta_grad`, `meta_loss` and `MLP`."""
+"""Batched gradient-based meta-learning with fused operations. Start at `meta_grad`, `meta_loss` and
+`MLP`."""
 
 from innerloop import functional, reference
 from innerloop._params import Batch

@@ -1,8 +1,9 @@
-"""Routes each operation to its raw op in the way the surroundings need, and gives meta_loss its derivative.
+"""Routes each operation to its raw op in the way the surroundings need, and gives meta_loss its
+derivative.
 
 Plain eager calls go straight to the kernel. Under torch.func transforms a call goes through an
-autograd.Function whose `vmap` folds the mapped axis into the task axis. Under torch.compile, and with
-anything that is not a plain CPU tensor, it goes to the registered op.
+autograd.Function whose `vmap` folds the mapped axis into the task axis. Under torch.compile, and
+with anything that is not a plain CPU tensor, it goes to the registered op.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-def _kernels(x: Tensor) -> dict[str, Callable[..., Any]]:
-    """Returns the kernels themselves in ordinary eager execution on plain CPU tensors (5 us less a call), else the
-    ops that torch dispatches."""
+def _kernels(x: Any) -> dict[str, Callable[..., Any]]:
+    """Returns the kernels themselves in ordinary eager execution on plain CPU tensors (5 us less a
+    call), else the ops that torch dispatches."""
     if (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -54,10 +55,13 @@ def _kernels(x: Tensor) -> dict[str, Callable[..., Any]]:
     return _ops.KERNELS
 
 
-def _call(name: str, plan: Plan, tensors: Tensors) -> Any:
+def _call(
+    name: str, plan: Plan, tensors: Tensors, kernels: dict[str, Callable[..., Any]] | None = None
+) -> Any:
     """Calls the kernel or op of one operation with flat tensors: its head, then its leaves."""
+    if kernels is None:
+        kernels = _kernels(tensors[_X_AT[name]])
     head = len(_HEADS[name])
-    kernels = _kernels(tensors[_X_AT[name]])
     carried = plan if kernels is _ops.KERNELS else plan.text
     if name == "hvp":
         half = head + len(plan.leaves)
@@ -66,13 +70,14 @@ def _call(name: str, plan: Plan, tensors: Tensors) -> Any:
 
 
 def _eager_apply(function: type[Function], *arguments: Any) -> Any:
-    """Returns function.apply(*arguments) outside torch.func, without its 15 us of signature inspection."""
+    """Returns function.apply(*arguments) outside torch.func, without its 15 us of signature
+    inspection."""
     return super(Function, function).apply(*arguments)  # type: ignore[misc]
 
 
 def run(name: str, plan: Plan, tensors: Tensors, *, constant: bool = False) -> Any:
-    """Returns the results of an operation that has no derivative. If they could be differentiated, they carry a
-    derivative that raises, unless the caller wants constants."""
+    """Returns the results of an operation that has no derivative. If they could be differentiated,
+    they carry a derivative that raises, unless the caller wants constants."""
     if torch.compiler.is_compiling():
         return _call(name, plan, tensors)
     if transforms_active():
@@ -104,8 +109,8 @@ def meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
 
 
 def mean_meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
-    """Returns sum_t w_t loss_t (the tensors of meta_grad), differentiable once in the rates and the leaves. Its
-    gradient is computed with it, if one is wanted, so that backward only scales."""
+    """Returns sum_t w_t loss_t (the tensors of meta_grad), differentiable once in the rates and the
+    leaves. Its gradient is computed with it, if one is wanted, so that backward only scales."""
     result: Tensor
     if transforms_active():
         result = _MeanMetaLoss.apply(plan, *tensors)[0]
@@ -122,7 +127,7 @@ def mean_meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
 
 def leaf_grads(plan: Plan, params: Sequence[Tensor], flat: Tensor, tasks: int) -> list[Tensor]:
     """Returns a flat gradient leaf by leaf, [...] if shared and [T, ...] if per task."""
-    if _kernels(flat) is _ops.RAW:
+    if torch.compiler.is_compiling() or transforms_active():
         return _ops.split_grads(plan, params, flat, tasks)
     views = _ops.grad_layout(plan, params, tasks)
     return [flat.as_strided(view.shape, view.strides, view.offset) for view in views]
@@ -132,7 +137,8 @@ def leaf_grads(plan: Plan, params: Sequence[Tensor], flat: Tensor, tasks: int) -
 
 
 def _tasks(name: str, tensors: Tensors, in_dims: Sequence[int | None]) -> int:
-    """Returns T of one slice of the mapped arguments: the first data argument always has a task axis."""
+    """Returns T of one slice of the mapped arguments: the first data argument always has a task
+    axis."""
     at = _X_AT[name]
     x = tensors[at]
     assert x is not None
@@ -170,8 +176,8 @@ class _Folded(NamedTuple):
 def _fold(
     name: str, plan: Plan, tensors: Tensors, in_dims: Sequence[int | None], size: int, split: bool
 ) -> _Folded:
-    """Folds every argument. With `split`, shared leaves and rates become per task even when unmapped, so that
-    their gradients stay apart."""
+    """Folds every argument. With `split`, shared leaves and rates become per task even when
+    unmapped, so that their gradients stay apart."""
     head = _HEADS[name]
     tasks = _tasks(name, tensors, in_dims)
     form = plan.options.rates
@@ -195,7 +201,11 @@ def _fold(
             folded.append(value)
         else:
             folded.append(_fold_shared(value, dim, size, tasks))
-    if "rates" in head and not form.per_task and (split or in_dims[head.index("rates")] is not None):
+    if (
+        "rates" in head
+        and not form.per_task
+        and (split or in_dims[head.index("rates")] is not None)
+    ):
         rates = RateForm(True, form.per_step, form.unit)
         plan = find_plan(plan.model, plan.options._replace(rates=rates))
     return _Folded(plan, folded, tasks, not form.per_task, shared_leaves)
@@ -209,7 +219,8 @@ def _unfold(value: Tensor, size: int, tasks: int) -> Tensor:
 def _unfold_meta_grad(
     out: Sequence[Tensor], folded: _Folded, size: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns meta_grad's outputs slice by slice; what the tasks of a slice shared is summed over them."""
+    """Returns meta_grad's outputs slice by slice; what the tasks of a slice shared is summed over
+    them."""
     loss, support_loss, query_loss = (_unfold(v, size, folded.tasks) for v in out[:3])
     total = size * folded.tasks
     parts = out[3].split([total * leaf.size for leaf in folded.plan.leaves])
@@ -247,7 +258,7 @@ class _Opaque(Function):
     @staticmethod
     def forward(name: str, plan: Plan, *tensors: Tensor | None) -> Any:
         """Calls the raw op."""
-        return _call(name, plan, tensors)
+        return _call(name, plan, tensors, _ops.RAW)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -313,8 +324,8 @@ class _MetaLoss(Function):
 
 
 class _MeanMetaLoss(Function):
-    """sum_t w_t loss_t with its gradient from the same pass: (total, loss, grads, rate_grad), of which the last
-    three are constants."""
+    """sum_t w_t loss_t with its gradient from the same pass: (total, loss, grads, rate_grad), of
+    which the last three are constants."""
 
     @staticmethod
     def forward(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -325,7 +336,8 @@ class _MeanMetaLoss(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keeps the gradients, and the inputs that have one so that a second derivative meets `_Scale`."""
+        """Keeps the gradients, and the inputs that have one so that a second derivative meets
+        `_Scale`."""
         ctx.plan = inputs[0]
         _, loss, grads, rate_grad = output
         ctx.mark_non_differentiable(loss, grads, rate_grad)
@@ -366,8 +378,8 @@ class _MeanMetaLoss(Function):
 
 
 class _Scale(Function):
-    """A known gradient times a cotangent of its shape. It depends on the inputs of the loss as well, in a way that
-    is not provided: `backward` raises."""
+    """A known gradient times a cotangent of its shape. It depends on the inputs of the loss as
+    well, in a way that is not provided: `backward` raises."""
 
     @staticmethod
     def forward(cotangent: Tensor, gradient: Tensor, *inputs: Tensor) -> Tensor:
@@ -386,7 +398,9 @@ class _Scale(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, int]:
         """Multiplies slice by slice."""
-        pair = (_front(v, d, info.batch_size) for v, d in zip(tensors[:2], in_dims[:2], strict=True))
+        pair = (
+            _front(v, d, info.batch_size) for v, d in zip(tensors[:2], in_dims[:2], strict=True)
+        )
         return _Scale.apply(*pair, *tensors[2:]), 0
 
 

@@ -1,4 +1,5 @@
-"""Argument checks: each condition is raised in one place, before any work. They read shapes, never data."""
+"""Argument checks: each condition is raised in one place, before any work. They read shapes, never
+data."""
 
 from __future__ import annotations
 
@@ -100,8 +101,8 @@ def check_device(op: str, argument: str, value: Tensor, device: torch.device, li
 def check_params(
     op: str, argument: str, params: object, leaves: Sequence[LeafShape], tasks: int
 ) -> tuple[list[Tensor], Tensor]:
-    """Returns the leaves in model order after checking names, shapes, dtype and device; and one that stands
-    for the dtype and device of all."""
+    """Returns the leaves in model order after checking names, shapes, dtype and device; and one
+    that stands for the dtype and device of all."""
     if type(params) is not dict and not isinstance(params, Mapping):
         _type_error(op, argument, "be a dict of tensors", _kind(params))
     assert isinstance(params, Mapping)
@@ -203,7 +204,8 @@ def check_weight(op: str, argument: str, weight: object, x: Tensor) -> None:
 def check_inputs(
     op: str, argument: str, x: Tensor, tasks: int, features: int, flattens: bool
 ) -> None:
-    """Checks x [T, N, D] (or [T, N, *any] with D values a row) against the task count and the model."""
+    """Checks x [T, N, D] (or [T, N, *any] with D values a row) against the task count and the
+    model."""
     if flattens and x.ndim > 2:
         size = 1
         for n in x.shape[2:]:
@@ -319,15 +321,16 @@ def _check_leaf_rate(op: str, leaf: LeafShape, value: object, steps: int, like: 
     check_device(op, argument, value, like.device, "params")
 
 
-def refuse_data_grad(op: str, **tensors: Tensor | None) -> NoReturn | None:
-    """Raises if a gradient is asked for with respect to something that has none in the fused operations."""
+def refuse_data_grad(op: str, **tensors: Tensor | None) -> None:
+    """Raises if a gradient is asked for with respect to something that has none in the fused
+    operations."""
     for name, value in tensors.items():
         if value is not None and value.requires_grad:
             raise NotImplementedError(
-                f"{op}: {name.replace('_', ' ')} requires grad, and the fused operation has gradients in params "
-                'and inner_lr only; detach it or use backend="torch"'
+                f"{op}: {name.replace('_', ' ')} must not require grad (got requires_grad=True), since "
+                "the fused operation has gradients in params and inner_lr only; detach it or use "
+                'backend="torch"'
             )
-    return None
 
 
 def refuse_backend(op: str, reason: str) -> NoReturn:
@@ -338,7 +341,8 @@ def refuse_backend(op: str, reason: str) -> NoReturn:
 
 
 def check_indices(op: str, argument: str, y: Tensor, count: Tensor | None, classes: int) -> None:
-    """Reads data: checks classes and counts for the torch back end (the kernels check their own)."""
+    """Reads data: checks classes and counts for the torch back end (the kernels check their
+    own)."""
     if count is not None and bool(((count < 0) | (count > y.shape[1])).any()):
         _value_error(op, f"{argument} count", f"lie in [0, {y.shape[1]}]", count.tolist())
     if classes:

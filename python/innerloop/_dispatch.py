@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar, Union
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from innerloop.models import MLP
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Model = Union[MLP, nn.Module]
+Model = MLP | nn.Module
 
 _WARNED: set[tuple[type, str]] = set()
 
@@ -71,7 +71,8 @@ def _unavailable(device: str) -> str:
 
 
 class Prepared(NamedTuple):
-    """What every operation needs, checked: the description if fused, the leaves and the parameters."""
+    """What every operation needs, checked: the description if fused, the leaves and the
+    parameters."""
 
     mlp: MLP | None  # None: the torch back end runs `model`
     leaves: tuple[LeafShape, ...]
@@ -84,7 +85,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> Prepared:
-    """Returns the checked parameters and the back end for one call; warns once per kind of fallback."""
+    """Returns the checked parameters and the back end for one call; warns once per kind of
+    fallback."""
     if isinstance(model, MLP):
         mlp: MLP | None = model
     else:
@@ -105,7 +107,8 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
 
 
 def _describe(op: str, module: nn.Module, backend: str) -> MLP | None:
-    """Returns the description of a module for the fused back end, if that is wanted and there is one."""
+    """Returns the description of a module for the fused back end, if that is wanted and there is
+    one."""
     if backend == "torch":
         return None
     try:
@@ -124,7 +127,8 @@ def _module_leaves(model: object) -> tuple[LeafShape, ...]:
 
 
 def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
-    """Raises if the fused back end was demanded; otherwise leaves a visible trace, once per kind."""
+    """Raises if the fused back end was demanded; otherwise leaves a visible trace, once per
+    kind."""
     if backend == "fused":
         _checks.refuse_backend(op, reason)
     if (type(model), reason) not in _WARNED:
@@ -185,7 +189,7 @@ def adapted_names(
 ) -> tuple[str, ...]:
     """Returns the names of the leaves that the inner loop changes, in model order."""
     if adapt_params is None:
-        return tuple(leaf.name for leaf in leaves if leaf.is_floating)
+        return tuple([leaf.name for leaf in leaves if leaf.is_floating])
     _checks.check_adapt_params(op, adapt_params, leaves)
     return tuple(leaf.name for leaf in leaves if leaf.name in adapt_params)
 
@@ -202,7 +206,8 @@ def _autocast_device() -> str | None:
 
 
 def _widen(value: Any) -> Any:
-    """Returns the same structure with lower-precision floating tensors as float32, differentiably."""
+    """Returns the same structure with lower-precision floating tensors as float32,
+    differentiably."""
     if isinstance(value, Tensor):
         narrow = value.is_floating_point() and value.element_size() < 4
         return value.to(torch.float32) if narrow else value
@@ -214,7 +219,8 @@ def _widen(value: Any) -> Any:
 
 
 def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns the operation with its policy for autocast: inputs as float32, autocast off inside."""
+    """Returns the operation with its policy for autocast: inputs as float32, autocast off
+    inside."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -223,6 +229,6 @@ def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         wide = {k: _widen(v) for k, v in kwargs.items()}
         with torch.autocast(device, enabled=False):
-            return function(*(_widen(v) for v in args), **wide)  # type: ignore[arg-type]
+            return function(*(_widen(v) for v in args), **wide)
 
     return wrapped

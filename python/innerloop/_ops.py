@@ -1,14 +1,15 @@
 """The raw torch ops over the native extension: schemas, kernels, shape rules and autograd formulas.
 
-Every op takes plain tensors and the text of a Plan. Each has an autograd formula: the true one for `meta_loss`,
-one that raises for the others, so that no path can drop a gradient silently. `_autograd.py` adds
-what torch.func needs. Nothing here checks arguments; `functional.py` has done so.
+Every op takes plain tensors and the text of a Plan. Each has an autograd formula: the true one for
+`meta_loss`, one that raises for the others, so that no path can drop a gradient silently.
+`_autograd.py` adds what torch.func needs. Nothing here checks arguments; `functional.py` has done
+so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, Optional
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from innerloop import _native
 from innerloop._plan import GradView, Plan, grad_views, parse_plan
 
-Side = tuple[Tensor, Tensor, Optional[Tensor], Optional[Tensor]]
+Side = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 AnyPlan = Any  # a Plan, or its text when the call came through torch's dispatcher
 
 # why the kernels cannot be called; empty when they can
@@ -33,12 +34,12 @@ NO_BACKWARD = (
 
 
 class MetaGradOutputs(NamedTuple):
-    """loss [T]; support_loss [T, S]; query_loss [T, S + 1] or [T, 0]; grads flat, leaf after leaf, each
-    [...] if shared and [T, ...] if per task; rate_grad shaped as the flat rates."""
+    """loss [T]; support_loss [T, S]; query_loss [T, S + 1] if stepwise; grads flat, leaf after
+    leaf, each [...] if shared and [T, ...] if per task; rate_grad shaped as the flat rates."""
 
     loss: Tensor
     support_loss: Tensor
-    query_loss: Tensor
+    query_loss: Tensor | None
     grads: Tensor
     rate_grad: Tensor
 
@@ -59,7 +60,7 @@ def _leaf_addresses(
 ) -> tuple[list[int], list[int], list[Tensor]]:
     """Returns addresses, task strides (0: shared) and the tensors to keep alive."""
     addresses, strides, kept = [], [], []
-    for leaf, value in zip(plan.leaves, params):  # noqa: B905 (hot path; lengths checked)
+    for leaf, value in zip(plan.leaves, params, strict=True):
         if not value.is_contiguous() or value.is_neg():
             value = _dense(value)
         kept.append(value)
@@ -94,7 +95,8 @@ def _side(
 
 
 def _rates(plan: Plan, inner_lr: Tensor) -> tuple[int, int, int, int, bool]:
-    """Returns (address, task_stride, step_stride, leaf_stride, elementwise) of contiguous flat rates."""
+    """Returns (address, task_stride, step_stride, leaf_stride, elementwise) of contiguous flat
+    rates."""
     form = plan.options.rates
     width = {"model": 1, "leaf": len(plan.leaves), "element": plan.parameters}[form.unit]
     step_stride = width if form.per_step else 0
@@ -243,7 +245,7 @@ def _meta(
     plan: Plan,
     with_grad: bool,
 ) -> MetaGradOutputs:
-    """Runs the inner loops and, if asked, the way back. Without it the last four outputs are empty."""
+    """Runs the inner loops and, if asked, the way back. Without it only the first output counts."""
     options = plan.options
     addresses, strides, kept = _leaf_addresses(plan, params)
     support_side, kept_support = _side(*support)
@@ -254,19 +256,26 @@ def _meta(
     x = support[0]
     tasks, steps = x.shape[0], options.steps
     loss = x.new_empty((tasks,))
-    support_loss = query_loss = grads = rate_grad = loss
+    support_loss = grads = rate_grad = loss
+    query_loss = None
     grad_addresses: list[int] = []
     support_address = query_address = rate_address = 0
     if with_grad:
         support_loss = x.new_empty((tasks, steps))
-        query_loss = x.new_empty((tasks, steps + 1 if options.stepwise else 0))
-        size = sum([tasks * leaf.size if s else leaf.size for leaf, s in zip(plan.leaves, strides)])
+        size = sum(
+            [
+                tasks * leaf.size if s else leaf.size
+                for leaf, s in zip(plan.leaves, strides, strict=True)
+            ]
+        )
         grads = x.new_empty((size,))
         rate_grad = torch.empty_like(inner_lr)
         support_address, rate_address = support_loss.data_ptr(), rate_grad.data_ptr()
-        query_address = query_loss.data_ptr() if options.stepwise else 0
+        if options.stepwise:
+            query_loss = x.new_empty((tasks, steps + 1))
+            query_address = query_loss.data_ptr()
         base, width = grads.data_ptr(), x.element_size()
-        for leaf, stride in zip(plan.leaves, strides):
+        for leaf, stride in zip(plan.leaves, strides, strict=True):
             grad_addresses.append(base)
             base += width * (tasks * leaf.size if stride else leaf.size)
     _native.native().meta_grad(
@@ -335,8 +344,15 @@ def meta_grad_cpu(
     return _meta(params, inner_lr, support, query, task_weight, _resolve(plan), True)
 
 
+def _meta_grad_op(*arguments: Any) -> tuple[Tensor, ...]:
+    """meta_grad with a tensor [T, 0] in the place of step-wise losses that were not asked for."""
+    out = meta_grad_cpu(*arguments)
+    return tuple(out.loss.new_empty((len(out.loss), 0)) if v is None else v for v in out)
+
+
 def scale_grad(cotangent: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """Returns a known gradient times a 0-d cotangent. It depends on `inputs`, in a way that has no formula."""
+    """Returns a known gradient times a 0-d cotangent. It depends on `inputs`, in a way that has no
+    formula."""
     return gradient * cotangent
 
 
@@ -503,7 +519,7 @@ _OPS = {
     "meta_grad": _Op(
         f"(Tensor[] params, Tensor inner_lr, {_SIDES}, Tensor? task_weight, str plan)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-        meta_grad_cpu,
+        _meta_grad_op,
         _meta_grad_fake,
         _raise_double_backward,
     ),
@@ -523,7 +539,8 @@ for _name, _op in _OPS.items():
         f"innerloop::{_name}", _op.backward, setup_context=_op.setup_context, lib=_LIBRARY
     )
 
-KERNELS = {name: op.cpu for name, op in _OPS.items()}
+# called directly; unlike the op, meta_grad gives None for what was not asked for
+KERNELS = {**{name: op.cpu for name, op in _OPS.items()}, "meta_grad": meta_grad_cpu}
 RAW = {name: getattr(torch.ops.innerloop, name).default for name in _OPS}
 META_GRAD = RAW["meta_grad"]
 SCALE_GRAD = RAW["scale_grad"]

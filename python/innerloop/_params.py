@@ -1,4 +1,5 @@
-"""How callers hand over data: batches, inner rates in their many forms, and flat parameter buffers."""
+"""How callers hand over data: batches, inner rates in their many forms, and flat parameter
+buffers."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 Params = Mapping[str, Tensor]
-InnerLr = Union[float, Tensor, Mapping[str, Union[float, Tensor]]]
-BatchLike = Union["Batch", tuple[Tensor, ...], tuple[Union[Tensor, None], ...]]
+InnerLr = float | Tensor | Mapping[str, float | Tensor]
+BatchLike = Union["Batch", tuple[Tensor, ...], tuple[Tensor | None, ...]]
 
 
 class Batch(NamedTuple):
@@ -21,9 +22,10 @@ class Batch(NamedTuple):
     Args:
         x: [T, N, D] inputs ([T, N, *any] for models that begin with Flatten).
         y: [T, N, K] targets ([T, N] when K is 1), or [T, N] int64 classes.
-        count: [T] int64, rows in use of each task; the rows after them are ignored whatever they hold.
-        weight: [T, N] sample weights, used as given: a task's loss is sum_i weight_i loss_i. Without
-            them every row in use weighs 1/count.
+        count: [T] int64, rows in use of each task; the rows after them are ignored whatever they
+            hold.
+        weight: [T, N] sample weights, used as given: a task's loss is sum_i weight_i loss_i.
+            Without them every row in use weighs 1/count.
 
     Example:
         >>> Batch(torch.zeros(4, 5, 1), torch.zeros(4, 5)).count is None
@@ -32,7 +34,7 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
-    count: Tensor | None = None
+    count: Tensor | None = None  # type: ignore[assignment]
     weight: Tensor | None = None
 
 
@@ -45,7 +47,8 @@ class RateForm(NamedTuple):
 
 
 class LeafShape(NamedTuple):
-    """Where a leaf lies in the flat [P] order, its own shape, and whether it can have a gradient."""
+    """Where a leaf lies in the flat [P] order, its own shape, and whether it can have a
+    gradient."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,7 +60,8 @@ class LeafShape(NamedTuple):
 def leaf_shapes(
     shapes: Mapping[str, tuple[int, ...]], constant: Collection[str] = ()
 ) -> tuple[LeafShape, ...]:
-    """Returns the leaves in order, with their places in the flat [P] order; `constant` ones are integers."""
+    """Returns the leaves in order, with their places in the flat [P] order; `constant` ones are
+    integers."""
     leaves = []
     offset = 0
     for name, shape in shapes.items():
@@ -69,11 +73,12 @@ def leaf_shapes(
 
 def is_number(value: object) -> bool:
     """Says whether a value is a real number (and not a truth value)."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
 def is_per_step(value: float | Tensor, shape: tuple[int, ...], steps: int) -> bool:
-    """Says whether one leaf's rate has a leading step axis. The parameter's own shape wins a tie."""
+    """Says whether one leaf's rate has a leading step axis. The parameter's own shape wins a
+    tie."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         return False
     return tuple(value.shape) != shape

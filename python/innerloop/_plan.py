@@ -1,10 +1,12 @@
-"""The static facts of one call (architecture, loss, steps, options) under a canonical text, which is what
-torch's ops can carry, and the layout of flat gradients."""
+"""The static facts of one call (architecture, loss, steps, options) under a canonical text, which
+is what torch's ops can carry, and the layout of flat gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import torch
 
 from innerloop._params import LeafShape, RateForm
 from innerloop.models import ACTIVATIONS, MLP, from_key
@@ -74,7 +76,8 @@ class Plan:
         )
 
     def rate_shape(self, tasks: int) -> tuple[int, ...]:
-        """Returns the shape of the flat rates: [T if per_task][S if per_step][leaves or P by unit]."""
+        """Returns the shape of the flat rates: [T if per_task][S if per_step][leaves or P by
+        unit]."""
         form = self.options.rates
         shape = [tasks] if form.per_task else []
         if form.per_step:
@@ -106,10 +109,11 @@ def _text(key: str, options: Options) -> str:
 
 def find_plan(model: MLP, options: Options) -> Plan:
     """Returns the plan of a description and options."""
-    cache_key = (model.key, options)
-    plan = _PLANS.get(cache_key)
+    if torch.compiler.is_compiling():  # a dict that grows would be guarded on, and recompiled for
+        return Plan(model, options)
+    plan = _PLANS.get((model.key, options))
     if plan is None:
-        plan = _remember(cache_key, Plan(from_key(model.key), options))
+        plan = _remember((model.key, options), Plan(from_key(model.key), options))
     return plan
 
 
@@ -126,11 +130,6 @@ def parse_plan(text: str) -> Plan:
     return plan
 
 
-def plan_text(model: MLP, options: Options) -> str:
-    """Returns a plan's text without making or finding the plan."""
-    return _text(model.key, options)
-
-
 def _remember(key: Any, plan: Plan) -> Plan:
     """Keeps a plan for the next call; forgets all when there are absurdly many."""
     if len(_PLANS) >= _LIMIT:
@@ -142,7 +141,8 @@ def _remember(key: Any, plan: Plan) -> Plan:
 def grad_views(
     leaves: Sequence[LeafShape], per_task: Sequence[bool], tasks: int
 ) -> tuple[GradView, ...]:
-    """Returns where each leaf's gradient lies in the flat gradient: leaf after leaf, each contiguous."""
+    """Returns where each leaf's gradient lies in the flat gradient: leaf after leaf, each
+    contiguous."""
     views = []
     offset = 0
     for leaf, own in zip(leaves, per_task, strict=True):

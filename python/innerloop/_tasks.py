@@ -1,4 +1,5 @@
-"""Maps a function of one task over all tasks: by torch.vmap, or in a loop for modules that vmap cannot take."""
+"""Maps a function of one task over all tasks: by torch.vmap, or in a loop for modules that vmap
+cannot take."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class FallbackWarning(UserWarning):
 
 
 def loop_reason(model: object) -> str | None:
-    """Returns why a module runs task by task on the torch back end, or None if it does not (yet)."""
+    """Returns why a module runs task by task on the torch back end, or None if it does not
+    (yet)."""
     return _LOOPED.get(model) if isinstance(model, nn.Module) else None
 
 
@@ -33,8 +35,8 @@ def over_tasks(
 ) -> Any:
     """Returns task(*trees of one task, looped) for every task, stacked along a leading axis.
 
-    `trees` are tensors or nests of dicts and named tuples of them; `axes` mirror them with 0 where a tensor has a
-    task axis and None where it is shared. A task returns tensors in dicts or tuples.
+    `trees` are tensors or nests of dicts and named tuples of them; `axes` mirror them with 0 where
+    a tensor has a task axis and None where it is shared. A task returns tensors in dicts or tuples.
     """
     if tasks == 0:
         # one made-up task gives the shapes; nothing else of it is kept
@@ -51,10 +53,14 @@ def over_tasks(
             if not isinstance(model, nn.Module):
                 raise
             reason = str(refusal).strip().split("\n")[0]
-    results = [
-        task(*(_each(lambda v, _, t=t: v[t], x, a) for x, a in zip(trees, axes, strict=True)), True)
-        for t in range(tasks)
-    ]
+    results = []
+    for t in range(tasks):
+
+        def select(value: Tensor, _: object, t: int = t) -> Tensor:
+            return value[t]
+
+        parts = (_each(select, tree, axis) for tree, axis in zip(trees, axes, strict=True))
+        results.append(task(*parts, True))
     assert isinstance(model, nn.Module)
     _LOOPED[model] = reason  # only now: had the task failed as well, vmap was not to blame
     if type(model) not in _WARNED:

@@ -1,5 +1,5 @@
-"""The stateless operations: tensors in, tensors out, first axis T = tasks. Each checks its arguments,
-chooses a back end and calls it; nothing is computed here.
+"""The stateless operations: tensors in, tensors out, first axis T = tasks. Each checks its
+arguments, chooses a back end and calls it; nothing is computed here.
 
 Shapes: T tasks, N support rows, Q query rows, D inputs, K outputs, S inner steps, P parameters.
 What `params`, a batch, `inner_lr`, `adapt_params` and `loss` may be is said once, at `meta_grad`.
@@ -48,7 +48,8 @@ class MetaGrad(NamedTuple):
 
     Members:
         loss: [T], query loss of each task after the inner loop (unweighted).
-        grad: {name: tensor}, gradient of sum_t task_weight_t loss_t; [...] for a shared leaf, [T, ...] for a per-task one.
+        grad: {name: tensor}, gradient of sum_t task_weight_t loss_t; [...] for a shared leaf,
+            [T, ...] for a per-task one.
         inner_lr_grad: gradient of the same sum, in the structure of `inner_lr` (0-d for a number).
         support_loss: [T, S], support loss before each inner step.
         query_loss: [T, S + 1], query loss after 0..S steps, if `stepwise`; else None.
@@ -109,7 +110,7 @@ def _fused_plan(
         inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
     )
     adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
-    return find_plan(ready.mlp, options._replace(adapt=adapt, rates=form)), rates
+    return find_plan(ready.mlp, Options(*options[:3], adapt, form, options.stepwise)), rates
 
 
 def _leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:
@@ -164,30 +165,34 @@ def meta_grad(
     stepwise: bool = False,
     backend: str = "auto",
 ) -> MetaGrad:
-    """Returns the losses after the inner loop and their gradient in the initial parameters and rates.
+    """Returns the losses after the inner loop and their gradient in the initial parameters and
+    rates.
 
-    For each task t: phi_0 = params; phi_{s+1} = phi_s - rate_s * grad support_loss_t(phi_s) on the adapted leaves;
-    loss_t = query_loss_t(phi_S).
+    For each task t: phi_0 = params; phi_{s+1} = phi_s - rate_s * grad support_loss_t(phi_s) on the
+    adapted leaves; loss_t = query_loss_t(phi_S).
 
     Args:
         params: {name: tensor}, float32 or float64; each leaf shared [...] or per task [T, ...].
-        support: (x [T, N, D], y), optionally with count [T] and weight [T, N]: see `Batch`. y is [T, N, K]
-            ([T, N] when K is 1), or int64 classes [T, N] for "cross_entropy".
+        support: (x [T, N, D], y), optionally with count [T] and weight [T, N]: see `Batch`. y is
+            [T, N, K] ([T, N] when K is 1), or int64 classes [T, N] for "cross_entropy".
         query: the same with Q rows.
-        model: an MLP, or any nn.Module (run by the torch back end if MLP.from_module cannot describe it).
+        model: an MLP, or any nn.Module (run by the torch back end if MLP.from_module cannot
+            describe it).
         inner_lr: a number, a 0-d tensor, a tensor [S], or {name: number, 0-d, [S], param-shaped or
             [S, *param-shaped]} for exactly the adapted leaves. Any sign.
         steps: S >= 0.
-        loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or "cross_entropy".
-            A task's loss is the mean over its rows, or sum_i weight_i loss_i.
+        loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or
+            "cross_entropy". A task's loss is the mean over its rows, or sum_i weight_i loss_i.
         order: 2 for the exact gradient; 1 treats inner gradients as constants (first-order MAML).
-        adapt_params: names of the leaves that the inner loop changes; None for all. All have a meta-gradient.
+        adapt_params: names of the leaves that the inner loop changes; None for all. All have a
+            meta-gradient.
         task_weight: [T]; None means 1/T.
         stepwise: also return the query loss after every step.
         backend: "auto", "fused" (raise rather than fall back) or "torch".
 
     Returns:
-        MetaGrad. Its tensors are constants: no gradient flows through them (use `meta_loss` for that).
+        MetaGrad. Its tensors are constants: no gradient flows through them (use `meta_loss` for
+        that).
 
     Raises:
         ValueError: a shape, size, name or device does not fit.
@@ -198,12 +203,14 @@ def meta_grad(
 
     Cost: time O(T S (N + Q) P); memory O(S P) per task in flight, no graph (fused).
 
-    Source: Finn, Abbeel, Levine 2017, algorithm 1; Li et al. 2017 (Meta-SGD) for rates per parameter.
+    Source: Finn, Abbeel, Levine 2017, algorithm 1; Li et al. 2017 (Meta-SGD) for rates per
+        parameter.
 
     Example:
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
-        >>> il.meta_grad(model.init(), (x, x), (x, x), model=model, inner_lr=0.1, steps=1).loss.shape
+        >>> options = {"model": model, "inner_lr": 0.1, "steps": 1}
+        >>> il.meta_grad(model.init(), (x, x), (x, x), **options).loss.shape
         torch.Size([4])
     """
     op = "meta_grad"
@@ -213,8 +220,15 @@ def meta_grad(
     if task_weight is not None:
         _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
     if ready.mlp is not None:
-        return _fused_meta_grad(ready, support_side, query_side, adapted, inner_lr, task_weight,
-            Options(loss, steps, order, stepwise=stepwise))
+        return _fused_meta_grad(
+            ready,
+            support_side,
+            query_side,
+            adapted,
+            inner_lr,
+            task_weight,
+            Options(loss, steps, order, stepwise=stepwise),
+        )
     with torch.set_grad_enabled(transforms_active()):
         result = reference.meta_grad(
             params,
@@ -250,8 +264,8 @@ def meta_loss(
 
     Args, Raises: see `meta_grad`.
 
-    Differentiability: once in params and inner_lr. A second backward raises RuntimeError; x, y and weight must not require
-    grad (NotImplementedError). The torch back end has neither limit.
+    Differentiability: once in params and inner_lr. A second backward raises RuntimeError; x, y and
+    weight must not require grad (NotImplementedError). The torch back end has neither limit.
 
     Cost: forward, the inner loop alone; backward, as `meta_grad`. Nothing is kept but the inputs.
 
@@ -261,7 +275,8 @@ def meta_loss(
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
         >>> params = {k: v.requires_grad_() for k, v in model.init().items()}
-        >>> il.meta_loss(params, (x, x), (x, x), model=model, inner_lr=0.1, steps=1).mean().backward()
+        >>> loss = il.meta_loss(params, (x, x), (x, x), model=model, inner_lr=0.1, steps=1)
+        >>> loss.mean().backward()
     """
     ready, support_side, query_side, adapted = _inner(
         "meta_loss",
@@ -307,13 +322,15 @@ def mean_meta_loss(
     task_weight: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Returns sum_t task_weight_t loss_t, 0-d, with its gradient computed in the same pass as its value.
+    """Returns sum_t task_weight_t loss_t, 0-d, with its gradient computed in the same pass as its
+    value.
 
     What learners call in training: one fused pass where `meta_loss` makes two.
 
     Args, Raises: see `meta_grad`.
 
-    Differentiability: once in params and inner_lr, as `meta_loss`; task_weight must not require grad.
+    Differentiability: once in params and inner_lr, as `meta_loss`; task_weight must not require
+        grad.
 
     Cost: forward as `meta_grad` if a gradient is wanted, else the inner loop alone; backward O(P).
 
@@ -371,8 +388,8 @@ def adapt(
 
     Raises: see `meta_grad`.
 
-    Differentiability: none on the fused back end (a backward through the result raises RuntimeError); any number of times on the torch
-    back end.
+    Differentiability: none on the fused back end (a backward through the result raises
+    RuntimeError); any number of times on the torch back end.
 
     Cost: time O(T S N P); memory O(T P), or O(T S P) if stepwise.
 
@@ -424,7 +441,8 @@ def hvp(
 
     Raises: see `meta_grad`.
 
-    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of times on the torch back end.
+    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of
+        times on the torch back end.
 
     Cost: time O(T N P), about two gradients; memory O(T P).
 
@@ -463,7 +481,8 @@ def loss_and_grad(
 
     Args, Raises: see `meta_grad`; `batch` is like its `support`.
 
-    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of times on the torch back end.
+    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of
+        times on the torch back end.
 
     Cost: time O(T N P); memory O(T P).
 
@@ -487,11 +506,13 @@ def loss_and_grad(
 
 @outside_autocast
 def predict(params: Params, x: Tensor, *, model: Model, backend: str = "auto") -> Tensor:
-    """Returns the model's outputs [T, N, K] for x [T, N, D], each task with its own parameters if it has them.
+    """Returns the model's outputs [T, N, K] for x [T, N, D], each task with its own parameters if
+    it has them.
 
     Args, Raises: see `meta_grad`.
 
-    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of times on the torch back end.
+    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of
+        times on the torch back end.
 
     Cost: time O(T N P); memory O(T N K).
 

@@ -1,4 +1,5 @@
-"""Descriptions of the networks that the fused operations know: multilayer perceptrons, as plain data."""
+"""Descriptions of the networks that the fused operations know: multilayer perceptrons, as plain
+data."""
 
 from __future__ import annotations
 
@@ -142,9 +143,9 @@ class MLP:
     def from_module(cls, module: nn.Module) -> MLP:
         """Returns the description of a chain of linear layers and activations.
 
-        Takes nn.Linear and (nested) nn.Sequential of Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Softplus(1, 20),
-        SiLU, GELU("none"), Identity, Flatten() and Dropout (p = 0 or in eval mode). Parameter names
-        are the module's own, so `dict(module.named_parameters())` fits.
+        Takes nn.Linear and (nested) nn.Sequential of Linear, ReLU, LeakyReLU, Tanh, Sigmoid,
+        Softplus(1, 20), SiLU, GELU("none"), Identity, Flatten() and Dropout (p = 0 or in eval
+        mode). Parameter names are the module's own, so `dict(module.named_parameters())` fits.
 
         Args:
             module: the module to describe. It is read, never changed or kept.
@@ -221,7 +222,8 @@ def _width(value: object) -> int:
 
 
 def architecture_key(layers: Sequence[Layer]) -> str:
-    """Returns the canonical text of an architecture: one `inputs>outputs:bias:activation:slope` a layer."""
+    """Returns the canonical text of an architecture: one `inputs>outputs:bias:activation:slope` a
+    layer."""
     return " ".join(
         f"{layer.inputs}>{layer.outputs}:{int(layer.bias is not None)}:{layer.activation}:"
         f"{layer.slope!r}"
@@ -230,7 +232,8 @@ def architecture_key(layers: Sequence[Layer]) -> str:
 
 
 def from_key(key: str) -> MLP:
-    """Returns the description that a canonical text stands for, with names "0.weight", "0.bias", ..."""
+    """Returns the description that a canonical text stands for, with names "0.weight", "0.bias",
+    ..."""
     layers = []
     for i, text in enumerate(key.split(" ")):
         sizes, bias, activation, slope = text.split(":")

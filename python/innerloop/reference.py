@@ -1,5 +1,5 @@
-"""Every operation in plain PyTorch: the definition that the fused operations are tested against, and the
-back end that takes any nn.Module. Depends on torch alone; read `_unroll` first.
+"""Every operation in plain PyTorch: the definition that the fused operations are tested against,
+and the back end that takes any nn.Module. Depends on torch alone; read `_unroll` first.
 
 A task's function is written for one task and mapped over tasks by torch.vmap; modules that vmap
 cannot take run in a loop over tasks, with torch.autograd in place of torch.func.
@@ -31,7 +31,7 @@ class Side(NamedTuple):
 
     x: Tensor
     y: Tensor
-    count: Tensor | None = None
+    count: Tensor | None = None  # type: ignore[assignment]
     weight: Tensor | None = None
 
 
@@ -100,8 +100,8 @@ def _row_losses(loss: str, z: Tensor, y: Tensor) -> Tensor:
 
 
 def _task_loss(model: Model, loss: str, params: Params, side: Side) -> Tensor:
-    """Returns sum_i w_i l_i over the rows in use. Other rows are replaced before the network sees them,
-    so that whatever they hold (NaN as well) reaches neither the value nor a gradient."""
+    """Returns sum_i w_i l_i over the rows in use. Other rows are replaced before the network sees
+    them, so that whatever they hold (NaN as well) reaches neither the value nor a gradient."""
     x, y, count, weight = side
     rows = x.shape[0]
     if count is None and weight is None:
@@ -149,18 +149,20 @@ def _value_and_grad(
 
 
 def _rate(inner_lr: InnerLr, name: str, shape: tuple[int, ...], step: int) -> float | Tensor:
-    """Returns the rate of one leaf at one step: a number, or a tensor that broadcasts to the leaf."""
-    whole = not isinstance(inner_lr, Mapping)
-    value = inner_lr if whole else inner_lr[name]
+    """Returns the rate of one leaf at one step: a number, or a tensor that broadcasts to the
+    leaf."""
+    per_leaf = isinstance(inner_lr, Mapping)
+    value = inner_lr[name] if isinstance(inner_lr, Mapping) else inner_lr
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
-    if not whole and tuple(value.shape) == shape:
+    if per_leaf and tuple(value.shape) == shape:
         return value
     return value[step]
 
 
 class _Path(NamedTuple):
-    """What an inner loop passed through: parameters after 0..S steps and support losses before each step."""
+    """What an inner loop passed through: parameters after 0..S steps and support losses before each
+    step."""
 
     params: list[Leaves]
     support_loss: list[Tensor]
@@ -240,7 +242,8 @@ def predict(params: Params, x: Tensor, *, model: Model) -> Tensor:
 def loss_and_grad(
     params: Params, batch: BatchLike, *, model: Model, loss: str = "mse"
 ) -> tuple[Tensor, Leaves]:
-    """Returns each task's loss [T] and its gradient {name: [T, ...]}; see `functional.loss_and_grad`."""
+    """Returns each task's loss [T] and its gradient {name: [T, ...]}; see
+    `functional.loss_and_grad`."""
     side, side_axes = _side(batch)
     names = _trainable(params)
 
@@ -315,7 +318,8 @@ def adapt(
 
 
 class TaskLosses(NamedTuple):
-    """loss [T]; support_loss [T, S] before each step; query_loss [T, S + 1] after 0..S steps, or None."""
+    """loss [T]; support_loss [T, S] before each step; query_loss [T, S + 1] after 0..S steps, or
+    None."""
 
     loss: Tensor
     support_loss: Tensor
@@ -391,14 +395,15 @@ def meta_grad(
     task_weight: Tensor | None = None,
     **options: Any,
 ) -> ReferenceMetaGrad:
-    """Returns the gradient of sum_t task_weight_t loss_t (weights 1/T if None); see `functional.meta_grad`."""
+    """Returns the gradient of sum_t task_weight_t loss_t (weights 1/T if None); see
+    `functional.meta_grad`."""
     probe = next(v for v in params.values() if v.is_floating_point())
 
     def rate_leaf(value: float | Tensor) -> Tensor:
         return torch.as_tensor(value, dtype=probe.dtype, device=probe.device)
 
     whole = not isinstance(inner_lr, Mapping)
-    rates = {"": inner_lr} if whole else dict(inner_lr)
+    rates = dict(inner_lr) if isinstance(inner_lr, Mapping) else {"": inner_lr}
     names = _trainable(params)
     variables = {
         **{("params", k): params[k] for k in names},
