@@ -69,6 +69,11 @@ def _call(
     return kernels[name](tensors[head:], *tensors[:head], carried)
 
 
+def _apply(function: type[Function], *arguments: Any) -> Any:
+    """Returns function.apply(*arguments), which torch leaves untyped."""
+    return function.apply(*arguments)  # type: ignore[no-untyped-call]
+
+
 def _eager_apply(function: type[Function], *arguments: Any) -> Any:
     """Returns function.apply(*arguments) outside torch.func, without its 15 us of signature
     inspection."""
@@ -81,7 +86,7 @@ def run(name: str, plan: Plan, tensors: Tensors, *, constant: bool = False) -> A
     if torch.compiler.is_compiling():
         return _call(name, plan, tensors)
     if transforms_active():
-        return _Opaque.apply(name, plan, *tensors)
+        return _apply(_Opaque, name, plan, *tensors)
     if not constant and _wants_grad(tensors):
         return _eager_apply(_Opaque, name, plan, *tensors)
     return _call(name, plan, tensors)
@@ -100,7 +105,7 @@ def meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
     """Returns the losses [T], differentiable once in the rates and the leaves."""
     result: Tensor
     if torch.compiler.is_compiling() or transforms_active():
-        result = _MetaLoss.apply(plan, *tensors)
+        result = _apply(_MetaLoss, plan, *tensors)
     elif _wants_grad(tensors):
         result = _eager_apply(_MetaLoss, plan, *tensors)
     else:
@@ -113,13 +118,13 @@ def mean_meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
     leaves. Its gradient is computed with it, if one is wanted, so that backward only scales."""
     result: Tensor
     if transforms_active():
-        result = _MeanMetaLoss.apply(plan, *tensors)[0]
+        result = _apply(_MeanMetaLoss, plan, *tensors)[0]
     elif not _wants_grad(tensors):
         head = len(_HEADS["meta_grad"])
         losses = _call("meta_loss", plan, (*tensors[: head - 1], *tensors[head:]))
         result = weighted_total(losses, tensors[head - 1])
     elif torch.compiler.is_compiling():
-        result = _MeanMetaLoss.apply(plan, *tensors)[0]
+        result = _apply(_MeanMetaLoss, plan, *tensors)[0]
     else:
         result = _eager_apply(_MeanMetaLoss, plan, *tensors)[0]
     return result
@@ -280,9 +285,9 @@ class _Opaque(Function):
         if name == "meta_grad":
             weight_at = len(_HEADS[name]) - 1
             folded.tensors[weight_at] = _slice_weight(folded, size, folded.tensors[weight_at])
-            out = _Opaque.apply(name, folded.plan, *folded.tensors)
+            out = _apply(_Opaque, name, folded.plan, *folded.tensors)
             return _unfold_meta_grad(out, folded, size), (0,) * 5
-        out = _Opaque.apply(name, folded.plan, *folded.tensors)
+        out = _apply(_Opaque, name, folded.plan, *folded.tensors)
         if isinstance(out, Tensor):
             return _unfold(out, size, folded.tasks), 0
         return tuple(_unfold(v, size, folded.tasks) for v in out), (0,) * len(out)
@@ -319,7 +324,7 @@ class _MetaLoss(Function):
     ) -> tuple[Tensor, int]:
         """Folds the mapped axis into the task axis."""
         folded = _fold("meta_loss", plan, tensors, in_dims[1:], info.batch_size, split=False)
-        out = _MetaLoss.apply(folded.plan, *folded.tensors)
+        out = _apply(_MetaLoss, folded.plan, *folded.tensors)
         return _unfold(out, info.batch_size, folded.tasks), 0
 
 
@@ -353,8 +358,8 @@ class _MeanMetaLoss(Function):
             grads = _ops.SCALE_GRAD(cotangent, grads, inputs)
             rate_grad = _ops.SCALE_GRAD(cotangent, rate_grad, inputs)
         elif torch.is_grad_enabled():
-            grads = _Scale.apply(cotangent.expand_as(grads), grads, *inputs)
-            rate_grad = _Scale.apply(cotangent.expand_as(rate_grad), rate_grad, *inputs)
+            grads = _apply(_Scale, cotangent.expand_as(grads), grads, *inputs)
+            rate_grad = _apply(_Scale, cotangent.expand_as(rate_grad), rate_grad, *inputs)
         else:
             grads, rate_grad = grads * cotangent, rate_grad * cotangent
         parts = leaf_grads(ctx.plan, inputs[1:], grads, ctx.tasks)
@@ -371,7 +376,7 @@ class _MeanMetaLoss(Function):
         weight_at = len(_HEADS["meta_grad"]) - 1
         weight = _slice_weight(folded, size, folded.tensors[weight_at])
         folded.tensors[weight_at] = weight
-        out = _Opaque.apply("meta_grad", folded.plan, *folded.tensors)
+        out = _apply(_Opaque, "meta_grad", folded.plan, *folded.tensors)
         loss, _, _, grads, rate_grad = _unfold_meta_grad(out, folded, size)
         total = (loss * _unfold(weight, size, folded.tasks)).sum(1)
         return (total, loss, grads, rate_grad), (0,) * 4
@@ -401,7 +406,7 @@ class _Scale(Function):
         pair = (
             _front(v, d, info.batch_size) for v, d in zip(tensors[:2], in_dims[:2], strict=True)
         )
-        return _Scale.apply(*pair, *tensors[2:]), 0
+        return _apply(_Scale, *pair, *tensors[2:]), 0
 
 
 def weighted_total(loss: Tensor, task_weight: Tensor | None) -> Tensor:

@@ -327,9 +327,9 @@ def refuse_data_grad(op: str, **tensors: Tensor | None) -> None:
     for name, value in tensors.items():
         if value is not None and value.requires_grad:
             raise NotImplementedError(
-                f"{op}: {name.replace('_', ' ')} must not require grad (got requires_grad=True), since "
-                "the fused operation has gradients in params and inner_lr only; detach it or use "
-                'backend="torch"'
+                f"{op}: {name.replace('_', ' ')} must not require grad (got requires_grad=True), "
+                "since the fused operation has gradients in params and inner_lr only; detach it or "
+                'use backend="torch"'
             )
 
 

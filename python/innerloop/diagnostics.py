@@ -1,0 +1,74 @@
+"""The environment report: what is installed, which kernels this machine runs, and why others are
+not there."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import numpy
+import torch
+
+from innerloop import _native
+
+
+def environment() -> dict[str, Any]:
+    """Returns the facts that decide how the fused operations run here.
+
+    Returns:
+        {name: value} in reading order; "fused" is "yes" or the reason why not.
+
+    Example:
+        >>> environment()["torch"] == torch.__version__
+        True
+    """
+    facts: dict[str, Any] = {
+        "innerloop": _version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "torch threads": torch.get_num_threads(),
+        "OpenMP in torch": "yes" if torch.backends.openmp.is_available() else "no",
+        "fused CPU kernels": "yes" if _native.is_available() else f"no: {_native.reason()}",
+    }
+    if _native.is_available():
+        cpu = _native.native()
+        facts["SIMD levels"] = ", ".join(cpu.simd_levels())
+        facts["SIMD level in use"] = cpu.simd_level()
+        for name, value in cpu.build_info().items():
+            facts[f"build: {name}"] = value
+    facts["fused CUDA kernels"] = f"no: {_cuda_reason()}"
+    return facts
+
+
+def report() -> str:
+    """Returns the environment as aligned text, one fact a line.
+
+    Example:
+        >>> report().splitlines()[0].startswith("innerloop")
+        True
+    """
+    facts = environment()
+    width = max(len(name) for name in facts)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+
+
+def _version() -> str:
+    """Returns the installed version, or says that the package runs from a source tree."""
+    try:
+        return metadata.version("innerloop")
+    except metadata.PackageNotFoundError:
+        return "source tree (not installed)"
+
+
+def _cuda_reason() -> str:
+    """Returns why CUDA is not used."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no usable NVIDIA GPU"
+    return "this version has CPU kernels only (CUDA tensors run on the torch back end)"
