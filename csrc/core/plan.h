@@ -76,8 +76,9 @@ struct Plan {
 
 /// Fills a plan. `pad(n)` is the row length that holds n elements; `turned(out, in)` the size of a
 /// transposed copy; `NeedsZ`, `IsCurved` answer for activations.
+/// Static: its name carries no instruction level, so no two levels may share a copy.
 template <class Pad, class Turned, class NeedsZ, class IsCurved>
-inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
+static void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
                       Pad pad, Turned turned, NeedsZ needs_z, IsCurved is_curved) {
   plan.depth = net.depth;
   plan.leaves = net.leaves;

@@ -54,7 +54,13 @@ class LaneEngine {
   }
   /// Writes the lane sums of the accumulator to `to`.
   static void finish_sink(Real* to, const V* sink, int64_t size) {
-    for (int64_t i = 0; i < size; ++i) to[i] = S::sum(sink[i]);
+    int64_t i = 0;
+    for (; i + kWidth <= size; i += kWidth) {
+      V r[kWidth];
+      for (int k = 0; k < kWidth; ++k) r[k] = sink[i + k];
+      S::store(to + i, reduce_tile<Real>(r));
+    }
+    for (; i < size; ++i) to[i] = S::sum(sink[i]);
   }
 
   // ---- workspace and loading -------------------------------------------------------------------

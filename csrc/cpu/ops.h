@@ -119,14 +119,15 @@ class Runner {
  private:
   static constexpr bool kIsRow = sizeof(Elem) == sizeof(Real);
 
+  int64_t sink_size() const { return request_.wants_grad ? plan_.sink : 0; }
   static int64_t aligned(int64_t bytes) { return round_up(bytes, 64); }
 
-  /// [prepared leaves][slots][worker 0: sink, workspace][worker 1] ...
+  /// [prepared leaves][slots][worker 0: lane sums, workspace][worker 1] ...
   bool lay_out(int workers) {
     E engine(request_.problem, plan_, typename E::Shared{});
     Pass pass(engine, plan_, call_);
     Carver<Elem> c(nullptr);
-    c.take(request_.wants_grad ? plan_.sink : 0);
+    c.take(kIsRow ? 0 : sink_size());
     pass.carve(c);
     const int64_t elem = sizeof(Elem), real = sizeof(Real);
     Carver<char> total(nullptr);
@@ -162,11 +163,11 @@ class Runner {
     E engine = make_engine();
     Pass pass(engine, plan_, call_);
     Carver<Elem> c(memory);
-    const int64_t sink_size = request_.wants_grad ? plan_.sink : 0;
-    Elem* sink = c.take(sink_size);
+    Elem* sink = c.take(kIsRow ? 0 : sink_size());
     pass.carve(c);
-    if (sink_size) {
-      std::memset(static_cast<void*>(sink), 0, sink_size * sizeof(Elem));
+    if (sink_size()) {
+      if constexpr (kIsRow) sink = slot(index);
+      std::memset(static_cast<void*>(sink), 0, sink_size() * sizeof(Elem));
       Real* rates = slot(index) + plan_.sink;
       std::memset(rates, 0, request_.rate_grad_size * sizeof(Real));
       engine.set_sinks(sink, rates);
@@ -177,7 +178,7 @@ class Runner {
       engine.select(i * group_, smaller(group_, tasks - i * group_));
       pass.run();
     }
-    if (sink_size) E::finish_sink(slot(index), sink, sink_size);
+    if constexpr (!kIsRow) E::finish_sink(slot(index), sink, sink_size());
     if (engine.status() != Status::kOk) {
       __atomic_store_n(&status_, static_cast<int>(engine.status()), __ATOMIC_RELAXED);
     }

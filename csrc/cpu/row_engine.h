@@ -103,9 +103,6 @@ class RowEngine {
     sink_ = sink;
     rate_sink_ = rate_sink;
   }
-  static void finish_sink(Real* to, const Real* sink, int64_t size) {
-    std::memcpy(to, sink, size * sizeof(Real));
-  }
 
   // ---- workspace and loading -------------------------------------------------------------------
   template <class C>

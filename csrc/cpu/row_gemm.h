@@ -170,6 +170,7 @@ static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows) {
   return table[rows - 1];
 }
 
+/// All rows of kVectors columns: B's panel is read from the nearest cache again and again.
 template <class Real, int kVectors, bool kTail>
 static void product_columns(const Product<Real>& p, int64_t column, int64_t tail) {
   constexpr int top = max_tile_rows<Real>(kVectors);
@@ -182,12 +183,38 @@ static void product_columns(const Product<Real>& p, int64_t column, int64_t tail
   }
 }
 
+/// A few rows of all columns: C is written in long runs, which pays when k is short and all of B
+/// stays in the first-level cache.
+template <class Real>
+static void product_by_rows(const Product<Real>& p) {
+  constexpr int lanes = Simd<Real>::kLanes;
+  constexpr int top = max_tile_rows<Real>(2);
+  const int64_t whole = p.n / lanes, tail = p.n - whole * lanes;
+  const int64_t blocks = (p.m + top - 1) / top;
+  int64_t row = 0;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t next = p.m * (i + 1) / blocks;
+    const int height = static_cast<int>(next - row);
+    const ProductTile<Real> two = pick_tile<Real, 2, false>(height);
+    int64_t v = 0;
+    for (; v + 2 <= whole; v += 2) two(p, row, v * lanes, 0);
+    if (v < whole) pick_tile<Real, 1, false>(height)(p, row, v * lanes, 0);
+    if (tail) pick_tile<Real, 1, true>(height)(p, row, whole * lanes, tail);
+    row = next;
+  }
+}
+
 /// Computes the product. Memory beyond column n of B, C and C0 is neither read nor written.
 template <class Real>
 static void multiply(const Product<Real>& p) {
   constexpr int lanes = Simd<Real>::kLanes;
+  constexpr int64_t kNearBytes = 16 << 10;
   const int64_t whole = p.n / lanes;
   const bool is_flat = p.m <= max_tile_rows<Real>(4);
+  if (!is_flat && p.k * p.n * static_cast<int64_t>(sizeof(Real)) <= kNearBytes) {
+    product_by_rows(p);
+    return;
+  }
   int64_t v = 0;
   if (is_flat) {
     for (; v + 4 <= whole; v += 4) product_columns<Real, 4, false>(p, v * lanes, 0);
@@ -196,36 +223,6 @@ static void multiply(const Product<Real>& p) {
   for (; v < whole; ++v) product_columns<Real, 1, false>(p, v * lanes, 0);
   const int64_t tail = p.n - whole * lanes;
   if (tail) product_columns<Real, 1, true>(p, whole * lanes, tail);
-}
-
-/// Sums kLanes vectors across: lane j of the result is the sum of r[j].
-template <class Real>
-INNERLOOP_INLINE typename Simd<Real>::V reduce_tile(typename Simd<Real>::V* r) {
-  using S = Simd<Real>;
-  constexpr int n = S::kLanes;
-  typename S::I low{}, high{};
-  for (int i = 0; i < n; ++i) {
-    low[i] = i / 2 + (i % 2) * n;
-    high[i] = n / 2 + i / 2 + (i % 2) * n;
-  }
-#pragma GCC unroll 8
-  for (int count = n; count > 1; count /= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < count / 2; ++i) {
-#if defined(__clang__)
-      typename S::V t{}, u{};
-      for (int k = 0; k < n; ++k) {
-        t[k] = (k % 2 ? r[i + count / 2] : r[i])[k / 2];
-        u[k] = (k % 2 ? r[i + count / 2] : r[i])[n / 2 + k / 2];
-      }
-      r[i] = t + u;
-#else
-      r[i] = __builtin_shuffle(r[i], r[i + count / 2], low) +
-             __builtin_shuffle(r[i], r[i + count / 2], high);
-#endif
-    }
-  }
-  return r[0];
 }
 
 /// C = C0 + alpha A B^T with both A and B contiguous along k: for few rows and long k, where
@@ -259,7 +256,10 @@ static void dot_tile(const DotProduct<Real>& p, int64_t row, int64_t column) {
   for (; k + n <= p.k; k += n) {
     V bv[kColumns];
 #pragma GCC unroll 16
-    for (int j = 0; j < kColumns; ++j) bv[j] = S::load(b + j * p.b_row + k);
+    for (int j = 0; j < kColumns; ++j) {
+      bv[j] = S::load(b + j * p.b_row + k);
+      __builtin_prefetch(b + (kColumns + j) * p.b_row + k);  // the next tile's rows
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const V av = S::load(a + i * p.a_row + k);

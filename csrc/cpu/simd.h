@@ -63,6 +63,24 @@ struct Simd {
 #endif
   }
 
+  /// The lanes of a and b alternately: the first kLanes of them, and the rest.
+  static INNERLOOP_INLINE void zip(V a, V b, V* first, V* rest) {
+#if defined(__clang__)
+    for (int k = 0; k < kLanes; ++k) {
+      (*first)[k] = (k % 2 ? b : a)[k / 2];
+      (*rest)[k] = (k % 2 ? b : a)[kLanes / 2 + k / 2];
+    }
+#else
+    I low{}, high{};
+    for (int i = 0; i < kLanes; ++i) {
+      low[i] = i / 2 + (i % 2) * kLanes;
+      high[i] = kLanes / 2 + i / 2 + (i % 2) * kLanes;
+    }
+    *first = __builtin_shuffle(a, b, low);
+    *rest = __builtin_shuffle(a, b, high);
+#endif
+  }
+
   /// Sum of all lanes by halving, a fixed order.
   static INNERLOOP_INLINE Real sum(V v) {
     alignas(INNERLOOP_VECTOR_BYTES) Real lane[kLanes];
@@ -80,37 +98,81 @@ inline int64_t round_up(int64_t n, int64_t multiple) {
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
-/// Transposes a kLanes x kLanes tile held in r: row i becomes lane i of every r[j].
+/// Transposes a kLanes x kLanes tile held in r: row i becomes lane i of every r[j]. Perfect shuffles
+/// of the two halves, log2(kLanes) times, rotate the (row, lane) index bits until both are swapped.
 template <class Real>
 INNERLOOP_INLINE void transpose_tile(typename Simd<Real>::V* r) {
   using S = Simd<Real>;
   constexpr int n = S::kLanes;
-  typename S::I low{}, high{};
-  for (int i = 0; i < n; ++i) {  // interleave the low (high) halves of two vectors
-    low[i] = i / 2 + (i % 2) * n;
-    high[i] = n / 2 + i / 2 + (i % 2) * n;
-  }
   typename S::V t[n];
 #pragma GCC unroll 8
   for (int width = n; width > 1; width /= 2) {
 #pragma GCC unroll 16
-    for (int i = 0; i < n / 2; ++i) {
-#if defined(__clang__)
-      for (int k = 0; k < n; ++k) {
-        t[2 * i][k] = (k % 2 ? r[i + n / 2] : r[i])[k / 2];
-        t[2 * i + 1][k] = (k % 2 ? r[i + n / 2] : r[i])[n / 2 + k / 2];
-      }
-#else
-      t[2 * i] = __builtin_shuffle(r[i], r[i + n / 2], low);
-      t[2 * i + 1] = __builtin_shuffle(r[i], r[i + n / 2], high);
-#endif
-    }
+    for (int i = 0; i < n / 2; ++i) S::zip(r[i], r[i + n / 2], &t[2 * i], &t[2 * i + 1]);
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) r[i] = t[i];
   }
 }
 
-/// out[c * kLanes + lane] = in[lane * stride + c] for c < columns; lanes >= used become 0.
+#if defined(__AVX512F__) && !defined(__clang__)
+/// The same with shuffles that stay inside 128-bit quarters as long as possible: one cycle each.
+template <>
+INNERLOOP_INLINE void transpose_tile<float>(Simd<float>::V* r) {
+  using I = Simd<float>::I;
+  constexpr I kLow = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
+  constexpr I kHigh = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
+  constexpr I kLowPairs = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
+  constexpr I kHighPairs = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
+  constexpr I kEven = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+  constexpr I kOdd = {4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31};
+  Simd<float>::V t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = __builtin_shuffle(r[i], r[i + 1], kLow);
+    t[i + 1] = __builtin_shuffle(r[i], r[i + 1], kHigh);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      r[i + 2 * k] = __builtin_shuffle(t[i + k], t[i + 2 + k], kLowPairs);
+      r[i + 2 * k + 1] = __builtin_shuffle(t[i + k], t[i + 2 + k], kHighPairs);
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 16; i += 8) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      t[i + k] = __builtin_shuffle(r[i + k], r[i + 4 + k], kEven);
+      t[i + 4 + k] = __builtin_shuffle(r[i + k], r[i + 4 + k], kOdd);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    r[i] = __builtin_shuffle(t[i], t[i + 8], kEven);
+    r[i + 8] = __builtin_shuffle(t[i], t[i + 8], kOdd);
+  }
+}
+#endif
+
+/// Sums kLanes vectors across: lane j of the result is the sum of r[j]. Overwrites r.
+template <class Real>
+INNERLOOP_INLINE typename Simd<Real>::V reduce_tile(typename Simd<Real>::V* r) {
+  using S = Simd<Real>;
+#pragma GCC unroll 8
+  for (int count = S::kLanes; count > 1; count /= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < count / 2; ++i) {
+      typename S::V low, high;
+      S::zip(r[i], r[i + count / 2], &low, &high);
+      r[i] = low + high;
+    }
+  }
+  return r[0];
+}
+
+/// out[c * kLanes + lane] = in[lane * stride + c] for c < columns; lanes >= used become 0. Asks for
+/// the memory one group of lanes further on, which is what the next call will read.
 template <class Real>
 inline void interleave(Real* out, const Real* in, int64_t stride, int64_t columns, int used) {
   using S = Simd<Real>;
@@ -118,8 +180,17 @@ inline void interleave(Real* out, const Real* in, int64_t stride, int64_t column
   typename S::V r[n];
   int64_t c = 0;
   for (; c + n <= columns; c += n) {
-    for (int i = 0; i < n; ++i) r[i] = i < used ? S::load(in + i * stride + c) : typename S::V{};
+    if (used == n) {
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) {
+        r[i] = S::load(in + i * stride + c);
+        __builtin_prefetch(in + (n + i) * stride + c, 0, 2);
+      }
+    } else {
+      for (int i = 0; i < n; ++i) r[i] = i < used ? S::load(in + i * stride + c) : typename S::V{};
+    }
     transpose_tile<Real>(r);
+#pragma GCC unroll 16
     for (int i = 0; i < n; ++i) S::store(out + (c + i) * n, r[i]);
   }
   for (; c < columns; ++c) {
@@ -135,9 +206,15 @@ inline void deinterleave(Real* out, int64_t stride, const Real* in, int64_t colu
   typename S::V r[n];
   int64_t c = 0;
   for (; c + n <= columns; c += n) {
+#pragma GCC unroll 16
     for (int i = 0; i < n; ++i) r[i] = S::load(in + (c + i) * n);
     transpose_tile<Real>(r);
-    for (int i = 0; i < used; ++i) S::store(out + i * stride + c, r[i]);
+    if (used == n) {
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) S::store(out + i * stride + c, r[i]);
+    } else {
+      for (int i = 0; i < used; ++i) S::store(out + i * stride + c, r[i]);
+    }
   }
   for (; c < columns; ++c) {
     for (int i = 0; i < used; ++i) out[i * stride + c] = in[c * n + i];
