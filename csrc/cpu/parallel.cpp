@@ -49,7 +49,7 @@ class Pool {
     }
     drain(0);
     state_.fetch_add(1, std::memory_order_seq_cst);  // closed
-    while (active_.load(std::memory_order_acquire) > 0) relax();
+    while (active_.load(std::memory_order_seq_cst) > 0) relax();
   }
 
  private:
