@@ -13,13 +13,16 @@ from cases import Problem
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
-def reference(problem: Problem, tasks_at_once: int = 64) -> list[np.ndarray]:
+def reference(problem: Problem, tasks_at_once: int | None = None) -> list[np.ndarray]:
     """Loss per task (absent for hvp) and every leaf, in float64, by eager torch.func.
 
-    Tasks are taken in chunks, so that the check itself needs little memory.
+    Tasks are taken in chunks whose parameters of all steps together stay near 160 MB, so that the
+    check itself needs little memory.
     """
     wide = problem.to(torch.float64)
     case = problem.case
+    if tasks_at_once is None:
+        tasks_at_once = max(1, min(1000, 20_000_000 // (case.parameters() * (case.steps + 1))))
     losses: list[torch.Tensor] = []
     parts: list[list[torch.Tensor]] = []
     for start in range(0, case.tasks, tasks_at_once):

@@ -21,7 +21,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "half_mse": lambda z, y: 0.5 * F.mse_loss(z, y),
     "cross_entropy": F.cross_entropy,
 }
-# In torch 2.13 jvp over grad refuses F.mse_loss ("ZeroTensors are immutable"); written out, it runs.
+# In torch 2.13 jvp over grad refuses F.mse_loss ("ZeroTensors are immutable"), but not this form.
 HVP_LOSSES = {**LOSSES, "mse": lambda z, y: (z - y).square().mean()}
 
 

@@ -39,7 +39,7 @@ def sweep(
     points: dict[str, list[dict[str, Any]]] = {rival: [] for rival in modules}
     for size, case in zip(sizes, cases, strict=True):
         problem = make_problem(case, dtype, request.seed)
-        expected = reference(problem, tasks_at_once=1000)
+        expected = reference(problem)
         calls = {}
         for rival, module in modules.items():
             with contextlib.suppress(NothingRan), contextlib.redirect_stderr(io.StringIO()):

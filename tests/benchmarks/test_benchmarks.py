@@ -50,13 +50,13 @@ CASE_NAMES = [
 
 
 def test_names_agree_everywhere() -> None:
+    import formatting
     import run
-    import table
     from cases import CASES
 
     assert list(CASES) == CASE_NAMES
     assert list(run.CASE_NAMES) == CASE_NAMES
-    assert list(table.SPEED_ORDER) == CASE_NAMES
+    assert list(formatting.SPEED_ORDER) == CASE_NAMES
 
 
 @pytest.mark.parametrize("name", CASE_NAMES)
@@ -67,7 +67,8 @@ def test_problem_has_the_shapes_of_its_case(name: str) -> None:
     problem = make_problem(case)
     classes = case.loss == "cross_entropy"
     for (x, y), rows in ((problem.support, case.support), (problem.query, case.query)):
-        assert x.shape == (3, rows, case.widths[0]) and x.dtype == torch.float32
+        assert x.shape == (3, rows, case.widths[0])
+        assert x.dtype == torch.float32
         assert y.shape == ((3, rows) if classes else (3, rows, case.widths[-1]))
         assert y.dtype == (torch.int64 if classes else torch.float32)
     lead = (3,) if case.quantity == "hvp" else ()
@@ -187,10 +188,12 @@ def test_timing_checks_before_it_times_and_pairs_rounds() -> None:
         tolerance=1e-6,
         effort=effort,
     )
-    assert isinstance(results["wrong"], timing.Disagreement) and counts["wrong"] == 1
+    assert isinstance(results["wrong"], timing.Disagreement)
+    assert counts["wrong"] == 1
     right = results["right"]
     assert isinstance(right, timing.Timing)
-    assert len(right.samples_s) == 6 and all(sample > 0 for sample in right.samples_s)
+    assert len(right.samples_s) == 6
+    assert all(sample > 0 for sample in right.samples_s)
     summary = right.summary()
     assert summary["q1_s"] <= summary["median_s"] <= summary["q3_s"]
     assert counts["right"] > 6
@@ -202,9 +205,27 @@ def test_straight_line_is_found_and_bends_are_reported() -> None:
 
     sizes = [1, 10, 100, 1000]
     straight = straight_line(sizes, [3.0 + 2.0 * size for size in sizes])
-    assert straight["fixed_s"] == pytest.approx(3.0) and straight["each_s"] == pytest.approx(2.0)
+    assert straight["fixed_s"] == pytest.approx(3.0)
+    assert straight["each_s"] == pytest.approx(2.0)
     assert straight["worst_deviation"] < 1e-9
     assert straight_line(sizes, [size**2 for size in sizes])["worst_deviation"] > 0.3
+
+
+def test_memory_formula_grows_with_steps_and_threads_but_not_with_tasks() -> None:
+    from cases import CASES
+    from routines.memory import formula_bytes
+
+    def bytes_of(tasks: int, steps: int, threads: int, strategy: str) -> int:
+        case = replace(CASES["sinusoid-1000"], tasks=tasks, steps=steps)
+        return formula_bytes(
+            case.sizes(), case.widths, strategy=strategy, threads=threads, vector_bytes=64
+        )
+
+    for strategy in ("lanes", "rows"):
+        one, two, three = (bytes_of(4096, steps, 1, strategy) for steps in (1, 2, 3))
+        assert three - two == two - one > 0
+        assert bytes_of(8192, 1, 1, strategy) == one
+        assert one < bytes_of(4096, 1, 2, strategy) < 2 * one
 
 
 def fabricated_run(case: str, ours_s: float, jax_s: float, goal: float) -> dict[str, Any]:
@@ -283,18 +304,26 @@ def test_tables_come_from_the_newest_complete_runs(results: Path) -> None:
     assert {run["file"] for run in runs} == {"new.json"}
     document = "before\n<!-- table:speed -->\nold text\n<!-- /table:speed -->\nafter\n"
     filled = table.fill(document, runs)
-    assert "old text" not in filled and filled.startswith("before\n") and "after\n" in filled
+    assert "old text" not in filled
+    assert filled.startswith("before\n")
+    assert "after\n" in filled
     sinusoid, wide = (line for line in filled.splitlines() if line.startswith("| `"))
-    assert "**5×**" in sinusoid and "5 ms JAX" in sinusoid and "250×" in sinusoid
-    assert "0.5×" in wide and "**" not in wide
+    assert "**5×**" in sinusoid
+    assert "5 ms JAX" in sinusoid
+    assert "250×" in sinusoid
+    assert "0.5×" in wide
+    assert "**" not in wide
     assert table.fill(filled, runs) == filled
 
 
 def test_losses_are_listed(results: Path) -> None:
+    import speed_tables
     import table
 
-    text = table.losses(table.newest_runs(results))
-    assert text.count("\n- ") + 1 == 2 and "slower than JAX (0.5×)" in text and "goal 2×" in text
+    text = speed_tables.losses(table.newest_runs(results))
+    assert text.count("\n- ") + 1 == 2
+    assert "slower than JAX (0.5×)" in text
+    assert "goal 2×" in text
 
 
 def test_every_table_renders_and_unknown_markers_are_refused(results: Path) -> None:
@@ -323,7 +352,8 @@ def test_figure_is_the_same_every_time(results: Path, tmp_path: Path) -> None:
 
     runs = table.newest_runs(results)
     first, second = (figure.draw(runs, tmp_path / f"{n}.svg") for n in ("first", "second"))
-    assert first.read_bytes() == second.read_bytes() and first.stat().st_size > 2000
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_size > 2000
 
 
 def test_command_line_errors(capsys: pytest.CaptureFixture[str]) -> None:
