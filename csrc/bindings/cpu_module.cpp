@@ -253,6 +253,7 @@ py::dict build_info() {
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() =
       "Fused operations for batches of tasks, over raw addresses. Use innerloop's Python API.";
+  simd_level();  // reads INNERLOOP_SIMD: a bad value fails the import, with its reason
   py::class_<Model>(m, "Model")
       .def(py::init<const std::vector<int64_t>&, const std::vector<int>&,
                     const std::vector<double>&, const std::vector<bool>&>(),

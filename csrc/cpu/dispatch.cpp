@@ -52,19 +52,20 @@ const std::vector<Level>& levels() {
   return found;
 }
 
-int find(const std::string& name) {
+/// `source` is what the name was given to, for the message.
+int find(const std::string& name, const std::string& source) {
   for (int i = 0; i < static_cast<int>(levels().size()); ++i) {
     if (levels()[i].name == name) return i;
   }
   std::string known;
   for (const Level& level : levels()) known += (known.empty() ? "" : ", ") + level.name;
-  throw std::invalid_argument("SIMD level must be one of " + known + " on this machine (got " +
+  throw std::invalid_argument(source + " must be one of " + known + " on this machine (got " +
                               name + ")");
 }
 
 int initial_level() {
   const char* asked = std::getenv("INNERLOOP_SIMD");
-  return asked && *asked ? find(asked) : static_cast<int>(levels().size()) - 1;
+  return asked && *asked ? find(asked, "INNERLOOP_SIMD") : static_cast<int>(levels().size()) - 1;
 }
 
 std::atomic<int>& current() {
@@ -85,7 +86,9 @@ const std::vector<std::string>& simd_levels() {
 
 const std::string& simd_level() { return levels()[current().load()].name; }
 
-void set_simd_level(const std::string& name) { current().store(find(name)); }
+void set_simd_level(const std::string& name) {
+  current().store(find(name, "set_simd_level: name"));
+}
 
 const Kernels& kernels(bool is_float64) {
   const Level& level = levels()[current().load(std::memory_order_relaxed)];
