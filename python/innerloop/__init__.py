@@ -1,7 +1,7 @@
 """Batched gradient-based meta-learning with fused operations. Start at `meta_grad`, `meta_loss` and
 `MLP`."""
 
-from innerloop import functional, reference
+from innerloop import functional, learners, reference
 from innerloop._params import Batch
 from innerloop._tasks import FallbackWarning
 from innerloop.functional import (
@@ -14,17 +14,24 @@ from innerloop.functional import (
     meta_loss,
     predict,
 )
+from innerloop.learners import ANIL, FOMAML, MAML, JointTraining, MetaSGD
 from innerloop.models import MLP
 
 __all__ = [
+    "ANIL",
+    "FOMAML",
+    "MAML",
     "MLP",
     "Batch",
     "FallbackWarning",
+    "JointTraining",
     "MetaGrad",
+    "MetaSGD",
     "adapt",
     "backend_for",
     "functional",
     "hvp",
+    "learners",
     "loss_and_grad",
     "meta_grad",
     "meta_loss",

@@ -1,0 +1,142 @@
+"""Checks that only learners need, each condition in one place; the functional layer checks the
+rest."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from innerloop._checks import _kind, _sizes, _type_error, _value_error
+
+REDUCTIONS = ("mean", "none")
+LEARNED_FORMS = ("per_step", "per_tensor", "per_parameter")
+
+
+def check_module(op: str, module: object) -> None:
+    """Checks that there are parameters to learn."""
+    if not isinstance(module, nn.Module):
+        remedy = "for an il.MLP and a dict of parameters use il.meta_loss or il.meta_grad"
+        _type_error(op, "module", "be a torch.nn.Module", _kind(module), remedy)
+    if not any(p.is_floating_point() for p in module.parameters()):
+        _value_error(op, "module", "have at least one floating-point parameter", "none")
+
+
+def check_reduction(op: str, reduction: str, task_weight: Tensor | None) -> None:
+    """Checks how task losses are put together."""
+    if reduction not in REDUCTIONS:
+        _value_error(op, "reduction", "be 'mean' or 'none'", repr(reduction))
+    if reduction == "none" and task_weight is not None:
+        remedy = "multiply the losses by the weights yourself"
+        _value_error(op, "task_weight", "be None with reduction='none'", "a tensor", remedy)
+
+
+def check_learned_form(op: str, learn: object, steps: int) -> None:
+    """Checks which rates are to be learned."""
+    if not isinstance(learn, bool) and learn not in LEARNED_FORMS:
+        _value_error(
+            op,
+            "learn_inner_lr",
+            f"be False, True or one of {', '.join(LEARNED_FORMS)}",
+            repr(learn),
+        )
+    if learn == "per_step" and steps == 0:
+        _value_error(op, "steps", "be at least 1 with learn_inner_lr='per_step'", steps)
+
+
+def refuse_rate_form(op: str, learn: object, form: str, remedy: str) -> NoReturn:
+    """Raises because the given rates are finer than the form that is to be learned."""
+    _value_error(op, "inner_lr", f"be no finer than learn_inner_lr={learn!r}", form, remedy)
+
+
+def check_plain_rate(op: str, value: object) -> None:
+    """Checks that a rate which the learner copies is not one that somebody means to learn."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        _value_error(
+            op,
+            "inner_lr",
+            "not require grad, since the learner keeps a copy",
+            "a tensor that does",
+            "set learn_inner_lr, or pass the tensor as inner_lr= at each call",
+        )
+
+
+def check_some_adapted(op: str, adapted: tuple[str, ...], names: list[str]) -> None:
+    """Checks that the inner loop changes something."""
+    if not adapted:
+        _value_error(
+            op,
+            "module",
+            "have a parameter that requires grad",
+            f"{names}, all frozen",
+            "name the ones that the inner loop changes in adapt_params",
+        )
+
+
+def refuse_without_rate(op: str) -> NoReturn:
+    """Raises because a learner that trains without an inner loop was not told how to adapt."""
+    _value_error(op, "inner_lr", "be given to adapt", "None", "pass it here or to the constructor")
+
+
+def check_tasks(op: str, x: object, tasks: int) -> None:
+    """Checks that new inputs have one set of rows for each adapted task."""
+    if isinstance(x, Tensor) and (x.ndim < 2 or x.shape[0] != tasks):
+        _value_error(
+            op,
+            "x",
+            f"have shape [{tasks}, N, ...], one set of rows for each of the {tasks} adapted tasks",
+            _sizes(x),
+        )
+
+
+def check_task_index(op: str, task: int, tasks: int) -> None:
+    """Checks the number of a task."""
+    if not 0 <= task < tasks:
+        _value_error(op, "task", f"lie in [0, {tasks})", task)
+
+
+def check_normalisation(op: str, module: nn.Module, batches: tuple[Any, ...]) -> None:
+    """Refuses batch normalisation where its statistics would not be those of one task's rows."""
+    for name, part in module.named_modules():
+        if not isinstance(part, _NormBase):
+            continue
+        tracked = part.running_mean is not None
+        if tracked and part.training:
+            raise NotImplementedError(
+                f"{op}: layer {name!r} ({_kind(part)}) updates running statistics in training "
+                "mode, which an inner loop would fill with every task's steps; build it with "
+                "track_running_stats=False (the statistics of each forward pass, as in the "
+                "original MAML), or call .eval() on it (its running statistics as constants)"
+            )
+        uses_batch = not tracked and not isinstance(
+            part, torch.nn.modules.instancenorm._InstanceNorm
+        )
+        if uses_batch and any(_is_ragged(batch) for batch in batches):
+            raise NotImplementedError(
+                f"{op}: layer {name!r} ({_kind(part)}) takes statistics over all rows, also over "
+                "those that count or weight leave out; give tasks of equal size, or use "
+                "nn.GroupNorm or nn.LayerNorm"
+            )
+
+
+def _is_ragged(batch: Any) -> bool:
+    """Says whether a batch may leave rows out."""
+    return isinstance(batch, (tuple, list)) and any(extra is not None for extra in batch[2:])
+
+
+def check_head(op: str, head: str, inside: list[str], module: nn.Module) -> None:
+    """Checks that the head has parameters."""
+    if not inside:
+        owners = sorted({name.rpartition(".")[0] for name, _ in module.named_parameters()})
+        _value_error(op, "head", f"name a submodule with parameters, such as {owners}", repr(head))
+
+
+def check_same_rows(op: str, xs: Tensor, xq: Tensor, ys: Tensor, yq: Tensor) -> None:
+    """Checks that support and query rows can be put one after another."""
+    for name, s, q in (("x", xs, xq), ("y", ys, yq)):
+        if s.ndim != q.ndim or s.shape[:1] != q.shape[:1] or s.shape[2:] != q.shape[2:]:
+            _value_error(
+                op, f"query {name}", f"match support {name}, {_sizes(s)}, but for rows", _sizes(q)
+            )

@@ -1,0 +1,136 @@
+"""Joint training: the baseline that learns one network for all tasks and fine-tunes it on new
+ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from innerloop import _checks, functional
+from innerloop._params import Batch, BatchLike, InnerLr
+from innerloop.learners import _checks as learner_checks
+from innerloop.learners.learner import Learner
+
+
+class JointTraining(Learner):
+    """Wraps a network; calling it returns the mean loss over the rows of each task's support and
+    query together.
+
+    It sees the same data as MAML and has the same interface, so that the two can be compared
+    fairly; there is no inner loop in training. `adapt` and `evaluate` fine-tune on the support
+    rows.
+
+    Args:
+        module, loss, backend: as in MAML.
+        inner_lr: rates of fine-tuning; None if it is given to each `adapt` or `evaluate`.
+        steps: steps of fine-tuning.
+        adapt_params: names of the parameters that fine-tuning changes; as in MAML.
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as MAML.
+
+    Example:
+        >>> import innerloop as il
+        >>> learner, x = il.JointTraining(nn.Linear(2, 1), inner_lr=0.1), torch.ones(4, 5, 2)
+        >>> learner((x, x[..., :1]), (x, x[..., :1])).backward()
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        loss: str = "mse",
+        inner_lr: InnerLr | None = None,
+        steps: int = 1,
+        adapt_params: Sequence[str] | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            module,
+            inner_lr=inner_lr,
+            learn_inner_lr=False,
+            steps=steps,
+            order=1,
+            loss=loss,
+            adapt_params=adapt_params,
+            backend=backend,
+        )
+
+    def forward(
+        self,
+        support: BatchLike,
+        query: BatchLike,
+        *,
+        task_weight: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """Returns the mean over tasks of the loss on support and query rows together.
+
+        With n_s and n_q rows in use, a task's loss is (n_s support_loss + n_q query_loss) / (n_s +
+        n_q): the mean over all rows, or what weights make of it on each side.
+
+        Args, Returns: as MAML.
+
+        Differentiability: as MAML.
+
+        Cost: time O(T (N + Q) P); one copy of the rows.
+        """
+        op = "JointTraining"
+        learner_checks.check_reduction(op, reduction, task_weight)
+        model = self._model(support, query)
+        params = dict(self.module.named_parameters())
+        like = next(p for p in params.values() if p.is_floating_point())
+        none, rows = _union(op, support, query, like.dtype)
+        options: dict[str, Any] = {
+            "model": model,
+            "inner_lr": 0.0,
+            "steps": 0,
+            "loss": self.loss,
+            "backend": self._backend,
+        }
+        if reduction == "none":
+            loss = functional.meta_loss(params, none, rows, **options)
+        else:
+            loss = functional.mean_meta_loss(params, none, rows, task_weight=task_weight, **options)
+        return self._anchored(loss, model)
+
+    def _settings(self) -> str:
+        return f"loss {self.loss}, no inner loop in training, {self.steps} steps of fine-tuning"
+
+
+def _union(
+    op: str, support: BatchLike, query: BatchLike, dtype: torch.dtype
+) -> tuple[Batch, Batch]:
+    """Returns an empty batch, and one with the rows of both, weighted so that its loss is the joint
+    one."""
+    xs, ys, s_count, s_weight = _checks.check_batch(op, "support", support)
+    xq, yq, q_count, q_weight = _checks.check_batch(op, "query", query)
+    learner_checks.check_same_rows(op, xs, xq, ys, yq)
+    x, y = torch.cat([xs, xq], 1), torch.cat([ys, yq], 1)
+    none = Batch(xs[:, :0], ys[:, :0])
+    if all(v is None for v in (s_count, s_weight, q_count, q_weight)):
+        return none, Batch(x, y)
+    s_rows, s_used = _row_weights(xs, s_count, s_weight, dtype)
+    q_rows, q_used = _row_weights(xq, q_count, q_weight, dtype)
+    total = (s_used + q_used).clamp(min=1)  # [T, 1]
+    weight = torch.cat([s_rows * (s_used / total), q_rows * (q_used / total)], 1)
+    return none, Batch(x, y, None, weight)
+
+
+def _row_weights(
+    x: Tensor, count: Tensor | None, weight: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Returns the weight of each row in its side's loss [T, N], 0 where the row is left out, and
+    the number of rows in use [T, 1]."""
+    used = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    if count is not None:
+        used = torch.arange(x.shape[1], device=x.device) < count[:, None]
+    if weight is not None:
+        used = used & (weight != 0)
+    number = used.sum(1, keepdim=True)
+    if weight is None:
+        return used.to(dtype) / number.clamp(min=1), number.to(dtype)
+    return torch.where(used, weight, 0).to(dtype), number.to(dtype)

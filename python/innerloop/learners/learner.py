@@ -1,0 +1,293 @@
+"""What all learners share: the wrapped module, the choice of back end, adaptation and
+evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from innerloop import _checks, functional
+from innerloop._dispatch import Choice, Model, backend_for
+from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
+from innerloop._tasks import loop_reason
+from innerloop.learners import _checks as learner_checks
+from innerloop.learners.adapted import Adapted
+from innerloop.learners.description import Description
+from innerloop.learners.evaluation import Evaluation, evaluate
+from innerloop.learners.rates import InnerRates
+
+
+class Learner(nn.Module):
+    """A network with the way in which it adapts to a task. Base of MAML and JointTraining.
+
+    The parameters are the wrapped module's own, never copies: after `optimizer.step()` the module
+    itself has learned.
+
+    Members:
+        module: the wrapped module.
+        rates: the inner rates, an nn.Module (its parameters are the learned rates); None if there
+            are none.
+        adapted_names: the parameters that the inner loop changes, by the module's names, in its
+            order.
+        steps, order, loss: the settings; `steps` may be changed at any time.
+    """
+
+    rates: InnerRates | None
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        inner_lr: InnerLr | None,
+        learn_inner_lr: bool | str,
+        steps: int,
+        order: int,
+        loss: str,
+        adapt_params: Sequence[str] | None,
+        backend: str,
+    ) -> None:
+        super().__init__()
+        op = type(self).__name__
+        _checks.check_options(op, loss, steps, order, backend)
+        learner_checks.check_module(op, module)
+        self.module = module
+        self.steps = steps
+        self.order = order
+        self.loss = loss
+        self._backend = backend
+        self._description = Description()
+        leaves = self._leaves()
+        named = dict(module.named_parameters())
+        like = next(p for p in named.values() if p.is_floating_point())
+        if adapt_params is None:
+            self.adapted_names = tuple(
+                leaf.name for leaf in leaves if leaf.is_floating and named[leaf.name].requires_grad
+            )
+            learner_checks.check_some_adapted(op, self.adapted_names, list(named))
+        else:
+            _checks.check_adapt_params(op, adapt_params, leaves)
+            self.adapted_names = tuple(leaf.name for leaf in leaves if leaf.name in adapt_params)
+        self.rates = None
+        if inner_lr is not None:
+            _checks.check_inner_lr(op, inner_lr, leaves, self.adapted_names, steps, like)
+            adapted = [leaf for leaf in leaves if leaf.name in self.adapted_names]
+            self.rates = InnerRates(
+                inner_lr, learn=learn_inner_lr, steps=steps, leaves=adapted, like=like, op=op
+            )
+        if backend == "fused" and self.choice.backend != "fused":
+            _checks.refuse_backend(op, self.choice.reason)
+
+    # ------------------------------------------------------------ back end
+
+    @property
+    def choice(self) -> Choice:
+        """The back end of the next call and the reason for it."""
+        if self._backend == "torch":
+            return Choice("torch", 'backend="torch" was asked for')
+        device = next(self.module.parameters()).device
+        return backend_for(self._description.of(self.module), device=device)
+
+    @property
+    def backend(self) -> str:
+        """The back end of the next call: "fused" or "torch"."""
+        return self.choice.backend
+
+    def explain(self) -> str:
+        """Returns in words what the learner does: back end and reason, settings, which parameters
+        adapt."""
+        choice = self.choice
+        lines = [
+            f"{type(self).__name__}: {self._settings()}",
+            f"back end: {choice.backend}, {choice.reason}",
+        ]
+        looped = loop_reason(self.module)
+        if choice.backend == "torch" and looped is not None:
+            lines.append(
+                f"tasks run one after another, since torch.vmap refused the module: {looped}"
+            )
+        frozen = [k for k, p in self.module.named_parameters() if not p.requires_grad]
+        fixed = [k for k, _ in self.module.named_parameters() if k not in self.adapted_names]
+        lines.append(f"adapted in the inner loop: {', '.join(self.adapted_names) or 'nothing'}")
+        lines.append(f"not adapted: {', '.join(fixed) or 'none'}")
+        lines.append(f"frozen (no meta-gradient): {', '.join(frozen) or 'none'}")
+        return "\n".join(lines)
+
+    def _settings(self) -> str:
+        """Returns the settings in words."""
+        return f"loss {self.loss}, {self.steps} inner steps"
+
+    def extra_repr(self) -> str:
+        """Shows the settings."""
+        return self._settings()
+
+    def _leaves(self) -> tuple[LeafShape, ...]:
+        """Returns the module's parameters as leaves."""
+        named = dict(self.module.named_parameters())
+        constant = [k for k, v in named.items() if not v.is_floating_point()]
+        return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
+
+    def _model(self, *batches: Any) -> Model:
+        """Returns what the functional layer is to run: the description if there is one, else the
+        module."""
+        if self._backend == "torch":
+            learner_checks.check_normalisation(type(self).__name__, self.module, batches)
+            return self.module
+        model = self._description.of(self.module)
+        if model is self.module:
+            learner_checks.check_normalisation(type(self).__name__, self.module, batches)
+        return model
+
+    def _rates_for(self, op: str, inner_lr: InnerLr | None, steps: int) -> InnerLr:
+        """Returns the rates of one call."""
+        if inner_lr is not None:
+            return inner_lr
+        if self.rates is None:
+            learner_checks.refuse_without_rate(op)
+        return self.rates.for_steps(steps)
+
+    def _anchored(self, loss: Tensor, model: Model) -> Tensor:
+        """Returns the loss, tied to every parameter on the torch back end, so that unused ones get
+        zero gradients."""
+        if isinstance(model, nn.Module) and loss.requires_grad:
+            wanted = [p for p in self.parameters() if p.requires_grad]
+            loss = _Anchor.apply(loss, *wanted)  # type: ignore[no-untyped-call]
+        return loss
+
+    # ------------------------------------------------------------ use after training
+
+    def adapt(
+        self, support: BatchLike, *, steps: int | None = None, inner_lr: InnerLr | None = None
+    ) -> Adapted:
+        """Returns the network adapted to each task, as a function of new inputs.
+
+        Args:
+            support: (x [T, N, ...], y[, count[, weight]]), as in training.
+            steps: inner steps; None for the learner's own. Rates per step are cut, or the last one
+                is repeated.
+            inner_lr: rates; None for the learner's own.
+
+        Returns:
+            Adapted: call it on x [T, M, ...]. It holds constants, no autograd state.
+
+        Raises:
+            ValueError: a shape does not fit, or JointTraining has no inner_lr.
+
+        Cost: time O(T S N P); memory O(T P).
+
+        Example:
+            >>> import innerloop as il
+            >>> learner = il.MAML(nn.Linear(2, 1), inner_lr=0.1, steps=1)
+            >>> learner.adapt((torch.ones(4, 5, 2), torch.ones(4, 5)))(torch.ones(4, 3, 2)).shape
+            torch.Size([4, 3, 1])
+        """
+        steps = self.steps if steps is None else steps
+        rates = self._rates_for(f"{type(self).__name__}.adapt", inner_lr, steps)
+        model = self._model(support)
+        with torch.no_grad():
+            params = functional.adapt(
+                {k: v.detach() for k, v in self.module.named_parameters()},
+                support,
+                model=model,
+                inner_lr=_detached(rates),
+                steps=steps,
+                loss=self.loss,
+                adapt_params=self.adapted_names,
+                backend=self._backend,
+            )
+        constants = {k: v.detach() for k, v in params.items()}
+        return Adapted(self.module, model, constants, self._backend)
+
+    def evaluate(
+        self,
+        support: BatchLike,
+        query: BatchLike,
+        *,
+        steps: int | None = None,
+        inner_lr: InnerLr | None = None,
+    ) -> Evaluation:
+        """Returns the query loss (and accuracy) of each task after 0..S inner steps on its support
+        rows.
+
+        Modules that behave differently in training mode (dropout) do so here too: call
+        `learner.eval()` first.
+
+        Args:
+            support, query, steps, inner_lr: as in `adapt` and in training.
+
+        Returns:
+            Evaluation: losses [T, S + 1], means and 95 % confidence half-widths over tasks.
+                Constants, no autograd
+            state.
+
+        Raises:
+            ValueError: as `adapt`.
+
+        Cost: time O(T S (N + Q) P); memory O(P) per task for as many tasks at a time as fit 64 MiB,
+            at least one.
+
+        Example:
+            >>> import innerloop as il
+            >>> learner, x = il.MAML(nn.Linear(2, 1), inner_lr=0.1, steps=3), torch.ones(4, 5, 2)
+            >>> learner.evaluate((x, x[..., :1]), (x, x[..., :1])).loss.shape
+            torch.Size([4, 4])
+        """
+        steps = self.steps if steps is None else steps
+        op = f"{type(self).__name__}.evaluate"
+        _checks.check_options(op, self.loss, steps, self.order, self._backend)
+        support_parts = _checks.check_batch(op, "support", support)
+        query_parts = _checks.check_batch(op, "query", query)
+        rates = self.rates if inner_lr is None else self._given_rates(op, inner_lr, steps)
+        if rates is None and steps:
+            learner_checks.refuse_without_rate(op)
+        with torch.no_grad():
+            return evaluate(
+                {k: v.detach() for k, v in self.module.named_parameters()},
+                support_parts,
+                query_parts,
+                model=self._model(support, query),
+                rates=rates,
+                steps=steps,
+                loss=self.loss,
+                adapted=self.adapted_names,
+                backend=self._backend,
+            )
+
+    def _given_rates(self, op: str, inner_lr: InnerLr, steps: int) -> InnerRates:
+        """Returns rates given at a call, checked, as a module that can be asked step by step."""
+        leaves = self._leaves()
+        like = next(p for p in self.module.parameters() if p.is_floating_point())
+        _checks.check_inner_lr(op, inner_lr, leaves, self.adapted_names, steps, like)
+        constants = _detached(inner_lr)
+        adapted = [leaf for leaf in leaves if leaf.name in self.adapted_names]
+        return InnerRates(constants, learn=False, steps=steps, leaves=adapted, like=like, op=op)
+
+
+def _detached(inner_lr: InnerLr) -> InnerLr:
+    """Returns rates without autograd history."""
+    if isinstance(inner_lr, Mapping):
+        return {k: v.detach() if isinstance(v, Tensor) else v for k, v in inner_lr.items()}
+    return inner_lr.detach() if isinstance(inner_lr, Tensor) else inner_lr
+
+
+class _Anchor(torch.autograd.Function):
+    """The loss itself, as a function of every parameter: those that it does not use get zeros."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(loss: Tensor, *parameters: Tensor) -> Tensor:
+        """Returns the loss."""
+        return loss.view_as(loss)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps the parameters, for their shapes."""
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:
+        """Passes the cotangent on, and zeros to the parameters."""
+        return (cotangent, *(torch.zeros_like(p) for p in ctx.saved_tensors))
