@@ -154,6 +154,7 @@ def test_networks_do_not_depend_on_threads(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     class_family(12, 12, seed=0).to_csv(table, index=False)
     arguments = [table, "--task", "unit", "--target", "kind", "--hidden", "6", "--iterations", 20]
+    arguments += ["--outer-lrs", "0.01"]
     arguments += ["--splits", 2, "--draws", 2, "--steps", 1, "--inner-lrs", "0.1", "--no-figures"]
     for threads in (1, 2):
         folder = tmp_path / str(threads)
@@ -226,6 +227,7 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
         [table, "--task", "task", "--target", "y", "--inner-lrs", "a"],
         [tmp_path / "absent.csv", "--task", "task", "--target", "y"],
         [table, "--task", "task", "--target", "y", "--threads", 0],
+        [table, "--task", "task", "--target", "y", "--splits", 0],
     ):
         code, out, err = invoke(*arguments, "--out", folder)
         assert code == 2

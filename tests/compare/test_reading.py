@@ -121,7 +121,7 @@ def test_absent_file(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"shots": -1}, r"--shots must be at least 1 \(got -1\)"),
-        ({"splits": 0}, "--splits must be at least 1"),
+        ({"draws": 0}, "--draws must be at least 1"),
         ({"test_fraction": 1.5}, "--test-fraction must lie between 0 and 1"),
         ({"test_fraction": float("nan")}, "--test-fraction must lie between 0 and 1"),
         ({"inner_lrs": ()}, "--inner-lrs and --steps must each hold"),
@@ -129,7 +129,7 @@ def test_absent_file(tmp_path: Path) -> None:
         ({"inner_lrs": (0.1, 0.1)}, "--inner-lrs must not repeat"),
         ({"steps": (0,)}, "--steps must be at least 1"),
         ({"hidden": (32, 0)}, "--hidden must be positive"),
-        ({"outer_lr": float("nan")}, "--outer-lr must be a positive number"),
+        ({"outer_lrs": (float("nan"),)}, "--outer-lrs must be positive numbers"),
         ({"margin": -0.1}, "--margin must be at least 0"),
         ({"activation": "rleu"}, "--activation must be one of relu"),
         ({"loss": "mae"}, "--loss must be one of"),

@@ -8,20 +8,14 @@ import torch
 from families import class_family, linear_family
 from innerloop.compare import episodes as ep
 from innerloop.compare.config import Config
+from innerloop.compare.descent import Adam, training_iterations
 from innerloop.compare.errors import InputError
+from innerloop.compare.exact import stationary_point
 from innerloop.compare.frames import tasks_of_frame
+from innerloop.compare.problem import Problem
 from innerloop.compare.tables import check_tasks
-from innerloop.compare.training import (
-    FIRST_ORDER,
-    JOINT,
-    MAML,
-    Problem,
-    Unit,
-    all_units,
-    run_unit,
-    stationary_point,
-    training_iterations,
-)
+from innerloop.compare.training import run_unit
+from innerloop.compare.units import FIRST_ORDER, JOINT, MAML, Unit, all_units
 
 
 def linear_problem(**settings: object) -> Problem:
@@ -121,13 +115,13 @@ def test_networks_learn(method: str) -> None:
     problem = linear_problem(
         hidden=(8,), iterations=80, activation="tanh", inner_lrs=(0.05,), steps=(1,)
     )
-    unit = Unit(0, method, 0.0, 0) if method == JOINT else Unit(0, method, 0.05, 1)
+    unit = Unit(0, method, 0.0, 0, 0.01) if method == JOINT else Unit(0, method, 0.05, 1, 0.01)
     result = run_unit(problem, unit)
     assert result["trained"]
     assert result["iterations"] == 80
     # The task mean of the slope explains most of the variance; 1 is predicting the mean.
     assert result["curves"][0]["test"][0] < 0.6
-    assert all(0 <= c < 8 for c in result["curves"][0]["checkpoint"])
+    assert all(0 <= c < 4 for c in result["curves"][0]["checkpoint"])
     assert result == run_unit(
         linear_problem(
             hidden=(8,), iterations=80, activation="tanh", inner_lrs=(0.05,), steps=(1,)
@@ -144,7 +138,6 @@ def test_classes_report_risk_and_error() -> None:
         draws=2,
         adapt_steps=1,
         iterations=200,
-        outer_lr=0.03,
         inner_lrs=(0.1,),
         steps=(1,),
     )
@@ -153,7 +146,7 @@ def test_classes_report_risk_and_error() -> None:
     )
     assert problem.loss == "cross_entropy"
     assert not problem.exact
-    curve = run_unit(problem, Unit(0, MAML, 0.1, 1))["curves"][0]
+    curve = run_unit(problem, Unit(0, MAML, 0.1, 1, 0.03))["curves"][0]
     assert curve["test"][1] < 0.6  # log 3 = 1.1 is guessing
     assert curve["test_error"][1] < 0.25
 
@@ -167,3 +160,17 @@ def test_fused_backend_is_refused_clearly_when_absent(monkeypatch: pytest.Monkey
     monkeypatch.setattr(il, "backend_for", lambda model: Choice)
     with pytest.raises(InputError, match="no kernels here"):
         linear_problem(backend="fused")
+
+
+def test_adam_is_torch_adam() -> None:
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.randn(7, generator=generator, dtype=torch.float64)
+    other = theta.clone().requires_grad_()
+    ours, theirs = Adam(theta), torch.optim.Adam([other])
+    for index in range(20):
+        gradient = torch.randn(7, generator=generator, dtype=torch.float64)
+        other.grad = gradient.clone()
+        theirs.param_groups[0]["lr"] = rate = 0.1 / (1 + index)
+        theirs.step()
+        ours.step(gradient, rate)
+    torch.testing.assert_close(theta, other.detach(), rtol=1e-12, atol=1e-12)

@@ -1,9 +1,7 @@
-"""`innerloop compare`: is MAML worth it on a given data set, or is joint training with fine-tuning
-as good?
+"""`innerloop compare`: is MAML worth it on a given data set, or is joint training as good?
 
-One idea per module: `config` (what was asked), `tables`, `frames`,
-`archives`, `reading` (the data), `episodes` (splits and
-draws), `training` (one unit of work), `pool` and `store` (running units, keeping them),
-`statistics`, `analysis` and `verdict` (numbers to an answer), `report` and `figures` (showing it),
-`command` (the command line).
+One idea per module. The question: `config`, `tables`, `frames`, `archives`, `reading`. The work:
+`units`, `episodes`, `problem`, `exact`, `descent`, `measuring`, `training`, run by `pool` and kept
+by `store`. The answer: `statistics`, `analysis`, `verdict`, shown by `document`, `report` and
+`figures`. `run` puts these in order; `command` is the command line.
 """

@@ -13,7 +13,7 @@ from innerloop.compare.config import Config
 from innerloop.compare.episodes import split_sizes
 from innerloop.compare.statistics import Interval, corrected_interval
 from innerloop.compare.tables import Tasks
-from innerloop.compare.training import FIRST_ORDER, JOINT, MAML, METHODS, Unit
+from innerloop.compare.units import FIRST_ORDER, JOINT, MAML, METHODS, units_of
 
 Results = dict[str, dict[str, Any]]
 RISK_FLOOR = 1e-12
@@ -88,10 +88,9 @@ class Analysis:
         }
         self.untrained = {
             method: sum(
-                not results[Unit(split, method, rate, steps).name]["trained"]
+                not results[unit.name]["trained"]
                 for split in range(config.splits)
-                for rate in config.inner_lrs
-                for steps in config.steps
+                for unit in units_of(config, split, method)
             )
             for method in (FIRST_ORDER, MAML)
         }
@@ -107,7 +106,7 @@ class Analysis:
             method: [
                 min(
                     filter(allowed, self.candidates[split, method]),
-                    key=lambda choice: (not choice.stable, choice.validation),
+                    key=_preference,
                 )
                 for split in range(self.config.splits)
             ]
@@ -121,12 +120,15 @@ class Analysis:
         adapt_steps = min(steps, self.config.adapt_steps)
         return {
             method: [
-                next(
-                    choice
-                    for choice in self.candidates[split, method]
-                    if choice.rate == rate
-                    and choice.adapt_steps == adapt_steps
-                    and choice.steps == (0 if method == JOINT else steps)
+                min(
+                    (
+                        choice
+                        for choice in self.candidates[split, method]
+                        if choice.rate == rate
+                        and choice.adapt_steps == adapt_steps
+                        and choice.steps == (0 if method == JOINT else steps)
+                    ),
+                    key=_preference,
                 )
                 for split in range(self.config.splits)
             ]
@@ -181,14 +183,14 @@ class Analysis:
                         f"{LABELS[method]}: the {word} inner rate ({end:g}) was picked in {share} "
                         f"of {self.config.splits} splits; widen --inner-lrs."
                     )
-        if self.untrained[FIRST_ORDER]:
-            total = self.config.splits * len(rates) * len(self.config.steps)
-            sentences.append(
-                f"First-order MAML has no stable solution in {self.untrained[FIRST_ORDER]} of "
-                f"{total} (split, rate, steps) settings; these were never picked."
-            )
-        if self.untrained[MAML]:
-            sentences.append(f"MAML training diverged in {self.untrained[MAML]} settings.")
+        total = self.config.splits * len(units_of(self.config, 0, MAML))
+        for method, count in self.untrained.items():
+            if count:
+                what = "diverged" if self.config.outer_lrs else "has no stable solution"
+                sentences.append(
+                    f"{LABELS[method]}: training {what} in {count} of {total} (split, setting) "
+                    "pairs; these were never picked."
+                )
         for method in (JOINT, MAML):
             typical, mean = self.picked.risk[method].mean, self.picked.mean[method]
             if math.isfinite(mean) and mean > 2.0 * typical:
@@ -202,6 +204,11 @@ class Analysis:
                 f"Only {self.test_tasks + self.other_tasks} tasks: intervals over splits are rough."
             )
         return sentences
+
+
+def _preference(choice: Choice) -> tuple[bool, float]:
+    """Stable choices first, then the lowest validation risk."""
+    return not choice.stable, choice.validation
 
 
 def _log(risk: float) -> float:
@@ -226,13 +233,8 @@ LABELS = {JOINT: "joint training", FIRST_ORDER: "first-order MAML", MAML: "MAML"
 
 def _choices(config: Config, results: Results, split: int, method: str) -> Iterable[Choice]:
     """Every (setting, adaptation steps) of one method on one split, in the order of the grid."""
-    grid = (
-        [(0.0, 0)]
-        if method == JOINT
-        else [(rate, steps) for steps in config.steps for rate in config.inner_lrs]
-    )
-    for rate, steps in grid:
-        for curve in results[Unit(split, method, rate, steps).name]["curves"]:
+    for unit in units_of(config, split, method):
+        for curve in results[unit.name]["curves"]:
             absent = [None] * (config.adapt_steps + 1)
             columns = zip(
                 curve["validation"],
@@ -244,7 +246,7 @@ def _choices(config: Config, results: Results, split: int, method: str) -> Itera
             for adapt_steps, column in enumerate(columns):
                 yield Choice(
                     curve["rate"],
-                    steps,
+                    unit.steps,
                     adapt_steps,
                     curve["stable"][adapt_steps],
                     *(math.inf if value is None else float(value) for value in column),

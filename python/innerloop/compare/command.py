@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from innerloop.compare.config import Config, parse_floats, parse_ints, parse_names
+from innerloop.compare.config import AUTO, Config, parse_floats, parse_ints, parse_names
 from innerloop.compare.errors import InputError
 
 PANEL: dict[str, Any] = {
@@ -107,8 +107,13 @@ def compare(
         int, typer.Option(help="Most query rows per draw.", rich_help_panel=GRID)
     ] = DEFAULT.max_query,
     splits: Annotated[
-        int, typer.Option(help="Random splits of the tasks.", rich_help_panel=SPLITS)
-    ] = DEFAULT.splits,
+        int | None,
+        typer.Option(
+            help="Random splits of the tasks; by default 30 for a linear model, 10 otherwise.",
+            show_default=False,
+            rich_help_panel=SPLITS,
+        ),
+    ] = None,
     test_fraction: Annotated[
         float,
         typer.Option(help="Share of the tasks held out for the test.", rich_help_panel=SPLITS),
@@ -138,9 +143,12 @@ def compare(
     meta_batch: Annotated[
         int, typer.Option(help="Tasks per meta-iteration.", rich_help_panel=TRAIN)
     ] = DEFAULT.meta_batch,
-    outer_lr: Annotated[
-        float, typer.Option(help="Adam's initial rate (cosine schedule).", rich_help_panel=TRAIN)
-    ] = DEFAULT.outer_lr,
+    outer_lrs: Annotated[
+        str,
+        typer.Option(
+            help="Adam's initial rates to choose from (cosine schedule).", rich_help_panel=TRAIN
+        ),
+    ] = _listed(DEFAULT.outer_lrs),
     seed: Annotated[
         int, typer.Option(help="Seed of everything random.", rich_help_panel=OUT)
     ] = DEFAULT.seed,
@@ -180,6 +188,8 @@ def compare(
     from innerloop.compare.run import Interrupted, run_comparison
 
     try:
+        if splits == AUTO:
+            raise InputError("--splits must be at least 1 (got 0)")
         config = Config(
             task=task,
             target=target,
@@ -192,7 +202,7 @@ def compare(
             inner_lrs=parse_floats("--inner-lrs", inner_lrs),
             steps=parse_ints("--steps", steps),
             adapt_steps=adapt_steps,
-            splits=splits,
+            splits=AUTO if splits is None else splits,
             test_fraction=test_fraction,
             validation_fraction=validation_fraction,
             draws=draws,
@@ -200,7 +210,7 @@ def compare(
             drop_small=drop_small,
             meta_batch=meta_batch,
             iterations=iterations,
-            outer_lr=outer_lr,
+            outer_lrs=parse_floats("--outer-lrs", outer_lrs),
             seed=seed,
             dtype=dtype,
             backend=backend,

@@ -13,6 +13,8 @@ from innerloop.compare.errors import InputError
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus", "silu", "gelu", "identity")
 LOSSES = ("auto", "mse", "cross_entropy")
 DTYPES = ("auto", "float32", "float64")
+# As a number of splits: as many as suit the model.
+AUTO = 0
 BACKENDS = ("auto", "fused", "torch")
 
 
@@ -20,7 +22,7 @@ BACKENDS = ("auto", "fused", "torch")
 class Config:
     """Settings of one comparison; equal settings and equal data give equal numbers.
 
-    `inner_lrs` and `steps` form the grid from which validation tasks pick. `draws` is the number
+    `inner_lrs`, `outer_lrs` and `steps` form the grid from which validation tasks pick. `draws` counts
     of random support/query draws of each task. The last two fields only change how the numbers are
     judged.
     """
@@ -36,15 +38,15 @@ class Config:
     inner_lrs: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
     steps: tuple[int, ...] = (1, 5)
     adapt_steps: int = 5
-    splits: int = 30
+    splits: int = AUTO
     test_fraction: float = 0.25
     validation_fraction: float = 0.25
     draws: int = 20
     max_query: int = 128
     drop_small: bool = False
     meta_batch: int = 16
-    iterations: int = 400
-    outer_lr: float = 0.01
+    iterations: int = 1000
+    outer_lrs: tuple[float, ...] = (0.003, 0.01)
     seed: int = 0
     dtype: str = "auto"
     backend: str = "auto"
@@ -63,8 +65,6 @@ class Config:
                 raise InputError(f"{_option(name)} must lie between 0 and 1 (got {value})")
         if not (0.0 <= self.margin < 1.0):
             raise InputError(f"--margin must be at least 0 and below 1 (got {self.margin})")
-        if not (math.isfinite(self.outer_lr) and self.outer_lr > 0):
-            raise InputError(f"--outer-lr must be a positive number (got {self.outer_lr})")
         self._check_grids()
         for name, allowed in (
             ("activation", ACTIVATIONS),
@@ -81,9 +81,10 @@ class Config:
     def _check_grids(self) -> None:
         if not self.inner_lrs or not self.steps:
             raise InputError("--inner-lrs and --steps must each hold at least one number")
-        for rate in self.inner_lrs:
-            if not (math.isfinite(rate) and rate > 0):
-                raise InputError(f"--inner-lrs must be positive numbers (got {rate})")
+        for name in ("inner_lrs", "outer_lrs"):
+            for rate in getattr(self, name):
+                if not (math.isfinite(rate) and rate > 0):
+                    raise InputError(f"{_option(name)} must be positive numbers (got {rate})")
         for count in self.steps:
             if count < 1:
                 raise InputError(
@@ -92,7 +93,7 @@ class Config:
         for width in self.hidden:
             if width < 1:
                 raise InputError(f"--hidden must be positive widths (got {width})")
-        for name in ("inner_lrs", "steps"):
+        for name in ("inner_lrs", "outer_lrs", "steps"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise InputError(f"{_option(name)} must not repeat a value (got {values})")
@@ -115,7 +116,7 @@ class Config:
 _LEAST = {
     "shots": 1,
     "adapt_steps": 1,
-    "splits": 1,
+    "splits": AUTO,
     "draws": 1,
     "max_query": 1,
     "meta_batch": 1,

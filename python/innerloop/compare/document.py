@@ -15,9 +15,10 @@ import torch
 import innerloop as il
 from innerloop.compare.analysis import Analysis, Choice, Results, Row
 from innerloop.compare.episodes import make_split, split_sizes
+from innerloop.compare.problem import Problem
 from innerloop.compare.statistics import Interval
 from innerloop.compare.store import FORMAT
-from innerloop.compare.training import METHODS, Problem, all_units
+from innerloop.compare.units import METHODS, all_units
 from innerloop.compare.verdict import Verdict
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from innerloop.compare.analysis import LABELS, Analysis, Row
 from innerloop.compare.statistics import Interval
 from innerloop.compare.store import write_atomically
-from innerloop.compare.training import FIRST_ORDER, JOINT, MAML, METHODS
+from innerloop.compare.units import FIRST_ORDER, JOINT, MAML, METHODS
 
 # Okabe and Ito's colours, each with a marker and a dash pattern for grey prints.
 STYLE = {

@@ -16,8 +16,13 @@ from typing import Any
 import torch
 
 from innerloop.compare.config import Config
+from innerloop.compare.problem import Problem
 from innerloop.compare.tables import Tasks
-from innerloop.compare.training import Problem, Unit, run_unit
+from innerloop.compare.training import run_unit
+from innerloop.compare.units import Unit
+
+# Units times rows times parameters; a core does this much in about ten seconds.
+BRIEF_WORK = 200_000_000
 
 Result = tuple[Unit, dict[str, Any]]
 
@@ -25,23 +30,27 @@ Result = tuple[Unit, dict[str, Any]]
 def run_units(problem: Problem, units: Iterable[Unit], threads: int) -> Iterator[Result]:
     """Finished units, in any order.
 
-    Exact solves are short products over many tasks: they run here, and the fused ops use the
-        threads. Training by
-    gradient steps is a long chain of tiny calls: it runs in one single-threaded worker process per
-        thread.
+    A unit is a long chain of small calls, so cores are used by running units side by side, each
+    on one thread, in one worker process per core; numbers then cannot depend on the thread count.
+    Work of a few seconds is done here, since a worker takes as long to start.
     """
     pending = list(units)
-    if problem.exact or threads == 1 or len(pending) < 2:
-        # The fused ops give the same bits for every thread count; plain torch does not promise it.
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads if problem.backend == "fused" else 1)
-        try:
-            for unit in pending:
-                yield unit, run_unit(problem, unit)
-        finally:
-            torch.set_num_threads(before)
-    else:
+    if threads > 1 and len(pending) > 1 and not _is_brief(problem, len(pending)):
         yield from _run_in_workers(problem, pending, min(threads, len(pending)))
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for unit in pending:
+            yield unit, run_unit(problem, unit)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_brief(problem: Problem, units: int) -> bool:
+    """Whether exact solutions over all the draws are a matter of seconds."""
+    rows = len(problem.tasks.x) * problem.config.draws
+    return problem.exact and units * rows * problem.parameters < BRIEF_WORK
 
 
 def _run_in_workers(problem: Problem, pending: list[Unit], count: int) -> Iterator[Result]:

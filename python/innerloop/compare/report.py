@@ -14,8 +14,9 @@ from rich.text import Text
 from innerloop.compare.analysis import Analysis, Row
 from innerloop.compare.document import measure_name
 from innerloop.compare.episodes import split_sizes
+from innerloop.compare.problem import Problem
 from innerloop.compare.statistics import Interval
-from innerloop.compare.training import MAML, METHODS, Problem
+from innerloop.compare.units import MAML, METHODS
 from innerloop.compare.verdict import (
     AS_GOOD,
     JOINT_BETTER,

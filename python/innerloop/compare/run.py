@@ -25,10 +25,11 @@ from innerloop.compare.config import Config, digest
 from innerloop.compare.document import describe_run, measure_name, results_document
 from innerloop.compare.errors import InputError
 from innerloop.compare.pool import run_units
+from innerloop.compare.problem import Problem
 from innerloop.compare.reading import read_tasks
 from innerloop.compare.report import introduction, print_report
 from innerloop.compare.store import RESULTS, Store, write_json
-from innerloop.compare.training import Problem, all_units
+from innerloop.compare.units import all_units
 from innerloop.compare.verdict import conclude
 from innerloop.data import US_STATES_PRODUCTIVITY
 
@@ -62,12 +63,13 @@ def run_comparison(
         Interrupted: Ctrl-C; finished units are kept.
     """
     started = time.monotonic()
-    began = datetime.datetime.now(datetime.UTC)
+    began = datetime.datetime.now(datetime.timezone.utc)
     threads = default_threads() if threads is None else threads
     if threads < 1:
         raise InputError(f"--threads must be at least 1 (got {threads})")
     path = US_STATES_PRODUCTIVITY if table is None else table
     problem = Problem(read_tasks(path, config), config)
+    config = problem.config
     describe = describe_run(problem)
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-compare") / f"{path.stem}-{key[:8]}"

@@ -7,7 +7,7 @@ import math
 
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.statistics import Interval
-from innerloop.compare.training import FIRST_ORDER, JOINT, MAML
+from innerloop.compare.units import FIRST_ORDER, JOINT, MAML
 
 MAML_BETTER, AS_GOOD, JOINT_BETTER, UNDECIDED = (
     "maml_better",

@@ -1,0 +1,192 @@
+"""What all units of a run share: data, model, backend, and the episodes of a split."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import innerloop as il
+from innerloop.compare import episodes as ep
+from innerloop.compare.config import AUTO, Config
+from innerloop.compare.errors import InputError
+from innerloop.compare.tables import Tasks
+
+EXACT_PARAMETER_LIMIT = 512
+LINEAR_SPLITS, NETWORK_SPLITS = 30, 10
+_CHUNK_ITERATIONS = 32
+
+Params = dict[str, torch.Tensor]
+
+
+def is_exact(tasks: Tasks, config: Config) -> bool:
+    """Whether training objectives are quadratic and small enough to be solved."""
+    parameters = (tasks.x.shape[1] + 1) * tasks.outputs
+    return tasks.loss == "mse" and not config.hidden and parameters <= EXACT_PARAMETER_LIMIT
+
+
+def resolved(tasks: Tasks, config: Config) -> Config:
+    """The configuration with what depends on the data filled in."""
+    exact = is_exact(tasks, config)
+    return dataclasses.replace(
+        config,
+        loss=tasks.loss,
+        splits=config.splits
+        if config.splits != AUTO
+        else LINEAR_SPLITS
+        if exact
+        else NETWORK_SPLITS,
+        outer_lrs=() if exact else config.outer_lrs,
+    )
+
+
+class Trained(NamedTuple):
+    """The outcome of training: candidates (checkpoints, or one solution), and what is tested for
+    each.
+
+    `fitted` saw training tasks only, so validation tasks may judge it; `final` is what test tasks
+    see: the same parameters, or the exact solution on training and validation tasks together. Both
+    are empty when `why` states why there is nothing to use.
+    """
+
+    fitted: list[torch.Tensor]
+    final: list[torch.Tensor]
+    why: str | None
+    iterations: int
+    touches: int
+
+
+class Problem:
+    """Data, model and settings shared by all units, with the episodes of the most recent split
+    kept.
+    """
+
+    def __init__(self, tasks: Tasks, config: Config) -> None:
+        self.tasks = tasks
+        self.config = config = resolved(tasks, config)
+        self.model = il.MLP(
+            [tasks.x.shape[1], *config.hidden, tasks.outputs], activation=config.activation
+        )
+        self.shapes: dict[str, tuple[int, ...]] = dict(self.model.shapes)
+        self.parameters = sum(math.prod(shape) for shape in self.shapes.values())
+        # Half the squared error makes an inner step theta - rate * X'(X theta - y) / N.
+        self.loss = "half_mse" if tasks.loss == "mse" else "cross_entropy"
+        self.exact = is_exact(tasks, config)
+        wanted = (
+            config.dtype if config.dtype != "auto" else ("float32" if config.hidden else "float64")
+        )
+        self.dtype: torch.dtype = getattr(torch, wanted)
+        self.backend, self.backend_reason = self._choose_backend()
+        self._split: tuple[int, SplitData] | None = None
+
+    def _choose_backend(self) -> tuple[str, str]:
+        """The backend of every op of this run, and why."""
+        wanted = self.config.backend
+        if wanted == "torch":
+            return wanted, "as asked"
+        choice = il.backend_for(self.model)
+        if wanted == "fused" and choice.backend != "fused":
+            raise InputError(f"--backend fused cannot be used: {choice.reason}; use auto or torch")
+        return choice.backend, choice.reason
+
+    def unflatten(self, theta: torch.Tensor) -> Params:
+        """Views of a flat vector [P], named as the model names them."""
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = torch.split(theta, sizes)
+        return {
+            name: part.view(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def meta_grad(
+        self,
+        theta: torch.Tensor,
+        support: Any,
+        query: Any,
+        *,
+        rate: float,
+        steps: int,
+        order: int = 2,
+    ) -> Any:
+        """`innerloop.meta_grad` at a flat parameter vector."""
+        return il.meta_grad(
+            self.unflatten(theta),
+            support,
+            query,
+            model=self.model,
+            inner_lr=rate,
+            steps=steps,
+            loss=self.loss,
+            order=order,
+            backend=self.backend,
+        )
+
+    def split_data(self, split: int) -> SplitData:
+        """The episodes of a split; units of one split come one after another, so one is kept."""
+        if self._split is None or self._split[0] != split:
+            self._split = (split, SplitData(self, split))
+        return self._split[1]
+
+
+class SplitData:
+    """Standardised data and the fixed episodes of one split, in two phases.
+
+    First, settings are judged: trained on `training` tasks, measured on `validation` tasks. Then
+        the
+    judged setting is tested: `final_tasks` are what the tested parameters were trained on, and give
+    the scale of `final_data`. An exact solution is cheap, so it is redone on all known (training
+    and validation) tasks; a network keeps its first phase. `known` and `test` are on the final
+    scale.
+    """
+
+    def __init__(self, problem: Problem, split: int) -> None:
+        config, tasks = problem.config, problem.tasks
+        self.split = split
+        self.parts = ep.make_split(len(tasks.names), split, config)
+        known = np.concatenate([self.parts.training, self.parts.validation])
+        self.data = ep.standardise(tasks, self.parts.training, problem.dtype)
+        self.final_tasks, self.final_data = self.parts.training, self.data
+        if problem.exact:
+            self.final_tasks = known
+            self.final_data = ep.standardise(tasks, known, problem.dtype)
+        self.draws = config.draws
+        longest = int(tasks.counts.max()) - tasks.fixed_support
+        if tasks.fixed_support and longest <= config.max_query:
+            self.draws = 1
+        self.training = self._fixed(self.data, self.parts.training, ep.Stream.TRAINING, config)
+        self.validation = self._fixed(
+            self.data, self.parts.validation, ep.Stream.VALIDATION, config
+        )
+        self.known = self._fixed(self.final_data, known, ep.Stream.KNOWN, config)
+        self.test = self._fixed(self.final_data, self.parts.test, ep.Stream.TEST, config)
+
+    def _fixed(
+        self, data: ep.Scaled, tasks: NDArray[np.int64], stream: ep.Stream, config: Config
+    ) -> ep.Episodes:
+        rng = ep.generator(config.seed, self.split, stream)
+        return ep.draw_episodes(data, np.repeat(tasks, self.draws), config, rng)
+
+    def training_batches(self, config: Config, count: int) -> Iterator[ep.Episodes]:
+        """`count` random meta-batches; iteration i is the same for every method and setting."""
+        tasks = self.parts.training
+        size = min(config.meta_batch, len(tasks))
+        for chunk in range(math.ceil(count / _CHUNK_ITERATIONS)):
+            rng = ep.generator(config.seed, self.split, ep.Stream.BATCHES, chunk)
+            chosen = np.concatenate(
+                [rng.permutation(tasks)[:size] for _ in range(_CHUNK_ITERATIONS)]
+            )
+            drawn = ep.draw_episodes(self.data, chosen, config, rng)
+            for index in range(min(_CHUNK_ITERATIONS, count - chunk * _CHUNK_ITERATIONS)):
+                part = slice(index * size, (index + 1) * size)
+                yield ep.Episodes(
+                    drawn.support_x[part],
+                    drawn.support_y[part],
+                    drawn.query_x[part],
+                    drawn.query_y[part],
+                    drawn.query_count[part],
+                )
