@@ -74,12 +74,11 @@ struct Plan {
   int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0;
 };
 
-/// Fills a plan. `pad(n)` is the row length that holds n elements; `turned(out, in)` the size of a
-/// transposed copy; `NeedsZ`, `IsCurved` answer for activations.
-/// Static: its name carries no instruction level, so no two levels may share a copy.
-template <class Pad, class Turned, class NeedsZ, class IsCurved>
-static void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
-                      Pad pad, Turned turned, NeedsZ needs_z, IsCurved is_curved) {
+/// Fills a plan. `E::pad(n)` is the row length that holds n elements; `E::turned(out, in)` the size
+/// of a transposed copy; `needs_z`, `is_curved` answer for activations.
+template <class E, class NeedsZ, class IsCurved>
+inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
+                      NeedsZ needs_z, IsCurved is_curved) {
   plan.depth = net.depth;
   plan.leaves = net.leaves;
   plan.lowest = net.depth;
@@ -89,8 +88,8 @@ static void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     LayerPlan& to = plan.layers[l];
     to.in = from.in;
     to.out = from.out;
-    to.ld_in = pad(from.in);
-    to.ld_out = pad(from.out);
+    to.ld_in = E::pad(from.in);
+    to.ld_out = E::pad(from.out);
     to.activation = from.activation;
     to.slope = from.slope;
     to.weight_leaf = from.weight_leaf;
@@ -125,7 +124,7 @@ static void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     if (l > 0 || !plan.implicit_first) block += plan.copies * to.out * to.ld_in;
     to.w_turned = block;
     if (plan.turns_weights && (l > 0 || !plan.implicit_first)) {
-      block += plan.copies * turned(to.out, to.in);
+      block += plan.copies * E::turned(to.out, to.in);
     }
     to.b = block;
     block += plan.copies * to.ld_out;

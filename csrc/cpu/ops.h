@@ -51,8 +51,8 @@ inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
   plan.copies = copies;
   plan.implicit_first = first_pays_implicit(r);
   plan.turns_weights = r.support_rows > RowEngine<typename E::Real>::kFewRows;
-  fill_plan(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
-            E::pad, E::turned, needs_z<M>, is_curved<M>);
+  fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
+               needs_z<M>, is_curved<M>);
 }
 
 /// Tasks that the row engine stacks: enough rows for an efficient shared product, yet enough groups
