@@ -60,7 +60,8 @@ Status meta_grad(const MetaGradCall& call, Strategy strategy) {
   r.support_rows = call.support.rows;
   r.query_rows = call.query.rows;
   r.wants_grad = call.grads != nullptr;
-  r.allows_implicit = call.adapted == nullptr;
+  // a rate per element turns the first weight by more than a sum of a few row products
+  r.allows_implicit = call.adapted == nullptr && !call.rates.elementwise;
   r.rate_grad_size = call.out_rate_grad && call.rates.task_stride == 0 ? call.rate_grad_size : 0;
   if (call.out_rate_grad && call.rates.task_stride != 0) {
     std::memset(call.out_rate_grad, 0, call.rate_grad_size * sizeof(Real));
