@@ -218,6 +218,7 @@ class LaneEngine {
   // ---- elementwise -----------------------------------------------------------------------------
   void bias_activation(const R& z, const R& h, const R& from, const BiasRef& b,
                        const LayerPlan& p) {
+    if (!b && p.activation == Activation::kIdentity && from.p == h.p) return;
     const V slope = S::set(static_cast<Real>(p.slope));
     with_activation<M>(p.activation, [&](auto act) {
       using A = decltype(act);
@@ -242,6 +243,7 @@ class LaneEngine {
   }
   void r_activation(const R& rh, const R& rz, const BiasRef& b, const Real* rate, const R& z,
                     const R& h, const LayerPlan& p) {
+    if (!b && p.activation == Activation::kIdentity && rz.p == rh.p) return;
     const V slope = S::set(static_cast<Real>(p.slope));
     const V scale = rate ? S::load(rate) : S::set(1);
     with_activation<M>(p.activation, [&](auto act) {

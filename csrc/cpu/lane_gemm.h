@@ -37,7 +37,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
   V acc[kRows][kColumns];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < kColumns; ++j) acc[i][j] = V{};
   }
   const int64_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, b_col = p.b_col;
@@ -51,7 +51,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
         V av[kRows];
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) av[i] = a[i * a_row];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < kColumns; ++j) {
           const V bv = S::set(b[j * b_col]);
 #pragma GCC unroll 16
@@ -64,7 +64,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
         V av[kRows];
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) av[i] = a[i * a_row];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < kColumns; ++j) {
           const V bv = b[j * b_col];
 #pragma GCC unroll 16
@@ -76,7 +76,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
   const V alpha = p.rate ? p.sign * S::load(p.rate) : S::set(p.sign);
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < kColumns; ++j) {
       const int64_t at = (row + i) * p.c_row + column + j;
       V base{};
@@ -91,61 +91,79 @@ template <class Real>
 struct LaneTileShape {
   static constexpr int kRows = Simd<Real>::kRegisters == 32 ? 5 : 3;
   static constexpr int kColumns = Simd<Real>::kRegisters == 32 ? 4 : 3;
-  static constexpr int kTall = Simd<Real>::kRegisters == 32 ? 12 : 6;  // with one column
+  static constexpr int kLong = Simd<Real>::kRegisters == 32 ? 12 : 6;  // beside a single one
 };
+
+/// Cuts n into the fewest parts of at most `most`, as even as possible: part i starts at n i / parts.
+inline int64_t parts_of(int64_t n, int most) { return (n + most - 1) / most; }
 
 template <class Real, bool kShared, int kRows>
 static void lane_row_block(const LaneProduct<Real>& p, int64_t row) {
   constexpr int wide = LaneTileShape<Real>::kColumns;
-  const int64_t blocks = (p.n + wide - 1) / wide;
+  const int64_t blocks = parts_of(p.n, wide);
   int64_t column = 0;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t next = p.n * (i + 1) / blocks;
     switch (next - column) {
-      case 1:
-        lane_tile<Real, kRows, 1, kShared>(p, row, column);
-        break;
-      case 2:
-        lane_tile<Real, kRows, 2, kShared>(p, row, column);
-        break;
-      case 3:
-        lane_tile<Real, kRows, 3, kShared>(p, row, column);
-        break;
-      case 4:
-        lane_tile<Real, kRows, wide, kShared>(p, row, column);
-        break;
+      case 1: lane_tile<Real, kRows, 1, kShared>(p, row, column); break;
+      case 2: lane_tile<Real, kRows, 2, kShared>(p, row, column); break;
+      case 3: lane_tile<Real, kRows, 3, kShared>(p, row, column); break;
+      case 4: lane_tile<Real, kRows, wide, kShared>(p, row, column); break;
     }
     column = next;
   }
 }
 
+/// A single row or column of C: one long tile at a time, so that enough sums are in flight.
+template <class Real, bool kShared, bool kIsColumn>
+static void lane_strip(const LaneProduct<Real>& p) {
+  constexpr int most = LaneTileShape<Real>::kLong;
+  const int64_t length = kIsColumn ? p.m : p.n;
+  const int64_t blocks = parts_of(length, most);
+  int64_t at = 0;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t next = length * (i + 1) / blocks;
+    const int64_t row = kIsColumn ? at : 0, column = kIsColumn ? 0 : at;
+    switch (next - at) {
+#define INNERLOOP_STRIP(n)                                                                         \
+  case n:                                                                                          \
+    if constexpr (n <= most) {                                                                     \
+      lane_tile<Real, kIsColumn ? n : 1, kIsColumn ? 1 : n, kShared>(p, row, column);              \
+    }                                                                                              \
+    break;
+      INNERLOOP_STRIP(1)
+      INNERLOOP_STRIP(2)
+      INNERLOOP_STRIP(3)
+      INNERLOOP_STRIP(4)
+      INNERLOOP_STRIP(5)
+      INNERLOOP_STRIP(6)
+      INNERLOOP_STRIP(7)
+      INNERLOOP_STRIP(8)
+      INNERLOOP_STRIP(9)
+      INNERLOOP_STRIP(10)
+      INNERLOOP_STRIP(11)
+      INNERLOOP_STRIP(12)
+#undef INNERLOOP_STRIP
+    }
+    at = next;
+  }
+}
+
 template <class Real, bool kShared>
 static void lane_multiply_as(const LaneProduct<Real>& p) {
-  constexpr int tall = LaneTileShape<Real>::kTall, rows = LaneTileShape<Real>::kRows;
+  if (p.n == 1) return lane_strip<Real, kShared, true>(p);
+  if (p.m == 1) return lane_strip<Real, kShared, false>(p);
+  constexpr int rows = LaneTileShape<Real>::kRows;
+  const int64_t blocks = parts_of(p.m, rows);
   int64_t row = 0;
-  if (p.n == 1) {
-    for (; row + tall <= p.m; row += tall) lane_tile<Real, tall, 1, kShared>(p, row, 0);
-  }
-  const int64_t left = p.m - row, first = row;
-  const int64_t blocks = (left + rows - 1) / rows;
   for (int64_t i = 0; i < blocks; ++i) {
-    const int64_t next = first + left * (i + 1) / blocks;
+    const int64_t next = p.m * (i + 1) / blocks;
     switch (next - row) {
-      case 1:
-        lane_row_block<Real, kShared, 1>(p, row);
-        break;
-      case 2:
-        lane_row_block<Real, kShared, 2>(p, row);
-        break;
-      case 3:
-        lane_row_block<Real, kShared, 3>(p, row);
-        break;
-      case 4:
-        lane_row_block<Real, kShared, rows >= 4 ? 4 : 1>(p, row);
-        break;
-      case 5:
-        lane_row_block<Real, kShared, rows >= 5 ? 5 : 1>(p, row);
-        break;
+      case 1: lane_row_block<Real, kShared, 1>(p, row); break;
+      case 2: lane_row_block<Real, kShared, 2>(p, row); break;
+      case 3: lane_row_block<Real, kShared, 3>(p, row); break;
+      case 4: lane_row_block<Real, kShared, rows >= 4 ? 4 : 1>(p, row); break;
+      case 5: lane_row_block<Real, kShared, rows >= 5 ? 5 : 1>(p, row); break;
     }
     row = next;
   }

@@ -326,6 +326,7 @@ class RowEngine {
   // ---- elementwise -----------------------------------------------------------------------------
   void bias_activation(const R& z, const R& h, const R& from, const BiasRef& b,
                        const LayerPlan& p) {
+    if (!b && p.activation == Activation::kIdentity && from.p == h.p) return;
     const V slope = S::set(static_cast<Real>(p.slope));
     with_activation<M>(p.activation, [&](auto act) {
       using A = decltype(act);
@@ -354,6 +355,7 @@ class RowEngine {
   }
   void r_activation(const R& rh, const R& rz, const BiasRef& b, const Real* rate, const R& z,
                     const R& h, const LayerPlan& p) {
+    if (!b && p.activation == Activation::kIdentity && rz.p == rh.p) return;
     const V slope = S::set(static_cast<Real>(p.slope));
     with_activation<M>(p.activation, [&](auto act) {
       using A = decltype(act);

@@ -258,7 +258,7 @@ static void dot_tile(const DotProduct<Real>& p, int64_t row, int64_t column) {
 #pragma GCC unroll 16
     for (int j = 0; j < kColumns; ++j) {
       bv[j] = S::load(b + j * p.b_row + k);
-      __builtin_prefetch(b + (kColumns + j) * p.b_row + k);  // the next tile's rows
+      __builtin_prefetch(b + (kColumns + j) * p.b_row + k, 0, 2);  // the next tile's rows
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
