@@ -15,7 +15,7 @@ def build() -> typer.Typer:
     """The command with all its subcommands."""
     import typer
 
-    from innerloop.compare.command import compare
+    from innerloop.compare.command import HELP, compare
 
     application = typer.Typer(
         name="innerloop",
@@ -29,7 +29,7 @@ def build() -> typer.Typer:
     def innerloop() -> None:
         """Batched gradient-based meta-learning: commands."""
 
-    application.command("compare")(compare)
+    application.command("compare", help=HELP)(compare)
     return application
 
 

@@ -150,6 +150,17 @@ def test_interrupt_keeps_units_and_says_so(tmp_path: Path) -> None:
     assert "run the same command again" in err
 
 
+def test_one_split_has_no_interval(tmp_path: Path) -> None:
+    code, out, _ = invoke(*SMALL[2:-1], "--splits", 1, "--out", tmp_path)
+    assert code == 0
+    assert "allows no interval" in " ".join(out.replace("│", " ").split())
+    document = results(tmp_path)
+    assert document["verdict"]["answer"] == "undecided"
+    assert document["picked"]["risk"]["maml"]["low"] is None
+    assert document["picked"]["relative"]["maml"]["high"] is None
+    assert (tmp_path / "risk_by_inner_rate.png").stat().st_size > 10_000
+
+
 def test_networks_do_not_depend_on_threads(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     class_family(12, 12, seed=0).to_csv(table, index=False)
@@ -160,7 +171,7 @@ def test_networks_do_not_depend_on_threads(tmp_path: Path) -> None:
         folder = tmp_path / str(threads)
         code, out, _ = invoke(*arguments, "--threads", threads, "--out", folder)
         assert code == 0
-        assert "errors" in out
+        assert "error rate" in out
         assert "cross-entropy" in out
     assert (tmp_path / "1" / "results.json").read_bytes() == (
         tmp_path / "2" / "results.json"

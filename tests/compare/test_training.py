@@ -76,6 +76,26 @@ def test_joint_training_is_least_squares_with_equal_task_weights() -> None:
     np.testing.assert_allclose(theta.numpy(), expected, rtol=1e-9, atol=1e-11)
 
 
+def test_ragged_tasks_weigh_the_same() -> None:
+    config = Config(task="task", target="y", shots=4, draws=2)
+    frame = linear_family(12, 10, seed=5, correlated=True, noise=0.3)
+    frame = frame[(frame["task"] % 2 == 0) | (frame.index % 10 < 6)]
+    problem = Problem(tasks_of_frame(frame, config, "table"), config)
+    data = problem.split_data(0)
+    x, y, count = rows = ep.all_rows(data.data, data.parts.training)
+    assert sorted(set(count.tolist())) == [6, 10]
+    theta, _, _ = stationary_point(problem, Unit(0, JOINT, 0.0, 0), rows, data.training)
+    scale = np.concatenate([np.full(n, n**-0.5) for n in count.tolist()])
+    kept = [(with_ones(x[t, :n]), y[t, :n, 0].numpy()) for t, n in enumerate(count.tolist())]
+    design = np.concatenate([a for a, _ in kept]) * scale[:, None]
+    target = np.concatenate([b for _, b in kept]) * scale
+    expected = np.linalg.lstsq(design, target, rcond=None)[0]
+    np.testing.assert_allclose(theta.numpy(), expected, rtol=1e-9, atol=1e-11)
+    result = run_unit(problem, Unit(0, MAML, 0.1, 1))
+    assert result["trained"]
+    assert all(value is not None for value in result["curves"][0]["test"])
+
+
 def test_unstable_first_order_training_is_refused() -> None:
     # Beyond 2 / curvature the first-order map has an eigenvalue below zero: descent runs away.
     result = run_unit(linear_problem(), Unit(0, FIRST_ORDER, 5.0, 1))

@@ -170,19 +170,36 @@ class Analysis:
             failed={method: sum(not math.isfinite(a) for a in risks[method]) for method in METHODS},
         )
 
+    def _mostly(self, holds: Callable[[Choice], bool]) -> str:
+        """The methods whose picked choice has a property in most splits."""
+        return ", ".join(
+            LABELS[method]
+            for method in METHODS
+            if 2 * sum(holds(choice) for choice in self.picked_choices[method]) > self.config.splits
+        )
+
     def notes(self) -> list[str]:
         """Sentences about the run that a reader should not have to discover."""
         sentences = []
         rates = self.config.inner_lrs
-        for method in METHODS:
-            picked = [choice.rate for choice in self.picked_choices[method] if choice.adapt_steps]
-            for end, word in ((max(rates), "largest"), (min(rates), "smallest")):
-                share = sum(rate == end for rate in picked)
-                if len(rates) > 1 and share * 2 > self.config.splits:
-                    sentences.append(
-                        f"{LABELS[method]}: the {word} inner rate ({end:g}) was picked in {share} "
-                        f"of {self.config.splits} splits; widen --inner-lrs."
-                    )
+        for end, word in ((max(rates), "largest"), (min(rates), "smallest")):
+
+            def is_at_end(choice: Choice, end: float = end) -> bool:
+                return choice.rate == end and choice.adapt_steps > 0
+
+            methods = self._mostly(is_at_end)
+            if len(rates) > 1 and methods:
+                sentences.append(
+                    f"{methods}: the {word} inner rate ({end:g}) was picked in most splits; "
+                    "widen --inner-lrs."
+                )
+        last = self.config.adapt_steps
+        methods = self._mostly(lambda choice: choice.adapt_steps == last)
+        if methods:
+            sentences.append(
+                f"{methods}: most splits picked the most fine-tuning steps ({last}); "
+                "more --adapt-steps may lower the risk further."
+            )
         total = self.config.splits * len(units_of(self.config, 0, MAML))
         for method, count in self.untrained.items():
             if count:

@@ -28,6 +28,14 @@ DATA, MODEL, GRID, SPLITS, TRAIN, OUT = (
 )
 
 
+HELP = (
+    "Is MAML worth it on your data, or is joint training plus fine-tuning as good?\n\n"
+    "Trains joint training, first-order MAML and MAML on random splits over tasks, picks each "
+    "method's settings on validation tasks, measures the risk on held-out tasks after 0 to K "
+    "fine-tuning steps, and answers in words. Without a table it runs on an embedded panel."
+)
+
+
 def _listed(values: tuple[Any, ...]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
@@ -178,12 +186,7 @@ def compare(
         ),
     ] = True,
 ) -> None:
-    """Is MAML worth it on your data, or is joint training plus fine-tuning as good?
-
-    Trains joint training, first-order MAML and MAML on random splits over tasks, picks each
-    method's settings on validation tasks, measures the risk on held-out tasks after 0 to K
-    fine-tuning steps, and answers in words.
-    """
+    """Answer whether MAML is worth it on a table of tasks."""
     # Imported here so that --help does not wait for pandas and scipy.
     from innerloop.compare.run import Interrupted, run_comparison
 

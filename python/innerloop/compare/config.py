@@ -22,9 +22,9 @@ BACKENDS = ("auto", "fused", "torch")
 class Config:
     """Settings of one comparison; equal settings and equal data give equal numbers.
 
-    `inner_lrs`, `outer_lrs` and `steps` form the grid from which validation tasks pick. `draws` counts
-    of random support/query draws of each task. The last two fields only change how the numbers are
-    judged.
+    `inner_lrs`, `outer_lrs` and `steps` form the grid from which validation tasks pick. `draws` is
+    the number of random support/query draws of a task. The last two fields only change how the
+    numbers are judged.
     """
 
     task: str

@@ -141,7 +141,7 @@ def _line(axes: Axes, x: Sequence[float], intervals: Sequence[Interval], method:
         markersize=4.5,
         linewidth=1.4,
     )
-    bounded = [(a, i) for a, i in shown if math.isfinite(i.low)]
+    bounded = [(a, i) for a, i in shown if math.isfinite(i.low) and math.isfinite(i.high)]
     where, low, high = (
         [a for a, _ in bounded],
         [i.low for _, i in bounded],
@@ -169,8 +169,8 @@ def _limit(axes: Axes, rows: Sequence[Row], ceiling: float = math.inf) -> None:
     means = [i.mean for i in risks if math.isfinite(i.mean)]
     if means:
         low, high = min(means), max(means)
-        bottom = max(low / _CLIP, min(i.low for i in risks if i.mean > 0))
-        top = min(high * _CLIP, max(i.high for i in risks if math.isfinite(i.mean)))
+        bottom = max(low / _CLIP, min(min(i.low, i.mean) for i in risks))
+        top = min(high * _CLIP, max(i.high for i in risks))
         axes.set_ylim(bottom / 1.1, top * 1.1)
 
 

@@ -95,7 +95,9 @@ def _main_table(problem: Problem, analysis: Analysis) -> Table:
     if analysis.has_classes:
         table.add_section()
         error = analysis.picked.error
-        table.add_row("errors", *(f"{100 * error[method].mean:.1f}%" for method in METHODS), "", "")
+        table.add_row(
+            "error rate", *(f"{100 * error[method].mean:.1f}%" for method in METHODS), "", ""
+        )
     return table
 
 

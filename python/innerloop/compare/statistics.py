@@ -21,8 +21,13 @@ class Interval:
     high: float
 
     def mapped(self, function: Callable[[float], float]) -> Interval:
-        """The interval of an increasing function of the quantity."""
-        return Interval(function(self.mean), function(self.low), function(self.high))
+        """The interval of an increasing function of the quantity; unknown ends stay unknown."""
+        return Interval(
+            *(
+                function(value) if math.isfinite(value) else value
+                for value in (self.mean, self.low, self.high)
+            )
+        )
 
 
 def corrected_interval(
