@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from innerloop._curvature import exact_curvature
 
 # modules that vmap refused, with its reason
 _LOOPED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -42,6 +45,18 @@ def over_tasks(
         # one made-up task gives the shapes; nothing else of it is kept
         padded = [_each(_pad, tree, axis) for tree, axis in zip(trees, axes, strict=True)]
         return _each(lambda t, _: t[:0], over_tasks(model, task, padded, axes, 1), 0)
+    with exact_curvature() if isinstance(model, nn.Module) else nullcontext():
+        return _map(model, task, trees, axes, tasks)
+
+
+def _map(
+    model: object,
+    task: Callable[..., Any],
+    trees: Sequence[Any],
+    axes: Sequence[Any],
+    tasks: int,
+) -> Any:
+    """Returns over_tasks' result for at least one task."""
     reason = loop_reason(model)
     if reason is None:
         try:
@@ -69,7 +84,7 @@ def over_tasks(
             f"innerloop: {type(model).__name__} runs task by task, since torch.vmap cannot take it "
             f"({reason})",
             FallbackWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return _stack(results)
 

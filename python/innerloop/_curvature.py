@@ -1,0 +1,139 @@
+"""Makes modules that torch cannot differentiate twice under vmap, or differentiates wrongly, right.
+
+Two facts about torch (seen on 2.13) that a meta-gradient meets:
+- The batching rules of layer_norm, batch_norm and instance_norm *with* weight and bias split their
+  backward into parts in which the saved mean and variance are constants. An autograd gradient of
+  vmap(grad(...)) then lacks a term, without a warning (pytorch/functorch#534). Without weight and
+  bias they are right, so these are applied apart.
+- The fused attention kernels have no second derivative; the math kernel has all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
+    """Returns weight * x + bias with both seen in a shape that broadcasts."""
+    if weight is not None:
+        x = x * weight.reshape(shape)
+    return x if bias is None else x + bias.reshape(shape)
+
+
+def _channels(x: Tensor) -> list[int]:
+    """Returns the shape in which one value per channel broadcasts over x [rows, channels, ...]."""
+    return [-1, *[1] * (x.ndim - 2)]
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """torch.layer_norm and F.layer_norm."""
+    x = F.layer_norm(input, normalized_shape, None, None, eps)
+    return _affine(x, weight, bias, list(normalized_shape))
+
+
+def _functional_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """F.batch_norm."""
+    x = F.batch_norm(input, running_mean, running_var, None, None, training, momentum, eps)
+    return _affine(x, weight, bias, _channels(input))
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """torch.batch_norm."""
+    return _functional_batch_norm(
+        input, running_mean, running_var, weight, bias, training, momentum, eps
+    )
+
+
+def _functional_instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """F.instance_norm."""
+    x = F.instance_norm(
+        input, running_mean, running_var, None, None, use_input_stats, momentum, eps
+    )
+    return _affine(x, weight, bias, _channels(input))
+
+
+def _instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """torch.instance_norm."""
+    return _functional_instance_norm(
+        input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
+    )
+
+
+_EXACT: dict[Any, Callable[..., Tensor]] = {
+    F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
+    F.batch_norm: _functional_batch_norm,
+    torch.batch_norm: _batch_norm,
+    F.instance_norm: _functional_instance_norm,
+    torch.instance_norm: _instance_norm,
+}
+
+
+class _ExactNorms(TorchFunctionMode):
+    """Replaces the normalisations by versions whose weight and bias act apart."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
+    ) -> Any:
+        """Calls the replacement of a function if it has one."""
+        return _EXACT.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def exact_curvature() -> Iterator[None]:
+    """Within it, modules have the second derivatives that an inner loop needs."""
+    with sdpa_kernel(SDPBackend.MATH), _ExactNorms():
+        yield
