@@ -124,7 +124,7 @@ def test_absent_file(tmp_path: Path) -> None:
         ({"draws": 0}, "--draws must be at least 1"),
         ({"test_fraction": 1.5}, "--test-fraction must lie between 0 and 1"),
         ({"test_fraction": float("nan")}, "--test-fraction must lie between 0 and 1"),
-        ({"inner_lrs": ()}, "--inner-lrs and --steps must each hold"),
+        ({"steps": ()}, "--steps must hold at least one number"),
         ({"inner_lrs": (0.1, float("inf"))}, "--inner-lrs must be positive numbers"),
         ({"inner_lrs": (0.1, 0.1)}, "--inner-lrs must not repeat"),
         ({"steps": (0,)}, "--steps must be at least 1"),

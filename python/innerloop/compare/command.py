@@ -99,8 +99,13 @@ def compare(
         str, typer.Option(help="auto, fused or torch.", rich_help_panel=MODEL)
     ] = DEFAULT.backend,
     inner_lrs: Annotated[
-        str, typer.Option(help="Inner rates to choose from.", rich_help_panel=GRID)
-    ] = _listed(DEFAULT.inner_lrs),
+        str,
+        typer.Option(
+            help="Inner rates to choose from; by default 0.01 to 0.5, for classes 0.05 to 2.",
+            show_default=False,
+            rich_help_panel=GRID,
+        ),
+    ] = "",
     steps: Annotated[
         str,
         typer.Option(help="Inner steps in MAML's training to choose from.", rich_help_panel=GRID),
@@ -154,9 +159,11 @@ def compare(
     outer_lrs: Annotated[
         str,
         typer.Option(
-            help="Adam's initial rates to choose from (cosine schedule).", rich_help_panel=TRAIN
+            help="Adam's initial rates to choose from (cosine schedule); by default 0.003,0.01.",
+            show_default=False,
+            rich_help_panel=TRAIN,
         ),
-    ] = _listed(DEFAULT.outer_lrs),
+    ] = "",
     seed: Annotated[
         int, typer.Option(help="Seed of everything random.", rich_help_panel=OUT)
     ] = DEFAULT.seed,

@@ -23,7 +23,8 @@ class Config:
     """Settings of one comparison; equal settings and equal data give equal numbers.
 
     `inner_lrs`, `outer_lrs` and `steps` form the grid from which validation tasks pick. `draws` is
-    the number of random support/query draws of a task. The last two fields only change how the
+    the number of random support/query draws of a task. Empty rates and `AUTO` splits stand for
+    defaults that depend on the data. The last two fields only change how the
     numbers are judged.
     """
 
@@ -35,7 +36,7 @@ class Config:
     hidden: tuple[int, ...] = ()
     activation: str = "relu"
     loss: str = "auto"
-    inner_lrs: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+    inner_lrs: tuple[float, ...] = ()
     steps: tuple[int, ...] = (1, 5)
     adapt_steps: int = 5
     splits: int = AUTO
@@ -46,7 +47,7 @@ class Config:
     drop_small: bool = False
     meta_batch: int = 16
     iterations: int = 1000
-    outer_lrs: tuple[float, ...] = (0.003, 0.01)
+    outer_lrs: tuple[float, ...] = ()
     seed: int = 0
     dtype: str = "auto"
     backend: str = "auto"
@@ -79,8 +80,8 @@ class Config:
                 )
 
     def _check_grids(self) -> None:
-        if not self.inner_lrs or not self.steps:
-            raise InputError("--inner-lrs and --steps must each hold at least one number")
+        if not self.steps:
+            raise InputError("--steps must hold at least one number")
         for name in ("inner_lrs", "outer_lrs"):
             for rate in getattr(self, name):
                 if not (math.isfinite(rate) and rate > 0):

@@ -18,7 +18,13 @@ from innerloop.compare.errors import InputError
 from innerloop.compare.tables import Tasks
 
 EXACT_PARAMETER_LIMIT = 512
+OUTER_RATES = (0.003, 0.01)
 LINEAR_SPLITS, NETWORK_SPLITS = 30, 10
+# Gradients of the cross-entropy are smaller than those of a squared error in units of variance.
+RATES = {
+    "mse": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    "cross_entropy": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
+}
 _CHUNK_ITERATIONS = 32
 
 Params = dict[str, torch.Tensor]
@@ -36,12 +42,13 @@ def resolved(tasks: Tasks, config: Config) -> Config:
     return dataclasses.replace(
         config,
         loss=tasks.loss,
+        inner_lrs=config.inner_lrs or RATES[tasks.loss],
         splits=config.splits
         if config.splits != AUTO
         else LINEAR_SPLITS
         if exact
         else NETWORK_SPLITS,
-        outer_lrs=() if exact else config.outer_lrs,
+        outer_lrs=() if exact else config.outer_lrs or OUTER_RATES,
     )
 
 

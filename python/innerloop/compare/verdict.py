@@ -66,7 +66,7 @@ def conclude(analysis: Analysis, measure: str) -> Verdict:
         JOINT_BETTER: "No: joint training plus fine-tuning is better here.",
         AS_GOOD: "No: joint training plus fine-tuning is as good here.",
         MAML_BETTER: "Yes: MAML is better than joint training plus fine-tuning here.",
-        UNDECIDED: "Undecided: these data cannot tell MAML from joint training plus fine-tuning.",
+        UNDECIDED: "Undecided: no reliable difference from joint training with fine-tuning.",
     }[answer]
     failed = {method: row.failed[method] for method in (JOINT, MAML) if row.failed[method]}
     if failed:
@@ -104,7 +104,7 @@ def conclude(analysis: Analysis, measure: str) -> Verdict:
     first = decide(row.relative[FIRST_ORDER], config.margin)
     if answer != MAML_BETTER and first == MAML_BETTER:
         sentences.append(
-            f"First-order MAML does lower the risk, by {percent(row.relative[FIRST_ORDER].mean)}."
+            f"First-order MAML does change the risk: {percent(row.relative[FIRST_ORDER].mean)}."
         )
     return Verdict(answer, headline, " ".join(sentences))
 
