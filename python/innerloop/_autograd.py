@@ -71,7 +71,7 @@ def _call(
 
 def _apply(function: type[Function], *arguments: Any) -> Any:
     """Returns function.apply(*arguments), which torch leaves untyped."""
-    return function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return function.apply(*arguments)
 
 
 def _eager_apply(function: type[Function], *arguments: Any) -> Any:
@@ -104,12 +104,14 @@ def _wants_grad(tensors: Tensors) -> bool:
 def meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
     """Returns the losses [T], differentiable once in the rates and the leaves."""
     result: Tensor
-    if torch.compiler.is_compiling() or transforms_active():
+    if transforms_active():
         result = _apply(_MetaLoss, plan, *tensors)
-    elif _wants_grad(tensors):
-        result = _eager_apply(_MetaLoss, plan, *tensors)
-    else:
+    elif not _wants_grad(tensors):
         result = _call("meta_loss", plan, tensors)
+    elif torch.compiler.is_compiling():
+        result = _apply(_MetaLoss, plan, *tensors)
+    else:
+        result = _eager_apply(_MetaLoss, plan, *tensors)
     return result
 
 

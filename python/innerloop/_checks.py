@@ -3,6 +3,7 @@ data."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -46,8 +47,8 @@ def _sizes(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
-def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> None:
-    """Checks the options that are not tensors."""
+def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> int:
+    """Checks the options that are not tensors and returns `steps` as a plain int."""
     if loss not in LOSSES:
         _value_error(op, "loss", f"be one of {', '.join(LOSSES)}", repr(loss))
     if type(steps) is not int or steps < 0:
@@ -59,6 +60,7 @@ def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> N
         _value_error(op, "order", "be 1 (first-order) or 2 (exact)", repr(order))
     if backend not in BACKENDS:
         _value_error(op, "backend", "be 'auto', 'fused' or 'torch'", repr(backend))
+    return operator.index(steps)
 
 
 def check_model(op: str, model: object) -> None:

@@ -108,7 +108,7 @@ def flatten_rates(
         if not isinstance(value, Tensor):
             value = number_tensor(float(value), dtype, device)
         if is_per_step(value, leaf.shape, steps):
-            column = value.reshape(steps, -1 if steps else size)
+            column = value.flatten(1) if value.ndim > 1 else value[:, None]
         else:
             column = value.reshape(1, -1)
         columns.append(column.expand(steps if form.per_step else 1, size))
@@ -137,7 +137,7 @@ def unflatten_rate_grad(
     """Returns the gradient of the flat rates in the structure of `inner_lr`."""
     if not isinstance(inner_lr, Mapping):
         return grad
-    rows = grad.reshape(steps if form.per_step else 1, -1)  # [S or 1, leaves or P]
+    rows = grad if form.per_step else grad.unsqueeze(0)  # [S or 1, leaves or P]
     result: dict[str, Tensor] = {}
     for j, leaf in enumerate(leaves):
         if leaf.name not in inner_lr:
@@ -160,15 +160,14 @@ _NUMBERS: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 
 def number_tensor(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns a 0-d tensor holding a number; the same object each time, to be read only."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return torch.full((), value, dtype=dtype, device=device)
     key = (value, dtype, device)
     found = _NUMBERS.get(key)
     if found is None:
         with torch.inference_mode(False):
             found = torch.full((), value, dtype=dtype, device=device)
-        # a fake tensor must not outlive its mode, and NaN never finds its own key again
-        if type(found) is Tensor and value == value:
+        if not math.isnan(value):  # which would never find its own key again
             if len(_NUMBERS) >= 1024:
                 _NUMBERS.clear()
             _NUMBERS[key] = found

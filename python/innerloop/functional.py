@@ -71,6 +71,7 @@ class _Inner(NamedTuple):
     support: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
     query: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
     adapted: tuple[str, ...]
+    steps: int
 
 
 def _inner(
@@ -87,7 +88,7 @@ def _inner(
     backend: str,
 ) -> _Inner:
     """Checks the arguments of one meta-step and chooses its back end."""
-    _checks.check_options(op, loss, steps, order, backend)
+    steps = _checks.check_options(op, loss, steps, order, backend)
     support_parts = _checks.check_batch(op, "support", support)
     query_parts = _checks.check_batch(op, "query", query)
     ready = prepare(op, model, backend, params, support_parts[0].shape[0])
@@ -98,6 +99,7 @@ def _inner(
         prepare_batch(op, "support", support_parts, loss, ready),
         prepare_batch(op, "query", query_parts, loss, ready),
         adapted,
+        steps,
     )
 
 
@@ -214,7 +216,7 @@ def meta_grad(
         torch.Size([4])
     """
     op = "meta_grad"
-    ready, support_side, query_side, adapted = _inner(
+    ready, support_side, query_side, adapted, steps = _inner(
         op, params, support, query, model, inner_lr, steps, loss, order, adapt_params, backend
     )
     if task_weight is not None:
@@ -278,7 +280,7 @@ def meta_loss(
         >>> loss = il.meta_loss(params, (x, x), (x, x), model=model, inner_lr=0.1, steps=1)
         >>> loss.mean().backward()
     """
-    ready, support_side, query_side, adapted = _inner(
+    ready, support_side, query_side, adapted, steps = _inner(
         "meta_loss",
         params,
         support,
@@ -341,7 +343,7 @@ def mean_meta_loss(
         torch.Size([])
     """
     op = "mean_meta_loss"
-    ready, support_side, query_side, adapted = _inner(
+    ready, support_side, query_side, adapted, steps = _inner(
         op, params, support, query, model, inner_lr, steps, loss, order, adapt_params, backend
     )
     if task_weight is not None:
@@ -400,7 +402,7 @@ def adapt(
         torch.Size([4, 8, 1])
     """
     op = "adapt"
-    _checks.check_options(op, loss, steps, 2, backend)
+    steps = _checks.check_options(op, loss, steps, 2, backend)
     parts = _checks.check_batch(op, "support", support)
     ready = prepare(op, model, backend, params, parts[0].shape[0])
     adapted = adapted_names(op, adapt_params, ready.leaves)

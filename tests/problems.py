@@ -1,0 +1,259 @@
+"""Random meta-learning problems that cover every option, and linear problems with known answers."""
+
+import random
+from dataclasses import dataclass, field
+
+import innerloop as il
+import torch
+from innerloop.models import ACTIVATIONS
+
+LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
+SMOOTH = tuple(a for a in ACTIVATIONS if a not in ("relu", "leaky_relu"))
+RATES = ("number", "scalar", "steps", "leaf", "leaf_steps", "element", "element_steps", "mixed")
+WIDTHS = (1, 2, 3, 5, 7, 8, 9, 16, 17)
+TASKS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 19)
+
+
+@dataclass
+class Problem:
+    """Arguments of meta_grad."""
+
+    model: il.MLP
+    params: dict
+    support: il.Batch
+    query: il.Batch
+    options: dict = field(default_factory=dict)
+
+    @property
+    def tasks(self):
+        """T."""
+        return self.support.x.shape[0]
+
+    def to(self, dtype):
+        """Returns the same problem with floating tensors in another dtype."""
+
+        def cast(value):
+            if isinstance(value, torch.Tensor):
+                return value.to(dtype) if value.is_floating_point() else value
+            if isinstance(value, dict):
+                return {k: cast(v) for k, v in value.items()}
+            if isinstance(value, il.Batch):
+                return il.Batch(*(cast(v) for v in value))
+            return value
+
+        return Problem(
+            self.model, cast(self.params), cast(self.support), cast(self.query), cast(self.options)
+        )
+
+    def call(self, operation, **changes):
+        """Returns operation(params, support, query, **options) with some options changed."""
+        options = {**self.options, **changes}
+        return operation(self.params, self.support, self.query, model=self.model, **options)
+
+
+def normal(generator, *shape):
+    """Returns standard normal float64 numbers that float32 holds exactly."""
+    return torch.randn(shape, generator=generator, dtype=torch.float32).double()
+
+
+def make_batch(generator, model, loss, tasks, rows, *, ragged=False, weighted=False):
+    """Returns a random batch; unused rows of ragged tasks hold NaN."""
+    x = normal(generator, tasks, rows, model.inputs)
+    if loss == "cross_entropy":
+        y = torch.randint(model.outputs, (tasks, rows), generator=generator)
+    elif loss == "bce_with_logits":
+        y = torch.rand((tasks, rows, model.outputs), generator=generator).double()
+    else:
+        y = normal(generator, tasks, rows, model.outputs)
+    count = weight = None
+    if ragged:
+        count = torch.randint(rows + 1, (tasks,), generator=generator)
+        unused = torch.arange(rows) >= count[:, None]
+        x[unused] = float("nan")
+        if y.is_floating_point():
+            y[unused] = float("nan")
+        else:
+            y[unused] = -7
+    if weighted:
+        weight = torch.rand((tasks, rows), generator=generator).double() / max(rows, 1)
+        weight[torch.rand((tasks, rows), generator=generator) < 0.2] = 0
+    return il.Batch(x, y, count, weight)
+
+
+def make_rates(generator, model, kind, steps, adapted, size=0.1):
+    """Returns inner rates of one kind, of both signs."""
+
+    def rate(*shape):
+        sign = torch.where(torch.rand(shape, generator=generator) < 0.25, -1.0, 1.0)
+        return (size * (0.5 + torch.rand(shape, generator=generator)) * sign).double()
+
+    whole = {"number": lambda: float(rate()), "scalar": rate, "steps": lambda: rate(steps)}
+    if kind in whole:
+        return whole[kind]()
+    rates = {}
+    for i, name in enumerate(adapted):
+        shape = model.shapes[name]
+        forms = {
+            "leaf": lambda: rate() if rates else float(rate()),
+            "leaf_steps": lambda: rate(steps),
+            "element": lambda shape=shape: rate(*shape),
+            "element_steps": lambda shape=shape: rate(steps, *shape),
+        }
+        rates[name] = forms[kind if kind != "mixed" else list(forms)[i % 4]]()
+    return rates
+
+
+def random_problem(seed, **fixed):
+    """Returns a problem in float64 whose every option is drawn from `seed` unless fixed by name."""
+    draw = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(name, values):
+        chosen = draw.choice(values)
+        return fixed.get(name, chosen)
+
+    loss = pick("loss", LOSSES)
+    depth = pick("depth", (1, 2, 2, 3, 4))
+    widths = [draw.choice(WIDTHS) for _ in range(depth + 1)]
+    if loss == "cross_entropy":
+        widths[-1] = max(widths[-1], 2)
+    widths = fixed.get("widths", widths)
+    model = il.MLP(
+        widths,
+        pick("activation", ACTIVATIONS),
+        pick("bias", (True, True, False)),
+        negative_slope=0.2,
+    )
+    tasks = pick("tasks", TASKS)
+    steps = pick("steps", (0, 1, 1, 2, 3, 5))
+    names = list(model.shapes)
+    subset = [name for name in names if draw.random() < 0.6]
+    adapt_params = pick("adapt_params", (None, None, subset))
+    adapted = names if adapt_params is None else adapt_params
+    ragged, weighted = pick("ragged", (False, False, True)), pick("weighted", (False, False, True))
+    params = {k: v.double() for k, v in model.init(generator).items()}
+    share = pick("per_task", (0.0, 0.0, 0.5, 1.0))
+    for name, value in params.items():
+        if draw.random() < share:
+            params[name] = value + 0.3 * normal(generator, tasks, *value.shape)
+    weights = torch.rand(tasks, generator=generator).double() + 0.1
+    return Problem(
+        model,
+        params,
+        make_batch(
+            generator,
+            model,
+            loss,
+            tasks,
+            pick("rows", (1, 2, 3, 5, 8, 10)),
+            ragged=ragged,
+            weighted=weighted,
+        ),
+        make_batch(
+            generator,
+            model,
+            loss,
+            tasks,
+            pick("query_rows", (1, 2, 4, 7, 11)),
+            ragged=ragged,
+            weighted=weighted,
+        ),
+        {
+            "inner_lr": make_rates(generator, model, pick("rates", RATES), steps, adapted),
+            "steps": steps,
+            "loss": loss,
+            "order": pick("order", (1, 2, 2)),
+            "adapt_params": adapt_params,
+            "task_weight": pick("task_weight", (None, weights)),
+            "stepwise": pick("stepwise", (False, True)),
+        },
+    )
+
+
+def kink_margin(problem):
+    """Returns the smallest distance to a kink of relu, leaky_relu or huber along the inner loops:
+    float32 takes the same branches as float64 if this is far above 1e-6."""
+    inner = {k: problem.options[k] for k in ("inner_lr", "steps", "loss", "adapt_params")}
+    path = il.reference.adapt(
+        problem.params, problem.support, model=problem.model, stepwise=True, **inner
+    )
+    margin = float("inf")
+    for x, y, count, _ in (problem.support, problem.query):
+        for s in range(problem.options["steps"] + 1):
+            h = torch.nan_to_num(x)
+            used = torch.ones(x.shape[:2], dtype=torch.bool)
+            if count is not None:
+                used = torch.arange(x.shape[1]) < count[:, None]
+            for layer in problem.model.layers:
+                z = torch.einsum("tni,toi->tno", h, path[layer.weight][:, s])
+                if layer.bias is not None:
+                    z = z + path[layer.bias][:, s][:, None]
+                if layer.activation in ("relu", "leaky_relu") and used.any():
+                    margin = min(margin, float(z[used].abs().min()))
+                h = il.reference._activate(layer.activation, z, layer.slope)
+            if problem.options["loss"] == "huber" and used.any():
+                margin = min(margin, float(((h - y)[used].abs() - 1).abs().min()))
+    return margin
+
+
+def random_problem_away_from_kinks(seed, margin=1e-4, **fixed):
+    """Returns a random problem that float32 follows on the same branches as float64."""
+    for attempt in range(50):
+        problem = random_problem(seed + 10_000 * attempt, **fixed)
+        if kink_margin(problem) > margin:
+            return problem
+    raise AssertionError(f"no problem away from kinks near seed {seed}")
+
+
+# ---------------------------------------------------------------- linear problems with known
+# answers
+
+
+@dataclass
+class LinearTasks:
+    """Tasks y = X theta_t + noise with half_mse and a linear model without bias (theory Results 2
+    and 6)."""
+
+    support: il.Batch
+    query: il.Batch
+    model: il.MLP
+
+
+def linear_tasks(seed, tasks, rows, features):
+    """Returns random linear tasks in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    sides = []
+    theta = torch.randn((tasks, features, 1), generator=generator, dtype=torch.float64)
+    for n in (rows, rows + 2):
+        x = torch.randn((tasks, n, features), generator=generator, dtype=torch.float64)
+        noise = torch.randn((tasks, n, 1), generator=generator, dtype=torch.float64)
+        sides.append(il.Batch(x, x @ theta + 0.5 * noise))
+    return LinearTasks(*sides, il.MLP([features, 1], bias=False))
+
+
+def linear_meta_answer(problem, theta, rate, steps):
+    """Returns (loss [T], gradient of the mean loss [p], rate gradient) by linear algebra, for a
+    scalar rate.
+
+    One step maps theta to S theta + rate q1 with S = I - rate Q1, so the loss after any number of
+    steps is a quadratic in theta whose gradient is (S^K)' (Q2 theta_K - q2).
+    """
+    x1, y1 = problem.support.x, problem.support.y
+    x2, y2 = problem.query.x, problem.query.y
+    moments = []
+    for x, y in ((x1, y1), (x2, y2)):
+        moments.append((x.mT @ x / x.shape[1], x.mT @ y / x.shape[1]))
+    (q1, b1), (q2, b2) = moments
+    eye = torch.eye(x1.shape[2], dtype=x1.dtype)
+    step = eye - rate * q1  # S, symmetric
+    phi = theta.reshape(1, -1, 1).expand(x1.shape[0], -1, 1)
+    path = [phi]
+    for _ in range(steps):
+        path.append(step @ path[-1] + rate * b1)
+    loss = 0.5 * (y2 - x2 @ path[-1]).square().mean(1)[:, 0]
+    adjoint = q2 @ path[-1] - b2  # [T, p, 1]
+    rate_grad = torch.zeros((), dtype=x1.dtype)
+    for s in reversed(range(steps)):
+        rate_grad = rate_grad - (adjoint * (q1 @ path[s] - b1)).sum(1).mean()
+        adjoint = step @ adjoint
+    return loss, adjoint.mean(0)[:, 0], rate_grad
