@@ -292,6 +292,10 @@ def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(module, nn.Sequential):
         if type(module).forward is not nn.Sequential.forward:
             raise _refusal(prefix, module, "its own forward() cannot be read")
+        if module._parameters:
+            raise _refusal(
+                prefix, module, f"it does not use its own {next(iter(module._parameters))}"
+            )
         for name, child in module._modules.items():
             if child is not None:
                 yield from _chain(child, f"{prefix}.{name}" if prefix else name)

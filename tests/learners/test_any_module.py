@@ -151,6 +151,14 @@ def test_a_sequential_with_tied_layers_is_not_fused():
     assert "is the same parameter as 0.weight" in learner.explain()
 
 
+def test_a_sequential_with_a_parameter_of_its_own_is_not_fused():
+    net = nn.Sequential(nn.Linear(2, 1)).double()
+    net.register_parameter("scale", nn.Parameter(torch.ones(2, dtype=torch.float64)))
+    assert "it does not use its own scale" in il.MAML(net, inner_lr=0.2, steps=1).explain()
+    il.MAML(net, inner_lr=0.2, steps=1, backend="torch")(regression(), regression()).backward()
+    assert torch.equal(net.scale.grad, torch.zeros(2, dtype=torch.float64))
+
+
 class Counting(nn.Module):
     """A module with an integer parameter."""
 

@@ -20,10 +20,11 @@ from learner_cases import (
 from torch import Tensor
 
 
-def live_graph_tensors() -> int:
-    """Number of tensors alive that carry a graph."""
+def live_graph_tensors() -> dict[int, Tensor]:
+    """Tensors alive that carry a graph, by identity."""
     gc.collect()
-    return sum(issubclass(type(o), Tensor) and o.grad_fn is not None for o in gc.get_objects())
+    alive = (o for o in gc.get_objects() if issubclass(type(o), Tensor))
+    return {id(t): t for t in alive if t.grad_fn is not None}
 
 
 @pytest.mark.parametrize(("make", "backend"), [(sine_net, "fused"), (gated_net, "torch")])
@@ -113,7 +114,7 @@ def test_adapt_and_evaluate_leave_no_graph(make, backend):
     before = live_graph_tensors()
     result, adapted = learner.evaluate(support, query), learner.adapt(support)
     outputs = adapted(query[0])
-    assert live_graph_tensors() == before
+    assert live_graph_tensors().keys() <= before.keys()
     held = [result.loss, result.mean, outputs, *adapted.params.values()]
     assert not any(t.requires_grad for t in held)
     assert all(p.grad is None for p in learner.parameters())

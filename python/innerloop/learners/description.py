@@ -6,48 +6,64 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from innerloop._dispatch import Model
 from innerloop.models import MLP, _chain
 
+# what a description reads of a layer besides its kind and parameters
+_SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("in_features", "out_features"),
+    nn.Flatten: ("start_dim", "end_dim"),
+    nn.Dropout: ("p", "training"),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.Softplus: ("beta", "threshold"),
+    nn.GELU: ("approximate",),
+}
+
 
 class Description:
-    """The MLP that describes a module, read again whenever something that it depends on has
+    """The MLP that describes a module, made anew whenever something that it depends on has
     changed."""
 
     def __init__(self) -> None:
         self._facts: object = None
         self._mlp: MLP | None = None
 
-    def of(self, module: nn.Module) -> Model:
-        """Returns the module's description, or the module itself if it has none."""
-        if torch.compiler.is_compiling():
-            return module if self._mlp is None else self._mlp
-        try:
-            facts = _facts(module)
-            if self._mlp is None or facts != self._facts:
-                self._mlp = MLP.from_module(module)
-                self._facts = facts
-        except NotImplementedError:
-            self._facts = self._mlp = None
-            return module
-        return self._mlp
+    def of(self, module: nn.Module) -> tuple[Model, dict[str, Tensor]]:
+        """Returns the description, or the module itself if it has none, and the parameters by
+        name."""
+        if not torch.compiler.is_compiling():
+            try:
+                facts, params = _read(module)
+                if self._mlp is None or facts != self._facts:
+                    self._mlp = MLP.from_module(module)
+                    self._facts = facts
+                return self._mlp, params
+            except NotImplementedError:
+                self._facts = self._mlp = None
+        return module, dict(module.named_parameters())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Description, ())
 
 
-def _facts(module: nn.Module) -> list[Any]:
-    """Returns everything that a description is made from: names, kinds, settings, and which
-    parameters are the same."""
+def _read(module: nn.Module) -> tuple[list[Any], dict[str, Tensor]]:
+    """Returns everything that a description is made from (names, kinds, settings, and which
+    parameters are the same), and the parameters by name."""
     facts: list[Any] = []
+    params: dict[str, Tensor] = {}
     for name, part in _chain(module, ""):
-        facts += (name, type(part))
-        facts += [v for v in part.__dict__.values() if isinstance(v, (bool, int, float, str))]
+        kind = type(part)
+        facts.append(name)
+        facts.append(kind)
+        if kind in _SETTINGS:
+            for setting in _SETTINGS[kind]:
+                facts.append(getattr(part, setting))
         for key, parameter in part._parameters.items():
-            if parameter is None:
-                facts += (key, None)
-            else:
-                facts += (key, id(parameter), parameter.shape, parameter.dtype)
-    return facts
+            facts.append(key)
+            if parameter is not None:
+                facts.append(id(parameter))
+                facts.append(parameter.dtype)
+                params[f"{name}.{key}" if name else key] = parameter
+    return facts, params

@@ -80,8 +80,7 @@ class JointTraining(Learner):
         """
         op = "JointTraining"
         learner_checks.check_reduction(op, reduction, task_weight)
-        model = self._model(support, query)
-        params = dict(self.module.named_parameters())
+        model, params = self._model(support, query)
         like = next(p for p in params.values() if p.is_floating_point())
         none, rows = _union(op, support, query, like.dtype)
         options: dict[str, Any] = {

@@ -88,7 +88,7 @@ class Learner(nn.Module):
         if self._backend == "torch":
             return Choice("torch", 'backend="torch" was asked for')
         device = next(self.module.parameters()).device
-        return backend_for(self._description.of(self.module), device=device)
+        return backend_for(self._description.of(self.module)[0], device=device)
 
     @property
     def backend(self) -> str:
@@ -129,16 +129,17 @@ class Learner(nn.Module):
         constant = [k for k, v in named.items() if not v.is_floating_point()]
         return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
 
-    def _model(self, *batches: Any) -> Model:
-        """Returns what the functional layer is to run: the description if there is one, else the
-        module."""
+    def _model(self, *batches: Any) -> tuple[Model, dict[str, Tensor]]:
+        """Returns what the functional layer is to run (the description if there is one, else the
+        module), and the parameters."""
+        model: Model = self.module
         if self._backend == "torch":
-            learner_checks.check_normalisation(type(self).__name__, self.module, batches)
-            return self.module
-        model = self._description.of(self.module)
+            params: dict[str, Tensor] = dict(self.module.named_parameters())
+        else:
+            model, params = self._description.of(self.module)
         if model is self.module:
             learner_checks.check_normalisation(type(self).__name__, self.module, batches)
-        return model
+        return model, params
 
     def _rates_for(self, op: str, inner_lr: InnerLr | None, steps: int) -> InnerLr:
         """Returns the rates of one call."""
@@ -185,10 +186,10 @@ class Learner(nn.Module):
         """
         steps = self.steps if steps is None else steps
         rates = self._rates_for(f"{type(self).__name__}.adapt", inner_lr, steps)
-        model = self._model(support)
+        model, params = self._model(support)
         with torch.no_grad():
-            params = functional.adapt(
-                {k: v.detach() for k, v in self.module.named_parameters()},
+            adapted = functional.adapt(
+                {k: v.detach() for k, v in params.items()},
                 support,
                 model=model,
                 inner_lr=_detached(rates),
@@ -197,7 +198,7 @@ class Learner(nn.Module):
                 adapt_params=self.adapted_names,
                 backend=self._backend,
             )
-        constants = {k: v.detach() for k, v in params.items()}
+        constants = {k: v.detach() for k, v in adapted.items()}
         return Adapted(self.module, model, constants, self._backend)
 
     def evaluate(
@@ -242,12 +243,13 @@ class Learner(nn.Module):
         rates = self.rates if inner_lr is None else self._given_rates(op, inner_lr, steps)
         if rates is None and steps:
             learner_checks.refuse_without_rate(op)
+        model, params = self._model(support_parts, query_parts)
         with torch.no_grad():
             return evaluate(
-                {k: v.detach() for k, v in self.module.named_parameters()},
+                {k: v.detach() for k, v in params.items()},
                 support_parts,
                 query_parts,
-                model=self._model(support, query),
+                model=model,
                 rates=rates,
                 steps=steps,
                 loss=self.loss,

@@ -105,8 +105,7 @@ class MAML(Learner):
         """
         _checks.check_reduction("MAML", reduction, task_weight)
         steps = self.steps if steps is None else steps
-        model = self._model(support, query)
-        params = dict(self.module.named_parameters())
+        model, params = self._model(support, query)
         rates = self._rates_for("MAML", inner_lr, steps)
         if reduction == "none":
             loss = functional.meta_loss(
