@@ -5,9 +5,11 @@ Tolerances: finite differences have errors near 1e-9 relative (see helpers.direc
 the others are float64 rounding, 1e-12.
 """
 
+import innerloop as il
 import pytest
 import torch
 from helpers import assert_close, directional_difference, inner_product, randn_like
+from innerloop import reference
 from problems import (
     LOSSES,
     SMOOTH,
@@ -19,9 +21,6 @@ from problems import (
 )
 from torch import nn
 from torch.nn import functional as F
-
-import innerloop as il
-from innerloop import reference
 
 TORCH_LOSSES = {
     "mse": F.mse_loss,
@@ -41,11 +40,14 @@ def textbook(module, support, query, *, inner_lr, steps, loss, order):
     for t in range(len(support[0])):
         phi = params
         for _ in range(steps):
-            inner = function(torch.func.functional_call(module, phi, (support[0][t],)),
-            support[1][t]) grads = torch.autograd.grad(inner, list(phi.values()), create_graph=order
-            == 2) phi = {k: v - inner_lr * g for (k, v), g in zip(phi.items(), grads, strict=True)}
-        losses.append(function(torch.func.functional_call(module, phi, (query[0][t],)),
-        query[1][t]))
+            inner = function(
+                torch.func.functional_call(module, phi, (support[0][t],)), support[1][t]
+            )
+            grads = torch.autograd.grad(inner, list(phi.values()), create_graph=order == 2)
+            phi = {k: v - inner_lr * g for (k, v), g in zip(phi.items(), grads, strict=True)}
+        losses.append(
+            function(torch.func.functional_call(module, phi, (query[0][t],)), query[1][t])
+        )
     stacked = torch.stack(losses)
     grads = torch.autograd.grad(stacked.mean(), list(params.values()))
     return stacked.detach(), dict(zip(params, grads, strict=True))
@@ -66,8 +68,10 @@ def module_like(seed, loss):
 @pytest.mark.parametrize("order", [1, 2])
 def test_textbook_loop(loss, steps, order):
     module, (support, query) = module_like(1, loss)
-    losses, grads = textbook(module, support, query, inner_lr=0.2, steps=steps, loss=loss,
-    order=order) params = {k: v.detach() for k, v in module.named_parameters()}
+    losses, grads = textbook(
+        module, support, query, inner_lr=0.2, steps=steps, loss=loss, order=order
+    )
+    params = {k: v.detach() for k, v in module.named_parameters()}
     for model in (module, il.MLP.from_module(module)):
         result = reference.meta_grad(
             params, support, query, model=model, inner_lr=0.2, steps=steps, loss=loss, order=order
@@ -93,15 +97,25 @@ def kink_free_problem(seed, **fixed):
 
 @pytest.mark.parametrize("seed", range(25))
 def test_meta_gradient_by_finite_differences(seed):
-    problem = kink_free_problem(seed, order=2, tasks=3, rows=3, query_rows=2, rates="mixed",
-                                task_weight=None, stepwise=False)
+    problem = kink_free_problem(
+        seed,
+        order=2,
+        tasks=3,
+        rows=3,
+        query_rows=2,
+        rates="mixed",
+        task_weight=None,
+        stepwise=False,
+    )
     result = problem.call(reference.meta_grad)
-    rates = {k: torch.as_tensor(v, dtype=torch.float64)
-             for k, v in problem.options["inner_lr"].items()}
+    rates = {
+        k: torch.as_tensor(v, dtype=torch.float64) for k, v in problem.options["inner_lr"].items()
+    }
 
     def mean_loss(params, inner_lr):
-        return reference.meta_loss(params, problem.support, problem.query,
-                                   **options_of(problem, inner_lr=inner_lr)).mean()
+        return reference.meta_loss(
+            params, problem.support, problem.query, **options_of(problem, inner_lr=inner_lr)
+        ).mean()
 
     direction = randn_like(problem.params, seed)
     slope = directional_difference(lambda p: mean_loss(p, rates), problem.params, direction)
@@ -116,8 +130,9 @@ def test_meta_gradient_by_finite_differences(seed):
 @pytest.mark.parametrize("activation", SMOOTH)
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", "bce_with_logits"])
 def test_gradient_and_hessian_product_by_finite_differences(activation, loss):
-    problem = random_problem(3, activation=activation, loss=loss, tasks=1, rows=4, per_task=0.0,
-                             depth=3, ragged=False)
+    problem = random_problem(
+        3, activation=activation, loss=loss, tasks=1, rows=4, per_task=0.0, depth=3, ragged=False
+    )
     batch, model = problem.support, problem.model
     direction = randn_like(problem.params, 1)
 
@@ -143,17 +158,31 @@ def test_gradient_and_hessian_product_by_finite_differences(activation, loss):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_first_order_rate_gradient_is_minus_the_inner_product(order):
-    problem = random_problem(5, activation="tanh", tasks=1, steps=1, rates="scalar", order=order,
-                             per_task=0.0, adapt_params=None, task_weight=None, ragged=False)
+    problem = random_problem(
+        5,
+        activation="tanh",
+        tasks=1,
+        steps=1,
+        rates="scalar",
+        order=order,
+        per_task=0.0,
+        adapt_params=None,
+        task_weight=None,
+        ragged=False,
+    )
     result = problem.call(reference.meta_grad)
-    _, inner = reference.loss_and_grad(problem.params, problem.support, model=problem.model,
-                                       loss=problem.options["loss"])
+    _, inner = reference.loss_and_grad(
+        problem.params, problem.support, model=problem.model, loss=problem.options["loss"]
+    )
     rate = problem.options["inner_lr"]
     adapted = {k: v - rate * inner[k][0] for k, v in problem.params.items()}
-    _, outer = reference.loss_and_grad(adapted, problem.query, model=problem.model,
-                                       loss=problem.options["loss"])
-    product = inner_product({k: v[0] for k, v in outer.items()}, {k: v[0] for k, v in
-    inner.items()}) assert abs(float(result.inner_lr_grad) + product) <= 1e-12 * (1 + abs(product))
+    _, outer = reference.loss_and_grad(
+        adapted, problem.query, model=problem.model, loss=problem.options["loss"]
+    )
+    product = inner_product(
+        {k: v[0] for k, v in outer.items()}, {k: v[0] for k, v in inner.items()}
+    )
+    assert abs(float(result.inner_lr_grad) + product) <= 1e-12 * (1 + abs(product))
     if order == 1:
         assert_close(result.grad, {k: v[0] for k, v in outer.items()}, 1e-12)
 
@@ -165,8 +194,15 @@ def test_linear_closed_form(steps, rate):
     problem = linear_tasks(7, tasks=9, rows=6, features=3)
     theta = torch.tensor([0.25, 0.5, -1.0], dtype=torch.float64)
     loss, grad, rate_grad = linear_meta_answer(problem, theta, rate, steps)
-    result = reference.meta_grad({"0.weight": theta[None]}, problem.support, problem.query,
-                                 model=problem.model, inner_lr=rate, steps=steps, loss="half_mse")
+    result = reference.meta_grad(
+        {"0.weight": theta[None]},
+        problem.support,
+        problem.query,
+        model=problem.model,
+        inner_lr=rate,
+        steps=steps,
+        loss="half_mse",
+    )
     assert_close(result.loss, loss, 1e-12)
     assert_close(result.grad["0.weight"][0], grad, 1e-12)
     assert_close(result.inner_lr_grad, rate_grad, 1e-12)
@@ -196,8 +232,9 @@ def test_expected_risk_after_one_step():
     model = il.MLP([2, 1], bias=False)
     theta = {"0.weight": torch.tensor([[0.25, 0.5]]).double()}
     for rate, answer in ((0.3, 1.106584625), (0.0, 1.7515625)):
-        loss = reference.meta_loss(theta, support, query, model=model, inner_lr=rate, steps=1,
-                                   loss="half_mse")
+        loss = reference.meta_loss(
+            theta, support, query, model=model, inner_lr=rate, steps=1, loss="half_mse"
+        )
         error = float(loss.std()) / len(loss) ** 0.5
         assert abs(float(loss.mean()) - answer) < 4 * error
         assert error < 0.01
@@ -211,16 +248,18 @@ def test_quadratic_loss_of_the_last_bias():
     batch = make_batch(torch.Generator().manual_seed(1), model, "mse", 4, 5)
     out = reference.predict(params, batch.x, model=model)
     target = params["1.bias"] + (batch.y - out).mean(1)  # [T, K]
-    adapted = reference.adapt(params, batch, model=model, inner_lr=0.4, steps=6,
-                              adapt_params=["1.bias"])
+    adapted = reference.adapt(
+        params, batch, model=model, inner_lr=0.4, steps=6, adapt_params=["1.bias"]
+    )
     expected = target + (1 - 2 * 0.4 / 3) ** 6 * (params["1.bias"] - target)
     assert_close(adapted["1.bias"], expected, 1e-12)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_unused_rows_leak_nothing(loss):
-    problem = random_problem(13, loss=loss, ragged=True, weighted=True, tasks=6, steps=2,
-                             activation="silu", per_task=0.5)
+    problem = random_problem(
+        13, loss=loss, ragged=True, weighted=True, tasks=6, steps=2, activation="silu", per_task=0.5
+    )
     result = problem.call(reference.meta_grad)
     leaves = [result.loss, *result.grad.values()]
     assert all(torch.isfinite(v).all() for v in leaves)
@@ -233,8 +272,10 @@ def test_unused_rows_leak_nothing(loss):
 
 
 def test_weights_are_used_as_given():
-    problem = random_problem(17, loss="mse", weighted=True, ragged=False, steps=1,
-    activation="tanh") z = reference.predict(problem.params, problem.query.x, model=problem.model)
+    problem = random_problem(
+        17, loss="mse", weighted=True, ragged=False, steps=1, activation="tanh"
+    )
+    z = reference.predict(problem.params, problem.query.x, model=problem.model)
     rows = (z - problem.query.y).square().mean(2)
     losses, _ = reference.loss_and_grad(problem.params, problem.query, model=problem.model)
     assert_close(losses, (rows * problem.query.weight).sum(1), 1e-12)
@@ -244,8 +285,10 @@ def test_weights_are_used_as_given():
 def test_losses_are_those_of_torch(loss):
     problem = random_problem(19, loss=loss, weighted=False, ragged=False, tasks=3)
     z = reference.predict(problem.params, problem.query.x, model=problem.model)
-    losses, _ = reference.loss_and_grad(problem.params, problem.query, model=problem.model,
-    loss=loss) expected = [TORCH_LOSSES[loss](z[t], problem.query.y[t]) for t in range(3)]
+    losses, _ = reference.loss_and_grad(
+        problem.params, problem.query, model=problem.model, loss=loss
+    )
+    expected = [TORCH_LOSSES[loss](z[t], problem.query.y[t]) for t in range(3)]
     assert_close(losses, torch.stack(expected), 1e-12)
 
 
