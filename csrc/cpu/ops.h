@@ -63,19 +63,17 @@ inline int64_t stacked_tasks(const Request& r) {
   return larger(1, smaller(wanted, r.problem.tasks / 8));
 }
 
+/// Lanes of tasks are faster when they are mostly full and when what one inner step touches stays
+/// near the core: parameters, their update, lambda, the sum over tasks, and the activations.
 template <class Real>
 inline bool prefers_lanes(const Request& r, Plan& plan, Strategy strategy) {
   if (strategy != Strategy::kAuto) return strategy == Strategy::kLanes;
-  if (r.problem.tasks * 2 < Simd<Real>::kLanes) return false;
+  if (r.problem.tasks * 8 < Simd<Real>::kLanes * 5) return false;
   make_plan<LaneEngine<Real>>(plan, r, 1);
   const double rows = static_cast<double>(r.support_rows + r.query_rows);
-  const double steps = static_cast<double>(r.steps);
-  const double values = static_cast<double>(plan.block) * (r.wants_grad ? steps + 2 : 2) +
-                        static_cast<double>(plan.tape_row) *
-                            (static_cast<double>(r.support_rows) * (r.wants_grad ? steps : 1) +
-                             static_cast<double>(r.query_rows)) +
-                        rows * static_cast<double>(r.problem.net->first().in);
-  return values * INNERLOOP_VECTOR_BYTES <= static_cast<double>(kLaneBudgetBytes);
+  const double row = static_cast<double>(plan.tape_row + r.problem.net->first().in);
+  const double vectors = static_cast<double>(plan.block) * (r.wants_grad ? 4 : 2) + row * rows;
+  return vectors * INNERLOOP_VECTOR_BYTES <= static_cast<double>(kLaneBudgetBytes);
 }
 
 /// Runs `Pass` (built per worker) over all groups.
