@@ -121,7 +121,7 @@ def test_absent_file(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"shots": -1}, r"--shots must be at least 1 \(got -1\)"),
-        ({"draws": 0}, "--draws must be at least 1"),
+        ({"draws": -1}, "--draws must be at least 1"),
         ({"test_fraction": 1.5}, "--test-fraction must lie between 0 and 1"),
         ({"test_fraction": float("nan")}, "--test-fraction must lie between 0 and 1"),
         ({"steps": ()}, "--steps must hold at least one number"),

@@ -24,9 +24,10 @@ class Choice:
     """A setting of one method on one split, with its risks.
 
     `steps` inner steps in training (0 for joint training), `rate` in training and testing,
-    `adapt_steps` at test time.
+    `adapt_steps` at test time; `outer` is Adam's rate (0 where the solution is exact).
     """
 
+    outer: float
     rate: float
     steps: int
     adapt_steps: int
@@ -193,6 +194,13 @@ class Analysis:
                     f"{methods}: the {word} inner rate ({end:g}) was picked in most splits; "
                     "widen --inner-lrs."
                 )
+        outer = self.config.outer_lrs
+        methods = self._mostly(lambda choice: choice.outer == max(outer, default=None))
+        if len(outer) > 1 and methods:
+            sentences.append(
+                f"{methods}: the largest outer rate ({max(outer):g}) was picked in most splits, so "
+                "training may be unfinished; try larger --outer-lrs or more --iterations."
+            )
         last = self.config.adapt_steps
         methods = self._mostly(lambda choice: choice.adapt_steps == last)
         if methods:
@@ -262,6 +270,7 @@ def _choices(config: Config, results: Results, split: int, method: str) -> Itera
             )
             for adapt_steps, column in enumerate(columns):
                 yield Choice(
+                    unit.outer,
                     curve["rate"],
                     unit.steps,
                     adapt_steps,

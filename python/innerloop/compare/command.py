@@ -114,8 +114,13 @@ def compare(
         int, typer.Option(help="Most fine-tuning steps on a test task.", rich_help_panel=GRID)
     ] = DEFAULT.adapt_steps,
     draws: Annotated[
-        int, typer.Option(help="Random support/query draws per task.", rich_help_panel=GRID)
-    ] = DEFAULT.draws,
+        int | None,
+        typer.Option(
+            help="Random support/query draws per task; by default 20, fewer for over 50 tasks.",
+            show_default=False,
+            rich_help_panel=GRID,
+        ),
+    ] = None,
     max_query: Annotated[
         int, typer.Option(help="Most query rows per draw.", rich_help_panel=GRID)
     ] = DEFAULT.max_query,
@@ -159,7 +164,8 @@ def compare(
     outer_lrs: Annotated[
         str,
         typer.Option(
-            help="Adam's initial rates to choose from (cosine schedule); by default 0.003,0.01.",
+            help="Adam's initial rates to choose from (cosine schedule); by default 0.003,0.01 "
+            "with hidden layers, 0.01,0.1 without.",
             show_default=False,
             rich_help_panel=TRAIN,
         ),
@@ -198,8 +204,9 @@ def compare(
     from innerloop.compare.run import Interrupted, run_comparison
 
     try:
-        if splits == AUTO:
-            raise InputError("--splits must be at least 1 (got 0)")
+        for option, value in (("--splits", splits), ("--draws", draws)):
+            if value == AUTO:
+                raise InputError(f"{option} must be at least 1 (got {value})")
         config = Config(
             task=task,
             target=target,
@@ -215,7 +222,7 @@ def compare(
             splits=AUTO if splits is None else splits,
             test_fraction=test_fraction,
             validation_fraction=validation_fraction,
-            draws=draws,
+            draws=AUTO if draws is None else draws,
             max_query=max_query,
             drop_small=drop_small,
             meta_batch=meta_batch,

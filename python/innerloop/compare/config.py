@@ -13,7 +13,7 @@ from innerloop.compare.errors import InputError
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus", "silu", "gelu", "identity")
 LOSSES = ("auto", "mse", "cross_entropy")
 DTYPES = ("auto", "float32", "float64")
-# As a number of splits: as many as suit the model.
+# As a number of splits or draws: as many as suit the data.
 AUTO = 0
 BACKENDS = ("auto", "fused", "torch")
 
@@ -23,7 +23,7 @@ class Config:
     """Settings of one comparison; equal settings and equal data give equal numbers.
 
     `inner_lrs`, `outer_lrs` and `steps` form the grid from which validation tasks pick. `draws` is
-    the number of random support/query draws of a task. Empty rates and `AUTO` splits stand for
+    the number of random support/query draws of a task. Empty rates and `AUTO` numbers stand for
     defaults that depend on the data. The last two fields only change how the
     numbers are judged.
     """
@@ -42,7 +42,7 @@ class Config:
     splits: int = AUTO
     test_fraction: float = 0.25
     validation_fraction: float = 0.25
-    draws: int = 20
+    draws: int = AUTO
     max_query: int = 128
     drop_small: bool = False
     meta_batch: int = 16
@@ -58,7 +58,7 @@ class Config:
         """Refuse a setting outside its range, naming the option."""
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value < least:
+            if value < least and not (name in ("splits", "draws") and value == AUTO):
                 raise InputError(f"{_option(name)} must be at least {least} (got {value})")
         for name in ("test_fraction", "validation_fraction", "level"):
             value = getattr(self, name)
@@ -117,7 +117,7 @@ class Config:
 _LEAST = {
     "shots": 1,
     "adapt_steps": 1,
-    "splits": AUTO,
+    "splits": 1,
     "draws": 1,
     "max_query": 1,
     "meta_batch": 1,

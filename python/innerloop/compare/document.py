@@ -144,6 +144,7 @@ def _row(row: Row) -> dict[str, Any]:
 def _choice(choice: Choice, has_classes: bool) -> dict[str, Any]:
     document = {
         "inner_lr": choice.rate,
+        "outer_lr": choice.outer,
         "steps": choice.steps,
         "adapt_steps": choice.adapt_steps,
         "validation": _finite(choice.validation),

@@ -71,19 +71,19 @@ def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:
     )
     below.axhline(0.0, color="0.4", linewidth=0.8)
     margin = 100 * analysis.config.margin
-    below.axhspan(-margin, margin, color="0.9", zorder=0, label=f"within {margin:g}%")
-    reach = margin
+    band = below.axhspan(
+        -margin, margin, color="0.9", zorder=0, label=f"within {margin:g}% of joint training"
+    )
+    ends = [-margin, margin]
     for offset, method in ((-0.05, FIRST_ORDER), (0.05, MAML)):
         scaled = [row.relative[method].mapped(lambda value: 100.0 * value) for row in rows]
         _line(below, [k + offset for k in steps], scaled, method)
-        ends = [abs(end) for i in scaled for end in (i.low, i.high) if math.isfinite(end)]
-        reach = max([reach, *ends])
-    reach = min(1.08 * reach, 150.0)
-    below.set_ylim(-reach, reach)
+        ends += [end for i in scaled for end in (i.low, i.high) if math.isfinite(end)]
+    below.set_ylim(1.1 * max(min(ends), -100.0), 1.1 * min(max(ends), 150.0))
     below.set_ylabel("change against\njoint training (%)")
     below.set_xlabel(f"fine-tuning steps on {_shots(analysis)} of the test task")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    below.legend(frameon=False, ncols=3, loc="lower left", fontsize=8)
+    below.legend(handles=[band], frameon=False, loc="upper right", fontsize=8)
     return figure
 
 
@@ -91,7 +91,7 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
     """One panel for each number of inner steps: all methods trained and tested at the same rate."""
     config = analysis.config
     count = len(config.steps)
-    figure = Figure(figsize=(max(4.8, 3.6 * count), 3.9), layout="constrained")
+    figure = Figure(figsize=(max(6.4, 3.6 * count), 4.0), layout="constrained")
     panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     unadapted = analysis.by_adapt_steps[0]
     shown = [unadapted, *analysis.same_rate.values()]

@@ -18,7 +18,7 @@ from innerloop.compare.errors import InputError
 from innerloop.compare.tables import Tasks
 
 EXACT_PARAMETER_LIMIT = 512
-OUTER_RATES = (0.003, 0.01)
+LINEAR_OUTER_RATES, NETWORK_OUTER_RATES = (0.01, 0.1), (0.003, 0.01)
 LINEAR_SPLITS, NETWORK_SPLITS = 30, 10
 # Gradients of the cross-entropy are smaller than those of a squared error in units of variance.
 RATES = {
@@ -36,19 +36,26 @@ def is_exact(tasks: Tasks, config: Config) -> bool:
     return tasks.loss == "mse" and not config.hidden and parameters <= EXACT_PARAMETER_LIMIT
 
 
+def _draws(tasks: int) -> int:
+    """Draws per task such that all tasks together have about a thousand episodes."""
+    return max(2, min(20, 1000 // tasks))
+
+
 def resolved(tasks: Tasks, config: Config) -> Config:
     """The configuration with what depends on the data filled in."""
     exact = is_exact(tasks, config)
+    outer = NETWORK_OUTER_RATES if config.hidden else LINEAR_OUTER_RATES
     return dataclasses.replace(
         config,
         loss=tasks.loss,
+        draws=config.draws if config.draws != AUTO else _draws(len(tasks.names)),
         inner_lrs=config.inner_lrs or RATES[tasks.loss],
         splits=config.splits
         if config.splits != AUTO
         else LINEAR_SPLITS
         if exact
         else NETWORK_SPLITS,
-        outer_lrs=() if exact else config.outer_lrs or OUTER_RATES,
+        outer_lrs=() if exact else config.outer_lrs or outer,
     )
 
 
