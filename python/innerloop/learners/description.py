@@ -67,3 +67,11 @@ def _read(module: nn.Module) -> tuple[list[Any], dict[str, Tensor]]:
                 facts.append(parameter.dtype)
                 params[f"{name}.{key}" if name else key] = parameter
     return facts, params
+
+
+def summary(mlp: MLP) -> str:
+    """Returns widths and activations in words, such as "1-40-40-1 (relu)"."""
+    widths = "-".join(str(n) for n in (mlp.inputs, *(layer.outputs for layer in mlp.layers)))
+    kinds = dict.fromkeys(layer.activation for layer in mlp.layers)
+    named = [kind for kind in kinds if kind != "identity"]
+    return f"{widths} ({', '.join(named) or 'linear'})"

@@ -15,9 +15,10 @@ from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._tasks import loop_reason
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.adapted import Adapted
-from innerloop.learners.description import Description
+from innerloop.learners.description import Description, summary
 from innerloop.learners.evaluation import Evaluation, evaluate
 from innerloop.learners.rates import InnerRates
+from innerloop.models import MLP
 
 
 class Learner(nn.Module):
@@ -99,9 +100,13 @@ class Learner(nn.Module):
         """Returns in words what the learner does: back end and reason, settings, which parameters
         adapt."""
         choice = self.choice
+        model = self._description.of(self.module)[0]
+        reason = choice.reason
+        if choice.backend == "fused" and isinstance(model, MLP):
+            reason = f"CPU kernels for the network {summary(model)}"
         lines = [
             f"{type(self).__name__}: {self._settings()}",
-            f"back end: {choice.backend}, {choice.reason}",
+            f"back end: {choice.backend}, {reason}",
         ]
         looped = loop_reason(self.module)
         if choice.backend == "torch" and looped is not None:
