@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from innerloop._params import InnerLr, LeafShape, is_number
 
@@ -332,6 +333,25 @@ def refuse_data_grad(op: str, **tensors: Tensor | None) -> None:
                 f"{op}: {name.replace('_', ' ')} must not require grad (got requires_grad=True), "
                 "since the fused operation has gradients in params and inner_lr only; detach it or "
                 'use backend="torch"'
+            )
+
+
+def check_module_state(op: str, module: nn.Module, *, selects_rows: bool) -> None:
+    """Refuses batch statistics that the torch back end would compute or update wrongly."""
+    for name, part in module.named_modules():
+        if not isinstance(part, _BatchNorm) or (part.track_running_stats and not part.training):
+            continue
+        layer = f"{op}: layer {name!r} ({_kind(part)})"
+        if part.track_running_stats:
+            raise NotImplementedError(
+                f"{layer} must not update running statistics inside an inner loop (got "
+                "track_running_stats=True in training mode); use track_running_stats=False for "
+                "the statistics of each batch, as in the original MAML, or call .eval()"
+            )
+        if selects_rows:
+            raise NotImplementedError(
+                f"{layer} must not mix rows in and out of use (got count or weight with the "
+                "statistics of each batch); group the tasks by size, or call .eval()"
             )
 
 

@@ -82,6 +82,7 @@ class Prepared(NamedTuple):
     outputs: int  # K, or 0
     flattens: bool
     tasks: int
+    module: nn.Module | None = None  # what the torch back end runs, unless it is an MLP
 
 
 def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> Prepared:
@@ -102,7 +103,10 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
         else:
             fused = mlp
     if mlp is None or (fused is None and mlp is not model):
-        return Prepared(None, leaves, values, like, 0, 0, True, tasks)
+        assert isinstance(model, nn.Module)
+        if not torch.compiler.is_compiling():
+            _checks.check_module_state(op, model, selects_rows=False)
+        return Prepared(None, leaves, values, like, 0, 0, True, tasks, model)
     return Prepared(fused, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
 
 
@@ -158,6 +162,9 @@ def prepare_batch(
         if not torch.compiler.is_compiling() and not transforms_active():
             classes = ready.outputs if loss == "cross_entropy" else 0
             _checks.check_indices(op, name, y, count, classes)
+            if ready.module is not None:
+                selects = count is not None or weight is not None
+                _checks.check_module_state(op, ready.module, selects_rows=selects)
         return x, y, count, weight
     if y.requires_grad or (weight is not None and weight.requires_grad):
         _checks.refuse_data_grad(op, **{f"{name}_y": y, f"{name}_weight": weight})

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from innerloop import _autograd, _checks, reference
-from innerloop._autograd import transforms_active
 from innerloop._dispatch import (
     Choice,
     Model,
@@ -231,20 +230,19 @@ def meta_grad(
             task_weight,
             Options(loss, steps, order, stepwise=stepwise),
         )
-    with torch.set_grad_enabled(transforms_active()):
-        result = reference.meta_grad(
-            params,
-            support_side,
-            query_side,
-            model=model,
-            inner_lr=inner_lr,
-            steps=steps,
-            loss=loss,
-            order=order,
-            adapt_params=adapted,
-            task_weight=task_weight,
-            stepwise=stepwise,
-        )
+    result = reference.meta_grad(
+        params,
+        support_side,
+        query_side,
+        model=model,
+        inner_lr=inner_lr,
+        steps=steps,
+        loss=loss,
+        order=order,
+        adapt_params=adapted,
+        task_weight=task_weight,
+        stepwise=stepwise,
+    )
     return MetaGrad(*result, backend="torch")
 
 

@@ -384,6 +384,25 @@ class ReferenceMetaGrad(NamedTuple):
     query_loss: Tensor | None
 
 
+def _outer_grad(
+    objective: Callable[[dict[Any, Tensor]], tuple[Tensor, tuple[Tensor, ...]]],
+    variables: dict[Any, Tensor],
+) -> tuple[dict[Any, Tensor], tuple[Tensor, ...]]:
+    """Returns the gradient of a scalar and what comes with it. By autograd where that is possible:
+    modules that run task by task may hold functions that torch.func refuses."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        grads, rest = torch.func.grad(objective, has_aux=True)(variables)
+        return grads, rest
+    with torch.enable_grad():
+        inputs = {k: v.detach().requires_grad_() for k, v in variables.items()}
+        value, rest = objective(inputs)
+        found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
+    return {
+        k: torch.zeros_like(v) if g is None else g
+        for (k, v), g in zip(inputs.items(), found, strict=True)
+    }, tuple(v.detach() for v in rest)
+
+
 def meta_grad(
     params: Params,
     support: BatchLike,
@@ -427,7 +446,7 @@ def meta_grad(
             return losses.loss.sum() / max(len(losses.loss), 1), present
         return (task_weight * losses.loss).sum(), present
 
-    grads, (loss, support_loss, *query_loss) = torch.func.grad(objective, has_aux=True)(variables)
+    grads, (loss, support_loss, *query_loss) = _outer_grad(objective, variables)
     rate_grad = {k: grads["inner_lr", k] for k in rates}
     return ReferenceMetaGrad(
         loss,
