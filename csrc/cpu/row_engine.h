@@ -390,7 +390,9 @@ class RowEngine {
       }
     });
   }
-  void clear(const R& r) { std::memset(r.p, 0, size(r) * sizeof(Real)); }
+  void clear(const R& r) {
+    if (size(r) > 0) std::memset(r.p, 0, size(r) * sizeof(Real));  // no rows: r.p is null
+  }
   void add_scaled(const R& to, const R& from, const Real* rate) { scaled(to, from, rate, true); }
   void copy_scaled(const R& to, const R& from, const Real* rate) { scaled(to, from, rate, false); }
   void column_sums(const Out& to, const BiasRef* from, const R& r, const Real* rate, Real sign) {
