@@ -56,7 +56,9 @@ def median(rival: dict[str, Any]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; all columns but the first are right-aligned."""
+    """A markdown table, all columns but the first right-aligned; empty without rows."""
+    if not rows:
+        return ""
     lines = ["| " + " | ".join(header) + " |"]
     lines.append("|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|")
     lines += ["| " + " | ".join(row) + " |" for row in rows]

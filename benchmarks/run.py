@@ -149,6 +149,13 @@ def main(arguments: list[str]) -> int:
         "quick": options.quick,
         "runs": [],
     }
+    busy = os.getloadavg()[0]
+    if names and busy > 0.5:
+        print(
+            f"run.py: other programs keep {busy:.1f} processors busy and OpenMP barriers wait for "
+            "a core: take numbers to publish on a quiet machine",
+            file=sys.stderr,
+        )
     failures = 0
     for name in names:
         for threads in counts:

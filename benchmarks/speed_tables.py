@@ -109,6 +109,8 @@ def rivals(runs: Sequence[Run]) -> str:
 def threads(runs: Sequence[Run]) -> str:
     """Our time and the fastest library's at each measured thread count."""
     counts = sorted({r["environment"]["threads"] for r in runs if r["kind"] == "speed"})
+    if not counts:
+        return ""
     by_key = {(r["case"], c): r for c in counts for r in speed_runs(runs, c)}
     header = ["case"]
     for count in counts:
@@ -168,6 +170,8 @@ def peak(runs: Sequence[Run]) -> str:
 
 def losses(runs: Sequence[Run]) -> str:
     """A list of every case where a rival is as fast, and of every goal missed."""
+    if not speed_runs(runs):
+        return ""
     lines = []
     for run in sorted(
         (r for r in runs if r["kind"] == "speed"),

@@ -63,7 +63,9 @@ def fill(text: str, runs: Sequence[Run]) -> str:
             raise ValueError(
                 f"table.py: a marker must name one of {', '.join(TABLES)} (got {name!r})"
             )
-        return f"<!-- table:{name} -->\n{TABLES[name](runs)}\n<!-- /table:{name} -->"
+        text = TABLES[name](runs)
+        text += "\n" if text else ""
+        return f"<!-- table:{name} -->\n{text}<!-- /table:{name} -->"
 
     return re.sub(r"<!-- table:([\w-]+) -->.*?<!-- /table:\1 -->", replacement, text, flags=re.S)
 

@@ -46,7 +46,12 @@ def measure(request: Request, **variables: str) -> dict[str, Any]:
         request: what to measure.
         variables: environment variables to add.
     """
-    surroundings = {**os.environ, **environment.thread_environment(request.threads), **variables}
+    surroundings = {
+        **os.environ,
+        **environment.thread_environment(request.threads),
+        "PYTHONFAULTHANDLER": "1",  # a crash says where
+        **variables,
+    }
     with tempfile.TemporaryDirectory(prefix="innerloop-bench-") as folder:
         target = Path(folder, "result.json")
         command = [
