@@ -299,3 +299,19 @@ def test_missing_extra_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert 'pip install "innerloop[cli]"' in done.stderr
+
+
+def test_interrupt_while_writing_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import innerloop.compare.run as run
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "write_json", interrupted)
+    code, _, err = invoke(*SMALL, "--out", tmp_path)
+    assert code == 130
+    assert err.strip().endswith("run the same command again to go on.")
+    monkeypatch.undo()
+    code, _, err = invoke(*SMALL, "--out", tmp_path)
+    assert code == 0
+    assert "15 of 15 units are done" in err

@@ -278,3 +278,13 @@ def test_class_families_read(tmp_path: Path) -> None:
     tasks = read_tasks(path, Config(task="unit", target="kind"))
     assert tasks.classes == ("p", "q", "r")
     assert tasks.features == ("a", "b")
+
+
+def test_parquet_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> None:
+        raise ImportError("Unable to find a usable engine;\ntried using: 'pyarrow', 'fastparquet'.")
+
+    monkeypatch.setattr(pd, "read_parquet", refuse)
+    (tmp_path / "t.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r"needs pyarrow; run pip install"):
+        read_tasks(tmp_path / "t.parquet", setting())

@@ -245,6 +245,9 @@ def compare(
     except Interrupted as interruption:
         typer.echo(str(interruption), err=True)
         raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted: run the same command again to go on.", err=True)
+        raise typer.Exit(130) from None
 
 
 def with_panel_columns(config: Config) -> Config:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -63,7 +64,6 @@ def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:
         _line(above, [k + offset for k in steps], [row.risk[method] for row in rows], method)
     _limit(above, rows)
     above.set_ylabel(_axis(measure))
-    above.legend(frameon=False)
     above.set_title(
         f"{source}: risk on held-out tasks, {level} intervals over {analysis.config.splits} splits",
         loc="left",
@@ -83,7 +83,7 @@ def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:
     below.set_ylabel("change against\njoint training (%)")
     below.set_xlabel(f"fine-tuning steps on {_shots(analysis)} of the test task")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    below.legend(handles=[band], frameon=False, loc="upper right", fontsize=8)
+    _legend(figure, [*above.get_legend_handles_labels()[0], band])
     return figure
 
 
@@ -116,7 +116,7 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
         axes.set_title(f"{steps} inner, {used} fine-tuning step{'s' * (used > 1)}", fontsize=9)
     _limit(panels[0], shown, ceiling=_CLIP * unadapted.risk[JOINT].mean)
     panels[0].set_ylabel(_axis(measure))
-    panels[0].legend(frameon=False, fontsize=8)
+    _legend(figure, panels[0].get_legend_handles_labels()[0])
     figure.suptitle(
         f"{source}: risk on held-out tasks when all methods use the same inner rate\n"
         "A curve that leaves the frame diverges; a missing point has no stable solution.",
@@ -125,6 +125,13 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
         fontsize=9,
     )
     return figure
+
+
+def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """One legend below the panels, where it cannot cover data."""
+    figure.legend(
+        handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )
 
 
 def _line(axes: Axes, x: Sequence[float], intervals: Sequence[Interval], method: str) -> None:

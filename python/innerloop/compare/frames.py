@@ -26,6 +26,10 @@ def read_frame(path: Path) -> pd.DataFrame:
             frame = pd.read_csv(path)
             if frame.shape[1] == 1:
                 frame = _other_separator(path, frame)
+    except ImportError:
+        raise InputError(
+            f'table {path.name} needs pyarrow; run pip install "innerloop[cli]"'
+        ) from None
     except pd.errors.EmptyDataError:
         raise InputError(f"table {path.name} is empty") from None
     except (OSError, ValueError, UnicodeDecodeError) as error:
