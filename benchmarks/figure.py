@@ -36,9 +36,12 @@ def draw(runs: Sequence[dict[str, Any]], target: Path) -> Path:
             start, length = min(1.0, value), abs(value - 1.0)
             axes.barh(row + offset, length, height, left=start, color=colour)
             text = f"{value:.1f}×" if value < 10 else f"{value:,.0f}×"
+            end = max(value, 1.0)
+            if offset < 0 and end <= run["goal"] < 2.5 * end:
+                end = run["goal"]  # the number stands clear of the goal's tick
             axes.annotate(
                 text,
-                (max(value, 1.0), row + offset),
+                (end, row + offset),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",

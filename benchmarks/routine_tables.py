@@ -97,7 +97,7 @@ def compile_first_order(runs: Sequence[Run]) -> str:
     wide, narrow = found["float64"], found["float32"]
     for row, other in zip(wide["rows"], narrow["rows"], strict=True):
         errors = [
-            f"{r['error_to_full']:.0e}" if "error_to_full" in r else "-" for r in (row, other)
+            f"{r['error_to_full']:.2g}" if "error_to_full" in r else "-" for r in (row, other)
         ]
         same = row["gradient"] == other["gradient"]
         returned = row["gradient"] if same else f"{row['gradient']}; {other['gradient']} in float32"
