@@ -23,12 +23,13 @@ def leaves_of(value):
     return found
 
 
-def assert_close(actual, expected, tolerance, what="", floor=1e-4):
+def assert_close(actual, expected, tolerance, what="", floor=1e-4, scales=None):
     """Asserts leaf by leaf that ||actual - expected|| <= tolerance ||expected||, and that
     magnitudes agree row by row, so that a small gradient that is wrongly zero fails as well.
 
     A leaf (or row) whose expected norm is below `floor` times the largest leaf's (row's) is what is
-    left of cancelled terms: it is held to that level instead of its own.
+    left of cancelled terms: it is held to that level instead of its own. `scales` gives the level
+    of each leaf outright.
     """
     actual, expected = leaves_of(actual), leaves_of(expected)
     assert list(actual) == list(expected), what
@@ -42,10 +43,14 @@ def assert_close(actual, expected, tolerance, what="", floor=1e-4):
         if want.numel() == 0:
             continue
         scale = max(norm(want), floor * largest * math.sqrt(want.numel()))
+        if scales is not None:
+            scale = norm(leaves_of(scales)[name])
         error = norm(got - want)
         assert error <= tolerance * scale, (
             f"{label}: relative error {error / max(scale, 1e-300):.2e} above {tolerance:.0e}"
         )
+        if scales is not None:
+            continue
         rows_want = want.reshape(want.shape[0], -1).norm(dim=1) if want.ndim > 1 else want.abs()
         rows_got = got.reshape(want.shape[0], -1).norm(dim=1) if want.ndim > 1 else got.abs()
         big = rows_want > 1e-2 * scale

@@ -64,6 +64,12 @@ def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> i
     return operator.index(steps)
 
 
+def check_flag(op: str, argument: str, value: object) -> None:
+    """Checks that an option is a truth value."""
+    if value is not True and value is not False:
+        _type_error(op, argument, "be True or False", repr(value))
+
+
 def check_model(op: str, model: object) -> None:
     """Checks that the model is one of the two kinds."""
     if not isinstance(model, nn.Module) and not hasattr(model, "layers"):

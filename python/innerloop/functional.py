@@ -218,6 +218,7 @@ def meta_grad(
     ready, support_side, query_side, adapted, steps = _inner(
         op, params, support, query, model, inner_lr, steps, loss, order, adapt_params, backend
     )
+    _checks.check_flag(op, "stepwise", stepwise)
     if task_weight is not None:
         _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
     if ready.mlp is not None:
@@ -400,6 +401,7 @@ def adapt(
         torch.Size([4, 8, 1])
     """
     op = "adapt"
+    _checks.check_flag(op, "stepwise", stepwise)
     steps = _checks.check_options(op, loss, steps, 2, backend)
     parts = _checks.check_batch(op, "support", support)
     ready = prepare(op, model, backend, params, parts[0].shape[0])

@@ -41,6 +41,7 @@ BAD = {
     "steps bool": (put(steps=True), TypeError, r"steps must be an int \(got True\)"),
     "order": (put(order=3), ValueError, r"order must be 1 .* \(got 3\)"),
     "backend": (put(backend="cuda"), ValueError, r"backend must be .* \(got 'cuda'\)"),
+    "stepwise": (put(stepwise="yes"), TypeError, r"stepwise must be True or False \(got 'yes'\)"),
     "model": (put(model="mlp"), TypeError, r"model must be an innerloop.MLP .* \(got str\)"),
     "params kind": (put(params=[X]), TypeError, r"params must be a dict of tensors \(got list\)"),
     "params missing": (lambda c: c["params"].pop("1.bias"), ValueError, r"params must hold '1.bias'"),
