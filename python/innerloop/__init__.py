@@ -16,6 +16,7 @@ from innerloop.functional import (
 )
 from innerloop.learners import ANIL, FOMAML, MAML, JointTraining, MetaSGD
 from innerloop.models import MLP
+from innerloop.workspace import release_workspace, workspace_bytes
 
 __all__ = [
     "ANIL",
@@ -37,6 +38,8 @@ __all__ = [
     "meta_loss",
     "predict",
     "reference",
+    "release_workspace",
+    "workspace_bytes",
 ]
 
 __version__ = "0.1.0"

@@ -289,6 +289,8 @@ def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     """Yields (name, part) for the parts of nested Sequentials in the order in which they run."""
     if module._forward_hooks or module._forward_pre_hooks:
         raise _refusal(prefix, module, "its forward hooks would not run")
+    if module._backward_hooks or module._backward_pre_hooks:
+        raise _refusal(prefix, module, "its backward hooks would not run")
     if isinstance(module, nn.Sequential):
         if type(module).forward is not nn.Sequential.forward:
             raise _refusal(prefix, module, "its own forward() cannot be read")

@@ -205,6 +205,17 @@ def test_description_follows_changes_of_the_module():
     check("torch")
     handle.remove()
     check("fused")
+    handle = net[2].register_full_backward_hook(lambda module, grads, outputs: None)
+    check_backend = learner.backend
+    handle.remove()
+    assert check_backend == "torch"
+
+
+def test_hooks_of_parameters_run():
+    net, seen = sine_net(), []
+    net[0].weight.register_hook(lambda grad: seen.append(grad.shape))
+    il.MAML(net, inner_lr=0.2, steps=1)(regression(seed=1), regression(seed=2)).backward()
+    assert seen == [net[0].weight.shape]
 
 
 def test_bad_arguments_are_named():

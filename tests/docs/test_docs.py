@@ -1,0 +1,98 @@
+"""Every Python block of README.md and docs/ runs, and the memory formula holds.
+
+The blocks of a page run in order in one namespace. A block that cannot run here (old code of
+another library) has `<!-- not run: reason -->` on the line before it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import innerloop as il
+import pytest
+import torch
+from innerloop import _native
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(<!-- not run: .+ -->\n)?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def run_page(page):
+    """Executes the blocks of a page and returns their namespace."""
+    text = page.read_text(encoding="utf-8")
+    namespace = {"__name__": page.stem}
+    for match in BLOCK.finditer(text):
+        if match[1] is None:
+            line = text[: match.start(2)].count("\n")
+            source = "\n" * line + match[2]  # so that a traceback shows the page's own lines
+            exec(compile(source, str(page), "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run(page, capsys):
+    torch.manual_seed(0)
+    run_page(page)
+
+
+def test_relative_links_lead_somewhere():
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            if not target.startswith(("http:", "https:")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+CALLS = {
+    "sinusoid": ([1, 40, 40, 1], "relu", "mse", 64, 10, 10, 5),
+    "many tasks": ([1, 40, 40, 1], "relu", "mse", 3000, 10, 10, 1),
+    "curved": ([3, 24, 17, 2], "silu", "mse", 100, 4, 9, 3),
+    "implicit": ([300, 64, 32, 5], "relu", "cross_entropy", 64, 5, 25, 3),
+    "wide": ([64, 200, 10], "tanh", "cross_entropy", 40, 25, 30, 4),
+    "one task": ([8, 33, 1], "gelu", "huber", 1, 12, 12, 8),
+}
+
+
+@pytest.mark.skipif(not _native.is_available(), reason="needs the native extension")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("layout", ["lanes", "rows"])
+@pytest.mark.parametrize("call", CALLS)
+def test_memory_formula(call, layout, threads, capsys):
+    widths, activation, loss, tasks, n, q, steps = CALLS[call]
+    formula = run_page(ROOT / "docs" / "memory.md")["workspace"]
+    model = il.MLP(widths, activation=activation)
+    native = _native.native()
+    vector = {"baseline": 16, "avx2": 32, "avx512": 64}[native.simd_level()] // 4
+
+    def side(rows):
+        x = torch.randn(tasks, rows, widths[0])
+        if loss == "cross_entropy":
+            return x, torch.randint(widths[-1], (tasks, rows))
+        return x, torch.randn(tasks, rows, widths[-1])
+
+    support, query, params = side(n), side(q), model.init()
+    before = torch.get_num_threads()
+    native.set_strategy(layout)
+    try:
+        torch.set_num_threads(threads)
+        native.release_workspace()
+        rates = dict.fromkeys(model.shapes, 0.01)
+        il.meta_grad(params, support, query, model=model, inner_lr=rates, steps=steps, loss=loss)
+        held = il.workspace_bytes()
+    finally:
+        torch.set_num_threads(before)
+        native.set_strategy("auto")
+    expected = formula(
+        model,
+        tasks=tasks,
+        support=n,
+        query=q,
+        steps=steps,
+        layout=layout,
+        vector=vector,
+        threads=threads,
+        targets=1 if loss == "cross_entropy" else None,
+    )
+    assert abs(held / expected - 1) < 0.05, f"{held} bytes held, {expected} by the formula"
