@@ -222,10 +222,9 @@ class LaneEngine {
     const V slope = S::set(static_cast<Real>(p.slope));
     with_activation<M>(p.activation, [&](auto act) {
       using A = decltype(act);
-      for (int64_t j = 0; j < z.cols; ++j) {
-        const V shift = bias_at(b, j);
-        for (int64_t i = 0; i < z.rows; ++i) {
-          const V value = from.p[i * from.ld + j] + shift;
+      for (int64_t i = 0; i < z.rows; ++i) {
+        for (int64_t j = 0; j < z.cols; ++j) {
+          const V value = from.p[i * from.ld + j] + bias_at(b, j);
           z.p[i * z.ld + j] = value;
           h.p[i * h.ld + j] = A::value(value, slope);
         }
@@ -248,11 +247,10 @@ class LaneEngine {
     const V scale = rate ? S::load(rate) : S::set(1);
     with_activation<M>(p.activation, [&](auto act) {
       using A = decltype(act);
-      for (int64_t j = 0; j < rz.cols; ++j) {
-        const V shift = scale * bias_at(b, j);
-        for (int64_t i = 0; i < rz.rows; ++i) {
+      for (int64_t i = 0; i < rz.rows; ++i) {
+        for (int64_t j = 0; j < rz.cols; ++j) {
           const int64_t at = i * rz.ld + j;
-          const V value = rz.p[at] + shift;
+          const V value = rz.p[at] + scale * bias_at(b, j);
           rz.p[at] = value;
           rh.p[at] = value * A::first(z.p[at], h.p[at], slope);
         }
@@ -289,10 +287,8 @@ class LaneEngine {
   }
   void column_sums(const Out& to, const BiasRef* from, const R& r, const Real* rate, Real sign) {
     const V scale = rate ? sign * S::load(rate) : S::set(sign);
-    for (int64_t j = 0; j < r.cols; ++j) {
-      const V total = column_sum(r, j);
-      to.p[j] = (from ? bias_at(*from, j) : V{}) + scale * total;
-    }
+    sum_columns(
+        r, [&](int64_t j, V total) { to.p[j] = (from ? bias_at(*from, j) : V{}) + scale * total; });
   }
   /// -<a, b> for every task.
   void minus_dot(Real* to, const R& a, const R& b) {
@@ -302,7 +298,7 @@ class LaneEngine {
   }
   void minus_dot_bias(Real* to, const R& delta, const Out& lambda) {
     V total{};
-    for (int64_t j = 0; j < delta.cols; ++j) total -= lambda.p[j] * column_sum(delta, j);
+    sum_columns(delta, [&](int64_t j, V sum) { total -= lambda.p[j] * sum; });
     S::store(to, total);
   }
 
@@ -407,10 +403,24 @@ class LaneEngine {
   static V bias_at(const BiasRef& b, int64_t j) {
     return b.own ? b.own[j] : b.shared ? S::set(b.shared[j]) : V{};
   }
-  static V column_sum(const R& r, int64_t j) {
-    V total{};
-    for (int64_t i = 0; i < r.rows; ++i) total += r.p[i * r.ld + j];
-    return total;
+  /// Calls f(j, sum of column j); several columns at a time, so that rows are read in runs.
+  template <class F>
+  static void sum_columns(const R& r, F&& f) {
+    constexpr int64_t kBlock = 8;
+    for (int64_t j = 0; j < r.cols; j += kBlock) {
+      const int64_t n = smaller(kBlock, r.cols - j);
+      V total[kBlock] = {};
+      for (int64_t i = 0; i < r.rows; ++i) {
+        const V* row = r.p + i * r.ld + j;
+        if (n == kBlock) {
+#pragma GCC unroll 8
+          for (int64_t k = 0; k < kBlock; ++k) total[k] += row[k];
+        } else {
+          for (int64_t k = 0; k < n; ++k) total[k] += row[k];
+        }
+      }
+      for (int64_t k = 0; k < n; ++k) f(j + k, total[k]);
+    }
   }
   static WeightRef empty_weight(const LayerPlan& p) {
     WeightRef w;
