@@ -17,6 +17,10 @@ MAML_BETTER, AS_GOOD, JOINT_BETTER, UNDECIDED = (
 )
 
 
+# Share of the splits won from which the text speaks of a tendency.
+LEANING = 0.8
+
+
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """`answer` is one of the four words above; `headline` is one line, `text` the sentences that
@@ -91,6 +95,9 @@ def conclude(analysis: Analysis, measure: str) -> Verdict:
             f"A gain by MAML of {100 * config.margin:g}% or more (--margin) is ruled out."
         )
     if answer == UNDECIDED and config.splits > 1:
+        share = row.wins[MAML] / splits
+        if share >= LEANING or share <= 1.0 - LEANING:
+            sentences.append(f"The splits lean to {'MAML' if share > 0.5 else 'joint training'}.")
         sentences.append(
             "More tasks would narrow the interval (more splits help little); until then joint "
             "training is the cheaper choice."
