@@ -226,7 +226,8 @@ def check_inputs(
         if x.ndim == 3 and x.shape[0] == tasks and x.shape[2] == features:
             return
         wanted = f"[{tasks}, N, {features}]"
-    _value_error(op, argument, f"have shape {wanted} to fit the model", _sizes(x))
+    remedy = "" if flattens or x.ndim < 4 else "nn.Flatten() as first layer takes any shape"
+    _value_error(op, argument, f"have shape {wanted} to fit the model", _sizes(x), remedy)
 
 
 def check_targets(op: str, argument: str, y: Tensor, x: Tensor, loss: str, outputs: int) -> None:
@@ -239,7 +240,8 @@ def check_targets(op: str, argument: str, y: Tensor, x: Tensor, loss: str, outpu
             _value_error(op, f"{argument} y", f"have shape {list(rows)} (classes)", _sizes(y))
     else:
         if not y.is_floating_point():
-            _type_error(op, f"{argument} y", f"be floating point for {loss}", y.dtype)
+            remedy = 'loss="cross_entropy" is for classes'
+            _type_error(op, f"{argument} y", f"be floating point for {loss}", y.dtype, remedy)
         shape = y.shape
         if outputs == 0:
             if shape[:2] != rows:

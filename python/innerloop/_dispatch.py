@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from innerloop import _checks, _ops
 from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
-from innerloop._tasks import FallbackWarning
+from innerloop._tasks import warn_of_fallback
 from innerloop.models import MLP
 
 P = ParamSpec("P")
@@ -137,11 +136,9 @@ def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
         _checks.refuse_backend(op, reason)
     if (type(model), reason) not in _WARNED:
         _WARNED.add((type(model), reason))
-        warnings.warn(
-            f"innerloop: {type(model).__name__} runs on the torch back end ({reason}); "
-            'backend="torch" says that this is meant',
-            FallbackWarning,
-            stacklevel=5,
+        warn_of_fallback(
+            f"{type(model).__name__} runs on the torch back end ({reason}); "
+            'backend="torch" says that this is meant'
         )
 
 

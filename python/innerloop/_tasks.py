@@ -3,6 +3,8 @@ cannot take."""
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,10 +19,22 @@ from innerloop._curvature import exact_curvature
 # modules that vmap refused, with its reason
 _LOOPED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _WARNED: set[type] = set()
+# the folders of this package and of torch, through which modules are called
+_INSIDE = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
 
 
 class FallbackWarning(UserWarning):
     """A slower way to the same result was taken; the text says why. Once per kind of module."""
+
+
+def warn_of_fallback(text: str) -> None:
+    """Warns at the line of the caller's own code."""
+    level = 2
+    if not torch.compiler.is_compiling():  # which cannot look at frames
+        frame = sys._getframe(1)
+        while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+            level, frame = level + 1, frame.f_back
+    warnings.warn(f"innerloop: {text}", FallbackWarning, stacklevel=level)
 
 
 def loop_reason(model: object) -> str | None:
@@ -80,11 +94,8 @@ def _map(
     _LOOPED[model] = reason  # only now: had the task failed as well, vmap was not to blame
     if type(model) not in _WARNED:
         _WARNED.add(type(model))
-        warnings.warn(
-            f"innerloop: {type(model).__name__} runs task by task, since torch.vmap cannot take it "
-            f"({reason})",
-            FallbackWarning,
-            stacklevel=4,
+        warn_of_fallback(
+            f"{type(model).__name__} runs task by task, since torch.vmap cannot take it ({reason})"
         )
     return _stack(results)
 

@@ -37,6 +37,22 @@ def test_python_blocks_run(page, capsys):
     run_page(page)
 
 
+@pytest.mark.parametrize("library", ["higher", "torchopt"])
+@pytest.mark.filterwarnings("ignore")
+def test_old_loops_have_the_same_gradient(library):
+    module = pytest.importorskip(library)
+    text = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+    setup, new = (match[2] for match in list(BLOCK.finditer(text))[:2])
+    old = re.search(rf"<!-- not run: needs {library} -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+    found = []
+    for source in (old, new):
+        namespace = {library: module}
+        exec(setup + source, namespace)
+        found.append([p.grad for p in namespace["model"].parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_relative_links_lead_somewhere():
     for page in PAGES:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
