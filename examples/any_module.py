@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 
-import innerloop as il
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import innerloop as il
 
 WAYS = 3
 

@@ -15,10 +15,11 @@ import itertools
 import time
 from collections.abc import Callable
 
-import innerloop as il
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+import innerloop as il
 
 Batch = tuple[Tensor, Tensor]
 WAYS = 5

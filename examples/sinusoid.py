@@ -9,9 +9,10 @@ import argparse
 import math
 import time
 
-import innerloop as il
 import torch
 from torch import Tensor, nn
+
+import innerloop as il
 
 Batch = tuple[Tensor, Tensor]
 

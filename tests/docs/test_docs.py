@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import innerloop as il
 import pytest
 import torch
+
+import innerloop as il
 from innerloop import _native
 
 ROOT = Path(__file__).parents[2]

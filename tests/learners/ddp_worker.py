@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-import innerloop as il
 import torch
 from learner_cases import gated_net, regression, sine_net
 from torch import distributed, nn
+
+import innerloop as il
 
 TASKS = 6
 

@@ -3,11 +3,12 @@ point."""
 
 from __future__ import annotations
 
-import innerloop as il
 import pytest
 import torch
 from learner_cases import assert_close, gated_net, gradients, loop_losses, regression, sine_net
 from torch import Tensor, nn
+
+import innerloop as il
 
 
 def rate(name, step):

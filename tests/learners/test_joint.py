@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import innerloop as il
 import pytest
 import torch
 from learner_cases import (
@@ -16,6 +15,8 @@ from learner_cases import (
     sine_net,
 )
 from torch.nn import functional as F
+
+import innerloop as il
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])

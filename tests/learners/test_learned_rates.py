@@ -6,11 +6,12 @@ Tolerance as in test_maml.py.
 
 from __future__ import annotations
 
-import innerloop as il
 import pytest
 import torch
 from learner_cases import assert_close, gradients, loop_losses, regression, sine_net
 from torch import nn
+
+import innerloop as il
 
 STEPS = 3
 

@@ -6,7 +6,6 @@ conditioning.
 
 from __future__ import annotations
 
-import innerloop as il
 import pytest
 import torch
 from learner_cases import (
@@ -20,6 +19,8 @@ from learner_cases import (
     sine_net,
 )
 from torch import nn
+
+import innerloop as il
 
 TOLERANCE = 1e-11
 CASES = {

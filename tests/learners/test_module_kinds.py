@@ -6,14 +6,15 @@ them gradients that are 1 % off. Tolerance 1e-11 relative to the whole gradient,
 
 from __future__ import annotations
 
-import innerloop as il
 import pytest
 import torch
-from innerloop._tasks import FallbackWarning
 from learner_cases import gradients, loop_losses, regression
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import innerloop as il
+from innerloop._tasks import FallbackWarning
 
 
 class Image(nn.Module):

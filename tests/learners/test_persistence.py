@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 
-import innerloop as il
 import pytest
 import torch
 from learner_cases import gated_net, regression, sine_net
+
+import innerloop as il
 
 FORMS = (False, True, "per_step", "per_tensor", "per_parameter")
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 import resource
 
-import innerloop as il
 import pytest
 import torch
 from learner_cases import assert_close, gradients, regression, sine_net
 from torch import nn
+
+import innerloop as il
 
 
 def sinusoids(tasks, rows, generator, dtype=torch.float32):

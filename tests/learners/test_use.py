@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import gc
 
-import innerloop as il
 import pytest
 import torch
-from innerloop.learners import evaluation
 from learner_cases import (
     class_net,
     classification,
@@ -18,6 +16,9 @@ from learner_cases import (
     sine_net,
 )
 from torch import Tensor
+
+import innerloop as il
+from innerloop.learners import evaluation
 
 
 def live_graph_tensors() -> dict[int, Tensor]:
