@@ -18,12 +18,28 @@ from reference import TOLERANCE, disagreement, numbers, reference
 from tune import NothingRan, tune
 from worker import Request
 
+DRAWS = 3  # problems tried before a disagreement counts
+
 
 def measure_case(request: Request) -> dict[str, Any]:
-    """Result of one speed case, ready for JSON."""
+    """Result of one speed case, ready for JSON.
+
+    A pre-activation of relu that float32 rounds across zero changes a gradient by far more than
+    rounding, in any implementation. Where somebody disagrees with the reference, the case is
+    therefore drawn again; who disagrees on every draw is wrong and is reported as such.
+    """
+    result: dict[str, Any] = {}
+    for draw in range(DRAWS):
+        result = _measure(request, request.seed + draw)
+        if not any(rival.get("disagrees") for rival in result["rivals"].values()):
+            break
+    return result
+
+
+def _measure(request: Request, seed: int) -> dict[str, Any]:
     case = CASES[request.what]
     dtype = getattr(torch, request.dtype)
-    problem = make_problem(case, dtype, request.seed)
+    problem = make_problem(case, dtype, seed)
     expected = reference(problem)
     rivals: dict[str, dict[str, Any]] = {}
     calls: dict[str, timing.Call] = {}
@@ -60,7 +76,7 @@ def measure_case(request: Request) -> dict[str, Any]:
     )
     for name, result in results.items():
         if isinstance(result, timing.Disagreement):
-            rivals[name]["failed"] = str(result)
+            rivals[name].update(failed=str(result), disagrees=True)
             continue
         rivals[name].update(result.summary(), disagreement=result.disagreement)
         rivals[name]["tasks_per_s"] = case.tasks / rivals[name]["median_s"]
@@ -72,6 +88,7 @@ def measure_case(request: Request) -> dict[str, Any]:
                 rivals[name]["ratio"] = timing.paired_ratio(result.samples_s, ours.samples_s)
     return {
         "kind": "speed",
+        "seed": seed,
         "case": case.name,
         "describe": case.describe(),
         "sizes": case.sizes(),

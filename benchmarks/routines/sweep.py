@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ import timing
 from cases import Case, make_problem
 from reference import TOLERANCE, disagreement, numbers, reference
 from routines.line import straight_line
+from speed import DRAWS
 from tune import NothingRan, tune
 from worker import Request
 
@@ -30,7 +33,6 @@ def sweep(
         cases: the case at each size.
         rivals: baselines to take, as far as they run here and were asked for.
     """
-    dtype = getattr(torch, request.dtype)
     modules = {
         rival: baselines.load(rival)
         for rival in rivals
@@ -38,18 +40,10 @@ def sweep(
     }
     points: dict[str, list[dict[str, Any]]] = {rival: [] for rival in modules}
     for size, case in zip(sizes, cases, strict=True):
-        problem = make_problem(case, dtype, request.seed)
-        expected = reference(problem)
-        calls = {}
-        for rival, module in modules.items():
-            with contextlib.suppress(NothingRan), contextlib.redirect_stderr(io.StringIO()):
-                calls[rival] = tune(module, problem, quick=True).call
-        results = timing.time_rivals(
-            calls,
-            lambda outcome, expected=expected: disagreement(numbers(outcome), expected),
-            TOLERANCE[dtype],
-            timing.QUICK if request.quick else timing.FULL,
-        )
+        for draw in range(DRAWS):  # a relu that rounding flips: see speed.measure_case
+            results = _time(replace(request, seed=request.seed + draw), case, modules)
+            if not any(isinstance(each, timing.Disagreement) for each in results.values()):
+                break
         for rival in modules:
             result = results.get(rival)
             point: dict[str, Any] = {name: size}
@@ -68,3 +62,22 @@ def sweep(
             )
         rows.append(row)
     return rows
+
+
+def _time(
+    request: Request, case: Case, modules: dict[str, ModuleType]
+) -> dict[str, timing.Timing | timing.Disagreement]:
+    """One case, every rival that runs on it, checked and timed."""
+    dtype = getattr(torch, request.dtype)
+    problem = make_problem(case, dtype, request.seed)
+    expected = reference(problem)
+    calls = {}
+    for rival, module in modules.items():
+        with contextlib.suppress(NothingRan), contextlib.redirect_stderr(io.StringIO()):
+            calls[rival] = tune(module, problem, quick=True).call
+    return timing.time_rivals(
+        calls,
+        lambda outcome: disagreement(numbers(outcome), expected),
+        TOLERANCE[dtype],
+        timing.QUICK if request.quick else timing.FULL,
+    )
