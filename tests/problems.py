@@ -3,8 +3,9 @@
 import random
 from dataclasses import dataclass, field
 
-import innerloop as il
 import torch
+
+import innerloop as il
 from innerloop.models import ACTIVATIONS
 
 LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")

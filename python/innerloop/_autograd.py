@@ -132,14 +132,6 @@ def mean_meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
     return result
 
 
-def leaf_grads(plan: Plan, params: Sequence[Tensor], flat: Tensor, tasks: int) -> list[Tensor]:
-    """Returns a flat gradient leaf by leaf, [...] if shared and [T, ...] if per task."""
-    if torch.compiler.is_compiling() or transforms_active():
-        return _ops.split_grads(plan, params, flat, tasks)
-    views = _ops.grad_layout(plan, params, tasks)
-    return [flat.as_strided(view.shape, view.strides, view.offset) for view in views]
-
-
 # ---------------------------------------------------------------- folding a mapped axis into T
 
 
@@ -317,7 +309,7 @@ class _MetaLoss(Function):
         head = len(_HEADS["meta_loss"])
         arguments = (*tensors[:head], cotangent, *tensors[head:])
         out = run("meta_grad", plan, arguments)
-        grads = leaf_grads(plan, tensors[head:], out[3], cotangent.shape[0])
+        grads = _ops.split_grads(plan, tensors[head:], out[3], cotangent.shape[0])
         return (None, out[4], *(None,) * (head - 1), *grads)
 
     @staticmethod
@@ -363,8 +355,9 @@ class _MeanMetaLoss(Function):
             grads = _apply(_Scale, cotangent.expand_as(grads), grads, *inputs)
             rate_grad = _apply(_Scale, cotangent.expand_as(rate_grad), rate_grad, *inputs)
         else:
-            grads, rate_grad = grads * cotangent, rate_grad * cotangent
-        parts = leaf_grads(ctx.plan, inputs[1:], grads, ctx.tasks)
+            grads = grads * cotangent
+            rate_grad = rate_grad * cotangent if ctx.needs_input_grad[1] else None
+        parts = _ops.split_grads(ctx.plan, inputs[1:], grads, ctx.tasks)
         nones = (None,) * (len(_HEADS["meta_grad"]) - 1)
         return (None, rate_grad, *nones, *parts)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from innerloop import _native
-from innerloop._plan import GradView, Plan, grad_views, parse_plan
+from innerloop._plan import Plan, parse_plan
 
 Side = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 AnyPlan = Any  # a Plan, or its text when the call came through torch's dispatcher
@@ -262,22 +262,21 @@ def _meta(
     support_address = query_address = rate_address = 0
     if with_grad:
         support_loss = x.new_empty((tasks, steps))
-        size = sum(
-            [
-                tasks * leaf.size if s else leaf.size
-                for leaf, s in zip(plan.leaves, strides, strict=True)
+        sizes = plan.sizes
+        if any(strides):
+            sizes = [
+                tasks * size if s else size for size, s in zip(plan.sizes, strides, strict=True)
             ]
-        )
-        grads = x.new_empty((size,))
+        grads = x.new_empty((sum(sizes),))
         rate_grad = torch.empty_like(inner_lr)
         support_address, rate_address = support_loss.data_ptr(), rate_grad.data_ptr()
         if options.stepwise:
             query_loss = x.new_empty((tasks, steps + 1))
             query_address = query_loss.data_ptr()
         base, width = grads.data_ptr(), x.element_size()
-        for leaf, stride in zip(plan.leaves, strides, strict=True):
+        for size in sizes:
             grad_addresses.append(base)
-            base += width * (tasks * leaf.size if stride else leaf.size)
+            base += width * size
     _native.native().meta_grad(
         plan.native,
         x.dtype is torch.float64,
@@ -454,17 +453,20 @@ def _meta_loss_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     return (grads, out[4], *(None,) * len(tensors[1:]), None)
 
 
-def grad_layout(plan: Plan, params: Sequence[Tensor], tasks: int) -> tuple[GradView, ...]:
-    """Returns where each leaf's gradient lies in the flat gradient."""
-    per_task = [v.ndim > len(leaf.shape) for leaf, v in zip(plan.leaves, params, strict=True)]
-    return grad_views(plan.leaves, per_task, tasks) if any(per_task) else plan.shared_views
-
-
 def split_grads(plan: Plan, params: Sequence[Tensor], flat: Tensor, tasks: int) -> list[Tensor]:
     """Returns the flat gradient leaf by leaf, [...] if shared and [T, ...] if per task."""
-    views = grad_layout(plan, params, tasks)
-    parts = flat.split([view.size for view in views])
-    return [part.view(view.shape) for part, view in zip(parts, views, strict=True)]
+    sizes, shapes = plan.sizes, plan.shapes
+    for i, (value, shape) in enumerate(zip(params, plan.shapes, strict=True)):
+        if value.ndim > len(shape):
+            if shapes is plan.shapes:
+                sizes, shapes = list(sizes), list(shapes)
+            sizes[i] *= tasks
+            shapes[i] = (tasks, *shape)
+    parts = flat.split_with_sizes(sizes)
+    return [
+        part if len(shape) == 1 else part.view(shape)
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------- registration

@@ -13,6 +13,7 @@ from torch import Tensor
 
 Params = Mapping[str, Tensor]
 InnerLr = float | Tensor | Mapping[str, float | Tensor]
+SideTensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 BatchLike = Union["Batch", tuple[Tensor, ...], tuple[Tensor | None, ...]]
 
 
@@ -76,7 +77,7 @@ def is_number(value: object) -> bool:
     return type(value) is float or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
-def is_per_step(value: float | Tensor, shape: tuple[int, ...], steps: int) -> bool:
+def is_per_step(value: float | Tensor, shape: tuple[int, ...]) -> bool:
     """Says whether one leaf's rate has a leading step axis. The parameter's own shape wins a
     tie."""
     if not isinstance(value, Tensor) or value.ndim == 0:
@@ -99,7 +100,7 @@ def flatten_rates(
         if isinstance(inner_lr, Tensor):
             return inner_lr.contiguous(), RateForm(False, inner_lr.ndim == 1, "model")
         return number_tensor(float(inner_lr), dtype, device), RateForm(False, False, "model")
-    form = rate_form(inner_lr, leaves, steps)
+    form = rate_form(inner_lr, leaves)
     elementwise = form.unit == "element"
     columns = []
     for leaf in leaves:
@@ -107,7 +108,7 @@ def flatten_rates(
         value = inner_lr.get(leaf.name, 0.0)
         if not isinstance(value, Tensor):
             value = number_tensor(float(value), dtype, device)
-        if is_per_step(value, leaf.shape, steps):
+        if is_per_step(value, leaf.shape):
             column = value.flatten(1) if value.ndim > 1 else value[:, None]
         else:
             column = value.reshape(1, -1)
@@ -116,27 +117,31 @@ def flatten_rates(
     return (flat if form.per_step else flat.reshape(-1)), form
 
 
-def rate_form(
-    inner_lr: Mapping[str, float | Tensor], leaves: Sequence[LeafShape], steps: int
-) -> RateForm:
+def rate_form(inner_lr: Mapping[str, float | Tensor], leaves: Sequence[LeafShape]) -> RateForm:
     """Returns the coarsest layout that holds every entry of a dict of rates."""
     per_step = False
     elementwise = False
     for leaf in leaves:
         value = inner_lr.get(leaf.name)
         if isinstance(value, Tensor):
-            stepped = is_per_step(value, leaf.shape, steps)
+            stepped = is_per_step(value, leaf.shape)
             per_step = per_step or stepped
             elementwise = elementwise or value.ndim > int(stepped)
     return RateForm(False, per_step, "element" if elementwise else "leaf")
 
 
+def named_leaves(names: Sequence[str], leaves: Sequence[LeafShape]) -> list[LeafShape]:
+    """Returns the same leaves under other names."""
+    return [leaf._replace(name=name) for name, leaf in zip(names, leaves, strict=True)]
+
+
 def unflatten_rate_grad(
-    grad: Tensor, inner_lr: InnerLr, form: RateForm, leaves: Sequence[LeafShape], steps: int
-) -> Tensor | dict[str, Tensor]:
-    """Returns the gradient of the flat rates in the structure of `inner_lr`."""
-    if not isinstance(inner_lr, Mapping):
-        return grad
+    grad: Tensor,
+    inner_lr: Mapping[str, float | Tensor],
+    form: RateForm,
+    leaves: Sequence[LeafShape],
+) -> dict[str, Tensor]:
+    """Returns the gradient of the flat rates in the structure of a dict of rates."""
     rows = grad if form.per_step else grad.unsqueeze(0)  # [S or 1, leaves or P]
     result: dict[str, Tensor] = {}
     for j, leaf in enumerate(leaves):
@@ -145,7 +150,7 @@ def unflatten_rate_grad(
         value = inner_lr[leaf.name]
         start, size = (leaf.offset, leaf.size) if form.unit == "element" else (j, 1)
         column = rows[:, start : start + size]
-        stepped = is_per_step(value, leaf.shape, steps)
+        stepped = is_per_step(value, leaf.shape)
         if not stepped:
             column = column.sum(0, keepdim=True)
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()

@@ -3,12 +3,11 @@ is what torch's ops can carry, and the layout of flat gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from innerloop._params import LeafShape, RateForm
+from innerloop._params import RateForm
 from innerloop.models import ACTIVATIONS, MLP, from_key
 
 LOSS_CODES = {"mse": 0, "half_mse": 1, "cross_entropy": 2, "bce_with_logits": 3, "huber": 4}
@@ -26,15 +25,6 @@ class Options(NamedTuple):
     stepwise: bool = False
 
 
-class GradView(NamedTuple):
-    """Where one leaf's gradient lies in the flat gradient: shape [...] or, per task, [T, ...]."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int
-    size: int
-
-
 class Plan:
     """One architecture with its options. Equal plans are the same object within a process."""
 
@@ -48,7 +38,8 @@ class Plan:
         "options",
         "outputs",
         "parameters",
-        "shared_views",
+        "shapes",
+        "sizes",
         "text",
     )
 
@@ -63,7 +54,8 @@ class Plan:
         self.loss_code = LOSS_CODES[options.loss]
         self.loss_parameter = HUBER_DELTA if options.loss == "huber" else 0.0
         self.native: Any = None  # the extension's model, made at the first call
-        self.shared_views = grad_views(model.leaves, (False,) * len(model.leaves), 0)
+        self.shapes = [leaf.shape for leaf in model.leaves]
+        self.sizes = [leaf.size for leaf in model.leaves]
 
     def native_arguments(self) -> tuple[list[int], list[int], list[float], list[bool]]:
         """Returns what the extension's Model is made of: widths, activations, slopes, has_bias."""
@@ -136,21 +128,3 @@ def _remember(key: Any, plan: Plan) -> Plan:
         _PLANS.clear()
     _PLANS[key] = plan
     return plan
-
-
-def grad_views(
-    leaves: Sequence[LeafShape], per_task: Sequence[bool], tasks: int
-) -> tuple[GradView, ...]:
-    """Returns where each leaf's gradient lies in the flat gradient: leaf after leaf, each
-    contiguous."""
-    views = []
-    offset = 0
-    for leaf, own in zip(leaves, per_task, strict=True):
-        shape = (tasks, *leaf.shape) if own else leaf.shape
-        strides = [1] * len(shape)
-        for i in range(len(shape) - 2, -1, -1):
-            strides[i] = strides[i + 1] * shape[i + 1]
-        size = tasks * leaf.size if own else leaf.size
-        views.append(GradView(shape, tuple(strides), offset, size))
-        offset += size
-    return tuple(views)

@@ -7,10 +7,9 @@ What `params`, a batch, `inner_lr`, `adapt_params` and `loss` may be is said onc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor
 
 from innerloop import _autograd, _checks, reference
@@ -25,8 +24,20 @@ from innerloop._dispatch import (
     prepare_batch,
     prepare_inputs,
 )
-from innerloop._params import BatchLike, InnerLr, Params, flatten_rates, unflatten_rate_grad
+from innerloop._memory import Known, recall, remember, signature, whole_side
+from innerloop._ops import split_grads
+from innerloop._params import (
+    BatchLike,
+    InnerLr,
+    Params,
+    SideTensors,
+    flatten_rates,
+    is_number,
+    named_leaves,
+    unflatten_rate_grad,
+)
 from innerloop._plan import Options, Plan, find_plan
+from innerloop.models import MLP
 
 __all__ = [
     "Choice",
@@ -63,21 +74,25 @@ class MetaGrad(NamedTuple):
     backend: str
 
 
-class _Inner(NamedTuple):
-    """The checked arguments that meta_grad, meta_loss and mean_meta_loss share."""
+class _Call(NamedTuple):
+    """One checked meta-step. `plan` and `tensors` (those of the raw meta_grad) are for the fused
+    back end; without a plan the torch back end takes the sides and options."""
 
-    ready: Prepared
-    support: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-    query: tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-    adapted: tuple[str, ...]
-    steps: int
+    names: tuple[str, ...]
+    tasks: int
+    plan: Plan | None
+    tensors: tuple[Tensor | None, ...]
+    support: SideTensors
+    query: SideTensors
+    options: dict[str, Any]
 
 
-def _inner(
+def _meta_call(
     op: str,
     params: Params,
     support: BatchLike,
     query: BatchLike,
+    *,
     model: Model,
     inner_lr: InnerLr,
     steps: int,
@@ -85,21 +100,57 @@ def _inner(
     order: int,
     adapt_params: Sequence[str] | None,
     backend: str,
-) -> _Inner:
-    """Checks the arguments of one meta-step and chooses its back end."""
+    task_weight: Tensor | None = None,
+    stepwise: bool = False,
+) -> _Call:
+    """Checks the arguments of one meta-step, unless the like of it was checked before, and chooses
+    its back end."""
+    options = (op, loss, steps, type(steps), order, adapt_params, stepwise, backend)
+    key = signature(params, support, query, model, inner_lr, task_weight, options)
+    known = recall(key)
+    if known is not None:
+        assert isinstance(model, MLP)
+        support_side, query_side = whole_side(model, support), whole_side(model, query)
+        leaves = [params[name] for name in model.names]
+        rates = known.rates if known.rates is not None else inner_lr
+        return _Call(
+            model.names,
+            support_side[0].shape[0],
+            known.plan,
+            (rates, *support_side, *query_side, task_weight, *leaves),  # type: ignore[arg-type]
+            support_side,
+            query_side,
+            {},
+        )
     steps = _checks.check_options(op, loss, steps, order, backend)
+    _checks.check_flag(op, "stepwise", stepwise)
     support_parts = _checks.check_batch(op, "support", support)
     query_parts = _checks.check_batch(op, "query", query)
     ready = prepare(op, model, backend, params, support_parts[0].shape[0])
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
-    return _Inner(
-        ready,
-        prepare_batch(op, "support", support_parts, loss, ready),
-        prepare_batch(op, "query", query_parts, loss, ready),
-        adapted,
-        steps,
-    )
+    support_side = prepare_batch(op, "support", support_parts, loss, ready)
+    query_side = prepare_batch(op, "query", query_parts, loss, ready)
+    if task_weight is not None:
+        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+    names = tuple([leaf.name for leaf in ready.leaves])
+    if ready.mlp is None:
+        torch_options = {
+            "model": model,
+            "inner_lr": inner_lr,
+            "steps": steps,
+            "loss": loss,
+            "order": order,
+            "adapt_params": adapted,
+        }
+        return _Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
+    if task_weight is not None:
+        _checks.refuse_data_grad(op, task_weight=task_weight)
+    fixed = Options(loss, steps, order, stepwise=stepwise)
+    plan, rates = _fused_plan(ready, adapted, inner_lr, fixed)
+    remember(key, Known(plan, rates if is_number(inner_lr) else None))
+    tensors = (rates, *support_side, *query_side, task_weight, *ready.params)
+    return _Call(names, ready.tasks, plan, tensors, support_side, query_side, {})
 
 
 def _fused_plan(
@@ -122,32 +173,6 @@ def _leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:
         leaf.name: part.reshape(*front, *leaf.shape)
         for leaf, part in zip(ready.leaves, parts, strict=True)
     }
-
-
-def _fused_meta_grad(
-    ready: Prepared,
-    support: Sequence[Tensor | None],
-    query: Sequence[Tensor | None],
-    adapted: tuple[str, ...],
-    inner_lr: InnerLr,
-    task_weight: Tensor | None,
-    options: Options,
-) -> MetaGrad:
-    """Returns meta_grad's result from the fused back end."""
-    plan, rates = _fused_plan(ready, adapted, inner_lr, options)
-    tensors = (rates, *support, *query, task_weight, *ready.params)
-    loss, support_loss, query_loss, flat, rate_grad = _autograd.run(
-        "meta_grad", plan, tensors, constant=True
-    )
-    grads = _autograd.leaf_grads(plan, ready.params, flat, ready.tasks)
-    return MetaGrad(
-        loss,
-        {leaf.name: grad for leaf, grad in zip(ready.leaves, grads, strict=True)},
-        unflatten_rate_grad(rate_grad, inner_lr, plan.options.rates, ready.leaves, options.steps),
-        support_loss,
-        query_loss if options.stepwise else None,
-        "fused",
-    )
 
 
 @outside_autocast
@@ -214,37 +239,47 @@ def meta_grad(
         >>> il.meta_grad(model.init(), (x, x), (x, x), **options).loss.shape
         torch.Size([4])
     """
-    op = "meta_grad"
-    ready, support_side, query_side, adapted, steps = _inner(
-        op, params, support, query, model, inner_lr, steps, loss, order, adapt_params, backend
-    )
-    _checks.check_flag(op, "stepwise", stepwise)
-    if task_weight is not None:
-        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
-    if ready.mlp is not None:
-        return _fused_meta_grad(
-            ready,
-            support_side,
-            query_side,
-            adapted,
-            inner_lr,
-            task_weight,
-            Options(loss, steps, order, stepwise=stepwise),
-        )
-    result = reference.meta_grad(
+    call = _meta_call(
+        "meta_grad",
         params,
-        support_side,
-        query_side,
+        support,
+        query,
         model=model,
         inner_lr=inner_lr,
         steps=steps,
         loss=loss,
         order=order,
-        adapt_params=adapted,
+        adapt_params=adapt_params,
+        backend=backend,
         task_weight=task_weight,
         stepwise=stepwise,
     )
-    return MetaGrad(*result, backend="torch")
+    plan = call.plan
+    if plan is None:
+        result = reference.meta_grad(
+            params,
+            call.support,
+            call.query,
+            task_weight=task_weight,
+            stepwise=stepwise,
+            **call.options,
+        )
+        return MetaGrad(*result, backend="torch")
+    out = _autograd.run("meta_grad", plan, call.tensors, constant=True)
+    leaves = cast("tuple[Tensor, ...]", call.tensors[-len(call.names) :])
+    grads = split_grads(plan, leaves, out[3], call.tasks)
+    rate_grad = out[4]
+    if isinstance(inner_lr, Mapping):
+        options, shapes = plan.options, named_leaves(call.names, plan.leaves)
+        rate_grad = unflatten_rate_grad(rate_grad, inner_lr, options.rates, shapes)
+    return MetaGrad(
+        out[0],
+        dict(zip(call.names, grads, strict=True)),
+        rate_grad,
+        out[1],
+        out[2] if stepwise else None,
+        "fused",
+    )
 
 
 @outside_autocast
@@ -279,33 +314,22 @@ def meta_loss(
         >>> loss = il.meta_loss(params, (x, x), (x, x), model=model, inner_lr=0.1, steps=1)
         >>> loss.mean().backward()
     """
-    ready, support_side, query_side, adapted, steps = _inner(
+    call = _meta_call(
         "meta_loss",
         params,
         support,
         query,
-        model,
-        inner_lr,
-        steps,
-        loss,
-        order,
-        adapt_params,
-        backend,
-    )
-    if ready.mlp is not None:
-        plan, rates = _fused_plan(ready, adapted, inner_lr, Options(loss, steps, order))
-        return _autograd.meta_loss(plan, (rates, *support_side, *query_side, *ready.params))
-    return reference.meta_loss(
-        params,
-        support_side,
-        query_side,
         model=model,
         inner_lr=inner_lr,
         steps=steps,
         loss=loss,
         order=order,
-        adapt_params=adapted,
+        adapt_params=adapt_params,
+        backend=backend,
     )
+    if call.plan is None:
+        return reference.meta_loss(params, call.support, call.query, **call.options)
+    return _autograd.meta_loss(call.plan, (*call.tensors[:9], *call.tensors[10:]))
 
 
 @outside_autocast
@@ -341,30 +365,25 @@ def mean_meta_loss(
         >>> mean_meta_loss(model.init(), (x, x), (x, x), model=model, inner_lr=0.1, steps=1).shape
         torch.Size([])
     """
-    op = "mean_meta_loss"
-    ready, support_side, query_side, adapted, steps = _inner(
-        op, params, support, query, model, inner_lr, steps, loss, order, adapt_params, backend
-    )
-    if task_weight is not None:
-        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
-    if ready.mlp is not None:
-        plan, rates = _fused_plan(ready, adapted, inner_lr, Options(loss, steps, order))
-        return _autograd.mean_meta_loss(
-            plan, (rates, *support_side, *query_side, task_weight, *ready.params)
-        )
-    losses = reference.meta_loss(
+    call = _meta_call(
+        "mean_meta_loss",
         params,
-        support_side,
-        query_side,
+        support,
+        query,
         model=model,
         inner_lr=inner_lr,
         steps=steps,
         loss=loss,
         order=order,
-        adapt_params=adapted,
+        adapt_params=adapt_params,
+        backend=backend,
+        task_weight=task_weight,
     )
+    if call.plan is not None:
+        return _autograd.mean_meta_loss(call.plan, call.tensors)
+    losses = reference.meta_loss(params, call.support, call.query, **call.options)
     if task_weight is None:
-        return losses.sum() / max(ready.tasks, 1)
+        return losses.sum() / max(call.tasks, 1)
     return (task_weight * losses).sum()
 
 

@@ -62,6 +62,7 @@ class MLP:
         "key",
         "layers",
         "leaves",
+        "names",
         "outputs",
         "parameters",
         "shapes",
@@ -71,6 +72,7 @@ class MLP:
     flattens: bool  # inputs may have any trailing shape [T, N, *any]; it is flattened to D
     shapes: Mapping[str, tuple[int, ...]]  # ordered: weight, bias, layer by layer
     leaves: tuple[LeafShape, ...]
+    names: tuple[str, ...]
     key: str  # canonical text of the architecture, without names
     inputs: int  # D
     outputs: int  # K
@@ -124,6 +126,7 @@ class MLP:
             "flattens": flattens,
             "shapes": MappingProxyType(shapes),
             "leaves": leaf_shapes(shapes),
+            "names": tuple(shapes),
             "key": architecture_key(fixed),
             "inputs": fixed[0].inputs,
             "outputs": fixed[-1].outputs,
@@ -352,6 +355,13 @@ def _activation(name: str, part: nn.Module) -> tuple[str, float]:
         if part.approximate != "none":
             raise _refusal(name, part, 'only GELU(approximate="none") is fused')
         return "gelu", 0.0
+    if next(part.children(), None) is not None:
+        raise _refusal(
+            name,
+            part,
+            "its own forward() cannot be read (if it is a chain of Linear and activations, hand in "
+            "an nn.Sequential of the same layers, which shares their parameters)",
+        )
     raise _refusal(name, part, "this kind of layer is not fused")
 
 

@@ -2,12 +2,13 @@
 
 import warnings
 
-import innerloop as il
 import pytest
 import torch
+from torch import nn
+
+import innerloop as il
 from helpers import assert_close
 from innerloop import _dispatch, _ops
-from torch import nn
 
 
 class Residual(nn.Module):
@@ -70,8 +71,9 @@ class Tied(nn.Module):
 @pytest.fixture(autouse=True)
 def forget_warnings():
     """Each test sees the warnings that come once per kind of module."""
-    from innerloop import _tasks
+    from innerloop import _memory, _tasks
 
+    _memory._KNOWN.clear()
     _dispatch._WARNED.clear()
     _tasks._WARNED.clear()
 

@@ -4,9 +4,10 @@ Tolerances, relative to each leaf's norm: float64 1e-11 (rounding 1e-16 times th
 five steps), float32 1e-5 against the float64 reference of the same float32 numbers.
 """
 
-import innerloop as il
 import pytest
 import torch
+
+import innerloop as il
 from helpers import assert_close
 from innerloop import reference
 from problems import (

@@ -1,9 +1,10 @@
 """meta_loss and mean_meta_loss: values, first derivatives and the refusal of second ones, in eager
 mode."""
 
-import innerloop as il
 import pytest
 import torch
+
+import innerloop as il
 from helpers import assert_close
 from innerloop.functional import mean_meta_loss
 from problems import RATES, random_problem
@@ -231,6 +232,56 @@ def test_gradients_of_the_data_are_refused(side, member):
             inner_lr=problem.options["inner_lr"],
             **options_of(problem),
         )
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_gradients_of_the_task_weights_are_refused(warm):
+    problem = random_problem(16, loss="mse", rates="number")
+    weight = torch.ones(problem.tasks, dtype=torch.float64)
+    options = {**options_of(problem), "inner_lr": 0.1, "model": problem.model}
+    sides = (problem.support, problem.query)
+    if warm:
+        mean_meta_loss(problem.params, *sides, task_weight=weight, **options)
+    with pytest.raises(NotImplementedError, match="task weight must not require grad"):
+        mean_meta_loss(problem.params, *sides, task_weight=weight.requires_grad_(), **options)
+
+
+def test_remembered_calls_use_the_data_of_the_call():
+    """The second call of a kind skips the checks; it must still read its own arguments."""
+    options = {
+        "steps": 2,
+        "depth": 2,
+        "tasks": 4,
+        "rates": "scalar",
+        "ragged": True,
+        "order": 2,
+        "activation": "tanh",
+        "loss": "mse",
+        "per_task": 0.0,
+        "adapt_params": None,
+        "widths": [2, 5, 1],
+        "rows": 3,
+        "query_rows": 3,
+        "weighted": True,
+    }
+    for seed in range(4):
+        problem = random_problem(seed, **options)
+        fused, plain = (problem.call(il.meta_grad, backend=b) for b in ("fused", "torch"))
+        assert_close(fused.grad, plain.grad, 1e-11)
+        assert_close(fused.inner_lr_grad, plain.inner_lr_grad, 1e-11)
+
+
+def test_flattening_models_with_data_of_equal_shape():
+    generator = torch.Generator().manual_seed(0)
+    flat = il.MLP.from_module(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2)))
+    params = {k: torch.randn(s, generator=generator).double() for k, s in flat.shapes.items()}
+    x = torch.randn(3, 4, 2, 3, generator=generator).double()
+    y = torch.randn(3, 4, 2, generator=generator).double()
+    results = [
+        il.meta_grad(params, (data, y), (data, y), model=flat, inner_lr=0.1, steps=1).grad
+        for data in (x, x.flatten(2), x)
+    ]
+    torch.testing.assert_close(results[1:], results[:1] * 2, rtol=0, atol=0)
 
 
 def test_one_of_several_leaves_may_require_grad():

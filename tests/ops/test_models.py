@@ -3,12 +3,13 @@
 import copy
 import pickle
 
-import innerloop as il
 import pytest
 import torch
+from torch import nn
+
+import innerloop as il
 from helpers import assert_close
 from innerloop import models
-from torch import nn
 
 
 def params_of(module):

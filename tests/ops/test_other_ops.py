@@ -3,9 +3,10 @@
 Tolerances as in test_meta_grad.py.
 """
 
-import innerloop as il
 import pytest
 import torch
+
+import innerloop as il
 from helpers import assert_close
 from problems import (
     LOSSES,

@@ -1,10 +1,11 @@
 """Properties of the fused operations that hold for every input, searched by hypothesis."""
 
-import innerloop as il
 import torch
-from helpers import assert_close
 from hypothesis import given
 from hypothesis import strategies as st
+
+import innerloop as il
+from helpers import assert_close
 from problems import LOSSES, SMOOTH, random_problem
 
 SEEDS = st.integers(0, 10**6)

@@ -1,8 +1,9 @@
 """The raw ops as torch sees them: opcheck, plan texts, and formulas that raise."""
 
-import innerloop as il
 import pytest
 import torch
+
+import innerloop as il
 from innerloop import _ops, _plan
 from innerloop._params import RateForm
 from problems import random_problem

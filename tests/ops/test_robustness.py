@@ -6,9 +6,10 @@ import random
 import resource
 import threading
 
-import innerloop as il
 import pytest
 import torch
+
+import innerloop as il
 from helpers import assert_close
 from problems import random_problem
 

@@ -1,8 +1,9 @@
 """torch.func, torch.compile, layouts and modes: the fused operations are right there, or raise."""
 
-import innerloop as il
 import pytest
 import torch
+
+import innerloop as il
 from helpers import assert_close
 from innerloop.functional import mean_meta_loss
 from problems import make_batch, random_problem

@@ -5,9 +5,12 @@ Tolerances: finite differences have errors near 1e-9 relative (see helpers.direc
 the others are float64 rounding, 1e-12.
 """
 
-import innerloop as il
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
+import innerloop as il
 from helpers import assert_close, directional_difference, inner_product, randn_like
 from innerloop import reference
 from problems import (
@@ -19,8 +22,6 @@ from problems import (
     make_batch,
     random_problem,
 )
-from torch import nn
-from torch.nn import functional as F
 
 TORCH_LOSSES = {
     "mse": F.mse_loss,

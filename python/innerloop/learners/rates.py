@@ -153,10 +153,10 @@ def _entries(
     for leaf in leaves:
         given = inner_lr[leaf.name] if isinstance(inner_lr, Mapping) else inner_lr
         if learn is False:
-            entries[leaf.name] = _Entry(given, is_per_step(given, leaf.shape, steps), leaf.shape)
+            entries[leaf.name] = _Entry(given, is_per_step(given, leaf.shape), leaf.shape)
             continue
         value = tensor(given)
-        has_step_axis = value.ndim == 1 if shared else is_per_step(value, leaf.shape, steps)
+        has_step_axis = value.ndim == 1 if shared else is_per_step(value, leaf.shape)
         if value.ndim > int(has_step_axis):  # one rate per element already
             if learn == "per_tensor":
                 form = f"shape {list(value.shape)} for {leaf.name!r}"

@@ -1,0 +1,105 @@
+"""Remembers calls that passed every check, by the facts that the checks read (shapes, dtypes,
+devices, options), so that a training loop pays for them once. Data and addresses are no part of
+it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from innerloop._params import Batch, SideTensors
+from innerloop._plan import Plan
+from innerloop.models import MLP
+
+_PLAIN = (Tensor, nn.Parameter)
+_BATCHES = (tuple, Batch)
+_LIMIT = 1024
+_END = object()  # closes a batch in a signature
+
+
+class Known(NamedTuple):
+    """A call that was checked: its plan, and its rates if they are a number."""
+
+    plan: Plan
+    rates: Tensor | None
+
+
+_KNOWN: dict[tuple[Any, ...], Known] = {}
+
+
+def signature(
+    params: Any,
+    support: Any,
+    query: Any,
+    model: Any,
+    inner_lr: Any,
+    task_weight: Any,
+    options: tuple[Any, ...],
+) -> tuple[Any, ...] | None:
+    """Returns everything about a call that its checks depend on, or None if it must be checked
+    anew."""
+    if type(model) is not MLP or type(params) is not dict or torch.compiler.is_compiling():
+        return None
+    adapt_params = options[5]
+    if adapt_params is not None and type(adapt_params) is not tuple:
+        return None
+    facts: list[Any] = [model.key, model.names, model.flattens, len(params), *options]
+    data: list[Any] = [task_weight]
+    for batch in (support, query):
+        if type(batch) not in _BATCHES:
+            return None
+        data += batch
+        data.append(_END)
+    if type(inner_lr) is float:
+        facts.append(inner_lr)
+    else:
+        data.append(inner_lr)
+    device = None
+    leaves: list[Any] = [params.get(name) for name in model.names]
+    for value in leaves:
+        if type(value) not in _PLAIN or value.layout is not torch.strided or value.is_nested:
+            return None
+        device = device or value.device
+        if value.device != device:
+            return None
+        facts.append(value.shape)
+        facts.append(value.dtype)
+    for value in data:
+        if value is None or value is _END:
+            facts.append(value)
+            continue
+        if type(value) not in _PLAIN or value.layout is not torch.strided or value.is_nested:
+            return None
+        if value.device != device or (value.requires_grad and value is not inner_lr):
+            return None
+        facts.append(value.shape)
+        facts.append(value.dtype)
+    facts.append(device)
+    return tuple(facts)
+
+
+def whole_side(model: MLP, batch: Any) -> SideTensors:
+    """Returns a batch that was checked as (x [T, N, D], y, count, weight)."""
+    x, y = batch[0], batch[1]
+    if x.ndim != 3:
+        x = x.reshape(x.shape[0], x.shape[1], model.inputs)
+    size = len(batch)
+    return x, y, batch[2] if size > 2 else None, batch[3] if size > 3 else None
+
+
+def recall(key: tuple[Any, ...] | None) -> Known | None:
+    """Returns what is known about a call, if it was checked before."""
+    try:
+        return None if key is None else _KNOWN.get(key)
+    except TypeError:  # an option that has no hash: the checks will say what is wrong with it
+        return None
+
+
+def remember(key: tuple[Any, ...] | None, known: Known) -> None:
+    """Keeps a call that passed every check; forgets all when there are absurdly many."""
+    if key is not None:
+        if len(_KNOWN) >= _LIMIT:
+            _KNOWN.clear()
+        _KNOWN[key] = known
