@@ -1,7 +1,8 @@
-"""Builds the kernels with a sanitizer and runs them without Python: `python tests/cpp/sanitize.py address,undefined` or `thread`.
+"""Builds the kernels with a sanitizer and runs them without Python.
 
-Needs CMake, a C++ compiler and the sanitizer's run-time library. Takes about two minutes: the build is
-unoptimised, since optimising sanitized kernels takes ten times longer than it saves.
+`python tests/cpp/sanitize.py address,undefined` and `python tests/cpp/sanitize.py thread` take some
+minutes each. They need CMake, a C++ compiler and the sanitizer's run-time library. The build is not
+optimised: optimising sanitized kernels takes ten times longer than it saves.
 """
 
 import argparse
@@ -44,17 +45,18 @@ def main():
     """Runs one caller over every level and layout, then several callers at once."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sanitizers", help="address,undefined or thread (anything GCC takes)")
-    parser.add_argument("--cases", type=int, default=300)
+    parser.add_argument("--cases", type=int, help="default: 60 for thread, else 300")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument(
         "--build", type=Path, help="build folder to keep; a temporary one if absent"
     )
     options = parser.parse_args()
+    cases = options.cases or (60 if "thread" in options.sanitizers else 300)
     with tempfile.TemporaryDirectory() as temporary:
         driver = build(options.build or Path(temporary), options.sanitizers, options.jobs)
-        run(driver, options.cases, options.seed, 1)
-        run(driver, options.cases // 6, options.seed, 6)
+        run(driver, cases, options.seed, 1)
+        run(driver, max(cases // 6, 1), options.seed, 6)
     print(f"sanitize: {options.sanitizers} found nothing")
 
 

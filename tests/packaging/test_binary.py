@@ -1,0 +1,75 @@
+"""What the compiled extension may depend on, show and execute."""
+
+import pytest
+
+import binaries
+
+ALLOWED = ("libstdc++.so", "libm.so", "libc.so", "libgcc_s.so", "libpthread.so", "libdl.so")
+ALLOWED += ("librt.so", "ld-linux")
+
+
+def test_needs_system_libraries_only(extension):
+    """No torch, no OpenMP, no CUDA: one wheel serves every torch."""
+    needed = [value for tag, value in binaries.dynamic_entries(extension) if tag == "NEEDED"]
+    assert [name for name in needed if not name.startswith(ALLOWED)] == []
+
+
+def test_has_no_run_path(extension):
+    """Nothing of the machine that built it."""
+    tags = {tag for tag, _ in binaries.dynamic_entries(extension)}
+    assert not tags & {"RPATH", "RUNPATH"}
+
+
+def test_exports_its_init_function_only(extension):
+    """No symbol of ours (or of a static library) can capture another library's calls."""
+    assert binaries.exported_symbols(extension) == ["PyInit__cpu"]
+
+
+def test_code_outside_the_wide_levels_runs_on_any_x86_64(build):
+    """Binding, dispatch, pool, baseline, and the inline functions that the linker kept."""
+    module = next(build.glob("_cpu*.so"))
+    wide, functions = binaries.wide_instructions(module)
+    assert functions > 200, "the module has no symbols, so this test sees nothing"
+    assert wide == {}
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+def test_wide_objects_share_no_inline_functions(build, level):
+    """A weak function in a wide object could replace the baseline's copy of the same name."""
+    objects = binaries.level_objects(build)
+    if level not in objects:
+        pytest.skip(f"the compiler of this build has no {level}")
+    weak = binaries.weak_symbols(objects[level])
+    assert weak, "an object of templates without weak symbols: not the one meant here"
+    assert [name for name in weak if f"innerloop::{level}::" not in name] == []
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+def test_wide_levels_are_wide(build, level):
+    """The check above would find wide instructions where they are."""
+    objects = binaries.level_objects(build)
+    if level not in objects:
+        pytest.skip(f"the compiler of this build has no {level}")
+    register = {"avx2": "%ymm", "avx512": "%zmm"}[level]
+    text = binaries.run("objdump", "-d", "--no-show-raw-insn", objects[level])
+    assert text.count(register) > 1000
+    assert any(binaries.is_wide(line.split("\t")[-1]) for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("text", "wide"),
+    [
+        ("mulps  %xmm1,%xmm0", False),
+        ("vmulps %xmm1,%xmm0,%xmm0", True),
+        ("kmovw  %eax,%k1", True),
+        ("rep stos %al,%es:(%rdi)", False),
+        ("notrack jmp *%rax", False),
+        ("roundps $0x8,%xmm0,%xmm0", True),
+        ("cvttps2dq %xmm0,%xmm0", False),
+        ("pshufb %xmm1,%xmm0", True),
+        ("lea    0x0(,%rax,8),%rdx", False),
+    ],
+)
+def test_recognises_wide_instructions(text, wide):
+    """Of the disassembler's own spelling."""
+    assert binaries.is_wide(text) is wide

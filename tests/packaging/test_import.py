@@ -1,0 +1,173 @@
+"""What importing does, with and without the parts it may lack."""
+
+import ast
+import importlib.util
+import inspect
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import innerloop
+from innerloop import _native
+
+HIDE = """
+import sys
+class Hider:
+    def find_spec(self, name, path=None, target=None):
+        if name in {names!r}:
+            raise {error}(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hider())
+"""
+CALL = """
+import torch, innerloop as il
+model, x = il.MLP([3, 5, 2]), torch.ones(4, 6, 3)
+params, y = model.init(), torch.zeros(4, 6, 2)
+result = il.meta_grad(params, (x, y), (x, y), model=model, inner_lr=0.1, steps=1)
+"""
+
+
+def python(code, *, hide=(), error="ModuleNotFoundError"):
+    """Returns the finished run of a fresh interpreter that cannot find some modules."""
+    prefix = HIDE.format(names=tuple(hide), error=error) if hide else ""
+    return subprocess.run(
+        [sys.executable, "-c", prefix + code],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def test_without_torch_one_clear_error():
+    run = python("import innerloop", hide=["torch"])
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"
+    assert "During handling" not in run.stderr
+
+
+def test_without_the_extension_the_reference_works_and_says_so():
+    run = python(
+        "import warnings\nwarnings.simplefilter('always')\n"
+        + CALL
+        + "print(result.backend, il.backend_for(model).reason)",
+        hide=["innerloop._cpu"],
+        error="ImportError",
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("torch the native extension cannot be used: innerloop._cpu could")
+    assert "FallbackWarning: innerloop: MLP runs on the torch back end" in run.stderr
+
+
+def test_without_the_extension_the_report_says_so():
+    run = python(
+        "import runpy\nrunpy.run_module('innerloop', run_name='__main__')",
+        hide=["innerloop._cpu"],
+        error="ImportError",
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^fused CPU kernels +no: innerloop\._cpu could not be", run.stdout, re.M)
+
+
+def test_without_the_extension_demanding_it_raises():
+    run = python(
+        CALL.replace("steps=1", "steps=1, backend='fused'"),
+        hide=["innerloop._cpu"],
+        error="ImportError",
+    )
+    assert run.stderr.splitlines()[-1].startswith("NotImplementedError: meta_grad: backend")
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc/self/maps")
+def test_one_openmp_runtime_after_a_call():
+    """Two in one process are slow, wrong or fatal; the extension brings none."""
+    run = python(CALL + "assert result.backend == 'fused'\nprint(open('/proc/self/maps').read())")
+    assert run.returncode == 0, run.stderr
+    mapped = {os.path.realpath(line.split()[-1]) for line in run.stdout.splitlines() if "/" in line}
+    assert any("_cpu" in os.path.basename(name) for name in mapped)
+    runtimes = [n for n in mapped if re.match(r"lib(g|i)?omp", os.path.basename(n))]
+    assert len(runtimes) == 1, runtimes
+
+
+def test_import_is_quiet_and_needs_no_command_packages():
+    run = python(
+        CALL, hide=["typer", "rich", "pandas", "pyarrow", "scipy", "matplotlib", "pybind11"]
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_command_without_its_extra_prints_what_to_install():
+    run = python("from innerloop.cli import app\napp()", hide=["typer", "rich"])
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert re.fullmatch(
+        r"innerloop: package '(typer|rich)' is missing; run pip install \"innerloop\[cli\]\"", line
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("typer") is None, reason="needs innerloop[cli]")
+def test_command_is_installed():
+    """The console script, when the package is installed, else the module behind it."""
+    script = Path(sys.executable).with_name("innerloop")
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "innerloop.cli"]
+    run = subprocess.run(
+        [*command, "--help"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "compare" in run.stdout
+
+
+# ---------------------------------------------------------------- the stub of the extension
+
+
+def stub():
+    """Returns the parsed stub."""
+    path = Path(innerloop.__file__).with_name("_cpu.pyi")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def signatures(module):
+    """Returns {function: parameter count} of a pybind11 module, from its docstrings."""
+    found = {}
+    for name, value in vars(module).items():
+        if inspect.isbuiltin(value):
+            line = (value.__doc__ or "").splitlines()[0]
+            arguments = re.sub(r"\[[^\[\]]*\]", "", re.sub(r"\[[^\[\]]*\]", "", line))
+            inner = arguments[arguments.index("(") + 1 : arguments.rindex(")")]
+            found[name] = len([a for a in inner.split(",") if a.strip()])
+    return found
+
+
+def test_stub_names_and_arguments_match_the_module():
+    functions = {
+        node.name: len(node.args.posonlyargs) + len(node.args.args)
+        for node in stub().body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert functions == signatures(_native.native())
+
+
+def test_stub_classes_match_the_module():
+    classes = {node.name: node for node in stub().body if isinstance(node, ast.ClassDef)}
+    module = _native.native()
+    assert sorted(classes) == sorted(n for n, v in vars(module).items() if inspect.isclass(v))
+    (init,) = [n for n in classes["Model"].body if isinstance(n, ast.FunctionDef)]
+    names = [argument.arg for argument in init.args.args[1:]]
+    module.Model(**dict(zip(names, ([2, 3], [1], [0.0], [True]), strict=True)))
+
+
+def test_module_runs_from_any_folder(tmp_path):
+    """Nothing is looked up relative to the source tree."""
+    run = subprocess.run(
+        [sys.executable, "-m", "innerloop"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "INNERLOOP_SIMD"},
+        timeout=120,
+        check=True,
+    )
+    assert re.search(r"^fused CPU kernels +yes$", run.stdout, re.M)
