@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from innerloop import _checks, _ops
+from innerloop import _checks, _kernels
 from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
 from innerloop._tasks import warn_of_fallback
@@ -62,8 +62,8 @@ def _choose(model: Model, device: str) -> tuple[MLP | None, Choice]:
 
 def _unavailable(device: str) -> str:
     """Returns why there are no fused kernels on a type of device; empty if there are."""
-    if _ops.UNAVAILABLE:
-        return f"the native extension cannot be used: {_ops.UNAVAILABLE}"
+    if _kernels.UNAVAILABLE:
+        return f"the native extension cannot be used: {_kernels.UNAVAILABLE}"
     if device not in ("cpu", "meta"):
         return f"there are no fused kernels for device type {device!r} yet"
     return ""

@@ -8,15 +8,15 @@ What `params`, a batch, `inner_lr`, `adapt_params` and `loss` may be is said onc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from torch import Tensor
 
 from innerloop import _autograd, _checks, reference
+from innerloop._calls import fused_plan, leaf_dict, meta_call
 from innerloop._dispatch import (
     Choice,
     Model,
-    Prepared,
     adapted_names,
     backend_for,
     outside_autocast,
@@ -24,20 +24,15 @@ from innerloop._dispatch import (
     prepare_batch,
     prepare_inputs,
 )
-from innerloop._memory import Known, recall, remember, signature, whole_side
 from innerloop._ops import split_grads
 from innerloop._params import (
     BatchLike,
     InnerLr,
     Params,
-    SideTensors,
-    flatten_rates,
-    is_number,
     named_leaves,
     unflatten_rate_grad,
 )
-from innerloop._plan import Options, Plan, find_plan
-from innerloop.models import MLP
+from innerloop._plan import Options, find_plan
 
 __all__ = [
     "Choice",
@@ -72,107 +67,6 @@ class MetaGrad(NamedTuple):
     support_loss: Tensor
     query_loss: Tensor | None
     backend: str
-
-
-class _Call(NamedTuple):
-    """One checked meta-step. `plan` and `tensors` (those of the raw meta_grad) are for the fused
-    back end; without a plan the torch back end takes the sides and options."""
-
-    names: tuple[str, ...]
-    tasks: int
-    plan: Plan | None
-    tensors: tuple[Tensor | None, ...]
-    support: SideTensors
-    query: SideTensors
-    options: dict[str, Any]
-
-
-def _meta_call(
-    op: str,
-    params: Params,
-    support: BatchLike,
-    query: BatchLike,
-    *,
-    model: Model,
-    inner_lr: InnerLr,
-    steps: int,
-    loss: str,
-    order: int,
-    adapt_params: Sequence[str] | None,
-    backend: str,
-    task_weight: Tensor | None = None,
-    stepwise: bool = False,
-) -> _Call:
-    """Checks the arguments of one meta-step, unless the like of it was checked before, and chooses
-    its back end."""
-    options = (op, loss, steps, type(steps), order, adapt_params, stepwise, backend)
-    key = signature(params, support, query, model, inner_lr, task_weight, options)
-    known = recall(key)
-    if known is not None:
-        assert isinstance(model, MLP)
-        support_side, query_side = whole_side(model, support), whole_side(model, query)
-        leaves = [params[name] for name in model.names]
-        rates = known.rates if known.rates is not None else inner_lr
-        return _Call(
-            model.names,
-            support_side[0].shape[0],
-            known.plan,
-            (rates, *support_side, *query_side, task_weight, *leaves),  # type: ignore[arg-type]
-            support_side,
-            query_side,
-            {},
-        )
-    steps = _checks.check_options(op, loss, steps, order, backend)
-    _checks.check_flag(op, "stepwise", stepwise)
-    support_parts = _checks.check_batch(op, "support", support)
-    query_parts = _checks.check_batch(op, "query", query)
-    ready = prepare(op, model, backend, params, support_parts[0].shape[0])
-    adapted = adapted_names(op, adapt_params, ready.leaves)
-    _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
-    support_side = prepare_batch(op, "support", support_parts, loss, ready)
-    query_side = prepare_batch(op, "query", query_parts, loss, ready)
-    if task_weight is not None:
-        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
-    names = tuple([leaf.name for leaf in ready.leaves])
-    if ready.mlp is None:
-        torch_options = {
-            "model": model,
-            "inner_lr": inner_lr,
-            "steps": steps,
-            "loss": loss,
-            "order": order,
-            "adapt_params": adapted,
-        }
-        return _Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
-    if task_weight is not None:
-        _checks.refuse_data_grad(op, task_weight=task_weight)
-    fixed = Options(loss, steps, order, stepwise=stepwise)
-    plan, rates = _fused_plan(ready, adapted, inner_lr, fixed)
-    remember(key, Known(plan, rates if is_number(inner_lr) else None))
-    tensors = (rates, *support_side, *query_side, task_weight, *ready.params)
-    return _Call(names, ready.tasks, plan, tensors, support_side, query_side, {})
-
-
-def _fused_plan(
-    ready: Prepared, adapted: tuple[str, ...], inner_lr: InnerLr, options: Options
-) -> tuple[Plan, Tensor]:
-    """Returns the plan of a fused call and its flat rates."""
-    assert ready.mlp is not None
-    rates, form = flatten_rates(
-        inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
-    )
-    adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
-    return find_plan(ready.mlp, Options(*options[:3], adapt, form, options.stepwise)), rates
-
-
-def _leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:
-    """Returns [T, ..., P] leaf by leaf as {name: [T, ..., *shape]}."""
-    parts = flat.split([leaf.size for leaf in ready.leaves], dim=-1)
-    front = flat.shape[:-1]
-    return {
-        leaf.name: part.reshape(*front, *leaf.shape)
-        for leaf, part in zip(ready.leaves, parts, strict=True)
-    }
 
 
 @outside_autocast
@@ -233,13 +127,14 @@ def meta_grad(
         parameter.
 
     Example:
+        >>> import torch
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
         >>> options = {"model": model, "inner_lr": 0.1, "steps": 1}
         >>> il.meta_grad(model.init(), (x, x), (x, x), **options).loss.shape
         torch.Size([4])
     """
-    call = _meta_call(
+    call = meta_call(
         "meta_grad",
         params,
         support,
@@ -308,13 +203,14 @@ def meta_loss(
     Source: Finn, Abbeel, Levine 2017, equation 1.
 
     Example:
+        >>> import torch
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
         >>> params = {k: v.requires_grad_() for k, v in model.init().items()}
         >>> loss = il.meta_loss(params, (x, x), (x, x), model=model, inner_lr=0.1, steps=1)
         >>> loss.mean().backward()
     """
-    call = _meta_call(
+    call = meta_call(
         "meta_loss",
         params,
         support,
@@ -360,12 +256,13 @@ def mean_meta_loss(
     Cost: forward as `meta_grad` if a gradient is wanted, else the inner loop alone; backward O(P).
 
     Example:
+        >>> import torch
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
         >>> mean_meta_loss(model.init(), (x, x), (x, x), model=model, inner_lr=0.1, steps=1).shape
         torch.Size([])
     """
-    call = _meta_call(
+    call = meta_call(
         "mean_meta_loss",
         params,
         support,
@@ -414,6 +311,7 @@ def adapt(
     Cost: time O(T S N P); memory O(T P), or O(T S P) if stepwise.
 
     Example:
+        >>> import torch
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
         >>> il.adapt(model.init(), (x, x), model=model, inner_lr=0.1, steps=1)["0.weight"].shape
@@ -429,9 +327,9 @@ def adapt(
     side = prepare_batch(op, "support", parts, loss, ready)
     if ready.mlp is not None:
         options = Options(loss, steps, 2, stepwise=stepwise)
-        plan, rates = _fused_plan(ready, adapted, inner_lr, options)
+        plan, rates = fused_plan(ready, adapted, inner_lr, options)
         flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
-        return _leaf_dict(ready, flat)
+        return leaf_dict(ready, flat)
     return reference.adapt(
         params,
         side,
@@ -470,6 +368,7 @@ def hvp(
     Source: Pearlmutter 1994.
 
     Example:
+        >>> import torch
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
         >>> il.hvp(model.init(), (x, x), model.init(), model=model)["1.bias"].shape
@@ -485,7 +384,7 @@ def hvp(
     side = prepare_batch(op, "batch", parts, loss, ready)
     if ready.mlp is not None:
         plan = find_plan(ready.mlp, Options(loss))
-        return _leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
+        return leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
     return reference.hvp(params, side, vector, model=model, loss=loss)
 
 
@@ -508,6 +407,7 @@ def loss_and_grad(
     Cost: time O(T N P); memory O(T P).
 
     Example:
+        >>> import torch
         >>> import innerloop as il
         >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
         >>> il.loss_and_grad(model.init(), (x, x), model=model)[0].shape
@@ -521,7 +421,7 @@ def loss_and_grad(
     if ready.mlp is not None:
         plan = find_plan(ready.mlp, Options(loss))
         losses, flat = _autograd.run("loss_and_grad", plan, (*side, *ready.params))
-        return losses, _leaf_dict(ready, flat)
+        return losses, leaf_dict(ready, flat)
     return reference.loss_and_grad(params, side, model=model, loss=loss)
 
 
@@ -538,6 +438,7 @@ def predict(params: Params, x: Tensor, *, model: Model, backend: str = "auto") -
     Cost: time O(T N P); memory O(T N K).
 
     Example:
+        >>> import torch
         >>> import innerloop as il
         >>> model = il.MLP([1, 8, 2])
         >>> il.predict(model.init(), torch.ones(4, 5, 1), model=model).shape

@@ -8,7 +8,7 @@ from torch import nn
 
 import innerloop as il
 from helpers import assert_close
-from innerloop import _dispatch, _ops
+from innerloop import _dispatch, _kernels
 
 
 class Residual(nn.Module):
@@ -194,7 +194,7 @@ def test_loop_is_visible():
 
 
 def test_a_missing_extension_falls_back_and_says_so(monkeypatch):
-    monkeypatch.setattr(_ops, "UNAVAILABLE", "innerloop._cpu is not built")
+    monkeypatch.setattr(_kernels, "UNAVAILABLE", "innerloop._cpu is not built")
     model = il.MLP([3, 4, 2])
     params = model.init(torch.Generator().manual_seed(0), dtype=torch.float64)
     support, query = data()

@@ -1,0 +1,117 @@
+"""From the arguments of one operation to a checked call: what meta_grad, meta_loss and
+mean_meta_loss share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from innerloop import _checks
+from innerloop._dispatch import Model, Prepared, adapted_names, prepare, prepare_batch
+from innerloop._memory import Known, recall, remember, signature, whole_side
+from innerloop._params import BatchLike, InnerLr, Params, SideTensors, flatten_rates, is_number
+from innerloop._plan import Options, Plan, find_plan
+from innerloop.models import MLP
+
+
+class Call(NamedTuple):
+    """One checked meta-step. `plan` and `tensors` (those of the raw meta_grad) are for the fused
+    back end; without a plan the torch back end takes the sides and options."""
+
+    names: tuple[str, ...]
+    tasks: int
+    plan: Plan | None
+    tensors: tuple[Tensor | None, ...]
+    support: SideTensors
+    query: SideTensors
+    options: dict[str, Any]
+
+
+def meta_call(
+    op: str,
+    params: Params,
+    support: BatchLike,
+    query: BatchLike,
+    *,
+    model: Model,
+    inner_lr: InnerLr,
+    steps: int,
+    loss: str,
+    order: int,
+    adapt_params: Sequence[str] | None,
+    backend: str,
+    task_weight: Tensor | None = None,
+    stepwise: bool = False,
+) -> Call:
+    """Checks the arguments of one meta-step, unless the like of it was checked before, and chooses
+    its back end."""
+    options = (op, loss, steps, type(steps), order, adapt_params, stepwise, backend)
+    key = signature(params, support, query, model, inner_lr, task_weight, options)
+    known = recall(key)
+    if known is not None:
+        assert isinstance(model, MLP)
+        support_side, query_side = whole_side(model, support), whole_side(model, query)
+        leaves = [params[name] for name in model.names]
+        rates = known.rates if known.rates is not None else inner_lr
+        return Call(
+            model.names,
+            support_side[0].shape[0],
+            known.plan,
+            (rates, *support_side, *query_side, task_weight, *leaves),  # type: ignore[arg-type]
+            support_side,
+            query_side,
+            {},
+        )
+    steps = _checks.check_options(op, loss, steps, order, backend)
+    _checks.check_flag(op, "stepwise", stepwise)
+    support_parts = _checks.check_batch(op, "support", support)
+    query_parts = _checks.check_batch(op, "query", query)
+    ready = prepare(op, model, backend, params, support_parts[0].shape[0])
+    adapted = adapted_names(op, adapt_params, ready.leaves)
+    _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    support_side = prepare_batch(op, "support", support_parts, loss, ready)
+    query_side = prepare_batch(op, "query", query_parts, loss, ready)
+    if task_weight is not None:
+        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+    names = tuple([leaf.name for leaf in ready.leaves])
+    if ready.mlp is None:
+        torch_options = {
+            "model": model,
+            "inner_lr": inner_lr,
+            "steps": steps,
+            "loss": loss,
+            "order": order,
+            "adapt_params": adapted,
+        }
+        return Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
+    if task_weight is not None:
+        _checks.refuse_data_grad(op, task_weight=task_weight)
+    fixed = Options(loss, steps, order, stepwise=stepwise)
+    plan, rates = fused_plan(ready, adapted, inner_lr, fixed)
+    remember(key, Known(plan, rates if is_number(inner_lr) else None))
+    tensors = (rates, *support_side, *query_side, task_weight, *ready.params)
+    return Call(names, ready.tasks, plan, tensors, support_side, query_side, {})
+
+
+def fused_plan(
+    ready: Prepared, adapted: tuple[str, ...], inner_lr: InnerLr, options: Options
+) -> tuple[Plan, Tensor]:
+    """Returns the plan of a fused call and its flat rates."""
+    assert ready.mlp is not None
+    rates, form = flatten_rates(
+        inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
+    )
+    adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
+    return find_plan(ready.mlp, Options(*options[:3], adapt, form, options.stepwise)), rates
+
+
+def leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:
+    """Returns [T, ..., P] leaf by leaf as {name: [T, ..., *shape]}."""
+    parts = flat.split([leaf.size for leaf in ready.leaves], dim=-1)
+    front = flat.shape[:-1]
+    return {
+        leaf.name: part.reshape(*front, *leaf.shape)
+        for leaf, part in zip(ready.leaves, parts, strict=True)
+    }
