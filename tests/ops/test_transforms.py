@@ -331,16 +331,15 @@ def test_layouts_that_are_not_contiguous(problem):
 
 
 def test_lazily_negated_and_expanded_inputs(problem):
-    negated = {
-        k: torch.complex(torch.zeros_like(v), -v).conj().imag for k, v in problem.params.items()
-    }
-    assert all(v.is_neg() for v in negated.values())
+    negated = {k: torch._neg_view(-v) for k, v in problem.params.items()}
+    assert all(v.is_neg() and v.is_contiguous() for v in negated.values())
+    query = problem.query._replace(x=torch._neg_view(-problem.query.x))
     rates = problem.options["inner_lr"]
     want, _ = expected_grads(problem)
     result = il.meta_grad(
         negated,
         problem.support,
-        problem.query,
+        query,
         model=problem.model,
         inner_lr=rates,
         steps=2,
