@@ -94,7 +94,8 @@ struct LaneTileShape {
   static constexpr int kLong = Simd<Real>::kRegisters == 32 ? 12 : 6;  // beside a single one
 };
 
-/// Cuts n into the fewest parts of at most `most`, as even as possible: part i starts at n i / parts.
+/// Cuts n into the fewest parts of at most `most`, as even as possible: part i starts at n i /
+/// parts.
 inline int64_t parts_of(int64_t n, int most) { return (n + most - 1) / most; }
 
 template <class Real, bool kShared, int kRows>
@@ -105,10 +106,18 @@ static void lane_row_block(const LaneProduct<Real>& p, int64_t row) {
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t next = p.n * (i + 1) / blocks;
     switch (next - column) {
-      case 1: lane_tile<Real, kRows, 1, kShared>(p, row, column); break;
-      case 2: lane_tile<Real, kRows, 2, kShared>(p, row, column); break;
-      case 3: lane_tile<Real, kRows, 3, kShared>(p, row, column); break;
-      case 4: lane_tile<Real, kRows, wide, kShared>(p, row, column); break;
+      case 1:
+        lane_tile<Real, kRows, 1, kShared>(p, row, column);
+        break;
+      case 2:
+        lane_tile<Real, kRows, 2, kShared>(p, row, column);
+        break;
+      case 3:
+        lane_tile<Real, kRows, 3, kShared>(p, row, column);
+        break;
+      case 4:
+        lane_tile<Real, kRows, wide, kShared>(p, row, column);
+        break;
     }
     column = next;
   }
@@ -125,11 +134,11 @@ static void lane_strip(const LaneProduct<Real>& p) {
     const int64_t next = length * (i + 1) / blocks;
     const int64_t row = kIsColumn ? at : 0, column = kIsColumn ? 0 : at;
     switch (next - at) {
-#define INNERLOOP_STRIP(n)                                                                         \
-  case n:                                                                                          \
-    if constexpr (n <= most) {                                                                     \
-      lane_tile<Real, kIsColumn ? n : 1, kIsColumn ? 1 : n, kShared>(p, row, column);              \
-    }                                                                                              \
+#define INNERLOOP_STRIP(n)                                                            \
+  case n:                                                                             \
+    if constexpr (n <= most) {                                                        \
+      lane_tile<Real, kIsColumn ? n : 1, kIsColumn ? 1 : n, kShared>(p, row, column); \
+    }                                                                                 \
     break;
       INNERLOOP_STRIP(1)
       INNERLOOP_STRIP(2)
@@ -159,11 +168,21 @@ static void lane_multiply_as(const LaneProduct<Real>& p) {
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t next = p.m * (i + 1) / blocks;
     switch (next - row) {
-      case 1: lane_row_block<Real, kShared, 1>(p, row); break;
-      case 2: lane_row_block<Real, kShared, 2>(p, row); break;
-      case 3: lane_row_block<Real, kShared, 3>(p, row); break;
-      case 4: lane_row_block<Real, kShared, rows >= 4 ? 4 : 1>(p, row); break;
-      case 5: lane_row_block<Real, kShared, rows >= 5 ? 5 : 1>(p, row); break;
+      case 1:
+        lane_row_block<Real, kShared, 1>(p, row);
+        break;
+      case 2:
+        lane_row_block<Real, kShared, 2>(p, row);
+        break;
+      case 3:
+        lane_row_block<Real, kShared, 3>(p, row);
+        break;
+      case 4:
+        lane_row_block<Real, kShared, rows >= 4 ? 4 : 1>(p, row);
+        break;
+      case 5:
+        lane_row_block<Real, kShared, rows >= 5 ? 5 : 1>(p, row);
+        break;
     }
     row = next;
   }

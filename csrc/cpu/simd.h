@@ -98,8 +98,9 @@ inline int64_t round_up(int64_t n, int64_t multiple) {
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 
-/// Transposes a kLanes x kLanes tile held in r: row i becomes lane i of every r[j]. Perfect shuffles
-/// of the two halves, log2(kLanes) times, rotate the (row, lane) index bits until both are swapped.
+/// Transposes a kLanes x kLanes tile held in r: row i becomes lane i of every r[j]. Perfect
+/// shuffles of the two halves, log2(kLanes) times, rotate the (row, lane) index bits until both are
+/// swapped.
 template <class Real>
 INNERLOOP_INLINE void transpose_tile(typename Simd<Real>::V* r) {
   using S = Simd<Real>;
