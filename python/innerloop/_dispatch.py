@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from innerloop import _checks, _kernels
 from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
-from innerloop._tasks import warn_of_fallback
+from innerloop._tasks import alone, warn_of_fallback
 from innerloop.models import MLP
 
 P = ParamSpec("P")
@@ -223,16 +223,22 @@ def _widen(value: Any) -> Any:
 
 
 def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns the operation with its policy for autocast: inputs as float32, autocast off
-    inside."""
+    """Returns the operation with its policy for autocast (inputs as float32, autocast off inside)
+    and for modules (one Python thread at a time)."""
 
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def widened(*args: P.args, **kwargs: P.kwargs) -> R:
         device = _autocast_device()
         if device is None:
             return function(*args, **kwargs)
         wide = {k: _widen(v) for k, v in kwargs.items()}
         with torch.autocast(device, enabled=False):
             return function(*(_widen(v) for v in args), **wide)
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if isinstance(kwargs.get("model"), nn.Module):
+            with alone():
+                return widened(*args, **kwargs)
+        return widened(*args, **kwargs)
 
     return wrapped

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -59,8 +60,30 @@ def over_tasks(
         # one made-up task gives the shapes; nothing else of it is kept
         padded = [_each(_pad, tree, axis) for tree, axis in zip(trees, axes, strict=True)]
         return _each(lambda t, _: t[:0], over_tasks(model, task, padded, axes, 1), 0)
-    with exact_curvature() if isinstance(model, nn.Module) else nullcontext():
+    if not isinstance(model, nn.Module):
         return _map(model, task, trees, axes, tasks)
+    with exact_curvature():
+        return _map(model, task, trees, axes, tasks)
+
+
+_LOCK = threading.RLock()
+
+
+def _new_lock() -> None:
+    """Replaces the lock in a forked child, where its holder may not exist."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
+def alone() -> AbstractContextManager[Any]:
+    """Keeps other Python threads away from modules: functional_call puts its parameters into the
+    module while it runs, where another call of it (or of one that shares layers) would find them.
+    """
+    return nullcontext() if torch.compiler.is_compiling() else _LOCK
 
 
 def _map(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -159,6 +160,31 @@ def test_compiled_learner_has_the_second_order_gradient():
     compiled = torch.compile(learner, backend="aot_eager", fullgraph=True)
     compiled(support, query).backward()
     assert_close(gradients(net), expected, 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["fused", "torch", "functional"])
+def test_python_threads_do_not_disturb_each_other(kind):
+    torch.manual_seed(0)
+    norm = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1)).double()
+    net = sine_net() if kind == "fused" else norm
+    support, query = regression(seed=1), regression(rows=3, seed=2)
+    backend = "torch" if kind == "functional" else kind
+    learner = il.MAML(net, inner_lr=0.2, steps=2, backend=backend)
+    params = dict(net.named_parameters())
+
+    def call(_):
+        if kind == "functional":
+            options = {"model": net, "inner_lr": 0.2, "steps": 2, "backend": "torch"}
+            return il.meta_loss(params, support, query, **options).mean()
+        return learner(support, query)
+
+    expected = call(0)
+    with ThreadPoolExecutor(4) as pool:
+        losses = list(pool.map(call, range(40)))
+    assert all(torch.equal(loss, expected) for loss in losses)
+    grads = [torch.autograd.grad(loss, list(params.values())) for loss in losses[:4]]
+    for grad in grads[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(grad, grads[0], strict=True))
 
 
 def test_second_derivatives_of_the_fused_loss_are_refused():

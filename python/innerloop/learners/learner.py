@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from innerloop import _checks, functional
 from innerloop._dispatch import Choice, Model, backend_for
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
-from innerloop._tasks import loop_reason
+from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.adapted import Adapted
 from innerloop.learners.description import Description, summary
@@ -138,10 +138,11 @@ class Learner(nn.Module):
         """Returns what the functional layer is to run (the description if there is one, else the
         module), and the parameters."""
         model: Model = self.module
-        if self._backend == "torch":
-            params: dict[str, Tensor] = dict(self.module.named_parameters())
-        else:
-            model, params = self._description.of(self.module)
+        with alone():
+            if self._backend == "torch":
+                params: dict[str, Tensor] = dict(self.module.named_parameters())
+            else:
+                model, params = self._description.of(self.module)
         if model is self.module:
             learner_checks.check_normalisation(type(self).__name__, self.module, batches)
         return model, params
@@ -158,7 +159,8 @@ class Learner(nn.Module):
         """Returns the loss, tied to every parameter on the torch back end, so that unused ones get
         zero gradients."""
         if isinstance(model, nn.Module) and loss.requires_grad:
-            wanted = [p for p in self.parameters() if p.requires_grad]
+            with alone():
+                wanted = [p for p in self.parameters() if p.requires_grad]
             loss = _Anchor.apply(loss, *wanted)  # type: ignore[no-untyped-call]
         return loss
 
@@ -264,8 +266,9 @@ class Learner(nn.Module):
 
     def _given_rates(self, op: str, inner_lr: InnerLr, steps: int) -> InnerRates:
         """Returns rates given at a call, checked, as a module that can be asked step by step."""
-        leaves = self._leaves()
-        like = next(p for p in self.module.parameters() if p.is_floating_point())
+        with alone():
+            leaves = self._leaves()
+            like = next(p for p in self.module.parameters() if p.is_floating_point())
         _checks.check_inner_lr(op, inner_lr, leaves, self.adapted_names, steps, like)
         constants = _detached(inner_lr)
         adapted = [leaf for leaf in leaves if leaf.name in self.adapted_names]
