@@ -15,6 +15,7 @@ from innerloop._params import InnerLr, LeafShape, is_number
 
 LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
 BACKENDS = ("auto", "fused", "torch")
+MAX_STEPS = 2**31 - 1  # sizes made of steps stay far from overflow
 _DTYPES = (torch.float32, torch.float64)
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -57,7 +58,9 @@ def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> i
             _type_error(op, "steps", "be an int", repr(steps))
         if steps < 0:
             _value_error(op, "steps", "be at least 0", steps)
-    if order != 1 and order != 2:
+    if steps > MAX_STEPS:
+        _value_error(op, "steps", f"be at most {MAX_STEPS}", steps)
+    if type(order) is not int or order not in (1, 2):
         _value_error(op, "order", "be 1 (first-order) or 2 (exact)", repr(order))
     if backend not in BACKENDS:
         _value_error(op, "backend", "be 'auto', 'fused' or 'torch'", repr(backend))
@@ -367,7 +370,7 @@ def refuse_backend(op: str, reason: str) -> NoReturn:
     """Raises because the fused back end was demanded and cannot be had."""
     raise NotImplementedError(
         f'{op}: backend "fused" must be available (got: {reason}); use backend="torch" or "auto"'
-    )
+    ) from None
 
 
 def check_indices(op: str, argument: str, y: Tensor, count: Tensor | None, classes: int) -> None:
