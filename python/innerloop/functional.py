@@ -263,7 +263,7 @@ def mean_meta_loss(
         torch.Size([])
     """
     call = meta_call(
-        "mean_meta_loss",
+        "meta_loss",
         params,
         support,
         query,
