@@ -3,6 +3,7 @@ data."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
 BACKENDS = ("auto", "fused", "torch")
 MAX_STEPS = 2**31 - 1  # sizes made of steps stay far from overflow
 _DTYPES = (torch.float32, torch.float64)
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in _DTYPES}
 _PLAIN = (Tensor, nn.Parameter)
 
 
@@ -292,6 +294,7 @@ def check_inner_lr(
 ) -> None:
     """Checks the inner rates: their form, the names of a dict, shapes, dtype and device."""
     if is_number(inner_lr):
+        _check_number(op, "inner_lr", inner_lr, like)
         return
     if isinstance(inner_lr, Tensor):
         check_tensor(op, "inner_lr", inner_lr)
@@ -320,11 +323,18 @@ def check_inner_lr(
             _check_leaf_rate(op, leaf, inner_lr[leaf.name], steps, like)
 
 
+def _check_number(op: str, argument: str, value: Any, like: Tensor) -> None:
+    """Checks that a rate given as a number is one of the call's dtype too."""
+    if _LARGEST[like.dtype] < abs(value) < math.inf:
+        _value_error(op, argument, f"fit {like.dtype}", value)
+
+
 def _check_leaf_rate(op: str, leaf: LeafShape, value: object, steps: int, like: Tensor) -> None:
     """Checks one entry of a dict of rates."""
-    if is_number(value):
-        return
     argument = f"inner_lr[{leaf.name!r}]"
+    if is_number(value):
+        _check_number(op, argument, value, like)
+        return
     if not isinstance(value, Tensor):
         _type_error(op, argument, "be a number or a tensor", _kind(value))
     check_tensor(op, argument, value)
