@@ -446,24 +446,25 @@ class LaneEngine {
     V present{};
     for (int i = 0; i < used_; ++i) present[i] = Real(1) / static_cast<Real>(side.rows);
     const bool plain = !side.weight && !side.count;
+    int64_t counts[kWidth] = {};
+    for (int i = 0; i < used_; ++i) counts[i] = row_count(side, first_ + i);
     for (int64_t r = 0; r < side.rows; ++r) {
       V w = present;
       if (!plain) {
-        for (int i = 0; i < used_; ++i) w[i] = row_weight(side, first_ + i, r);
+        for (int i = 0; i < used_; ++i) w[i] = row_weight(side, first_ + i, r, counts[i]);
       }
       d.weight[r] = w;
       d.gradient[r] = w * scale;
     }
   }
-  Real row_weight(const Side& side, int64_t task, int64_t row) {
-    int64_t count = side.rows;
-    if (side.count) {
-      count = side.count[task];
-      if (count < 0 || count > side.rows) {
-        status_ = Status::kBadCount;
-        count = 0;
-      }
-    }
+  int64_t row_count(const Side& side, int64_t task) {
+    if (!side.count) return side.rows;
+    const int64_t count = side.count[task];
+    if (count >= 0 && count <= side.rows) return count;
+    status_ = Status::kBadCount;
+    return 0;
+  }
+  Real row_weight(const Side& side, int64_t task, int64_t row, int64_t count) const {
     if (row >= count) return 0;
     if (side.weight) return static_cast<const Real*>(side.weight)[task * side.rows + row];
     return Real(1) / static_cast<Real>(count);

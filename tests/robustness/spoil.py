@@ -49,6 +49,8 @@ def is_plain(tensor):
     """Says whether a tensor is small and dense on the CPU, without autograd."""
     if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
         return False
+    if tensor.dtype is torch.float8_e4m3fn:  # which torch can hardly copy
+        return False
     return tensor.device.type == "cpu" and tensor.numel() < 10**6 and not tensor.requires_grad
 
 
