@@ -114,6 +114,7 @@ def test_rivals_written_in_torch_agree_with_the_reference(name: str) -> None:
     """The eager rivals in float64: independent ways to the same numbers."""
     import baselines
     from cases import make_problem
+
     from reference import disagreement, numbers, reference
 
     problem = make_problem(small_case(name), torch.float64)
@@ -133,6 +134,7 @@ def test_handwritten_rival_agrees_with_the_reference(
     """The functions behind the compiled rival, run eagerly."""
     from baselines import bmm_baseline, compiled
     from cases import make_problem
+
     from reference import disagreement, reference
 
     def eager(function: Any, arguments: Any, names: list[str]) -> Any:
@@ -150,6 +152,7 @@ def test_handwritten_rival_agrees_with_the_reference(
 def test_innerloop_agrees_with_the_reference(name: str) -> None:
     from baselines import innerloop_baseline
     from cases import make_problem
+
     from reference import disagreement, numbers, reference
 
     if innerloop_baseline.missing() is not None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import class_family, linear_family
-from innerloop.cli import build
 from typer.testing import CliRunner
+
+from innerloop.cli import build
 
 COMMAND = [sys.executable, "-m", "innerloop.cli", "compare"]
 SMALL = ["--splits", "3", "--draws", "2", "--inner-lrs", "0.05,0.1", "--steps", "1", "--no-figures"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import linear_family
+
 from innerloop.compare.config import Config
 from innerloop.compare.episodes import (
     Stream,

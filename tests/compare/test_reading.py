@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from families import class_family, linear_family
+
 from innerloop.compare.command import DEFAULT, with_panel_columns
 from innerloop.compare.config import Config, parse_floats, parse_ints
 from innerloop.compare.errors import InputError

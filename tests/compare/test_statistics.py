@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from innerloop.compare.statistics import Interval, corrected_interval
 from scipy import stats
+
+from innerloop.compare.statistics import Interval, corrected_interval
 
 VALUES = [0.3, -0.1, 0.25, 0.4, 0.05, 0.11]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from innerloop.compare.errors import InputError
 from innerloop.compare.store import JOURNAL, RESULTS, Store, write_atomically, write_json
 

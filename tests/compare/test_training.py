@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import class_family, linear_family
+
 from innerloop.compare import episodes as ep
 from innerloop.compare.config import Config
 from innerloop.compare.descent import Adam, training_iterations

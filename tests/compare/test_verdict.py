@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from innerloop.compare.statistics import Interval
 from innerloop.compare.verdict import AS_GOOD, JOINT_BETTER, MAML_BETTER, UNDECIDED, decide, percent
 
