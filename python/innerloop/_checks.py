@@ -324,8 +324,8 @@ def check_inner_lr(
 
 
 def _check_number(op: str, argument: str, value: Any, like: Tensor) -> None:
-    """Checks that a rate given as a number is one of the call's dtype too."""
-    if _LARGEST[like.dtype] < abs(value) < math.inf:
+    """Checks that a rate given as a number is one of the call's dtype too (which is checked apart)."""
+    if _LARGEST.get(like.dtype, math.inf) < abs(value) < math.inf:
         _value_error(op, argument, f"fit {like.dtype}", value)
 
 
