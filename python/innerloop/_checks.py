@@ -324,7 +324,7 @@ def check_inner_lr(
 
 
 def _check_number(op: str, argument: str, value: Any, like: Tensor) -> None:
-    """Checks that a rate given as a number is one of the call's dtype too (which is checked apart)."""
+    """Checks that a rate given as a number is finite in the dtype of the call."""
     if _LARGEST.get(like.dtype, math.inf) < abs(value) < math.inf:
         _value_error(op, argument, f"fit {like.dtype}", value)
 
