@@ -5,6 +5,7 @@ the inner rate of one gradient step on `samples` support points (None: the popul
 the number of training tasks; the joint estimator (DRS) pools 2 `samples` points per task.
 """
 
+from innerloop.bounds.linear.empirical import Estimate, estimate
 from innerloop.bounds.linear.laws import (
     Mixture,
     Nodes,
@@ -22,12 +23,14 @@ from innerloop.bounds.linear.moments import (
 )
 
 __all__ = [
+    "Estimate",
     "Mixture",
     "Nodes",
     "PublishedLaw",
     "TaskLaw",
     "cube_moment",
     "design_noise",
+    "estimate",
     "from_sampler",
     "published_law",
     "sandwich_moment",
