@@ -1,4 +1,4 @@
-// innerloop._cpu: unpack integers, call the kernels without the GIL, translate the status.
+// innerloop._cpu: unpack tensors, call the kernels without the GIL, translate the status.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "bindings/regression.h"
+#include "bindings/tensors.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -64,24 +66,33 @@ class Model {
   Net net_;
 };
 
-const void* pointer(int64_t address) { return reinterpret_cast<const void*>(address); }
-void* writable(int64_t address) { return reinterpret_cast<void*>(address); }
-
-/// Addresses and strides of one set of leaves, kept alive for the call.
+/// Addresses and task strides of one set of leaves: 0 if all tasks share a leaf.
 struct LeafList {
-  std::vector<const void*> data;
+  std::vector<void*> data;
   std::vector<int64_t> strides;
 
-  LeafList(const Model& model, const std::vector<int64_t>& addresses,
-           const std::vector<int64_t>& task_strides)
-      : strides(task_strides) {
-    const size_t leaves = static_cast<size_t>(model.net().leaves);
-    if (addresses.size() != leaves || task_strides.size() != leaves) {
-      throw std::invalid_argument("one address and one stride per leaf expected");
+  LeafList(const Model& model, const py::sequence& tensors, TensorReader& reader) {
+    const Net& net = model.net();
+    if (tensors.size() != static_cast<size_t>(net.leaves)) {
+      throw std::invalid_argument("one tensor per leaf expected");
     }
-    for (int64_t address : addresses) data.push_back(pointer(address));
+    data.reserve(tensors.size());
+    strides.reserve(tensors.size());
+    for (int l = 0; l < net.depth; ++l) {
+      const Layer& layer = net.layers[l];
+      add(tensors[static_cast<size_t>(layer.weight_leaf)], 2, layer.in * layer.out, reader);
+      if (layer.bias_leaf >= 0) {
+        add(tensors[static_cast<size_t>(layer.bias_leaf)], 1, layer.out, reader);
+      }
+    }
   }
   Leaves view() const { return {data.data(), strides.data()}; }
+
+ private:
+  void add(const py::object& tensor, int64_t dimensions, int64_t size, TensorReader& reader) {
+    data.push_back(reader.address(tensor));
+    strides.push_back(TensorReader::dimensions(tensor) > dimensions ? size : 0);
+  }
 };
 
 Problem problem(const Model& model, int loss, double loss_parameter, int64_t tasks,
@@ -93,17 +104,18 @@ Problem problem(const Model& model, int loss, double loss_parameter, int64_t tas
   return {&model.net(), static_cast<LossKind>(loss), loss_parameter, tasks, params.view(), threads};
 }
 
-using SideTuple = std::array<int64_t, 5>;  // rows, x, y, weight, count
-
-Side side(const SideTuple& s) {
-  return {s[0], pointer(s[1]), pointer(s[2]), pointer(s[3]),
-          static_cast<const int64_t*>(pointer(s[4]))};
+/// A side is the tuple (rows, x, y, count, weight).
+Side side(const py::tuple& s, TensorReader& reader) {
+  if (s.size() != 5) throw std::invalid_argument("a side has five entries");
+  return {s[0].cast<int64_t>(), reader.address(s[1]), reader.address(s[2]), reader.address(s[4]),
+          static_cast<const int64_t*>(reader.address(s[3]))};
 }
 
-using RateTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, bool>;
-
-Rates rates(const RateTuple& r) {
-  return {pointer(std::get<0>(r)), std::get<1>(r), std::get<2>(r), std::get<3>(r), std::get<4>(r)};
+/// Rates are the tuple (tensor, task_stride, step_stride, leaf_stride, elementwise).
+Rates rates(const py::tuple& r, TensorReader& reader) {
+  if (r.size() != 5) throw std::invalid_argument("rates have five entries");
+  return {reader.address(r[0]), r[1].cast<int64_t>(), r[2].cast<int64_t>(), r[3].cast<int64_t>(),
+          r[4].cast<bool>()};
 }
 
 void check(Status status, const Model& model) {
@@ -134,90 +146,104 @@ void dispatch(Status (*Kernels::*entry)(const Call&, Strategy), bool is_float64,
 }
 
 void predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
-             const std::vector<int64_t>& params, const std::vector<int64_t>& strides, int64_t x,
-             int64_t out, int threads) {
-  const LeafList leaves(model, params, strides);
-  PredictCall call{problem(model, 0, 0, tasks, leaves, threads), rows, pointer(x), writable(out)};
+             const py::sequence& params, py::handle x, py::handle out, int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  PredictCall call{problem(model, 0, 0, tasks, leaves, threads), rows, reader.address(x),
+                   reader.address(out)};
   dispatch(&Kernels::predict, is_float64, call, model);
 }
 
 void loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
-                   int64_t tasks, const std::vector<int64_t>& params,
-                   const std::vector<int64_t>& strides, const SideTuple& batch, int64_t out_loss,
-                   int64_t out_grad, int threads) {
-  const LeafList leaves(model, params, strides);
-  LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, threads), side(batch),
-                       writable(out_loss), writable(out_grad)};
+                   int64_t tasks, const py::sequence& params, const py::tuple& batch,
+                   py::handle out_loss, py::handle out_grad, int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, threads),
+                       side(batch, reader), reader.address(out_loss), reader.address(out_grad)};
   dispatch(&Kernels::loss_and_grad, is_float64, call, model);
 }
 
 void hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-         const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-         const std::vector<int64_t>& vector, const std::vector<int64_t>& vector_strides,
-         const SideTuple& batch, int64_t out, int threads) {
-  const LeafList leaves(model, params, strides), direction(model, vector, vector_strides);
-  HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, threads), side(batch),
-               direction.view(), writable(out)};
+         const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
+         py::handle out, int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader), direction(model, vector, reader);
+  HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, threads), side(batch, reader),
+               direction.view(), reader.address(out)};
   dispatch(&Kernels::hvp, is_float64, call, model);
 }
 
 /// One byte per leaf, as the kernels read it.
-std::vector<uint8_t> adapt_flags(const Model& model, const std::vector<bool>& adapt) {
+std::vector<uint8_t> adapt_flags(const Model& model, const py::tuple& adapt) {
   if (adapt.size() != static_cast<size_t>(model.net().leaves)) {
     throw std::invalid_argument("one adapt flag per leaf expected");
   }
-  return {adapt.begin(), adapt.end()};
+  std::vector<uint8_t> flags;
+  for (py::handle flag : adapt) flags.push_back(flag.ptr() == Py_True);
+  return flags;
 }
 
 void adapt(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-           int64_t steps, const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-           const std::vector<bool>& adapts, const RateTuple& lr, const SideTuple& support,
-           int64_t out, bool stepwise, int64_t out_support_loss, int threads) {
-  const LeafList leaves(model, params, strides);
+           int64_t steps, const py::sequence& params, const py::tuple& adapts, const py::tuple& lr,
+           const py::tuple& support, py::handle out, bool stepwise, py::handle out_support_loss,
+           int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
   const std::vector<uint8_t> flags = adapt_flags(model, adapts);
   MetaGradCall call{};
   call.problem = problem(model, loss, loss_parameter, tasks, leaves, threads);
   call.steps = steps;
   call.order = 1;
   call.adapt = flags.data();
-  call.rates = rates(lr);
-  call.support = side(support);
-  call.out_support_loss = writable(out_support_loss);
-  call.adapted = writable(out);
+  call.rates = rates(lr, reader);
+  call.support = side(support, reader);
+  call.out_support_loss = reader.address(out_support_loss);
+  call.adapted = reader.address(out);
   call.adapted_stepwise = stepwise;
   dispatch(&Kernels::meta_grad, is_float64, call, model);
 }
 
+/// `grads` is one flat tensor, leaf after leaf, each as its parameter: shared or per task. None
+/// computes the losses only.
 void meta_grad(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-               int64_t steps, int order, const std::vector<int64_t>& params,
-               const std::vector<int64_t>& strides, const std::vector<bool>& adapts,
-               const RateTuple& lr, const SideTuple& support, const SideTuple& query,
-               int64_t task_weight, int64_t out_loss, int64_t out_support_loss,
-               int64_t out_query_loss, const std::vector<int64_t>& grads,
-               const std::vector<int64_t>& grad_strides, int64_t out_lr_grad, int threads) {
-  const LeafList leaves(model, params, strides);
+               int64_t steps, int order, const py::sequence& params, const py::tuple& adapts,
+               const py::tuple& lr, const py::tuple& support, const py::tuple& query,
+               py::handle task_weight, py::handle out_loss, py::handle out_support_loss,
+               py::handle out_query_loss, py::handle grads, py::handle out_lr_grad, int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
   const std::vector<uint8_t> flags = adapt_flags(model, adapts);
-  std::vector<void*> grad_pointers;
-  for (int64_t address : grads) grad_pointers.push_back(writable(address));
-  const size_t count = static_cast<size_t>(model.net().leaves);
-  if (!grads.empty() && (grads.size() != count || grad_strides.size() != count)) {
-    throw std::invalid_argument("one gradient address and one stride per leaf expected");
-  }
   MetaGradCall call{};
   call.problem = problem(model, loss, loss_parameter, tasks, leaves, threads);
   call.steps = steps;
   call.order = order;
   call.adapt = flags.data();
-  call.rates = rates(lr);
-  call.support = side(support);
-  call.query = side(query);
-  call.task_weight = pointer(task_weight);
-  call.out_loss = writable(out_loss);
-  call.out_support_loss = writable(out_support_loss);
-  call.out_query_loss = writable(out_query_loss);
-  call.grads = grads.empty() ? nullptr : grad_pointers.data();
-  call.grad_strides = grad_strides.data();
-  call.out_rate_grad = grads.empty() ? nullptr : writable(out_lr_grad);
+  call.rates = rates(lr, reader);
+  call.support = side(support, reader);
+  call.query = side(query, reader);
+  call.task_weight = reader.address(task_weight);
+  call.out_loss = reader.address(out_loss);
+  call.out_support_loss = reader.address(out_support_loss);
+  call.out_query_loss = reader.address(out_query_loss);
+  std::vector<void*> grad_pointers;
+  if (!grads.is_none()) {
+    char* next = static_cast<char*>(reader.address(grads));
+    const int64_t width = is_float64 ? 8 : 4;
+    const auto leaf = [&](int64_t size) {
+      const bool per_task = leaves.strides[grad_pointers.size()] != 0;
+      grad_pointers.push_back(next);
+      next += width * (per_task ? tasks * size : size);
+    };
+    for (int l = 0; l < model.net().depth; ++l) {
+      const Layer& layer = model.net().layers[l];
+      leaf(layer.in * layer.out);
+      if (layer.bias_leaf >= 0) leaf(layer.out);
+    }
+    call.grads = grad_pointers.data();
+    call.grad_strides = leaves.strides.data();
+    call.out_rate_grad = reader.address(out_lr_grad);
+  }
   const int64_t per_step = call.rates.elementwise   ? model.net().parameters
                            : call.rates.leaf_stride ? model.net().leaves
                                                     : 1;
@@ -251,8 +277,7 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
-  m.doc() =
-      "Fused operations for batches of tasks, over raw addresses. Use innerloop's Python API.";
+  m.doc() = "Fused operations for batches of tasks, unchecked. Use innerloop's Python API.";
   simd_level();  // reads INNERLOOP_SIMD: a bad value fails the import, with its reason
   py::class_<Model>(m, "Model")
       .def(py::init<const std::vector<int64_t>&, const std::vector<int>&,
@@ -263,6 +288,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.def("hvp", &hvp);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
+  m.def("tensor_key", &tensor_key);
+  define_regression(m);
   m.def("simd_levels", &simd_levels);
   m.def("simd_level", &simd_level);
   m.def("set_simd_level", &set_simd_level);

@@ -309,7 +309,7 @@ class _MetaLoss(Function):
         head = len(_HEADS["meta_loss"])
         arguments = (*tensors[:head], cotangent, *tensors[head:])
         out = run("meta_grad", plan, arguments)
-        grads = _ops.split_grads(plan, tensors[head:], out[3], cotangent.shape[0])
+        grads = _ops.split_grads(tensors[head:], out[3])
         return (None, out[4], *(None,) * (head - 1), *grads)
 
     @staticmethod
@@ -357,7 +357,7 @@ class _MeanMetaLoss(Function):
         else:
             grads = grads * cotangent
             rate_grad = rate_grad * cotangent if ctx.needs_input_grad[1] else None
-        parts = _ops.split_grads(ctx.plan, inputs[1:], grads, ctx.tasks)
+        parts = _ops.split_grads(inputs[1:], grads)
         nones = (None,) * (len(_HEADS["meta_grad"]) - 1)
         return (None, rate_grad, *nones, *parts)
 

@@ -38,8 +38,6 @@ class Plan:
         "options",
         "outputs",
         "parameters",
-        "shapes",
-        "sizes",
         "text",
     )
 
@@ -54,8 +52,6 @@ class Plan:
         self.loss_code = LOSS_CODES[options.loss]
         self.loss_parameter = HUBER_DELTA if options.loss == "huber" else 0.0
         self.native: Any = None  # the extension's model, made at the first call
-        self.shapes = [leaf.shape for leaf in model.leaves]
-        self.sizes = [leaf.size for leaf in model.leaves]
 
     def native_arguments(self) -> tuple[list[int], list[int], list[float], list[bool]]:
         """Returns what the extension's Model is made of: widths, activations, slopes, has_bias."""

@@ -162,7 +162,7 @@ def meta_grad(
         return MetaGrad(*result, backend="torch")
     out = _autograd.run("meta_grad", plan, call.tensors, constant=True)
     leaves = cast("tuple[Tensor, ...]", call.tensors[-len(call.names) :])
-    grads = split_grads(plan, leaves, out[3], call.tasks)
+    grads = split_grads(leaves, out[3])
     rate_grad = out[4]
     if isinstance(inner_lr, Mapping):
         options, shapes = plan.options, named_leaves(call.names, plan.leaves)
