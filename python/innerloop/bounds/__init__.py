@@ -1,11 +1,12 @@
 """Bounds and exact asymptotics that say in advance when MAML beats joint training.
 
-`linear` holds meta linear regression (Results 1-20 and 36 of docs/theory.md). Every function names
+`linear` holds meta linear regression (Results 1-20 and 36 of docs/theory.md), `nonconvex` smooth
+non-convex risks (Results 21-31). Every function names
 the result it evaluates and the assumptions it rests on. Nothing here is imported by
 `import innerloop`; some functions need SciPy, which comes with `innerloop[cli]`.
 """
 
-from innerloop.bounds import linear
+from innerloop.bounds import linear, nonconvex
 from innerloop.bounds._results import Assumption, Quantity, Record
 
-__all__ = ["Assumption", "Quantity", "Record", "linear"]
+__all__ = ["Assumption", "Quantity", "Record", "linear", "nonconvex"]
