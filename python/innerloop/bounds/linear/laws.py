@@ -38,6 +38,24 @@ class Nodes(NamedTuple):
     sigma2: Array
 
 
+class LowOrder(NamedTuple):
+    """Averages of the four matrices F = Q, Q^2, Q^3, tr(Q^2) Q that the post-update risk needs.
+
+    Members:
+        matrices: [4, p, p], E F.
+        vectors: [4, p], E[F theta].
+        scalars: [4], E[theta' F theta].
+        noise: E sigma2.
+        noise_trace: E[sigma2 tr(Q^2)].
+    """
+
+    matrices: Array
+    vectors: Array
+    scalars: Array
+    noise: float
+    noise_trace: float
+
+
 class TaskLaw:
     """A distribution of tasks: what every function of `innerloop.bounds.linear` takes.
 
@@ -59,6 +77,21 @@ class TaskLaw:
     def sample(self, rng: np.random.Generator, size: int) -> Nodes:
         """`size` independent tasks with weights 1 / size."""
         raise NotImplementedError
+
+    def low_order(self) -> LowOrder:
+        """The averages behind Results 2-4, from the nodes unless a closed form is known."""
+        weights, q, theta, sigma2 = self.nodes()
+        square = q @ q
+        trace = np.trace(square, axis1=1, axis2=2)
+        family = np.stack([q, square, square @ q, trace[:, None, None] * q])  # [4, G, p, p]
+        times_theta = np.einsum("fgij,gj->fgi", family, theta)
+        return LowOrder(
+            np.einsum("g,fgij->fij", weights, family),
+            np.einsum("g,fgi->fi", weights, times_theta),
+            np.einsum("g,fgi,gi->f", weights, times_theta, theta),
+            float(weights @ sigma2),
+            float(weights @ (sigma2 * trace)),
+        )
 
 
 class Mixture(TaskLaw):
@@ -130,6 +163,25 @@ class PublishedLaw(TaskLaw):
         sigma2 = rng.uniform(0.0, self.beta, size)
         q = _rotated(rotations, eigenvalues)
         return Nodes(np.full(size, 1.0 / size), q, eigenvalues, sigma2)
+
+    def low_order(self) -> LowOrder:
+        """The closed form of Result 5, for any p."""
+        m = self.beta ** np.arange(6.0) / np.arange(1.0, 7.0)  # moments of U(0, beta)
+        p, r = self.p, self.p - 1
+        matrices = np.array([m[1], m[2], m[3], m[3] + r * m[1] * m[2]])
+        vectors = [m[k + 1] + r * m[k] * m[1] for k in (1, 2, 3)]
+        vectors.append(m[4] + 2 * r * m[3] * m[1] + r * m[2] ** 2 + r * (p - 2) * m[2] * m[1] ** 2)
+        scalars = [m[k + 2] + r * m[k] * m[2] for k in (1, 2, 3)]
+        scalars.append(
+            m[5] + r * m[4] * m[1] + 2 * r * m[3] * m[2] + r * (p - 2) * m[2] ** 2 * m[1]
+        )
+        return LowOrder(
+            matrices[:, None, None] * np.eye(p),
+            np.repeat(np.array(vectors)[:, None] / p, p, axis=1),
+            np.array(scalars),
+            self.beta / 2.0,
+            self.beta / 2.0 * p * m[2],
+        )
 
     @cached_property
     def _rule(self) -> Nodes:
