@@ -1,12 +1,13 @@
 """Bounds and exact asymptotics that say in advance when MAML beats joint training.
 
 `linear` holds meta linear regression (Results 1-20 and 36 of docs/theory.md), `nonconvex` smooth
-non-convex risks (Results 21-31). Every function names
-the result it evaluates and the assumptions it rests on. Nothing here is imported by
-`import innerloop`; some functions need SciPy, which comes with `innerloop[cli]`.
+non-convex risks (Results 21-31), `constants` estimates what these need from gradients and
+Hessian-vector products (Results 32-35). Every function names the result it evaluates and the
+assumptions it rests on. Nothing here is imported by `import innerloop`; some functions need SciPy,
+which comes with `innerloop[cli]`.
 """
 
-from innerloop.bounds import linear, nonconvex
+from innerloop.bounds import constants, linear, nonconvex
 from innerloop.bounds._results import Assumption, Quantity, Record
 
-__all__ = ["Assumption", "Quantity", "Record", "linear", "nonconvex"]
+__all__ = ["Assumption", "Quantity", "Record", "constants", "linear", "nonconvex"]
