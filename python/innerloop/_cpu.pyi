@@ -1,7 +1,8 @@
 """The native extension: plain functions over tensors and sizes, unchecked; see csrc/bindings.
 
 A side is (rows, x, y, count, weight); rates are (tensor, task_stride, step_stride, leaf_stride,
-elementwise), strides in elements. Outputs are contiguous tensors that are written whole.
+elementwise), strides in elements. Outputs are contiguous tensors that are written whole. The
+functions of the linear-regression study take the addresses of NumPy arrays (0: absent).
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from torch import Tensor
 
 _Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
 _Rates = tuple[Tensor, int, int, int, bool]
+_RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
 
 class Model:
     def __init__(
@@ -92,6 +94,31 @@ def meta_grad(
     threads: int,
 ) -> None: ...
 def tensor_key(types: tuple[type, ...], values: list[object]) -> bytes | None: ...
+def regression_trials(
+    law: _RegressionLaw,
+    tasks: int,
+    first_trial: int,
+    trials: int,
+    rates: int,
+    rate: int,
+    risks: int,
+    excess: int,
+    estimates: int,
+    threads: int,
+) -> None: ...
+def regression_tasks(
+    law: _RegressionLaw,
+    tasks: int,
+    first_trial: int,
+    trials: int,
+    theta: int,
+    variance: int,
+    covariance: int,
+    gram: int,
+    moment: int,
+    threads: int,
+) -> None: ...
+def random_words(key: int, count: int, counters: int, words: int) -> None: ...
 def simd_levels() -> list[str]: ...
 def simd_level() -> str: ...
 def set_simd_level(name: str) -> None: ...
