@@ -1,7 +1,8 @@
 """Bounds for smooth non-convex risks (Results 21-31 of docs/theory.md), from explicit constants.
 
 `Constants` holds what is known of a family of tasks; each function evaluates one result; `compare`
-puts them together.
+puts them together. `families` has tasks whose constants are certified by analysis; `enumeration`,
+`attack` and `simulation` check every inequality on them.
 """
 
 from innerloop.bounds.nonconvex.bias import difference_error, gradient_bias
@@ -9,6 +10,7 @@ from innerloop.bounds.nonconvex.comparison import Certificate, Comparison, compa
 from innerloop.bounds.nonconvex.complexity import Complexity, sample_complexity
 from innerloop.bounds.nonconvex.constants import Constants
 from innerloop.bounds.nonconvex.crossover import Crossover, crossover_budget
+from innerloop.bounds.nonconvex.families import Family, LogisticLoss, TanhRegression
 from innerloop.bounds.nonconvex.linear_tasks import linear_constants, quadratic_smoothness
 from innerloop.bounds.nonconvex.links import gradient_gap, maml_gradient_bound, modelling_gradient
 from innerloop.bounds.nonconvex.modelling import (
@@ -38,8 +40,11 @@ __all__ = [
     "Complexity",
     "Constants",
     "Crossover",
+    "Family",
     "InverseLink",
+    "LogisticLoss",
     "RelativeConstants",
+    "TanhRegression",
     "ValueInterval",
     "VarianceTerms",
     "adaptive_sgd_bound",
