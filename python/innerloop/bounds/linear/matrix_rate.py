@@ -222,4 +222,6 @@ def _rate(rate: Any, p: int, function: str) -> Array:
 def _one(samples: Any, function: str) -> float:
     """A single sample size, infinite for None."""
     n = _arguments.counts(samples, function=function, name="samples", none=np.inf)
-    return float(_arguments.array(1.0 / n, function=function, name="samples", ndim=0) ** -1)
+    if n.ndim:
+        raise ValueError(f"{function}: samples must be one number (got shape {n.shape})")
+    return float(n)
