@@ -6,6 +6,7 @@ the number of training tasks; the joint estimator (DRS) pools 2 `samples` points
 """
 
 from innerloop.bounds.linear.allocation import Allocation, allocate_labels
+from innerloop.bounds.linear.analysis import Analysis, analyse
 from innerloop.bounds.linear.easy_hard import EasyHard, easy_hard
 from innerloop.bounds.linear.efficiency import (
     CentroidEstimate,
@@ -17,7 +18,16 @@ from innerloop.bounds.linear.efficiency import (
     information,
 )
 from innerloop.bounds.linear.empirical import Estimate, estimate
+from innerloop.bounds.linear.estimators import drs_estimate, maml_estimate
+from innerloop.bounds.linear.existence import Existence, mean_excess_exists
 from innerloop.bounds.linear.expansion import Expansion, crossover, expansion
+from innerloop.bounds.linear.fourth import score_fourth_moment
+from innerloop.bounds.linear.guarantee import (
+    GuaranteeConstants,
+    expected_excess_bound,
+    guarantee,
+    guarantee_constants,
+)
 from innerloop.bounds.linear.laws import (
     Mixture,
     Nodes,
@@ -47,6 +57,12 @@ from innerloop.bounds.linear.optimal_rate import (
     training_rate_slope,
 )
 from innerloop.bounds.linear.probability import probability_drs_worse
+from innerloop.bounds.linear.rates import (
+    CoarseRates,
+    coarse_rates,
+    joint_score_bound,
+    maml_score_bound,
+)
 from innerloop.bounds.linear.ridge import IsotropicRidge, isotropic_ridge_limit, ridge_risk
 from innerloop.bounds.linear.risk import (
     Minimisers,
@@ -65,12 +81,16 @@ from innerloop.bounds.linear.wick import wick
 
 __all__ = [
     "Allocation",
+    "Analysis",
     "CentroidEstimate",
+    "CoarseRates",
     "EasyHard",
     "EfficiencyBound",
     "Estimate",
+    "Existence",
     "Expansion",
     "GradientSteps",
+    "GuaranteeConstants",
     "IsotropicRidge",
     "MatrixRate",
     "MatrixRateMoments",
@@ -84,21 +104,31 @@ __all__ = [
     "TaskLaw",
     "TrainingRate",
     "allocate_labels",
+    "analyse",
     "bayes_maml",
     "centroid_law",
+    "coarse_rates",
     "crossover",
     "cube_moment",
     "design_noise",
+    "drs_estimate",
     "easy_hard",
     "efficiency_bound",
     "estimate",
     "expansion",
+    "expected_excess_bound",
     "from_sampler",
     "gls",
+    "guarantee",
+    "guarantee_constants",
     "information",
     "isotropic_ridge_limit",
+    "joint_score_bound",
+    "maml_estimate",
+    "maml_score_bound",
     "matrix_rate_moments",
     "matrix_rate_risk",
+    "mean_excess_exists",
     "minimisers",
     "modelling_error",
     "modelling_error_bound",
@@ -115,6 +145,7 @@ __all__ = [
     "sandwich_moment",
     "scalar_moments",
     "score_covariances",
+    "score_fourth_moment",
     "small_rate_coefficient",
     "square_moment",
     "train_train",

@@ -152,9 +152,19 @@ class PublishedLaw(TaskLaw):
 
         The averages in question have degree at most 8 in an eigenvalue and at most 4 in the
         rotation (powers of Q count 2), and are linear in sigma2, which is independent of the rest.
-        For p = 1, sigma2 has two Gauss-Legendre nodes, so that its square averages exactly too.
         """
         return self._rule
+
+    def with_noise_levels(self) -> Nodes:
+        """`nodes` with sigma2 at two Gauss-Legendre points, so that its square averages exactly."""
+        weights, q, theta, sigma2 = self._rule
+        reach = self.beta / np.sqrt(12.0)
+        return Nodes(
+            np.tile(weights / 2.0, 2),
+            np.tile(q, (2, 1, 1)),
+            np.tile(theta, (2, 1)),
+            np.concatenate([sigma2 - reach, sigma2 + reach]),
+        )
 
     def sample(self, rng: np.random.Generator, size: int) -> Nodes:
         """`size` tasks: eigenvalues U(0, beta), rotation Haar, sigma2 U(0, beta)."""
@@ -196,13 +206,12 @@ class PublishedLaw(TaskLaw):
         rotations, share = _rotation_rule(self.p)  # [R, p, p], [R]
         q = _rotated(rotations[:, None], eigenvalues[None])  # [R, E, p, p]
         count = len(share)
-        rule = Nodes(
+        return Nodes(
             np.outer(share, weights).ravel(),
             q.reshape(-1, self.p, self.p),
             np.tile(eigenvalues, (count, 1)),
             np.full(count * len(weights), self.beta / 2.0),
         )
-        return _with_two_noise_levels(rule, self.beta) if self.p == 1 else rule
 
 
 class SampledLaw(TaskLaw):
@@ -316,16 +325,6 @@ def _checked(weights: Any, Q: Any, theta: Any, sigma2: Any, function: str) -> No
 def _rotated(rotations: Array, eigenvalues: Array) -> Array:
     """U diag(l) U' for matching leading axes."""
     return (rotations * eigenvalues[..., None, :]) @ np.swapaxes(rotations, -1, -2)
-
-
-def _with_two_noise_levels(rule: Nodes, beta: float) -> Nodes:
-    """The rule with sigma2 ~ U(0, beta) at two Gauss-Legendre nodes (exact to degree 3)."""
-    reach = beta / np.sqrt(12.0)
-    levels = np.repeat([beta / 2.0 - reach, beta / 2.0 + reach], len(rule.weights))
-    return Nodes(
-        np.tile(rule.weights / 2.0, 2), np.tile(rule.Q, (2, 1, 1)), np.tile(rule.theta, (2, 1)),
-        levels,
-    )  # fmt: skip
 
 
 def _rotation_rule(p: int) -> tuple[Array, Array]:

@@ -157,7 +157,7 @@ def scalar_moments(order: int, samples: Any) -> Array:
 
 def _trace(matrix: Array) -> Array:
     """Traces with two trailing axes of length 1."""
-    return np.trace(matrix, axis1=-2, axis2=-1)[..., None, None]
+    return np.asarray(np.trace(matrix, axis1=-2, axis2=-1))[..., None, None]
 
 
 def _per_matrix(value: Array) -> Array:
