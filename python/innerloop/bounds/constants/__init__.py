@@ -28,7 +28,9 @@ from innerloop.bounds.constants.krylov import (
     products_needed,
     ritz,
 )
+from innerloop.bounds.constants.problem import ProblemConstants, problem_constants
 from innerloop.bounds.constants.samples import SampleConstants, sample_constants
+from innerloop.bounds.constants.sampling import draw_tasks
 from innerloop.bounds.constants.variance import VarianceComponents, variance_components
 
 __all__ = [
@@ -39,12 +41,14 @@ __all__ = [
     "InitialGaps",
     "Krylov",
     "Origin",
+    "ProblemConstants",
     "Ritz",
     "SampleConstants",
     "ThirdOrder",
     "VarianceComponents",
     "curvature",
     "directional_smoothness",
+    "draw_tasks",
     "initial_gaps",
     "lanczos",
     "lanczos_failure",
@@ -52,6 +56,7 @@ __all__ = [
     "logistic_constants",
     "power_failure",
     "power_iteration",
+    "problem_constants",
     "products_needed",
     "ritz",
     "sample_constants",

@@ -108,14 +108,18 @@ class Estimate(Quantity):
         """Everything the number carries, ready for JSON."""
         return {**super().to_dict(), "origin": plain(self.origin)}
 
-    def as_plug_in(self, scope: str) -> Estimate:
+    def as_plug_in(self, scope: str, how: str | None = None) -> Estimate:
         """The same number used for more than it is certified for: what `scope` says."""
         return Estimate(
             float(self),
             name=self.name,
             source=self.source,
             origin=dataclasses.replace(
-                self.origin, trust="plug-in", scope=scope, confidence=None, cost=self.origin.cost
+                self.origin,
+                trust="plug-in",
+                scope=scope,
+                how=self.origin.how if how is None else how,
+                confidence=None,
             ),
             assumptions=self.assumptions,
             reason=self.reason,

@@ -35,7 +35,7 @@ Array = np.ndarray[Any, Any]
 CurvatureMethod = Literal["two-sided", "squared", "power"]
 
 # numbers kept at once in the Krylov bases; more tasks run in groups
-_BASIS = 2**25
+_BASIS = 2**21
 
 
 @dataclasses.dataclass(frozen=True)

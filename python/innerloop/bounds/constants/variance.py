@@ -18,8 +18,8 @@ from innerloop.bounds.constants._oracle import Model, Oracle, check_count, oracl
 Array = np.ndarray[Any, Any]
 VarianceMethod = Literal["mean", "median_of_means"]
 
-# numbers of per-sample vectors kept at once; more tasks run in groups
-_VECTORS = 2**24
+# numbers of per-sample vectors kept at once (a cache's worth); more tasks run in groups
+_VECTORS = 2**19
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +179,8 @@ def _levels(vectors: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """Returns the within-task mean squares [m] and the task means [m, P] of [m n, P]."""
     shaped = vectors.reshape(-1, rows, vectors.shape[1])
     means = shaped.mean(1)
-    return (shaped - means[:, None]).square().sum((1, 2)) / (rows - 1), means
+    spread = torch.linalg.vector_norm(shaped - means[:, None], dim=(1, 2))
+    return spread.square() / (rows - 1), means
 
 
 def _gradient_spread(whole: Oracle) -> _Spread:
