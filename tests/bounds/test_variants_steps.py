@@ -78,7 +78,7 @@ SOLVERS = [
 @pytest.mark.parametrize(("rule", "solve"), SOLVERS, ids=lambda x: type(x).__name__)
 def test_risk_after_solver_against_data(rule, solve):
     law, rng = two_tasks(), np.random.default_rng(5)
-    tasks = law.sample(rng, 200_000)
+    tasks = law.sample(rng, 100_000)
     x, y = draw(rng, tasks, 5)
     gap = solve(x, y, np.tile(THETA, (len(x), 1))) - tasks.theta
     risk = 0.5 * (np.einsum("ti,tij,tj->t", gap, tasks.Q, gap) + tasks.sigma2)
@@ -99,7 +99,7 @@ def test_training_constants_against_data(rule, solve, split):
     target, curvature, scores, shift = (
         value.mean(0) for value in (found.target, found.curvature, found.scores, found.shift)
     )
-    tasks = law.sample(rng, 200_000)
+    tasks = law.sample(rng, 100_000)
     support = draw(rng, tasks, rows)
     w, z = normal_equations(solve, support, draw(rng, tasks, rows) if split else support)
     psi = z - w @ target

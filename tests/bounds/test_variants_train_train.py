@@ -83,6 +83,27 @@ def test_test_side_of_train_train():
     assert other.maml_limit == pytest.approx(lost, rel=1e-10)
 
 
+def test_train_train_broadcasts():
+    law = two_tasks()
+    found = linear.train_train(law, inner_lr=[0.1, 0.3], samples=[[5], [20], [80]])
+    assert found.maml.shape == (3, 2)
+    assert found.maml_target.shape == (3, 2, 2)
+    one = linear.train_train(law, inner_lr=0.3, samples=20)
+    assert (found.maml[1, 1], found.crossover[1, 1]) == (one.maml, one.crossover)
+    assert found.standard_error["maml"].shape == (3, 2)
+    assert "Wick rule" in found.explain()
+    assert len(found.to_dict()["maml"]) == 3
+
+
+def test_many_rows_need_no_split():
+    # With exact gradients inside, whether the outer rows are the same ones does not matter.
+    law = two_tasks()
+    whole = linear.train_train(law, inner_lr=0.3, samples=None)
+    split = linear.rule_expansion(law, GradientSteps(0.3), samples=None)
+    np.testing.assert_allclose(whole.maml_target, split.maml_target, rtol=1e-12)
+    assert whole.maml == pytest.approx(split.maml, rel=1e-11)
+
+
 def estimates(rng, law, rows, tasks, repeats, rate):
     """MAML's estimates [repeats, p] from Wishart second moments, without a split."""
     p = law.p

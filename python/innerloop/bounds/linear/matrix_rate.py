@@ -12,7 +12,7 @@ from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import quantity
 from innerloop.bounds.linear.laws import TaskLaw
-from innerloop.bounds.linear.rules import checked_theta
+from innerloop.bounds.linear.rules import checked_theta, single_count
 
 
 class MatrixRateMoments(NamedTuple):
@@ -124,7 +124,7 @@ def optimal_matrix_rate(law: TaskLaw, theta: Any, *, samples: int | None = None)
     array([[0.339]])
     """
     nodes, point = checked_theta(law, theta, "optimal_matrix_rate")
-    n = _one(samples, "optimal_matrix_rate")
+    n = single_count(samples, "optimal_matrix_rate")
     p = law.p
     gap = point - nodes.theta
     moved = (nodes.Q @ gap[..., None])[..., 0]  # Q d
@@ -180,7 +180,7 @@ def optimal_matrix_rate_common(
     )
     moment = _arguments.covariances(second_moment, function=function, name="second_moment")
     noise = _arguments.array(sigma2, function=function, name="sigma2", ndim=0)
-    n = _one(samples, function)
+    n = single_count(samples, function)
     if moment.shape != q.shape:
         raise ValueError(
             f"{function}: second_moment must have shape {q.shape} (got {moment.shape})"
@@ -217,11 +217,3 @@ def _rate(rate: Any, p: int, function: str) -> Array:
     if made.ndim < 2 or made.shape[-2:] != (p, p):
         raise ValueError(f"{function}: rate must have shape [..., {p}, {p}] (got {made.shape})")
     return made
-
-
-def _one(samples: Any, function: str) -> float:
-    """A single sample size, infinite for None."""
-    n = _arguments.counts(samples, function=function, name="samples", none=np.inf)
-    if n.ndim:
-        raise ValueError(f"{function}: samples must be one number (got shape {n.shape})")
-    return float(n)

@@ -19,6 +19,7 @@ from innerloop.bounds.linear.rules import (
     checked_law,
     over_tasks,
     rule_moments,
+    single_count,
     spread,
 )
 from innerloop.bounds.linear.training import excess, joint_training, train
@@ -39,7 +40,7 @@ class RuleExpansion(Record):
         drs: constant c of c / M for the joint estimator (pooling 2 samples rows per task).
         maml: the same for MAML.
         crossover: M above which MAML has the smaller expected excess; infinite if there is none.
-        standard_error: of each number above that rests on random points, by name; zeros else.
+        standard_error: of the numbers above that rest on random points, by name; 0 otherwise.
         averaged_by: how averages over the solver's rows were taken.
     """
 
@@ -51,26 +52,30 @@ class RuleExpansion(Record):
     drs: Any
     maml: Any
     crossover: Any
-    standard_error: dict[str, float]
+    standard_error: dict[str, Any]
     averaged_by: str
 
     def explain(self) -> str:
         """The two expansions and where they cross, in words."""
-        lines = [
-            f"{name}: excess risk {error:.6g} + {constant:.6g} / tasks"
-            for name, error, constant in (
-                ("joint training", self.drs_limit, self.drs),
-                ("MAML", self.maml_limit, self.maml),
-            )
-        ]
-        lines.append(f"MAML is ahead from about {self.crossover:.4g} tasks on")
-        if self.crossover.reason is not None:
-            lines[-1] = self.crossover.reason
-        worst = max(self.standard_error, key=lambda name: self.standard_error[name])
-        lines.append(
-            f"averages over support rows: {self.averaged_by} (largest standard error "
-            f"{self.standard_error[worst]:.2g}, of {worst})"
-        )
+        lines = []
+        for name, limit, constant in (
+            ("joint training", self.drs_limit, self.drs),
+            ("MAML", self.maml_limit, self.maml),
+        ):
+            if np.ndim(constant):
+                lines.append(f"{name}: limits {limit}, constants {constant}")
+            else:
+                lines.append(f"{name}: excess risk about {limit:.6g} + {constant:.6g} / M")
+        if np.ndim(self.crossover):
+            lines.append(f"MAML is ahead from about these numbers of tasks on: {self.crossover}")
+        else:
+            usual = f"MAML is ahead from about {self.crossover:.4g} tasks on"
+            lines.append(self.crossover.reason or usual)
+        lines.append(f"averages over the solver's rows: {self.averaged_by} (Results 8 and 9)")
+        largest = {name: float(np.max(error)) for name, error in self.standard_error.items()}
+        worst = max(largest, key=lambda name: largest[name])
+        if largest[worst] > 0.0:
+            lines.append(f"largest standard error: {largest[worst]:.2g}, of {worst}")
         return "\n".join(lines)
 
 
@@ -78,10 +83,10 @@ def rule_expansion(
     law: TaskLaw,
     rule: InnerRule,
     *,
-    samples: int,
+    samples: float | None,
     split: bool = True,
     test_rule: InnerRule | None = None,
-    test_samples: int | None = None,
+    test_samples: float | None = None,
     seed: int = 0,
 ) -> RuleExpansion:
     """Returns the O(1 / M) expansions of DRS and MAML for an inner solver, and their crossover.
@@ -90,10 +95,11 @@ def rule_expansion(
         law: distribution of tasks.
         rule: the inner solver of MAML's training: `GradientSteps`, `MatrixRate` or `Ridge`.
         samples: N. A task has 2 N rows: MAML adapts on N and queries N others if `split`, and uses
-            all rows twice if not; DRS pools them.
+            all rows twice if not; DRS pools them. None for infinity.
         split: whether support and query rows are different rows.
         test_rule: the solver at test time; `rule` by default.
-        test_samples: fresh support rows at test time; `samples` by default.
+        test_samples: fresh support rows at test time; `samples` by default (`math.inf` for a
+            solver that sees the exact risk).
         seed: of the random points, used where no exact or deterministic rule is affordable.
 
     Returns:
@@ -126,8 +132,10 @@ def rule_expansion(
                 f"{function}: {name} must be GradientSteps, MatrixRate or Ridge "
                 f"(got {type(value).__name__})"
             )
-    rows = _count(samples, function, "samples")
-    test_rows = rows if test_samples is None else _count(test_samples, function, "test_samples")
+    rows = single_count(samples, function)
+    test_rows = (
+        rows if test_samples is None else single_count(test_samples, function, "test_samples")
+    )
     joint = joint_training(law, 2.0 * rows, function)
     maml = train(
         law, rule, rows if split else 2.0 * rows, split=split, function=function, seed=seed
@@ -191,6 +199,26 @@ _NAMES = {
 }
 
 
+def stacked(found: list[RuleExpansion], shape: tuple[int, ...]) -> RuleExpansion:
+    """Several expansions as one, its numbers arrays with leading axes `shape`."""
+
+    def array(values: list[Any]) -> Array:
+        parts = [np.asarray(value, dtype=np.float64) for value in values]
+        return np.array(parts).reshape((*shape, *parts[0].shape))
+
+    columns = {
+        field.name: array([getattr(item, field.name) for item in found])
+        for field in dataclasses.fields(RuleExpansion)
+        if field.name not in ("standard_error", "averaged_by")
+    }
+    errors = {
+        name: array([item.standard_error[name] for item in found])
+        for name in found[0].standard_error
+    }
+    rules = ", ".join(sorted({item.averaged_by for item in found}))
+    return RuleExpansion(**columns, standard_error=errors, averaged_by=rules)
+
+
 def _crossover(means: dict[str, float]) -> tuple[float, str | None]:
     """M* and, if it is no ordinary crossing, why."""
     gap = means["drs_limit"] - means["maml_limit"]
@@ -206,9 +234,3 @@ def _crossover(means: dict[str, float]) -> tuple[float, str | None]:
     return math.inf, (
         f"MAML's target is the worse one: MAML is ahead only below about {extra / gap:.4g} tasks"
     )
-
-
-def _count(value: Any, function: str, name: str) -> float:
-    """One whole number of rows."""
-    made = _arguments.counts(value, function=function, name=name)
-    return float(_arguments.array(made, function=function, name=name, ndim=0))

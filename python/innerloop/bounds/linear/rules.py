@@ -244,6 +244,14 @@ def checked_theta(law: TaskLaw, theta: Any, function: str) -> tuple[Nodes, Array
     return law.nodes(), point
 
 
+def single_count(value: Any, function: str, name: str = "samples") -> float:
+    """One number of rows; infinite for None."""
+    made = _arguments.counts(value, function=function, name=name, none=np.inf)
+    if made.ndim:
+        raise ValueError(f"{function}: {name} must be one number (got shape {made.shape})")
+    return float(made)
+
+
 def over_tasks(nodes: Nodes, values: Array) -> Array:
     """The law's average of values [..., G, *rest], with G the axis after randomisations [B]."""
     return np.asarray(np.einsum("g,bg...->b...", nodes.weights, values))

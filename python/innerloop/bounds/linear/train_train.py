@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from innerloop.bounds.linear.laws import TaskLaw
-from innerloop.bounds.linear.rule_expansion import RuleExpansion, rule_expansion
+from innerloop.bounds.linear.risk import rate_and_samples
+from innerloop.bounds.linear.rule_expansion import RuleExpansion, rule_expansion, stacked
 from innerloop.bounds.linear.rules import GradientSteps
 
 
 def train_train(
     law: TaskLaw,
     *,
-    inner_lr: float,
-    samples: int,
-    test_inner_lr: float | None = None,
-    test_samples: int | None = None,
+    inner_lr: Any,
+    samples: Any,
+    test_inner_lr: Any = None,
+    test_samples: Any = None,
 ) -> RuleExpansion:
     """Returns the expansion of MAML that takes its inner step and its loss on the same 2 N rows.
 
@@ -22,11 +27,11 @@ def train_train(
         inner_lr: alpha of the training step, any sign.
         samples: N; a task has n = 2 N rows, all of them used inside and outside.
         test_inner_lr: alpha of the test step; `inner_lr` by default.
-        test_samples: fresh rows of the test step; `samples` by default.
+        test_samples: fresh rows of the test step; `samples` by default. All four broadcast.
 
     Returns:
         RuleExpansion: `maml_target`, `maml_limit` and `maml` are those of the estimator
-        without split, in the risk after the test step.
+        without split, in the risk after the test step. Its numbers are arrays if an argument is.
 
     Raises:
         TypeError: not a law or not numbers.
@@ -44,11 +49,22 @@ def train_train(
     >>> train_train(law, inner_lr=0.3, samples=5).maml_target.round(4)
     array([-0.0139])
     """
-    return rule_expansion(
-        law,
-        GradientSteps(inner_lr),
-        samples=samples,
-        split=False,
-        test_rule=None if test_inner_lr is None else GradientSteps(test_inner_lr),
-        test_samples=test_samples,
+    rate, rows = rate_and_samples(inner_lr, samples, "train_train")
+    test_rate, test_rows = rate_and_samples(
+        rate if test_inner_lr is None else test_inner_lr,
+        rows if test_samples is None else test_samples,
+        "train_train",
     )
+    sides = np.broadcast_arrays(rate, rows, test_rate, test_rows)
+    found = [
+        rule_expansion(
+            law,
+            GradientSteps(float(a)),
+            samples=float(n),
+            split=False,
+            test_rule=GradientSteps(float(test_a)),
+            test_samples=float(test_n),
+        )
+        for a, n, test_a, test_n in zip(*(side.ravel() for side in sides), strict=True)
+    ]
+    return stacked(found, sides[0].shape) if sides[0].ndim else found[0]
