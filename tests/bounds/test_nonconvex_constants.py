@@ -38,6 +38,8 @@ def test_constants_take_tensors_and_numpy_numbers():
     assert (c.L_plus, c.ell, c.G, c.L) == (2.0, 0.5, 3.0, 2.0)
     assert all(type(value) is float for value in c.known().values())
     assert c.scaled(L_plus=0.5).L_plus == 1.0
+    with pytest.raises(ValueError, match="rho must be given"):
+        c.scaled(rho=2.0)
 
 
 def test_standing_reaches_the_results():

@@ -132,8 +132,12 @@ class Constants(Record):
         return {name: getattr(self, name) for name in MEANINGS if getattr(self, name) is not None}
 
     def scaled(self, **factors: float) -> Constants:
-        """A copy whose named constants are multiplied by the given factors."""
-        changes = {name: getattr(self, name) * factor for name, factor in factors.items()}
+        """A copy whose named constants, which must be given, are multiplied by the factors."""
+        known = self.known()
+        for name in factors:
+            if name not in known:
+                raise ValueError(f"Constants: {name} must be given to be scaled")
+        changes = {name: known[name] * factor for name, factor in factors.items()}
         return dataclasses.replace(self, **changes)
 
     def explain(self) -> str:
