@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import special
 
 from innerloop.bounds import constants
 
@@ -39,6 +38,19 @@ def test_products_needed_is_the_least_number(method, size, eps, delta):
     assert k == 1 or float(failure(eps, k - 1, size)) > delta
 
 
+def test_sharp_bound_is_a_beta_probability_below_the_classical_one():
+    eps, k, size = np.meshgrid([0.01, 0.1, 0.5], [1, 5, 20, 80], [2, 12, 400, 10**6])
+    sharp = constants.lanczos_failure(eps, k, size, sharp=True)
+    classical = constants.lanczos_failure(eps, k, size)
+    assert (sharp <= classical).all()
+    assert (sharp < 0.9 * classical)[(classical < 1) & (classical > 1e-250)].any()
+    # p = 2: the start's angle is uniform, so the beta probability is an arc
+    angle = 3 * math.atanh(math.sqrt(0.3))
+    arc = 2 / math.pi * math.asin(1 / math.cosh(angle))
+    assert float(constants.lanczos_failure(0.3, 2, 2, sharp=True)) == pytest.approx(arc)
+    assert float(constants.lanczos_failure(0.3, 2, 1, sharp=True)) == 0.0
+
+
 def test_failure_bounds_are_vectorised_and_explained():
     bounds = constants.lanczos_failure(np.array([0.1, 0.2]), np.array([[5], [30]]), 400)
     assert bounds.shape == (2, 2)
@@ -60,20 +72,18 @@ SPECTRA = {
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)
-@pytest.mark.parametrize("products", [4, 10])
+@pytest.mark.parametrize("products", [6, 10])
 def test_lanczos_fails_no_more_often_than_bounded(spectrum, products):
     trials = 600
     product = diagonal(*[SPECTRA[spectrum]] * trials)
     found = constants.largest_eigenvalue(product, starts(trials, SIZE), products)
     assert bool((found.value <= 1.0 + 1e-12).all())
     failures = int((found.value < 1.0 - EPS).sum())
-    # the derivation in docs/theory/constants.md ends in this beta probability, below the bound
-    angle = (2 * products - 1) * math.atanh(math.sqrt(EPS))
-    exact = special.betainc(0.5, (SIZE - 1) / 2, 1 / math.cosh(angle) ** 2)
-    assert exact <= constants.lanczos_failure(EPS, products, SIZE) or exact > 0.999
+    exact = float(constants.lanczos_failure(EPS, products, SIZE, sharp=True))
+    assert exact < constants.lanczos_failure(EPS, products, SIZE)
     # 4 standard errors above: false alarm below 1e-4 for each spectrum
     assert failures / trials <= exact + 4 * math.sqrt(exact * (1 - exact) / trials)
-    if products == 4 and spectrum in ("spread", "peaks"):
+    if products == 6 and spectrum in ("spread", "peaks"):
         assert failures > 0  # the bound is not tested in vain
 
 

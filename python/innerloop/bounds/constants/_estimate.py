@@ -109,7 +109,11 @@ class Estimate(Quantity):
         return {**super().to_dict(), "origin": plain(self.origin)}
 
     def as_plug_in(self, scope: str, how: str | None = None) -> Estimate:
-        """The same number used for more than it is certified for: what `scope` says."""
+        """The same number used for more than it is certified for: what `scope` says.
+
+        An upper bound of what was examined becomes a maximum over samples.
+        """
+        upper = self.origin.side == "upper bound"
         return Estimate(
             float(self),
             name=self.name,
@@ -117,6 +121,7 @@ class Estimate(Quantity):
             origin=dataclasses.replace(
                 self.origin,
                 trust="plug-in",
+                side="maximum" if upper else self.origin.side,
                 scope=scope,
                 how=self.origin.how if how is None else how,
                 confidence=None,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from innerloop.bounds._arguments import scipy_module
 from innerloop.bounds._results import Assumption, quantity
 from innerloop.bounds.constants._oracle import check_count, check_fraction
 
@@ -24,28 +25,38 @@ _ASSUMED = (
 )
 
 
-def lanczos_failure(eps: Any, products: Any, size: Any) -> Any:
+def lanczos_failure(eps: Any, products: Any, size: Any, *, sharp: bool = False) -> Any:
     """Returns a bound on the probability that Lanczos misses the largest eigenvalue by a relative
     error above `eps`.
 
     Args:
         eps: relative error in (0, 1); products: matrix-vector products k >= 1; size: dimension p.
             Numbers or arrays that broadcast.
+        sharp: the smaller bound that docs/theory/constants.md proves, which needs SciPy.
 
     Returns:
-        min(1, 1.648 sqrt(p) exp(-sqrt(eps) (2k - 1))): a Quantity, or a float64 array.
+        min(1, 1.648 sqrt(p) exp(-sqrt(eps) (2k - 1))): a Quantity, or a float64 array. Sharp:
+        P(b <= 1 / cosh^2((2k - 1) artanh sqrt(eps))) for b ~ Beta(1/2, (p - 1)/2).
 
     Raises:
         ValueError: an argument is outside its range.
+        ModuleNotFoundError: `sharp` without SciPy.
 
-    Source: Result 32; Kuczyński and Woźniakowski 1992. docs/theory/constants.md derives it.
+    Source: Result 32; Kuczyński and Woźniakowski 1992. The sharp form is this project's own.
 
     Example:
         >>> print(f"{lanczos_failure(0.1, 20, 400):.4e}")
         1.4517e-04
     """
     eps, products, size = _ranges("lanczos_failure", eps, products, size)
-    bound = 1.648 * np.sqrt(size) * np.exp(-np.sqrt(eps) * (2.0 * products - 1.0))
+    steps = 2.0 * products - 1.0
+    if sharp:
+        special = scipy_module("special", function="lanczos_failure")
+        reach = np.cosh(np.minimum(steps * np.arctanh(np.sqrt(eps)), 350.0)) ** -2.0
+        others = np.maximum((size - 1.0) / 2.0, 0.5)
+        bound = np.where(size == 1.0, 0.0, special.betainc(0.5, others, reach))
+    else:
+        bound = 1.648 * np.sqrt(size) * np.exp(-np.sqrt(eps) * steps)
     return quantity(
         np.minimum(bound, 1.0),
         name="probability that Lanczos under-estimates by more than eps",
