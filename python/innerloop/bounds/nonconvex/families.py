@@ -195,13 +195,16 @@ class Family:
             np.linalg.eigvalsh(np.einsum("ga,gap,gaq->gpq", share * side, self.x, self.x))[:, -1]
             for side in (most.above, most.below)
         )
+        # |H - EH| by the two intervals, or by Frobenius norms, for which E|H - EH|^2 <= E|H|^2.
         apart = np.maximum(top + self.weights @ bottom, bottom + self.weights @ top)
+        frobenius = (share * bends * length**2).sum(-1)
+        spread = float(np.sqrt(min(self.weights @ apart**2, self.weights @ frobenius**2)))
         alone = len(self.weights) == 1
         return {
             "G": float(norm.max()) * _ROUNDING,
             "G2": rms * _ROUNDING,
             "sigma_gamma": 0.0 if alone else rms * _ROUNDING,
-            "sigma_Hgamma": 0.0 if alone else float(np.sqrt(self.weights @ apart**2)) * _ROUNDING,
+            "sigma_Hgamma": 0.0 if alone else spread * _ROUNDING,
             "sigma_g": float(np.sqrt((share * (most.slope * length) ** 2).sum(-1).max()))
             * _ROUNDING,
             "sigma_H": float(np.sqrt((share * (bends * length**2) ** 2).sum(-1).max())) * _ROUNDING,
