@@ -185,7 +185,7 @@ def _at_point(
     test = population(law, np.asarray(test_rate), np.asarray(test_samples), "expansion")
     same = (rate, samples) == (test_rate, test_samples)
     offsets = (
-        test.drs - test.maml,
+        test.offset,
         np.zeros(law.p) if same else found.maml.target - test.maml,
     )
     constants = [

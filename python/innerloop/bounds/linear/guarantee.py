@@ -252,7 +252,7 @@ def _constants(law: TaskLaw, method: Method, rate: float, samples: float) -> tup
     else:
         square = tasks.sandwich(joint_words(), rate, 2.0 * samples, inverse)
         test = population(law, np.asarray(rate), np.asarray(samples), "guarantee")
-        offset = max(float(test.slope @ (test.drs - test.maml)), 0.0) ** 0.5
+        offset = max(float(test.slope @ test.offset), 0.0) ** 0.5
         hessian = float(np.linalg.eigvalsh(half @ test.curvature @ half)[-1])
     spread = half @ own.score @ half
     return (

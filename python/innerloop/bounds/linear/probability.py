@@ -39,16 +39,17 @@ def probability_drs_worse(
     Raises:
         TypeError: not real numbers.
         ValueError: E Q or E A is not positive definite (Result 3), a count below 1, NaN.
-        ModuleNotFoundError: p = 1 needs SciPy, which comes with innerloop[cli].
+        ModuleNotFoundError: p = 1 and singular covariances need SciPy (innerloop[cli]).
 
     Cost:
         That of `expansion` per pair of rate and N; then for p = 1 a closed form per cell, else an
-        integral over a few hundred points per cell.
+        integral over about a thousand points per cell.
 
     Source:
         Result 10 (this project's own). p = 1: bivariate normal by Owen's T (Owen 1956). p > 1: the
         difference of risks is a quadratic form in normal variables; its characteristic function is
-        inverted (Gil-Pelaez 1951; Imhof 1961).
+        inverted (Gil-Pelaez 1951; Imhof 1961). Singular covariances (few tasks without sampling
+        noise) are averaged over a fixed lattice, to about 1e-4.
 
     >>> from innerloop.bounds import linear
     >>> law = linear.published_law(p=1, beta=2.0)
@@ -68,7 +69,7 @@ def probability_drs_worse(
     place, size = np.ravel(place), m.ravel()[:, None]
     mean = offsets[place] + biases[place] / size  # [cells, 2 p]
     covariance = spread[place] / size[:, :, None]
-    solve = _in_one_dimension if law.p == 1 else _by_inversion
+    solve = _in_one_dimension if law.p == 1 else _in_more_dimensions
     return quantity(
         solve(hessian[place], mean, covariance).reshape(m.shape),
         name="probability that joint training has the larger risk",
@@ -82,13 +83,12 @@ def _limit(
 ) -> tuple[Array, Array, Array, Array]:
     """Hessian of the risk [p, p]; offsets, biases [2 p] and covariance [2 p, 2 p] of (X, Y)."""
     found = estimators(law, rate, samples, "probability_drs_worse")
-    gap = found.drs.target - found.maml.target
-    nothing = np.zeros_like(gap)
+    at = population(law, np.asarray(rate), np.asarray(samples), "probability_drs_worse")
+    nothing = np.zeros(law.p)
     if after_update:
-        at = population(law, np.asarray(rate), np.asarray(samples), "probability_drs_worse")
-        hessian, offset = at.curvature, np.concatenate([gap, nothing])
+        hessian, offset = at.curvature, np.concatenate([at.offset, nothing])
     else:
-        hessian, offset = low_order(law).matrices[0], np.concatenate([nothing, -gap])
+        hessian, offset = low_order(law).matrices[0], np.concatenate([nothing, -at.offset])
     cross = found.cross_covariance
     spread = np.block([[found.drs.covariance, cross], [cross.T, found.maml.covariance]])
     return hessian, offset, np.concatenate([found.drs.bias, found.maml.bias]), spread
@@ -122,13 +122,12 @@ def _in_one_dimension(hessian: Array, mean: Array, covariance: Array) -> Array:
     return np.asarray(np.clip(np.where(tied, 0.0, total), 0.0, 1.0))
 
 
-def _by_inversion(hessian: Array, mean: Array, covariance: Array) -> Array:
+def _in_more_dimensions(hessian: Array, mean: Array, covariance: Array) -> Array:
     """P(X'HX > Y'HY) for joint normal (X, Y) [cells, 2 p].
 
     With L L' the covariance and V l V' the eigendecomposition of L'KL, K = diag(H, -H), the
     difference is k + sum_i (l_i z_i^2 + 2 c_i z_i) for standard normal z, where c = V'L'K mean and
-    k = mean'K mean; its characteristic function at u is the exponential of
-    i u k - sum_i [log(1 - 2 i l_i u) / 2 + 2 u^2 c_i^2 / (1 - 2 i l_i u)].
+    k = mean'K mean.
     """
     p = hessian.shape[-1]
     signed = np.zeros((len(hessian), 2 * p, 2 * p))
@@ -140,22 +139,52 @@ def _by_inversion(hessian: Array, mean: Array, covariance: Array) -> Array:
     linear = np.einsum("cji,ckj,ck->ci", turn, root, pushed)
     constant = (pushed * mean).sum(axis=1)
     scale = np.sqrt(2.0 * (slopes**2).sum(axis=1) + 4.0 * (linear**2).sum(axis=1))
-    moving = scale > 1e-150
-    value: Array = np.where(constant > 0.0, 1.0, 0.0)  # without noise the constant decides
-    if moving.any():
-        s = scale[moving]
-        value[moving] = _positive_probability(
-            slopes[moving] / s[:, None], linear[moving] / s[:, None], constant[moving] / s
-        )
-    return value
+    centre = constant + slopes.sum(axis=1)
+    # A form 200 standard deviations from its mean has probability below 1e-20: the mean decides.
+    moving = np.abs(centre) < 200.0 * scale
+    full = values[:, 0] > 1e-10 * values[:, -1]
+    found: Array = np.where(centre > 0.0, 1.0, 0.0)
+    for cells, solve in ((moving & full, _by_inversion), (moving & ~full, _by_lattice)):
+        if cells.any():
+            s = scale[cells]
+            found[cells] = solve(
+                slopes[cells] / s[:, None], linear[cells] / s[:, None], constant[cells] / s
+            )
+    return found
 
 
-def _positive_probability(slopes: Array, linear: Array, constant: Array) -> Array:
+def _by_lattice(slopes: Array, linear: Array, constant: Array) -> Array:
+    """`_by_inversion` for singular covariances, whose characteristic function decays too slowly.
+
+    The share of a fixed 65536-point additive lattice (Kronecker sequence of a generalised golden
+    ratio) of normal quantiles; errors are about 1e-4.
+    """
+    ndtri = _arguments.scipy_module("special", function="probability_drs_worse").ndtri
+    dimensions = slopes.shape[1]
+    ratio = 2.0
+    for _ in range(60):  # the root of x^(d + 1) = x + 1
+        ratio = (1.0 + ratio) ** (1.0 / (dimensions + 1.0))
+    steps = ratio ** -np.arange(1.0, dimensions + 1.0)
+    # A singular direction has slope and push 0; the others come last when ordered by size.
+    order = np.argsort(-(np.abs(slopes) + np.abs(linear)), axis=1)
+    slopes = np.take_along_axis(slopes, order, axis=1)
+    linear = np.take_along_axis(linear, order, axis=1)
+    z = ndtri((0.5 + np.arange(1, 65537)[:, None] * steps) % 1.0)
+    return np.array(
+        [
+            np.mean(k + (z * (z * slope + 2.0 * push)).sum(axis=1) > 1e-12)
+            for slope, push, k in zip(slopes, linear, constant, strict=True)
+        ]
+    )
+
+
+def _by_inversion(slopes: Array, linear: Array, constant: Array) -> Array:
     """P(constant + sum_i (slopes_i z_i^2 + 2 linear_i z_i) > 0); variances are 1.
 
-    1/2 + 1/pi times the integral of Im(characteristic function) / u, by the trapezoidal rule in t,
-    u = exp(t - exp(-t)): the integrand is analytic and decays at both ends, so the rule converges
-    exponentially once its step resolves the phase.
+    1/2 + 1/pi times the integral of Im(phi(u)) / u, where the characteristic function phi(u) is the
+    exponential of i u k - sum_i [log(1 - 2 i l_i u) / 2 + 2 u^2 c_i^2 / (1 - 2 i l_i u)]. By the
+    trapezoidal rule in t, u = exp(t - exp(-t)): the integrand is analytic and decays at both ends,
+    so the rule converges exponentially once its step resolves the phase.
     """
     low, high = -4.0, 36.0
     steps = np.full(len(constant), 640)

@@ -51,12 +51,14 @@ class Population(NamedTuple):
         drs: [p], minimiser of the joint objective.
         maml: [..., p], minimiser of this objective.
         slope: [..., p], its gradient at `drs`, E[A (drs - theta)].
+        offset: [..., p], drs - maml without cancellation.
     """
 
     curvature: Array
     drs: Array
     maml: Array
     slope: Array
+    offset: Array
 
 
 def population(law: TaskLaw, rate: Array, samples: Array, function: str) -> Population:
@@ -76,8 +78,8 @@ def population(law: TaskLaw, rate: Array, samples: Array, function: str) -> Popu
         np.abs(low.matrices[1:]) @ np.abs(drs) + np.abs(low.vectors[1:])
     )
     slope = np.where(np.abs(slope) <= 64.0 * np.finfo(np.float64).eps * rounding, 0.0, slope)
-    maml = drs - np.linalg.solve(curvature, slope[..., None])[..., 0]
-    return Population(curvature, drs, maml, slope)
+    offset: Array = np.linalg.solve(curvature, slope[..., None])[..., 0].astype(np.float64)
+    return Population(curvature, drs, drs - offset, slope, offset)
 
 
 def risk(law: TaskLaw, theta: Any, *, inner_lr: Any = 0.0, samples: Any = None) -> Any:
@@ -200,7 +202,7 @@ def modelling_error(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     """
     rate, count = rate_and_samples(inner_lr, samples, "modelling_error")
     found = population(law, rate, count, "modelling_error")
-    value = 0.5 * (found.slope * (found.drs - found.maml)).sum(axis=-1)
+    value = 0.5 * (found.slope * found.offset).sum(axis=-1)
     return quantity(
         np.maximum(value, 0.0),
         name="modelling error of joint training",

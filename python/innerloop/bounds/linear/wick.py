@@ -124,14 +124,24 @@ def _sum_of_walks(q: Array, matrices: list[Array], n: Array) -> Array:
     return np.asarray(matrices[0] @ total)
 
 
-@lru_cache(maxsize=64)
-def walks(open_factors: int, trace_factors: tuple[int, ...]) -> list[tuple[Walk, list[Walk], int]]:
+Walks = list[tuple[Walk, list[Walk], int]]
+
+
+def walks(open_factors: int, trace_factors: tuple[int, ...]) -> Walks:
     """Every pairing of a word times traces of words, as (open walk, closed walks, groups).
 
     Segments are numbered through: 0..open_factors around and between the factors of the open word,
     then for each trace one segment after each of its factors (the last closes the circle). A walk
     lists the segments it passes; before each one but the first of the open walk stands a factor Q.
+    Kept between calls up to six factors; seven take 100 MB.
     """
+    if open_factors + sum(trace_factors) <= 6:
+        return _kept_walks(open_factors, trace_factors)
+    return _all_walks(open_factors, trace_factors)
+
+
+def _all_walks(open_factors: int, trace_factors: tuple[int, ...]) -> Walks:
+    """What `walks` returns."""
     leaving: dict[int, tuple[int, bool, int]] = {}  # leg -> (segment, transposed, next leg or -1)
     for i in range(open_factors):
         leaving[2 * i + 1] = (i + 1, False, 2 * i + 2 if i + 1 < open_factors else -1)
@@ -152,6 +162,9 @@ def walks(open_factors: int, trace_factors: tuple[int, ...]) -> list[tuple[Walk,
             loops.append(_walk(min(unseen), mate, leaving, unseen))
         found.append((path, loops, _groups(mate)))
     return found
+
+
+_kept_walks = lru_cache(maxsize=64)(_all_walks)
 
 
 def _walk(
