@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from innerloop.studies.linear_regression import command as linear_regression
+from innerloop.studies.sinusoid import command as sinusoid
 
 
 def study() -> typer.Typer:
@@ -22,4 +23,5 @@ def study() -> typer.Typer:
     group.command("linear-regression", help=linear_regression.HELP)(
         linear_regression.linear_regression
     )
+    group.command("sinusoid", help=sinusoid.HELP)(sinusoid.sinusoid)
     return group
