@@ -65,9 +65,11 @@ def _title(report: Report) -> str:
     return "\n".join(
         [
             "MAML or joint training? What the bounds say",
-            f"{s['parameters']} parameters, loss {s['loss']}; inner loop: {s['steps']} "
-            f"step{'s' if s['steps'] > 1 else ''} of {s['inner_lr']:g} on {s['samples']} rows, "
-            f"judged on {s['queries']}; {c['batch']} tasks per update",
+            _wrap(
+                f"{s['parameters']} parameters, loss {s['loss']}; inner loop: {s['steps']} "
+                f"step{'s' if s['steps'] > 1 else ''} of {s['inner_lr']:g} on {s['samples']} rows, "
+                f"judged on {s['queries']}; {c['batch']} tasks per update"
+            ),
             f"constants from {s['tasks']} tasks of {s['rows']} rows at {s['points']} "
             f"point{'s' if s['points'] > 1 else ''} of the run",
         ]
@@ -111,21 +113,27 @@ def _answer(report: Report) -> str:
                     f"value at the start ({_from(report.informative[silent])} it would not be)."
                 )
             )
-    crossing = report.crossover
-    if crossing == 0.0:
-        lines.append("MAML has the smaller certificate at every budget.")
-    elif math.isinf(crossing):
-        lines.append("Joint training keeps the smaller certificate at large budgets.")
-    else:
-        lines.append(
-            _wrap(
-                "Predicted crossover of the certificates: joint training is ahead below about "
-                f"{crossing:.3g} samples, MAML beyond."
-            )
-        )
+    lines.append(_crossing(report))
     standing = "CERTIFIED" if report.certified else "PLUG-IN, not certified"
     lines.append(f"Standing of these numbers: {standing}.")
     return "\n".join(lines)
+
+
+def _crossing(report: Report) -> str:
+    """Returns the predicted crossover in a sentence, with a warning where it decides nothing."""
+    crossing, setting = report.crossover, report.comparison.setting
+    update = setting["batch"] * (setting["samples"] + setting["queries"])
+    if crossing < update:
+        return "MAML has the smaller certificate at every budget of an update or more."
+    if math.isinf(crossing):
+        return "Joint training keeps the smaller certificate at large budgets."
+    text = (
+        "Predicted crossover of the certificates: joint training is ahead below about "
+        f"{crossing:.3g} samples, MAML beyond"
+    )
+    if crossing < min(report.informative.values()):
+        text += ", where neither says anything yet: not a prediction to act on"
+    return _wrap(f"{text}.")
 
 
 def _from(samples: float) -> str:
@@ -187,8 +195,8 @@ def _crossover(report: Report) -> str:
     if crossing.budget < min(report.informative.values()):
         lines.append(
             _wrap(
-                "it lies where both certificates promise less than standing still: it orders two "
-                "bounds that say nothing yet, so do not act on it",
+                "both certificates promise less than standing still there, so it orders two bounds "
+                "that say nothing yet",
                 "  ",
             )
         )

@@ -141,23 +141,24 @@ class Oracle:
             weight=pick(self.weight),
         )
 
-    def rows_as_tasks(self) -> Oracle:
-        """Returns the oracle of the T N single rows, each a task of its own, task by task."""
+    def rows_as_tasks(self, index: Tensor | None = None) -> Oracle:
+        """Returns the oracle of single rows, each a task of its own: all T N of them, task by task,
+        or those with the given numbers in that order."""
         if self.count is not None or self.weight is not None:
             raise ValueError(
                 "constants: batch must have neither count nor weight where single rows are "
                 "needed (got one); hand over (x, y) with equally many rows in every task"
             )
-        tasks, rows = self.tasks, self.rows
+        if index is None:
+            index = torch.arange(self.tasks * self.rows)
+        index = index.to(self.x.device)
+        task, row = index // self.rows, index % self.rows
         params = {
-            name: leaf.repeat_interleave(rows, 0) if leaf.ndim > len(self.shapes[name]) else leaf
+            name: leaf[task] if leaf.ndim > len(self.shapes[name]) else leaf
             for name, leaf in self.params.items()
         }
         return dataclasses.replace(
-            self,
-            params=params,
-            x=self.x.reshape(tasks * rows, 1, *self.x.shape[2:]),
-            y=self.y.reshape(tasks * rows, 1, *self.y.shape[2:]),
+            self, params=params, x=self.x[task, row][:, None], y=self.y[task, row][:, None]
         )
 
 

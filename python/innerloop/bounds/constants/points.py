@@ -134,7 +134,9 @@ def _bent(point: Point, effort: Effort, source: torch.Generator) -> Iterator[tup
     """Yields the change of the Hessian along the inner steps, of tasks and of single rows: the
     length over which the bounds use rho, and the only one that makes sense where kinks jump."""
     parts = [part.select(slice(BENT_TASKS)) for part in (point.base, point.adapted)]
-    rows = [part.rows_as_tasks().select(slice(ROWS)) for part in parts]
+    total = point.base.tasks * point.base.rows
+    spaced = torch.arange(0, total, max(1, total // ROWS))[:ROWS]  # over all tasks
+    rows = [part.rows_as_tasks(spaced) for part in (point.base, point.adapted)]
     for name, (start, end) in (("rho", parts), ("rho_s", rows)):
         call = _call(start, source)
         del call["params"]

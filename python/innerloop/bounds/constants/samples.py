@@ -84,10 +84,8 @@ def sample_constants(
     check_count(name, "rows", rows, 1)
     whole = oracle(name, model, params, batch, loss=loss, dtype=dtype, backend=backend)
     source = source_of(generator, seed)
-    single = whole.rows_as_tasks()
-    if rows < single.tasks:
-        order = torch.randperm(single.tasks, generator=source, device=source.device)
-        single = single.select(order[:rows].to(whole.x.device))
+    order = torch.randperm(whole.tasks * whole.rows, generator=source, device=source.device)
+    single = whole.rows_as_tasks(order[:rows])
     args = (single.model, {**single.params, **single.fixed}, (single.x, single.y))
     curved = curvature(
         *args, loss=loss, eps=eps, delta=delta, dtype=dtype, backend=backend, generator=source
