@@ -137,7 +137,7 @@ class Constants(Record):
         for name in factors:
             if name not in known:
                 raise ValueError(f"Constants: {name} must be given to be scaled")
-        changes = {name: known[name] * factor for name, factor in factors.items()}
+        changes: dict[str, Any] = {name: known[name] * by for name, by in factors.items()}
         return dataclasses.replace(self, **changes)
 
     def explain(self) -> str:

@@ -280,7 +280,7 @@ def crossover_budget(
             out of range.
 
     Cost:
-        About a millisecond.
+        A few milliseconds.
 
     Source:
         Result 29 (own). It orders certificates, which are upper bounds; it does not order the

@@ -269,7 +269,8 @@ class LogisticLoss(Family):
 
     |f'| < 1, 0 < f'' <= 1/4, |f'''| <= 1 / (6 sqrt 3).
 
-    >>> LogisticLoss(np.full((1, 1, 1), 2.0), np.ones((1, 1))).constants().L_plus_s.__round__(9)
+    >>> family = LogisticLoss(np.full((1, 1, 1), 2.0), np.ones((1, 1)))
+    >>> round(family.constants().L_plus_s, 9)
     1.0
     """
 
