@@ -172,7 +172,7 @@ def _certificates(report: Report) -> str:
     lines.append(
         _wrap(
             f"joint training's certificate tends to {offset:.3g} for large budgets: the modelling "
-            "term, which no amount of data removes",
+            "term (and the bias of finite supports), which no number of updates removes",
             "  ",
         )
     )
