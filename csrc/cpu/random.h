@@ -160,7 +160,8 @@ class Stream {
     const S::I positive = root > S::set(0);
     S::I accepts = positive & (u < S::set(1) - S::set(0.0331) * (x2 * x2));
     if (!Lanes::all(accepts | *done)) {
-      const V limit = S::set(0.5) * x2 + S::set(d) * (S::set(1) - v + M::log(v));
+      const V limit =
+          S::set(0.5) * x2 + S::set(d) * (S::set(1) - v + M::log(positive ? v : S::set(1)));
       accepts |= positive & (M::log(u) < limit);
     }
     *kept = (accepts & ~*done) ? v : *kept;
