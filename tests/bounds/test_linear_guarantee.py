@@ -1,5 +1,6 @@
 """Result 11: finite-sample guarantees, their constants, and the exact fourth moments."""
 
+import itertools
 import math
 
 import numpy as np
@@ -74,6 +75,33 @@ def test_shapes_and_monotonicity():
         assert (known[:, -1, 0] < 0.5 * grid[:, -1, 0]).all()
 
 
+def test_sharp_form_is_tighter():
+    # Never larger over random laws; useful with fewer tasks; and for many tasks the lower tail's
+    # exponent has kappa_W - 1 (a variance) in place of kappa_W (a second moment).
+    rng = np.random.default_rng(5)
+    tasks, deltas = np.array([5, 20, 40, 100, 1000])[:, None], np.array([1e-6, 0.01, 0.3])
+    for trial in range(30):
+        law = random_mixture(rng, 1 + trial % 3)
+        for method in BOTH:
+            step = {"method": method, "inner_lr": rng.uniform(-1.0, 1.0), "samples": 1 + trial % 7}
+            plain = linear.guarantee(law, **step, tasks=tasks, delta=deltas)
+            sharp = linear.guarantee(law, **step, tasks=tasks, delta=deltas, sharp=True)
+            assert (sharp <= plain).all()
+    few = linear.guarantee(W1, method="drs", **STEP, tasks=18, delta=0.1, sharp=True)
+    assert few < math.inf
+    assert few.source == "Result 11a"
+    none = linear.guarantee(W1, method="drs", **STEP, tasks=4, delta=0.1, sharp=True)
+    assert none == math.inf
+    assert "Result 11 needs more" in none.reason
+    for method, kappa in (("drs", KAPPA_W_DRS), ("maml", KAPPA_W_MAML)):
+        margin, many = 0.01, 500000
+        _, failure = linear.expected_excess_bound(
+            W1, method=method, **STEP, tasks=many, margin=margin, sharp=True
+        )
+        exponent = -np.log(failure / 2.0) / many
+        assert exponent == pytest.approx(margin**2 / (2.0 * (kappa - 1.0)), rel=0.02)
+
+
 def mean_scores(rng, law, step, tasks, trials):
     """Mean weights and scores of `trials` training sets, [(W, psi) of both methods]."""
     centre = linear.minimisers(law, **step)
@@ -104,10 +132,10 @@ def test_guarantees_hold(p):
                 excess = linear.risk(law, points, **step) - low
                 moment = linear.score_fourth_moment(law, method=method, **step)
                 for delta in (0.3, 0.1):
-                    for known in (None, moment):
+                    for known, sharp in itertools.product((None, moment), (False, True)):
                         bound = linear.guarantee(
                             law, method=method, **step, tasks=tasks, delta=delta,
-                            fourth_moment=known,
+                            fourth_moment=known, sharp=sharp,
                         )  # fmt: skip
                         violated = (excess > bound).mean()
                         assert violated <= delta
@@ -132,8 +160,12 @@ def test_expectation_on_the_good_event():
             points = target + np.linalg.solve(weight, psi[..., None])[..., 0]
             excess = linear.risk(W1, points, **STEP) - low
             assert (excess * good).mean() <= bound
-            assert 1.0 - good.mean() <= failure
             assert failure <= 1.0
+            same, sharp = linear.expected_excess_bound(
+                W1, method=method, **STEP, tasks=60, margin=margin, sharp=True
+            )
+            assert same == bound
+            assert 1.0 - good.mean() <= sharp <= failure
 
 
 def test_laplace_transform_step():

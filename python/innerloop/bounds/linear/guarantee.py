@@ -92,6 +92,7 @@ def guarantee(
     delta: Any,
     split: float | None = 0.1,
     fourth_moment: Any = None,
+    sharp: bool = False,
 ) -> Any:
     """Returns a bound on the excess post-update risk that holds with probability 1 - delta.
 
@@ -106,8 +107,9 @@ def guarantee(
         delta: probability of failure, in (0, 1). All four broadcast.
         split: share of delta spent on the lower tail of the weights, in (0, 1); None for the best
             of 99 shares (which depends on the law and the sizes alone, so the bound stays valid).
-        fourth_moment: an upper bound on E||(E W)^(-1/2) psi||^4 if one is known (`score_fourth_
-            moment` computes it); the bound is then never larger and usually far smaller.
+        fourth_moment: an upper bound on E||(E W)^(-1/2) psi||^4 if one is known
+            (`score_fourth_moment` computes it); the bound is then never larger.
+        sharp: use Result 11a, this project's tighter form of the same two steps (never larger).
 
     Returns:
         Quantity or float64 array; infinite with a reason where M is too small for the result.
@@ -121,7 +123,8 @@ def guarantee(
         That of `expansion`; O(1) for further M and delta.
 
     Source:
-        Result 11 (this project's own; the lower tail by the matrix Laplace transform, Tropp 2012).
+        Results 11 and 11a (this project's own; the lower tail by the matrix Laplace transform,
+        Tropp 2012).
 
     >>> from innerloop.bounds import linear
     >>> law = linear.Mixture([1.0], [[[1.0]]], [[1.0]], [0.5])
@@ -144,19 +147,18 @@ def guarantee(
     known = None
     if fourth_moment is not None:
         known = _arguments.array(fourth_moment, function=name, name="fourth_moment")
-    bounds = [_bound(c, law.p, m, failure, float(share), known) for share in shares]
+    bounds = [_bound(c, law.p, m, failure, float(share), known, sharp) for share in shares]
     value: Array = np.min(np.array(bounds), axis=0)
     reason = None
     if value.ndim == 0 and np.isinf(value):
-        need = 2.0 * float(c.kappa_weight) * np.log(law.p / (shares.max() * float(failure)))
-        reason = (
-            f"says nothing for {int(m)} tasks: Result 11 needs more than {need:.1f} "
-            "(2 kappa_W ln(p / delta_1))"
-        )
+        reason = f"says nothing for {int(m)} tasks: Result 11 needs more"
+        if not sharp:
+            need = 2.0 * float(c.kappa_weight) * np.log(law.p / (shares.max() * float(failure)))
+            reason += f" than {need:.1f} (2 kappa_W ln(p / delta_1))"
     return quantity(
         value,
         name=f"excess risk of {_NAMES[method]}, exceeded with probability at most delta",
-        source="Result 11",
+        source="Result 11a" if sharp else "Result 11",
         assumptions=law_assumptions(
             law, Assumption("tasks and their samples are independent"), *_fourth(known)
         ),
@@ -172,6 +174,7 @@ def expected_excess_bound(
     samples: Any = None,
     tasks: Any,
     margin: Any = 0.5,
+    sharp: bool = False,
 ) -> tuple[Any, Any]:
     """Returns a bound on the expected excess risk over a good event, and on the event's failure.
 
@@ -181,6 +184,7 @@ def expected_excess_bound(
     Args:
         law, method, inner_lr, samples, tasks: as for `guarantee`.
         margin: in (0, 1).
+        sharp: bound the event's failure by Result 11a (never larger).
 
     Returns:
         (bound on E[excess on the event], bound on the probability of its complement, at most 1);
@@ -190,7 +194,7 @@ def expected_excess_bound(
         TypeError, ValueError: as `guarantee`.
 
     Source:
-        Result 11, second part.
+        Results 11 and 11a, second part.
 
     >>> from innerloop.bounds import linear
     >>> law = linear.Mixture([1.0], [[[1.0]]], [[1.0]], [0.5])
@@ -206,7 +210,12 @@ def expected_excess_bound(
     tau = _arguments.probability(margin, function=name, name="margin")
     c = guarantee_constants(law, method=method, inner_lr=rate, samples=count)
     reach = np.sqrt(c.kappa_hessian * c.score_trace / m) / (1.0 - tau)
-    failure = np.minimum(1.0, law.p * np.exp(-m * tau**2 / (2.0 * c.kappa_weight)))
+    exponent = tau**2 / (2.0 * c.kappa_weight)
+    if sharp:
+        s = _exponents(tau / c.kappa_weight)
+        log_mean = _log_mean(s, c.kappa_weight)
+        exponent = np.maximum(exponent, (-s * (1.0 - tau) - log_mean).max(axis=0))
+    failure = np.minimum(1.0, law.p * np.exp(-m * exponent))
     assumptions = law_assumptions(law, Assumption("tasks and their samples are independent"))
     return (
         quantity(
@@ -265,18 +274,42 @@ def _constants(law: TaskLaw, method: Method, rate: float, samples: float) -> tup
 
 
 def _bound(
-    c: GuaranteeConstants, p: int, m: Array, delta: Array, share: float, fourth: Array | None
+    c: GuaranteeConstants,
+    p: int,
+    m: Array,
+    delta: Array,
+    share: float,
+    fourth: Array | None,
+    sharp: bool,
 ) -> Array:
     """The bound for one split of delta; infinite where it says nothing."""
     lower, upper = share * delta, (1.0 - share) * delta
-    tau: Array = np.sqrt(2.0 * c.kappa_weight * np.log(p / lower) / m)
+    level = np.log(p / lower) / m
+    tau: Array = np.sqrt(2.0 * c.kappa_weight * level)
+    if sharp:
+        s = _exponents(np.sqrt(2.0 * level / c.kappa_weight))
+        tau = np.minimum(tau, 1.0 + ((_log_mean(s, c.kappa_weight) + level) / s).min(axis=0))
     q = c.score_trace / (m * upper)
     if fourth is not None:
         mean = fourth + (m - 1.0) * (c.score_trace**2 + 2.0 * c.score_square)
         q = np.minimum(q, np.sqrt(mean / m**3 / upper))
+        if sharp:
+            variance = np.maximum(mean / m**3 - (c.score_trace / m) ** 2, 0.0)
+            q = np.minimum(q, c.score_trace / m + np.sqrt(variance * (1.0 - upper) / upper))
     with np.errstate(divide="ignore", invalid="ignore"):
         value: Array = 0.5 * (c.offset + np.sqrt(c.kappa_hessian * q) / (1.0 - tau)) ** 2
     return np.asarray(np.where(tau < 1.0, value, np.inf))
+
+
+def _exponents(around: Array) -> Array:
+    """Trial values of the Laplace exponent on a new first axis; any positive value is valid."""
+    ladder = np.geomspace(0.3, 30.0, 300)
+    return np.asarray(np.multiply.outer(ladder, around))
+
+
+def _log_mean(s: Array, kappa: Array) -> Array:
+    """ln(1 - s + kappa s^2 / 2), an upper bound on the log of E exp(-s W) for whitened W."""
+    return np.asarray(np.log1p(-s + kappa * s**2 / 2.0))
 
 
 def _root(matrix: Array) -> Array:
