@@ -13,7 +13,7 @@ import pytest
 from innerloop import _native
 from innerloop.bounds import linear
 from innerloop.studies import linear_regression
-from innerloop.studies.linear_regression.agreement import agreement, markdown
+from innerloop.studies.linear_regression.agreement import agreement, tabulate
 from innerloop.studies.linear_regression.result import Prediction
 from innerloop.studies.linear_regression.theory import predict
 
@@ -107,4 +107,6 @@ def test_agreement_of_a_known_gap():
     after = result.maml_better_after.ravel()
     assert [r.same_side for r in regions[:2]] == [float(value > 0.75) for value in after]
     assert [r.same_side for r in regions[2:]] == [1.0, 1.0]
-    assert markdown(regions).count("\n|") == 6
+    header, rows = tabulate(regions[2:], lambda region: f"{region.mean:.3f}")
+    assert header == ["αβ", "N", "M = 25", "M = 100"]
+    assert rows == [["0.6", "25", "0.125", "0.125"]]

@@ -124,25 +124,10 @@ def _compare(simulated: Array, predicted: Array, trials: int) -> tuple[Any, ...]
     )
 
 
-def markdown(regions: list[Region]) -> str:
-    """The regions as two Markdown tables, one per map."""
-    return "\n\n".join(
-        f"{title}:\n\n{_markdown_table([r for r in regions if r.after_update is after_update])}"
-        for after_update, title in ((True, "After the update"), (False, "Before any update"))
-    )
-
-
-def _markdown_table(regions: list[Region]) -> str:
-    header, rows = tabulate(regions)
-    lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def tabulate(
-    regions: list[Region], show: Callable[[Region], str] | None = None
+    regions: list[Region], show: Callable[[Region], str]
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a row per range of steps and samples, a column per range of tasks."""
-    show = show or (lambda region: f"{region.mean:.3f} ({region.worst:.2f})")
     columns = list(dict.fromkeys(region.tasks for region in regions))
     cells = {(r.steps, r.samples, r.tasks): show(r) for r in regions}
     rows = [
