@@ -8,6 +8,7 @@ with anything that is not a plain CPU tensor, it goes to the registered op.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -206,7 +207,7 @@ def _fold(
         and (split or in_dims[head.index("rates")] is not None)
     ):
         rates = RateForm(True, form.per_step, form.unit)
-        plan = find_plan(plan.model, plan.options._replace(rates=rates))
+        plan = find_plan(plan.model, dataclasses.replace(plan.options, rates=rates))
     return _Folded(plan, folded, tasks, not form.per_task, shared_leaves)
 
 

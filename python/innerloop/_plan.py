@@ -3,7 +3,8 @@ is what torch's ops can carry, and the layout of flat gradients."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import torch
 
@@ -14,15 +15,23 @@ LOSS_CODES = {"mse": 0, "half_mse": 1, "cross_entropy": 2, "bce_with_logits": 3,
 HUBER_DELTA = 1.0
 
 
-class Options(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Options:
     """What a call fixes besides the architecture. `adapt` has one flag per leaf."""
 
-    loss: str = "mse"
-    steps: int = 0
-    order: int = 2
-    adapt: tuple[bool, ...] = ()
-    rates: RateForm = RateForm(False, False, "model")
-    stepwise: bool = False
+    loss: str
+    steps: int
+    order: int
+    adapt: tuple[bool, ...]
+    rates: RateForm
+    stepwise: bool
+
+
+def options_without_rates(
+    loss: str = "mse", steps: int = 0, order: int = 2, stepwise: bool = False
+) -> Options:
+    """Returns the options of a call whose inner loop is not known yet, or that has none."""
+    return Options(loss, steps, order, (), RateForm(False, False, "model"), stepwise)
 
 
 class Plan:
