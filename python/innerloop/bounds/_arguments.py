@@ -104,7 +104,7 @@ def covariances(value: Any, *, function: str, name: str) -> Array:
             f"{function}: {name} of task {task} must be positive semidefinite, being a covariance "
             f"matrix (smallest eigenvalue {low[task]:.3g}); definition D4 needs it"
         )
-    return flat.reshape(made.shape)
+    return np.asarray(flat.reshape(made.shape))
 
 
 def positive_definite(matrix: Array, *, function: str, name: str, result: str) -> Array:
