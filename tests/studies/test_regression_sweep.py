@@ -167,15 +167,16 @@ def test_bad_input(changes, message):
 
 
 def test_published_frequencies():
-    """Frequencies at 4000 trials against long simulations of the same cells (docs/theory.md).
+    """Frequencies at 4000 trials against long simulations of the same cells by other programs.
 
     p = 1, beta = 2, rate 0.3, N = 25, before the update: .145 at M = 25, .023 at M = 100; p = 2,
-    N = 10, M = 50 and 200, after it: .532 and .803. Four standard errors each, 1e-4 to fail.
+    N = 10, after it: .5435 (s.e. .0029, row by row) at M = 50, .803 at M = 200. Four standard
+    errors each: 3e-4 to fail.
     """
     common = {"inner_lrs": [0.3], "trials": 4000, "seed": 1}
     one = linear_regression.sweep(1, 2.0, tasks=[25, 100], samples=[25], **common)
     two = linear_regression.sweep(2, 2.0, tasks=[50, 200], samples=[10], **common)
     found = [*one.maml_better_before.ravel(), *two.maml_better_after.ravel()]
-    for value, expected in zip(found, (0.145, 0.023, 0.532, 0.803), strict=True):
+    for value, expected in zip(found, (0.145, 0.023, 0.5435, 0.803), strict=True):
         rounding = 0.0005
         assert abs(value - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000) + 2 * rounding
