@@ -60,6 +60,7 @@ def test_rows_pair_the_methods_by_task() -> None:
     for row in made:
         for method in METHODS:
             assert row.median[method] == np.median(errors[method][:, row.steps])
+            assert row.failed[method] == 0
         difference = errors[MAML][:, row.steps] - errors[JOINT][:, row.steps]
         assert row.change[MAML] == mean_interval(difference, 0.95)
         assert JOINT not in row.change
@@ -150,3 +151,19 @@ def test_verdict_follows_the_paired_intervals(shift: float, answer: str) -> None
     assert verdict.answer == answer
     assert verdict.text.endswith("The bounds say nothing.")
     assert f"{made[1].error[MAML].mean:.3g} (95% interval" in verdict.text
+    assert "diverges" not in verdict.text
+
+
+def test_tasks_that_diverge_are_counted_and_said() -> None:
+    errors = {method: np.full((200, ADAPT_STEPS + 1), 2.0) for method in METHODS}
+    errors[MAML] *= np.linspace(0.5, 0.1, 200)[:, None]
+    errors[MAML][:3, 10] = (1e11, math.inf, math.nan)
+    made = rows(errors, 0.95)
+    assert made[10].failed == {"joint": 0, "fomaml": 0, "maml": 3}
+    assert made[9].failed[MAML] == 0
+    verdict = conclude(SETTINGS, made, made, "")
+    assert verdict.answer == MAML_BETTER  # one step is what MAML is trained for
+    assert "MAML diverges on 3 of 30 test tasks" in verdict.text
+    worst_last = np.sort(np.append(errors[MAML][3:, 10], [np.inf] * 3))
+    assert made[10].median[MAML] == pytest.approx(worst_last[99:101].mean())
+    assert f"medians of {made[10].median[MAML]:.3g} against 2." in verdict.text

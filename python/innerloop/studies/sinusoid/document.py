@@ -107,5 +107,6 @@ def _row(row: Row) -> dict[str, Any]:
         "steps": row.steps,
         "error": {method: _interval(row.error[method]) for method in METHODS},
         "median": {method: _finite(row.median[method]) for method in METHODS},
+        "failed": dict(row.failed),
         "change": {method: _interval(row.change[method]) for method in METHODS if method != JOINT},
     }

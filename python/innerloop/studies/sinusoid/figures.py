@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +53,7 @@ def _error_by_steps(
     axes = figure.subplots()
     for method in METHODS:
         style = STYLE[method]
-        shown = [row for row in same if math.isfinite(row.error[method].mean)]
+        shown = [row for row in same if not row.failed[method]]
         steps = [row.steps for row in shown]
         axes.plot(
             steps,
@@ -74,7 +73,7 @@ def _error_by_steps(
             alpha=0.2,
             linewidth=0,
         )
-    best = [row for row in picked if row.steps and math.isfinite(row.error[JOINT].mean)]
+    best = [row for row in picked if row.steps and not row.failed[JOINT]]
     if set(measured.picked_rate[JOINT][1:]) != {settings.inner_lr}:
         axes.plot(
             [row.steps for row in best],
@@ -84,6 +83,7 @@ def _error_by_steps(
             linestyle=":",
             linewidth=1.4,
         )
+    any_failed = any(count for row in same for count in row.failed.values())
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -93,7 +93,8 @@ def _error_by_steps(
     axes.set_xlabel(f"fine-tuning steps on {settings.shots} points, rate {settings.inner_lr:g}")
     axes.set_ylabel("mean squared error on new points")
     axes.set_title(
-        f"Sine waves: {settings.test_tasks} new tasks, {100 * settings.level:g}% intervals",
+        f"Sine waves: {settings.test_tasks} new tasks, {100 * settings.level:g}% intervals"
+        + ("; no point where tasks diverge" if any_failed else ""),
         loc="left",
         fontsize=9,
     )

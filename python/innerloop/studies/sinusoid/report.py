@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from rich import box
@@ -12,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from innerloop.bounds import Report
-from innerloop.compare.statistics import Interval
 from innerloop.studies.sinusoid.certificates import FILE
 from innerloop.studies.sinusoid.measuring import Measured
-from innerloop.studies.sinusoid.settings import LABELS, MAML, METHODS, SHOWN_STEPS, Settings
+from innerloop.studies.sinusoid.settings import JOINT, LABELS, MAML, METHODS, SHOWN_STEPS, Settings
 from innerloop.studies.sinusoid.summary import Row
 from innerloop.studies.sinusoid.training import network
 from innerloop.studies.sinusoid.verdict import JOINT_BETTER, MAML_BETTER, UNDECIDED, Verdict
@@ -74,8 +72,8 @@ def _same_table(settings: Settings, rows: list[Row]) -> Table:
         row = rows[steps]
         table.add_row(
             str(steps),
-            *(_spread(row.error[method]) for method in METHODS),
-            _ends(row.change[MAML]),
+            *(_spread(row, method) for method in METHODS),
+            _ends(row),
         )
     return table
 
@@ -87,19 +85,20 @@ def _picked_table(measured: Measured, rows: list[Row]) -> Table:
         table.add_row(
             str(steps),
             *(
-                f"{_mean(row.error[method])} at {measured.picked_rate[method][steps]:g}"
+                f"{_mean(row, method)} at {measured.picked_rate[method][steps]:g}"
                 for method in METHODS
             ),
-            _ends(row.change[MAML]),
+            _ends(row),
         )
     return table
 
 
 def _certificates_table(reports: dict[str, Report]) -> Table:
     table = _plain_table(
-        "innerloop.bounds.report: certified mean squared MAML gradient for the samples used",
-        "Plug-in: constants measured at the start and at the trained network. A certificate above "
-        f"the start's own value says nothing. Full reports: {FILE}.",
+        "innerloop.bounds.report: certificates of the mean squared MAML gradient",
+        "For the samples that training used; plug-in, since the constants are measured (at the "
+        "start and at the trained network). A certificate above the value at the start says "
+        f"nothing. Full reports: {FILE}.",
     )
     headers = (
         "constants from\nthe run of",
@@ -144,17 +143,21 @@ def _table(title: str, caption: str | None) -> Table:
     return table
 
 
-def _spread(interval: Interval) -> str:
-    if not math.isfinite(interval.mean):
-        return "diverges"
+def _spread(row: Row, method: str) -> str:
+    if row.failed[method]:
+        return _mean(row, method)
+    interval = row.error[method]
     return f"{interval.mean:.3f} ± {interval.high - interval.mean:.3f}"
 
 
-def _mean(interval: Interval) -> str:
-    return f"{interval.mean:.3f}" if math.isfinite(interval.mean) else "diverges"
+def _mean(row: Row, method: str) -> str:
+    """The mean, or how many tasks spoil it."""
+    if row.failed[method]:
+        return f"{row.failed[method]} diverge"
+    return f"{row.error[method].mean:.3f}"
 
 
-def _ends(interval: Interval) -> str:
-    if not math.isfinite(interval.mean):
+def _ends(row: Row) -> str:
+    if row.failed[MAML] or row.failed[JOINT]:
         return "-"
-    return f"{interval.low:+.3f} to {interval.high:+.3f}"
+    return f"{row.change[MAML].low:+.2f} to {row.change[MAML].high:+.2f}"

@@ -10,6 +10,10 @@ from innerloop.compare.statistics import Interval
 from innerloop.studies.sinusoid.measuring import Errors
 from innerloop.studies.sinusoid.settings import ADAPT_STEPS, JOINT, METHODS
 from innerloop.studies.sinusoid.statistics import mean_interval
+from innerloop.studies.sinusoid.waves import AMPLITUDE
+
+# Four times the largest squared target: far beyond any fit, however poor.
+DIVERGED = 4.0 * AMPLITUDE[1] ** 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +25,22 @@ class Row:
         error: mean over test tasks of each method's squared error.
         median: the median over test tasks.
         change: mean over test tasks of the error minus joint training's, for the other methods.
+        failed: test tasks on which fine-tuning diverged; a few of them rule a mean.
     """
 
     steps: int
     error: dict[str, Interval]
     median: dict[str, float]
     change: dict[str, Interval]
+    failed: dict[str, int]
+
+
+def _median(errors: Errors) -> float:
+    return float(np.median(np.where(np.isnan(errors), np.inf, errors)))
+
+
+def _failed(errors: Errors) -> int:
+    return int(np.sum(~(errors <= DIVERGED)))
 
 
 def rows(errors: dict[str, Errors], level: float) -> list[Row]:
@@ -35,12 +49,13 @@ def rows(errors: dict[str, Errors], level: float) -> list[Row]:
         Row(
             steps,
             {method: mean_interval(errors[method][:, steps], level) for method in METHODS},
-            {method: float(np.median(errors[method][:, steps])) for method in METHODS},
+            {method: _median(errors[method][:, steps]) for method in METHODS},
             {
                 method: mean_interval(errors[method][:, steps] - errors[JOINT][:, steps], level)
                 for method in METHODS
                 if method != JOINT
             },
+            {method: _failed(errors[method][:, steps]) for method in METHODS},
         )
         for steps in range(ADAPT_STEPS + 1)
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from innerloop.compare.statistics import Interval
-from innerloop.studies.sinusoid.settings import JOINT, MAML, SHOWN_STEPS, Settings
+from innerloop.studies.sinusoid.settings import JOINT, LABELS, MAML, METHODS, SHOWN_STEPS, Settings
 from innerloop.studies.sinusoid.summary import Row
 
 MAML_BETTER, JOINT_BETTER, UNDECIDED = "maml_better", "joint_better", "undecided"
@@ -23,36 +22,39 @@ class Verdict:
 
 
 def conclude(settings: Settings, same: list[Row], picked: list[Row], bounds: str) -> Verdict:
-    """MAML against joint training after fine-tuning, joint training at its own best rate.
+    """MAML against joint training after as many steps as MAML is trained for, each at the rate that
+    validation tasks pick.
 
     Args:
         same: rows for 0..K steps at the inner rate of training.
-        picked: the same with every method at the rate that validation tasks pick.
+        picked: the same at the picked rates.
         bounds: the sentence on the certificates; it decides nothing.
     """
-    steps = [count for count in SHOWN_STEPS if count > 0]
-    changes = [picked[count].change[MAML] for count in steps]
-    if all(change.high < 0 for change in changes):
-        answer = MAML_BETTER
-        headline = "MAML is better than joint training with fine-tuning on sine waves."
-    elif all(change.low > 0 for change in changes):
-        answer = JOINT_BETTER
-        headline = "Joint training with fine-tuning is better than MAML on sine waves."
+    trained = min(settings.steps, len(same) - 1)
+    first, last, judged = same[trained], picked[SHOWN_STEPS[-1]], picked[trained]
+    change = judged.change[MAML]
+    after = f"after {trained} fine-tuning step{'s' * (trained > 1)}"
+    if change.high < 0:
+        answer, headline = MAML_BETTER, f"MAML is better than joint training {after}."
+    elif change.low > 0:
+        answer, headline = JOINT_BETTER, f"Joint training is better than MAML {after}."
     else:
-        answer = UNDECIDED
-        headline = "MAML and joint training are not told apart at every number of steps."
-    first, last = same[settings.steps if settings.steps < len(same) else -1], picked[steps[-1]]
+        answer, headline = UNDECIDED, f"MAML and joint training are not told apart {after}."
     sentences = [
-        f"After {_steps(first.steps)} at the training rate on {settings.shots} points, MAML's mean "
-        f"squared error is {_with_interval(first.error[MAML], settings)}, joint training's "
-        f"{_with_interval(first.error[JOINT], settings)}.",
-        f"After {_steps(last.steps)}, each at the rate that suits it best, {number(last, MAML)} "
-        f"against {number(last, JOINT)}.",
-        f"Without fine-tuning they are at {number(same[0], MAML)} and {number(same[0], JOINT)}: "
-        "MAML's start is not a better guess, it is a better place to start from."
-        if same[0].change[MAML].high > 0
-        else f"Without fine-tuning they are at {number(same[0], MAML)} and "
-        f"{number(same[0], JOINT)}.",
+        f"After {_steps(trained)} at the training rate on {settings.shots} points, MAML's mean "
+        f"squared error is {_with_interval(first, MAML, settings)}, joint training's "
+        f"{_with_interval(first, JOINT, settings)}.",
+        f"After {_steps(last.steps)}, each at the rate that suits it best, {_both(last)}.",
+        f"Without fine-tuning, {_both(same[0])}.",
+    ]
+    for method in METHODS:
+        failed = max(row.failed[method] for row in (first, last))
+        if failed:
+            sentences.append(
+                f"Fine-tuning of {LABELS[method]} diverges on {failed} of {settings.test_tasks} "
+                "test tasks; medians are given where it does, since a mean would say nothing."
+            )
+    sentences += [
         f"The intervals speak about new tasks for these trained networks "
         f"({settings.test_tasks} tasks, one training run per method), not about other seeds.",
         bounds,
@@ -60,12 +62,17 @@ def conclude(settings: Settings, same: list[Row], picked: list[Row], bounds: str
     return Verdict(answer, headline, " ".join(sentences))
 
 
-def number(row: Row, method: str) -> str:
-    """A method's mean error with three significant digits."""
-    return f"{row.error[method].mean:.3g}"
+def _both(row: Row) -> str:
+    """MAML's error against joint training's, in the same measure."""
+    if row.failed[MAML] or row.failed[JOINT]:
+        return f"medians of {row.median[MAML]:.3g} against {row.median[JOINT]:.3g}"
+    return f"{row.error[MAML].mean:.3g} against {row.error[JOINT].mean:.3g}"
 
 
-def _with_interval(interval: Interval, settings: Settings) -> str:
+def _with_interval(row: Row, method: str, settings: Settings) -> str:
+    if row.failed[method]:
+        return f"{row.median[method]:.3g} (median)"
+    interval = row.error[method]
     return (
         f"{interval.mean:.3g} ({100 * settings.level:g}% interval {interval.low:.3g} to "
         f"{interval.high:.3g})"
