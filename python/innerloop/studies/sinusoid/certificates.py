@@ -76,10 +76,12 @@ def certificates_sentence(settings: Settings, reports: dict[str, Report]) -> str
     """What the bounds make of the budget that training used."""
     samples = settings.iterations * settings.meta_batch * 2 * settings.shots
     budget = f"{samples:.2g}".replace("e+0", "e")
-    if all(made.vacuous for made in reports.values()):
+    vacuous = [LABELS[method] for method, made in reports.items() if made.vacuous]
+    if vacuous:
         return (
             f"The non-convex bounds of innerloop.bounds do not decide at {budget} samples: with "
-            "the constants measured here they exceed the gradient at the start."
+            f"the constants met by {' and by '.join(vacuous)} they exceed the gradient at the "
+            "start."
         )
     better = {made.comparison.better for made in reports.values()}
     if len(better) > 1:
