@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from innerloop import _checks, _kernels
+from innerloop import _checks, _kernels, _native
 from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
 from innerloop._tasks import alone, warn_of_fallback
@@ -42,10 +42,10 @@ def backend_for(model: Model, *, device: torch.device | str = "cpu") -> Choice:
         'torch'
     """
     _checks.check_model("backend_for", model)
-    return _choose(model, torch.device(device).type)[1]
+    return _choose(model, torch.device(device))[1]
 
 
-def _choose(model: Model, device: str) -> tuple[MLP | None, Choice]:
+def _choose(model: Model, device: torch.device) -> tuple[MLP | None, Choice]:
     """Returns the fused description of a model if there is one, and the back end."""
     if isinstance(model, MLP):
         mlp = model
@@ -57,16 +57,26 @@ def _choose(model: Model, device: str) -> tuple[MLP | None, Choice]:
     reason = _unavailable(device)
     if reason:
         return mlp, Choice("torch", reason)
-    return mlp, Choice("fused", f"fused CPU kernels for {mlp.key}")
+    kind = "CUDA" if device.type == "cuda" else "CPU"
+    return mlp, Choice("fused", f"fused {kind} kernels for {mlp.key}")
 
 
-def _unavailable(device: str) -> str:
-    """Returns why there are no fused kernels on a type of device; empty if there are."""
+def _unavailable(device: torch.device) -> str:
+    """Returns why there are no fused kernels on a device; empty if there are."""
+    if device.type == "cuda":
+        reason = _cuda_reason(device.index)
+        return f"the fused CUDA kernels cannot be used: {reason}" if reason else ""
     if _kernels.UNAVAILABLE:
         return f"the native extension cannot be used: {_kernels.UNAVAILABLE}"
-    if device not in ("cpu", "meta"):
-        return f"there are no fused kernels for device type {device!r} yet"
+    if device.type not in ("cpu", "meta"):
+        return f"there are no fused kernels for device type {device.type!r}"
     return ""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cuda_reason(index: int | None) -> str:
+    """Returns why a CUDA device cannot be used; asked, not traced, under torch.compile."""
+    return _native.cuda_reason(index)
 
 
 class Prepared(NamedTuple):
@@ -96,7 +106,7 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     fused = None
     if mlp is not None and backend != "torch":
-        reason = _unavailable(like.device.type)
+        reason = _unavailable(like.device)
         if reason:
             _fall_back(op, model, backend, reason)
         else:

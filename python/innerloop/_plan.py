@@ -53,7 +53,7 @@ class Plan:
         self.parameters = model.parameters
         self.loss_code = LOSS_CODES[options.loss]
         self.loss_parameter = HUBER_DELTA if options.loss == "huber" else 0.0
-        self.native: Any = None  # the extension's model, made at the first call
+        self.native: dict[Any, Any] = {}  # by extension module: its model, made at the first call
         self.shapes = [leaf.shape for leaf in model.leaves]
         self.sizes = [leaf.size for leaf in model.leaves]
 

@@ -100,9 +100,7 @@ def quantity(
     array = np.asarray(value, dtype=np.float64)
     if array.ndim:
         return array
-    return Quantity(
-        float(array), name=name, source=source, assumptions=assumptions, reason=reason
-    )
+    return Quantity(float(array), name=name, source=source, assumptions=assumptions, reason=reason)
 
 
 class Record:
@@ -115,9 +113,7 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Every field, ready for JSON: arrays as lists, infinities as "inf"."""
         assert dataclasses.is_dataclass(self)
-        return {
-            field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)
-        }
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 def plain(value: Any) -> Any:
