@@ -19,6 +19,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Model = MLP | nn.Module
 
+# a wrong gradient is worse than a slow one: "auto" waits until tests/cuda has passed on a GPU
+CUDA_ON_DEMAND = (
+    'the fused CUDA kernels have not been run on a GPU yet; backend="fused" takes them all the same'
+)
+
 _WARNED: set[tuple[type, str]] = set()
 
 
@@ -42,30 +47,34 @@ def backend_for(model: Model, *, device: torch.device | str = "cpu") -> Choice:
         'torch'
     """
     _checks.check_model("backend_for", model)
-    return _choose(model, torch.device(device))[1]
+    return choice_for(model, torch.device(device), "auto")
 
 
-def _choose(model: Model, device: torch.device) -> tuple[MLP | None, Choice]:
-    """Returns the fused description of a model if there is one, and the back end."""
+def choice_for(model: Model, device: torch.device, backend: str) -> Choice:
+    """Returns the back end that "auto" or "fused" comes to for a model; "fused" raises instead of
+    falling back."""
     if isinstance(model, MLP):
         mlp = model
     else:
         try:
             mlp = MLP.from_module(model)
         except NotImplementedError as refusal:
-            return None, Choice("torch", str(refusal))
-    reason = _unavailable(device)
+            return Choice("torch", str(refusal))
+    reason = _unavailable(device, backend)
     if reason:
-        return mlp, Choice("torch", reason)
+        return Choice("torch", reason)
     kind = "CUDA" if device.type == "cuda" else "CPU"
-    return mlp, Choice("fused", f"fused {kind} kernels for {mlp.key}")
+    return Choice("fused", f"fused {kind} kernels for {mlp.key}")
 
 
-def _unavailable(device: torch.device) -> str:
-    """Returns why there are no fused kernels on a device; empty if there are."""
+def _unavailable(device: torch.device, backend: str) -> str:
+    """Returns why there are no fused kernels on a device for "auto" or "fused"; empty if there
+    are."""
     if device.type == "cuda":
         reason = _cuda_reason(device.index)
-        return f"the fused CUDA kernels cannot be used: {reason}" if reason else ""
+        if reason:
+            return f"the fused CUDA kernels cannot be used: {reason}"
+        return CUDA_ON_DEMAND if backend == "auto" else ""
     if _kernels.UNAVAILABLE:
         return f"the native extension cannot be used: {_kernels.UNAVAILABLE}"
     if device.type not in ("cpu", "meta"):
@@ -73,10 +82,13 @@ def _unavailable(device: torch.device) -> str:
     return ""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _cuda_reason(index: int | None) -> str:
     """Returns why a CUDA device cannot be used; asked, not traced, under torch.compile."""
     return _native.cuda_reason(index)
+
+
+# what torch.compiler.assume_constant_result does, less its import of all of torch._dynamo
+_cuda_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Prepared(NamedTuple):
@@ -106,7 +118,7 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     fused = None
     if mlp is not None and backend != "torch":
-        reason = _unavailable(like.device)
+        reason = _unavailable(like.device, backend)
         if reason:
             _fall_back(op, model, backend, reason)
         else:
