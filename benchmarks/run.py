@@ -199,5 +199,9 @@ def _report(result: dict[str, Any]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] == "--worker":
         worker.serve(sys.argv[2], sys.argv[3])
+    elif len(sys.argv) == 5 and sys.argv[1] == "--rival":
+        import rival
+
+        rival.serve(*sys.argv[2:])
     else:
         sys.exit(main(sys.argv[1:]))

@@ -1,11 +1,10 @@
-"""Measures one case in this process: every rival tuned, checked, and timed in turn."""
+"""Measures one case: every rival tuned, checked, and timed in turn, each in its own process."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
-import io
+import dataclasses
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ import baselines
 import flops
 import timing
 from cases import CASES, make_problem
-from reference import TOLERANCE, disagreement, numbers, reference
-from tune import NothingRan, tune
+from reference import reference
+from rival import RivalDied, RivalProcess, save_expected
 from worker import Request
 
 DRAWS = 3  # problems tried before a disagreement counts
@@ -38,54 +37,37 @@ def measure_case(request: Request) -> dict[str, Any]:
 
 def _measure(request: Request, seed: int) -> dict[str, Any]:
     case = CASES[request.what]
-    dtype = getattr(torch, request.dtype)
-    problem = make_problem(case, dtype, seed)
-    expected = reference(problem)
+    problem = make_problem(case, getattr(torch, request.dtype), seed)
     rivals: dict[str, dict[str, Any]] = {}
-    calls: dict[str, timing.Call] = {}
-    for name in request.baselines:
-        module = baselines.load(name)
-        rival: dict[str, Any] = {"title": module.TITLE, "library": module.LIBRARY}
-        rivals[name] = rival
-        reason = module.missing() or module.unfit(case)
-        if reason is not None:
-            rival["skipped"] = reason
-            continue
-        if name == "innerloop":
-            rival["backend"] = module.backend(problem.rows(0, 1))
-            fresh = next(iter(module.formulations(problem).values()))()
-            rival["peak_bytes"] = timing.peak_growth_bytes(fresh)  # with its kept workspace
+    ready: dict[str, RivalProcess] = {}
+    samples: dict[str, tuple[list[float], int]] = {}
+    with tempfile.TemporaryDirectory(prefix="innerloop-bench-") as folder:
+        expected = Path(folder, "expected.npz")
+        save_expected(reference(problem), expected)
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # autotuning logs
-                tuned = tune(module, problem, request.quick)
-        except NothingRan as error:
-            rival["failed"] = str(error)
-            continue
-        rival.update(choice=tuned.choice, first_call_s=tuned.first_call_s, trials=tuned.trials)
-        if "peak_bytes" not in rival:
-            slow = tuned.trials[-1].get("rough_s", 0.0) > timing.SLOW_S
-            rival["peak_bytes"] = timing.peak_growth_bytes(tuned.call, calls=1 if slow else 3)
-        calls[name] = tuned.call
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    results = timing.time_rivals(
-        calls,
-        lambda outcome: disagreement(numbers(outcome), expected),
-        TOLERANCE[dtype],
-        timing.QUICK if request.quick else timing.FULL,
-    )
-    for name, result in results.items():
-        if isinstance(result, timing.Disagreement):
-            rivals[name].update(failed=str(result), disagrees=True)
-            continue
-        rivals[name].update(result.summary(), disagreement=result.disagreement)
+            for name in request.baselines:
+                process = RivalProcess(dataclasses.replace(request, seed=seed), name, expected)
+                try:
+                    rivals[name] = process.prepare()
+                except RivalDied as error:
+                    module = baselines.load(name)
+                    facts = {"title": module.TITLE, "library": module.LIBRARY}
+                    rivals[name] = {**facts, "failed": str(error)}
+                if "skipped" in rivals[name] or "failed" in rivals[name]:
+                    process.close()
+                else:
+                    ready[name] = process
+            effort = timing.QUICK if request.quick else timing.FULL
+            samples = timing.interleave(ready, effort)
+        finally:
+            for process in ready.values():
+                process.close()
+    for name, (taken, per_sample) in samples.items():
+        rivals[name].update(timing.spread(taken), calls_per_sample=per_sample)
         rivals[name]["tasks_per_s"] = case.tasks / rivals[name]["median_s"]
-        rivals[name]["samples_s"] = [round(sample, 9) for sample in result.samples_s]
-    ours = results.get("innerloop")
-    if isinstance(ours, timing.Timing):
-        for name, result in results.items():
-            if isinstance(result, timing.Timing) and name != "innerloop":
-                rivals[name]["ratio"] = timing.paired_ratio(result.samples_s, ours.samples_s)
+        rivals[name]["samples_s"] = [round(sample, 9) for sample in taken]
+        if name != "innerloop" and "innerloop" in samples:
+            rivals[name]["ratio"] = timing.paired_ratio(taken, samples["innerloop"][0])
     return {
         "kind": "speed",
         "seed": seed,

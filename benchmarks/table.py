@@ -14,9 +14,17 @@ from typing import Any
 
 import routine_tables
 import speed_tables
+import study_tables
+import tightness_tables
 from formatting import Run, megabytes, milliseconds, ratio_to, speed_runs, times
 
-DOCUMENTS = ("docs/benchmarks.md", "docs/torch-compile.md", "README.md")
+DOCUMENTS = (
+    "docs/benchmarks.md",
+    "docs/studies.md",
+    "docs/torch-compile.md",
+    "docs/theory/nonconvex.md",
+    "README.md",
+)
 FIGURE = "docs/images/speed.svg"
 
 
@@ -51,6 +59,10 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "memory": routine_tables.memory,
     "compile-first-order": routine_tables.compile_first_order,
     "machine": routine_tables.machine,
+    "regression-study": study_tables.speed,
+    "regression-trials": study_tables.trials,
+    "regression-agreement": study_tables.agreement,
+    "tightness": tightness_tables.tightness,
 }
 
 

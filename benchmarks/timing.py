@@ -1,6 +1,6 @@
 """The one timing function: agreement first, then warm-up and many interleaved repeats.
 
-Rivals take turns in one process. In a round each gets one block of consecutive calls, whose mean
+Rivals take turns. In a round each gets one block of consecutive calls, whose mean
 is one sample; the order turns by one place every round. A slow phase of the machine thus hits
 everybody alike, and ratios are taken within rounds.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Effort:
     rounds: int
     block_s: float
     budget_s: float
-    settle_s: float = 0.002
+    settle_s: float = 0.01  # longer than a thread pool of OpenMP spins
     fewest_rounds: int = 3
 
 
@@ -107,52 +107,87 @@ def rough_seconds(call: Call, budget_s: float = 0.2) -> float:
     return best
 
 
-def time_rivals(
-    calls: dict[str, Call], disagreement: Callable[[Any], float], tolerance: float, effort: Effort
-) -> dict[str, Timing | Disagreement]:
-    """Times calls against each other after checking what each returns.
+class Rival(Protocol):
+    """What can be timed: here, or in another process (`rival.RivalProcess`)."""
 
-    Args:
-        calls: rival name to a call without arguments that returns when its numbers are there.
-        disagreement: relative error of a call's result against the reference.
-        tolerance: a rival above it is not timed and reported as a `Disagreement`.
-        effort: repeats and time limits. A rival too slow for `rounds` samples within `budget_s`
-            takes part in the first rounds only (never fewer than `fewest_rounds`).
+    def estimate(self) -> float:
+        """Seconds of one call, roughly; also the warm-up."""
+
+    def block(self, calls: int, settle_s: float) -> float:
+        """Mean seconds of consecutive calls, after untimed ones for `settle_s` seconds."""
+
+
+class LocalRival:
+    """A call of this process."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def estimate(self) -> float:
+        """See `Rival`."""
+        first = seconds_of(self._call)[1]
+        return first if first >= SLOW_S else rough_seconds(self._call)
+
+    def block(self, calls: int, settle_s: float) -> float:
+        """See `Rival`."""
+        _settle(self._call, settle_s)
+        return _block(self._call, calls)
+
+
+def interleave(rivals: Mapping[str, Rival], effort: Effort) -> dict[str, tuple[list[float], int]]:
+    """Samples in seconds and calls per sample of each rival, taken in turns.
+
+    A rival too slow for `effort.rounds` samples within `effort.budget_s` takes part in the first
+    rounds only (never fewer than `effort.fewest_rounds`).
     """
-    results: dict[str, Timing | Disagreement] = {}
     plans: dict[str, tuple[int, int, float]] = {}  # calls per block, rounds, settling seconds
-    errors: dict[str, float] = {}
-    for name, call in calls.items():
-        outcome, estimate = seconds_of(call)
-        errors[name] = disagreement(outcome)
-        if not errors[name] <= tolerance:
-            results[name] = Disagreement(
-                f"relative error {errors[name]:.2e} against the float64 reference, "
-                f"allowed {tolerance:.0e}"
-            )
-            continue
-        if estimate < SLOW_S:
-            estimate = rough_seconds(call)  # also the warm-up
+    for name, rival in rivals.items():
+        estimate = rival.estimate()
         per_block = max(1, round(effort.block_s / estimate))
         settle_s = effort.settle_s if estimate < SLOW_S else 0.0
         block_s = per_block * estimate + settle_s
         rounds = int(min(effort.rounds, max(effort.fewest_rounds, effort.budget_s / block_s)))
         plans[name] = (per_block, rounds, settle_s)
     samples: dict[str, list[float]] = {name: [] for name in plans}
+    for index in range(max((rounds for _, rounds, _ in plans.values()), default=0)):
+        turn = [name for name, (_, rounds, _) in plans.items() if index < rounds]
+        turn = turn[index % len(turn) :] + turn[: index % len(turn)]
+        for name in turn:
+            per_block, _, settle_s = plans[name]
+            samples[name].append(rivals[name].block(per_block, settle_s))
+    return {name: (samples[name], per_block) for name, (per_block, _, _) in plans.items()}
+
+
+def disagreement_text(error: float, tolerance: float) -> str:
+    """Why a rival is not timed."""
+    return f"relative error {error:.2e} against the float64 reference, allowed {tolerance:.0e}"
+
+
+def time_rivals(
+    calls: dict[str, Call], disagreement: Callable[[Any], float], tolerance: float, effort: Effort
+) -> dict[str, Timing | Disagreement]:
+    """Times calls of this process against each other after checking what each returns.
+
+    Args:
+        calls: rival name to a call without arguments that returns when its numbers are there.
+        disagreement: relative error of a call's result against the reference.
+        tolerance: a rival above it is not timed and reported as a `Disagreement`.
+        effort: repeats and time limits, see `interleave`.
+    """
+    results: dict[str, Timing | Disagreement] = {}
+    errors: dict[str, float] = {}
+    for name, call in calls.items():
+        errors[name] = disagreement(call())
+        if not errors[name] <= tolerance:
+            results[name] = Disagreement(disagreement_text(errors[name], tolerance))
+    right = {name: LocalRival(call) for name, call in calls.items() if name not in results}
     gc.collect()
     gc.freeze()  # what importing left behind is not collected again inside somebody's block
     try:
-        for index in range(max((rounds for _, rounds, _ in plans.values()), default=0)):
-            turn = [name for name, (_, rounds, _) in plans.items() if index < rounds]
-            turn = turn[index % len(turn) :] + turn[: index % len(turn)]
-            for name in turn:
-                per_block, _, settle_s = plans[name]
-                _settle(calls[name], settle_s)
-                samples[name].append(_block(calls[name], per_block))
+        for name, (samples, per_block) in interleave(right, effort).items():
+            results[name] = Timing(samples, per_block, errors[name])
     finally:
         gc.unfreeze()
-    for name, (per_block, _, _) in plans.items():
-        results[name] = Timing(samples[name], per_block, errors[name])
     return results
 
 

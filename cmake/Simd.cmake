@@ -1,9 +1,12 @@
-# One object library per instruction level, all from csrc/cpu/kernels.cpp. Only these objects carry
-# wide instructions; everything else is compiled for the platform's baseline.
+# One object library per instruction level, all from the same sources. Only these objects carry wide
+# instructions; everything else is compiled for the platform's baseline.
 include(CheckCXXCompilerFlag)
 
+# Random trials have the same bits at every level: none of their multiply-adds may be contracted.
+set_source_files_properties(csrc/cpu/regression.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+
 function(innerloop_add_level name)
-  add_library(innerloop_${name} OBJECT csrc/cpu/kernels.cpp)
+  add_library(innerloop_${name} OBJECT csrc/cpu/kernels.cpp csrc/cpu/regression.cpp)
   target_include_directories(innerloop_${name} PRIVATE csrc)
   target_compile_definitions(innerloop_${name} PRIVATE INNERLOOP_LEVEL=${name})
   # Multiply-adds are contracted; NaN, infinities and the order of sums stay as written.

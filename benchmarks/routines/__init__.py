@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("first-call", "overhead", "steps", "tasks", "memory")
+NAMES = ("first-call", "overhead", "steps", "tasks", "memory", "regression-study")
 
 
 def load(name: str) -> ModuleType:

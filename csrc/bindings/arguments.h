@@ -1,20 +1,17 @@
-// From Python's integers to the calls of core/kernels.h: what the extension modules share. No
+// From Python's tensors to the calls of core/kernels.h: what the extension modules share. No
 // mathematics, no memory of their own.
 #pragma once
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <stdexcept>
-#include <tuple>
 #include <vector>
 
+#include "bindings/tensors.h"
 #include "core/kernels.h"
 
 namespace innerloop {
-
-namespace py = pybind11;
 
 /// Owns the description of a network; immutable.
 class Model {
@@ -62,24 +59,33 @@ class Model {
   Net net_;
 };
 
-inline const void* pointer(int64_t address) { return reinterpret_cast<const void*>(address); }
-inline void* writable(int64_t address) { return reinterpret_cast<void*>(address); }
-
-/// Addresses and strides of one set of leaves, kept alive for the call.
+/// Addresses and task strides of one set of leaves: 0 if all tasks share a leaf.
 struct LeafList {
-  std::vector<const void*> data;
+  std::vector<void*> data;
   std::vector<int64_t> strides;
 
-  LeafList(const Model& model, const std::vector<int64_t>& addresses,
-           const std::vector<int64_t>& task_strides)
-      : strides(task_strides) {
-    const size_t leaves = static_cast<size_t>(model.net().leaves);
-    if (addresses.size() != leaves || task_strides.size() != leaves) {
-      throw std::invalid_argument("one address and one stride per leaf expected");
+  LeafList(const Model& model, const py::sequence& tensors, TensorReader& reader) {
+    const Net& net = model.net();
+    if (tensors.size() != static_cast<size_t>(net.leaves)) {
+      throw std::invalid_argument("one tensor per leaf expected");
     }
-    for (int64_t address : addresses) data.push_back(pointer(address));
+    data.reserve(tensors.size());
+    strides.reserve(tensors.size());
+    for (int l = 0; l < net.depth; ++l) {
+      const Layer& layer = net.layers[l];
+      add(tensors[static_cast<size_t>(layer.weight_leaf)], 2, layer.in * layer.out, reader);
+      if (layer.bias_leaf >= 0) {
+        add(tensors[static_cast<size_t>(layer.bias_leaf)], 1, layer.out, reader);
+      }
+    }
   }
   Leaves view() const { return {data.data(), strides.data()}; }
+
+ private:
+  void add(const py::object& tensor, int64_t dimensions, int64_t size, TensorReader& reader) {
+    data.push_back(reader.address(tensor));
+    strides.push_back(TensorReader::dimensions(tensor) > dimensions ? size : 0);
+  }
 };
 
 inline Problem problem(const Model& model, int loss, double loss_parameter, int64_t tasks,
@@ -91,100 +97,95 @@ inline Problem problem(const Model& model, int loss, double loss_parameter, int6
   return {&model.net(), static_cast<LossKind>(loss), loss_parameter, tasks, params.view(), threads};
 }
 
-using SideTuple = std::array<int64_t, 5>;  // rows, x, y, weight, count
-
-inline Side side(const SideTuple& s) {
-  return {s[0], pointer(s[1]), pointer(s[2]), pointer(s[3]),
-          static_cast<const int64_t*>(pointer(s[4]))};
+/// A side is the tuple (rows, x, y, count, weight).
+inline Side side(const py::tuple& s, TensorReader& reader) {
+  if (s.size() != 5) throw std::invalid_argument("a side has five entries");
+  return {s[0].cast<int64_t>(), reader.address(s[1]), reader.address(s[2]), reader.address(s[4]),
+          static_cast<const int64_t*>(reader.address(s[3]))};
 }
 
-using RateTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, bool>;
-
-inline Rates rates(const RateTuple& r) {
-  return {pointer(std::get<0>(r)), std::get<1>(r), std::get<2>(r), std::get<3>(r), std::get<4>(r)};
+/// Rates are the tuple (tensor, task_stride, step_stride, leaf_stride, elementwise).
+inline Rates rates(const py::tuple& r, TensorReader& reader) {
+  if (r.size() != 5) throw std::invalid_argument("rates have five entries");
+  return {reader.address(r[0]), r[1].cast<int64_t>(), r[2].cast<int64_t>(), r[3].cast<int64_t>(),
+          r[4].cast<bool>()};
 }
 
 /// One byte per leaf, as the kernels read it.
-inline std::vector<uint8_t> adapt_flags(const Model& model, const std::vector<bool>& adapt) {
+inline std::vector<uint8_t> adapt_flags(const Model& model, const py::tuple& adapt) {
   if (adapt.size() != static_cast<size_t>(model.net().leaves)) {
     throw std::invalid_argument("one adapt flag per leaf expected");
   }
-  return {adapt.begin(), adapt.end()};
+  std::vector<uint8_t> flags;
+  for (py::handle flag : adapt) flags.push_back(flag.ptr() == Py_True);
+  return flags;
 }
 
-/// A MetaGradCall with the arrays that it refers to.
+/// The call of an unrolled inner loop, with the arrays that it refers to.
 class UnrollArguments {
  public:
   UnrollArguments(const Model& model, int loss, double loss_parameter, int64_t tasks, int64_t steps,
-                  const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-                  const std::vector<bool>& adapts, const RateTuple& lr, const SideTuple& support,
-                  int64_t out_support_loss, int threads)
-      : leaves_(model, params, strides), flags_(adapt_flags(model, adapts)) {
+                  const py::sequence& params, const py::tuple& adapts, const py::tuple& lr,
+                  const py::tuple& support, py::handle out_support_loss, int threads)
+      : net_(model.net()), leaves_(model, params, reader_), flags_(adapt_flags(model, adapts)) {
     call_.problem = problem(model, loss, loss_parameter, tasks, leaves_, threads);
     call_.steps = steps;
     call_.order = 1;
     call_.adapt = flags_.data();
-    call_.rates = rates(lr);
-    call_.support = side(support);
-    call_.out_support_loss = writable(out_support_loss);
+    call_.rates = rates(lr, reader_);
+    call_.support = side(support, reader_);
+    call_.out_support_loss = reader_.address(out_support_loss);
   }
   UnrollArguments(const UnrollArguments&) = delete;
   const MetaGradCall& call() const { return call_; }
 
- protected:
-  LeafList leaves_;
-  std::vector<uint8_t> flags_;
-  MetaGradCall call_{};
-};
-
-class AdaptArguments : public UnrollArguments {
- public:
-  AdaptArguments(const Model& model, int loss, double loss_parameter, int64_t tasks, int64_t steps,
-                 const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-                 const std::vector<bool>& adapts, const RateTuple& lr, const SideTuple& support,
-                 int64_t out, bool stepwise, int64_t out_support_loss, int threads)
-      : UnrollArguments(model, loss, loss_parameter, tasks, steps, params, strides, adapts, lr,
-                        support, out_support_loss, threads) {
-    call_.adapted = writable(out);
+  void adapt(py::handle out, bool stepwise) {
+    call_.adapted = reader_.address(out);
     call_.adapted_stepwise = stepwise;
   }
-};
-
-class MetaGradArguments : public UnrollArguments {
- public:
-  MetaGradArguments(const Model& model, int loss, double loss_parameter, int64_t tasks,
-                    int64_t steps, int order, const std::vector<int64_t>& params,
-                    const std::vector<int64_t>& strides, const std::vector<bool>& adapts,
-                    const RateTuple& lr, const SideTuple& support, const SideTuple& query,
-                    int64_t task_weight, int64_t out_loss, int64_t out_support_loss,
-                    int64_t out_query_loss, const std::vector<int64_t>& grads,
-                    const std::vector<int64_t>& grad_strides, int64_t out_lr_grad, int threads)
-      : UnrollArguments(model, loss, loss_parameter, tasks, steps, params, strides, adapts, lr,
-                        support, out_support_loss, threads),
-        grad_strides_(grad_strides) {
-    for (int64_t address : grads) grads_.push_back(writable(address));
-    const size_t count = static_cast<size_t>(model.net().leaves);
-    if (!grads.empty() && (grads.size() != count || grad_strides.size() != count)) {
-      throw std::invalid_argument("one gradient address and one stride per leaf expected");
-    }
+  void query(const py::tuple& rows, py::handle task_weight, py::handle out_loss,
+             py::handle out_query_loss) {
+    call_.query = side(rows, reader_);
+    call_.task_weight = reader_.address(task_weight);
+    call_.out_loss = reader_.address(out_loss);
+    call_.out_query_loss = reader_.address(out_query_loss);
+  }
+  /// `grads` is one flat tensor, leaf after leaf, each as its parameter: shared or per task. None
+  /// computes the losses only.
+  void differentiate(int order, bool is_float64, py::handle grads, py::handle out_rate_grad) {
     call_.order = order;
-    call_.query = side(query);
-    call_.task_weight = pointer(task_weight);
-    call_.out_loss = writable(out_loss);
-    call_.out_query_loss = writable(out_query_loss);
-    call_.grads = grads.empty() ? nullptr : grads_.data();
-    call_.grad_strides = grad_strides_.data();
-    call_.out_rate_grad = grads.empty() ? nullptr : writable(out_lr_grad);
-    const int64_t per_step = call_.rates.elementwise   ? model.net().parameters
-                             : call_.rates.leaf_stride ? model.net().leaves
+    const int64_t tasks = call_.problem.tasks;
+    if (!grads.is_none()) {
+      char* next = static_cast<char*>(reader_.address(grads));
+      const int64_t width = is_float64 ? 8 : 4;
+      const auto leaf = [&](int64_t size) {
+        const bool per_task = leaves_.strides[grads_.size()] != 0;
+        grads_.push_back(next);
+        next += width * (per_task ? tasks * size : size);
+      };
+      for (int l = 0; l < net_.depth; ++l) {
+        const Layer& layer = net_.layers[l];
+        leaf(layer.in * layer.out);
+        if (layer.bias_leaf >= 0) leaf(layer.out);
+      }
+      call_.grads = grads_.data();
+      call_.grad_strides = leaves_.strides.data();
+      call_.out_rate_grad = reader_.address(out_rate_grad);
+    }
+    const int64_t per_step = call_.rates.elementwise   ? net_.parameters
+                             : call_.rates.leaf_stride ? net_.leaves
                                                        : 1;
-    const int64_t set = per_step * (call_.rates.step_stride ? steps : 1);
+    const int64_t set = per_step * (call_.rates.step_stride ? call_.steps : 1);
     call_.rate_grad_size = call_.rates.task_stride ? call_.rates.task_stride * tasks : set;
   }
 
  private:
+  const Net& net_;
+  TensorReader reader_;
+  LeafList leaves_;
+  std::vector<uint8_t> flags_;
   std::vector<void*> grads_;
-  std::vector<int64_t> grad_strides_;
+  MetaGradCall call_{};
 };
 
 /// Defines Model in a module, for this module alone: several may be loaded.

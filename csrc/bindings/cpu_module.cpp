@@ -1,8 +1,9 @@
-// innerloop._cpu: unpack integers, call the kernels without the GIL, translate the status.
+// innerloop._cpu: unpack tensors, call the kernels without the GIL, translate the status.
 #include <atomic>
 #include <string>
 
 #include "bindings/arguments.h"
+#include "bindings/regression.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -39,53 +40,53 @@ void dispatch(Status (*Kernels::*entry)(const Call&, Strategy), bool is_float64,
 }
 
 void predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
-             const std::vector<int64_t>& params, const std::vector<int64_t>& strides, int64_t x,
-             int64_t out, int threads) {
-  const LeafList leaves(model, params, strides);
-  PredictCall call{problem(model, 0, 0, tasks, leaves, threads), rows, pointer(x), writable(out)};
+             const py::sequence& params, py::handle x, py::handle out, int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  PredictCall call{problem(model, 0, 0, tasks, leaves, threads), rows, reader.address(x),
+                   reader.address(out)};
   dispatch(&Kernels::predict, is_float64, call, model);
 }
 
 void loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
-                   int64_t tasks, const std::vector<int64_t>& params,
-                   const std::vector<int64_t>& strides, const SideTuple& batch, int64_t out_loss,
-                   int64_t out_grad, int threads) {
-  const LeafList leaves(model, params, strides);
-  LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, threads), side(batch),
-                       writable(out_loss), writable(out_grad)};
+                   int64_t tasks, const py::sequence& params, const py::tuple& batch,
+                   py::handle out_loss, py::handle out_grad, int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, threads),
+                       side(batch, reader), reader.address(out_loss), reader.address(out_grad)};
   dispatch(&Kernels::loss_and_grad, is_float64, call, model);
 }
 
 void hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-         const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-         const std::vector<int64_t>& vector, const std::vector<int64_t>& vector_strides,
-         const SideTuple& batch, int64_t out, int threads) {
-  const LeafList leaves(model, params, strides), direction(model, vector, vector_strides);
-  HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, threads), side(batch),
-               direction.view(), writable(out)};
+         const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
+         py::handle out, int threads) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader), direction(model, vector, reader);
+  HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, threads), side(batch, reader),
+               direction.view(), reader.address(out)};
   dispatch(&Kernels::hvp, is_float64, call, model);
 }
 
 void adapt(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-           int64_t steps, const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-           const std::vector<bool>& adapts, const RateTuple& lr, const SideTuple& support,
-           int64_t out, bool stepwise, int64_t out_support_loss, int threads) {
-  const AdaptArguments arguments(model, loss, loss_parameter, tasks, steps, params, strides, adapts,
-                                 lr, support, out, stepwise, out_support_loss, threads);
+           int64_t steps, const py::sequence& params, const py::tuple& adapts, const py::tuple& lr,
+           const py::tuple& support, py::handle out, bool stepwise, py::handle out_support_loss,
+           int threads) {
+  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
+                            out_support_loss, threads);
+  arguments.adapt(out, stepwise);
   dispatch(&Kernels::meta_grad, is_float64, arguments.call(), model);
 }
 
 void meta_grad(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-               int64_t steps, int order, const std::vector<int64_t>& params,
-               const std::vector<int64_t>& strides, const std::vector<bool>& adapts,
-               const RateTuple& lr, const SideTuple& support, const SideTuple& query,
-               int64_t task_weight, int64_t out_loss, int64_t out_support_loss,
-               int64_t out_query_loss, const std::vector<int64_t>& grads,
-               const std::vector<int64_t>& grad_strides, int64_t out_lr_grad, int threads) {
-  const MetaGradArguments arguments(model, loss, loss_parameter, tasks, steps, order, params,
-                                    strides, adapts, lr, support, query, task_weight, out_loss,
-                                    out_support_loss, out_query_loss, grads, grad_strides,
-                                    out_lr_grad, threads);
+               int64_t steps, int order, const py::sequence& params, const py::tuple& adapts,
+               const py::tuple& lr, const py::tuple& support, const py::tuple& query,
+               py::handle task_weight, py::handle out_loss, py::handle out_support_loss,
+               py::handle out_query_loss, py::handle grads, py::handle out_lr_grad, int threads) {
+  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
+                            out_support_loss, threads);
+  arguments.query(query, task_weight, out_loss, out_query_loss);
+  arguments.differentiate(order, is_float64, grads, out_lr_grad);
   dispatch(&Kernels::meta_grad, is_float64, arguments.call(), model);
 }
 
@@ -114,8 +115,7 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
-  m.doc() =
-      "Fused operations for batches of tasks, over raw addresses. Use innerloop's Python API.";
+  m.doc() = "Fused operations for batches of tasks, unchecked. Use innerloop's Python API.";
   simd_level();  // reads INNERLOOP_SIMD: a bad value fails the import, with its reason
   define_model(m);
   m.def("predict", &predict);
@@ -123,6 +123,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.def("hvp", &hvp);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
+  m.def("tensor_key", &tensor_key);
+  define_regression(m);
   m.def("simd_levels", &simd_levels);
   m.def("simd_level", &simd_level);
   m.def("set_simd_level", &set_simd_level);

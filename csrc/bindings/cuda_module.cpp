@@ -1,4 +1,4 @@
-// The module of the operations on a device: unpack integers, call without the GIL, translate
+// The module of the operations on a device: unpack tensors, call without the GIL, translate
 // errors. Built as innerloop._cuda over CUDA, and for tests over an emulation on the host.
 #include <optional>
 #include <string>
@@ -41,7 +41,8 @@ class DeviceCall {
     context_.owner = this;
     context_.allocate = [](void* self, int64_t bytes) {
       const py::gil_scoped_acquire acquire;
-      return writable(static_cast<DeviceCall*>(self)->allocate_(bytes).cast<int64_t>());
+      return reinterpret_cast<void*>(
+          static_cast<DeviceCall*>(self)->allocate_(bytes).cast<int64_t>());
     };
     if (const auto& facts = std::get<3>(place)) {
       context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts)};
@@ -92,54 +93,55 @@ class DeviceCall {
 };
 
 py::object predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
-                   const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-                   int64_t x, int64_t out, const Place& place) {
-  const LeafList leaves(model, params, strides);
-  const PredictCall call{problem(model, 0, 0, tasks, leaves, 1), rows, pointer(x), writable(out)};
+                   const py::sequence& params, py::handle x, py::handle out, const Place& place) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  const PredictCall call{problem(model, 0, 0, tasks, leaves, 1), rows, reader.address(x),
+                         reader.address(out)};
   return DeviceCall(place).run(&BlockKernels::predict, is_float64, call);
 }
 
 py::object loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
-                         int64_t tasks, const std::vector<int64_t>& params,
-                         const std::vector<int64_t>& strides, const SideTuple& batch,
-                         int64_t out_loss, int64_t out_grad, const Place& place) {
-  const LeafList leaves(model, params, strides);
-  const LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, 1), side(batch),
-                             writable(out_loss), writable(out_grad)};
+                         int64_t tasks, const py::sequence& params, const py::tuple& batch,
+                         py::handle out_loss, py::handle out_grad, const Place& place) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  const LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, 1),
+                             side(batch, reader), reader.address(out_loss),
+                             reader.address(out_grad)};
   return DeviceCall(place).run(&BlockKernels::loss_and_grad, is_float64, call);
 }
 
 py::object hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-               const std::vector<int64_t>& params, const std::vector<int64_t>& strides,
-               const std::vector<int64_t>& vector, const std::vector<int64_t>& vector_strides,
-               const SideTuple& batch, int64_t out, const Place& place) {
-  const LeafList leaves(model, params, strides), direction(model, vector, vector_strides);
-  const HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, 1), side(batch),
-                     direction.view(), writable(out)};
+               const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
+               py::handle out, const Place& place) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader), direction(model, vector, reader);
+  const HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, 1), side(batch, reader),
+                     direction.view(), reader.address(out)};
   return DeviceCall(place).run(&BlockKernels::hvp, is_float64, call);
 }
 
 py::object adapt(const Model& model, bool is_float64, int loss, double loss_parameter,
-                 int64_t tasks, int64_t steps, const std::vector<int64_t>& params,
-                 const std::vector<int64_t>& strides, const std::vector<bool>& adapts,
-                 const RateTuple& lr, const SideTuple& support, int64_t out, bool stepwise,
-                 int64_t out_support_loss, const Place& place) {
-  const AdaptArguments arguments(model, loss, loss_parameter, tasks, steps, params, strides, adapts,
-                                 lr, support, out, stepwise, out_support_loss, 1);
+                 int64_t tasks, int64_t steps, const py::sequence& params, const py::tuple& adapts,
+                 const py::tuple& lr, const py::tuple& support, py::handle out, bool stepwise,
+                 py::handle out_support_loss, const Place& place) {
+  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
+                            out_support_loss, 1);
+  arguments.adapt(out, stepwise);
   return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
 }
 
 py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
-                     int64_t tasks, int64_t steps, int order, const std::vector<int64_t>& params,
-                     const std::vector<int64_t>& strides, const std::vector<bool>& adapts,
-                     const RateTuple& lr, const SideTuple& support, const SideTuple& query,
-                     int64_t task_weight, int64_t out_loss, int64_t out_support_loss,
-                     int64_t out_query_loss, const std::vector<int64_t>& grads,
-                     const std::vector<int64_t>& grad_strides, int64_t out_lr_grad,
-                     const Place& place) {
-  const MetaGradArguments arguments(
-      model, loss, loss_parameter, tasks, steps, order, params, strides, adapts, lr, support, query,
-      task_weight, out_loss, out_support_loss, out_query_loss, grads, grad_strides, out_lr_grad, 1);
+                     int64_t tasks, int64_t steps, int order, const py::sequence& params,
+                     const py::tuple& adapts, const py::tuple& lr, const py::tuple& support,
+                     const py::tuple& query, py::handle task_weight, py::handle out_loss,
+                     py::handle out_support_loss, py::handle out_query_loss, py::handle grads,
+                     py::handle out_lr_grad, const Place& place) {
+  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
+                            out_support_loss, 1);
+  arguments.query(query, task_weight, out_loss, out_query_loss);
+  arguments.differentiate(order, is_float64, grads, out_lr_grad);
   return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
 }
 
@@ -172,7 +174,7 @@ py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int
 }  // namespace
 
 PYBIND11_MODULE(INNERLOOP_MODULE, m) {
-  m.doc() = "Fused operations on a device, over raw addresses. Use innerloop's Python API.";
+  m.doc() = "Fused operations on a device, unchecked. Use innerloop's Python API.";
   define_model(m);
   m.def("predict", &predict);
   m.def("loss_and_grad", &loss_and_grad);

@@ -8,6 +8,7 @@ with anything that is not a plain tensor on the CPU or a GPU, it goes to the reg
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -206,7 +207,7 @@ def _fold(
         and (split or in_dims[head.index("rates")] is not None)
     ):
         rates = RateForm(True, form.per_step, form.unit)
-        plan = find_plan(plan.model, plan.options._replace(rates=rates))
+        plan = find_plan(plan.model, dataclasses.replace(plan.options, rates=rates))
     return _Folded(plan, folded, tasks, not form.per_task, shared_leaves)
 
 
@@ -309,7 +310,7 @@ class _MetaLoss(Function):
         head = len(_HEADS["meta_loss"])
         arguments = (*tensors[:head], cotangent, *tensors[head:])
         out = run("meta_grad", plan, arguments)
-        grads = _ops.split_grads(plan, tensors[head:], out[3], cotangent.shape[0])
+        grads = _ops.split_grads(tensors[head:], out[3])
         return (None, out[4], *(None,) * (head - 1), *grads)
 
     @staticmethod
@@ -357,7 +358,7 @@ class _MeanMetaLoss(Function):
         else:
             grads = grads * cotangent
             rate_grad = rate_grad * cotangent if ctx.needs_input_grad[1] else None
-        parts = _ops.split_grads(ctx.plan, inputs[1:], grads, ctx.tasks)
+        parts = _ops.split_grads(inputs[1:], grads)
         nones = (None,) * (len(_HEADS["meta_grad"]) - 1)
         return (None, rate_grad, *nones, *parts)
 

@@ -20,7 +20,7 @@ from innerloop._params import (
     is_number,
     number_tensor,
 )
-from innerloop._plan import Options, Plan, find_plan
+from innerloop._plan import Options, Plan, find_plan, options_without_rates
 from innerloop.models import MLP
 
 
@@ -98,7 +98,7 @@ def meta_call(
         return Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
     if task_weight is not None:
         _checks.refuse_data_grad(op, task_weight=task_weight)
-    fixed = Options(loss, steps, order, stepwise=stepwise)
+    fixed = options_without_rates(loss, steps, order, stepwise)
     plan, rates = fused_plan(ready, adapted, inner_lr, fixed)
     lasting = is_number(inner_lr) and rates.device.type != "cuda"
     remember(key, Known(plan, rates if lasting else None))
@@ -115,7 +115,8 @@ def fused_plan(
         inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
     )
     adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
-    return find_plan(ready.mlp, Options(*options[:3], adapt, form, options.stepwise)), rates
+    full = Options(options.loss, options.steps, options.order, adapt, form, options.stepwise)
+    return find_plan(ready.mlp, full), rates
 
 
 def leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:

@@ -1,13 +1,17 @@
-"""The native extension: plain functions over addresses (0: absent) and sizes; see csrc/bindings.
+"""The native extension: plain functions over tensors and sizes, unchecked; see csrc/bindings.
 
-A side is (rows, x, y, weight, count); lr is (address, task_stride, step_stride, leaf_stride,
-elementwise). Strides are in elements; a task stride of 0 means shared by all tasks.
+A side is (rows, x, y, count, weight); rates are (tensor, task_stride, step_stride, leaf_stride,
+elementwise), strides in elements. Outputs are contiguous tensors that are written whole. The
+functions of the linear-regression study take the addresses of NumPy arrays (0: absent).
 """
 
 from collections.abc import Sequence
 
-_Side = tuple[int, int, int, int, int]
-_Rates = tuple[int, int, int, int, bool]
+from torch import Tensor
+
+_Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
+_Rates = tuple[Tensor, int, int, int, bool]
+_RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
 
 class Model:
     def __init__(
@@ -23,10 +27,9 @@ def predict(
     is_float64: bool,
     tasks: int,
     rows: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    x: int,
-    out: int,
+    params: Sequence[Tensor],
+    x: Tensor,
+    out: Tensor,
     threads: int,
 ) -> None: ...
 def loss_and_grad(
@@ -35,11 +38,10 @@ def loss_and_grad(
     loss: int,
     loss_parameter: float,
     tasks: int,
-    params: Sequence[int],
-    strides: Sequence[int],
+    params: Sequence[Tensor],
     side: _Side,
-    out_loss: int,
-    out_grad: int,
+    out_loss: Tensor,
+    out_grad: Tensor,
     threads: int,
 ) -> None: ...
 def hvp(
@@ -48,12 +50,10 @@ def hvp(
     loss: int,
     loss_parameter: float,
     tasks: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    vector: Sequence[int],
-    vector_strides: Sequence[int],
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
     side: _Side,
-    out: int,
+    out: Tensor,
     threads: int,
 ) -> None: ...
 def adapt(
@@ -63,14 +63,13 @@ def adapt(
     loss_parameter: float,
     tasks: int,
     steps: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    adapt: Sequence[bool],
+    params: Sequence[Tensor],
+    adapt: tuple[bool, ...],
     lr: _Rates,
     side: _Side,
-    out: int,
+    out: Tensor,
     stepwise: bool,
-    out_support_loss: int,
+    out_support_loss: Tensor,
     threads: int,
 ) -> None: ...
 def meta_grad(
@@ -81,21 +80,45 @@ def meta_grad(
     tasks: int,
     steps: int,
     order: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    adapt: Sequence[bool],
+    params: Sequence[Tensor],
+    adapt: tuple[bool, ...],
     lr: _Rates,
     support: _Side,
     query: _Side,
-    task_weight: int,
-    out_loss: int,
-    out_support_loss: int,
-    out_query_loss: int,
-    grads: Sequence[int],
-    grad_strides: Sequence[int],
-    out_lr_grad: int,
+    task_weight: Tensor | None,
+    out_loss: Tensor,
+    out_support_loss: Tensor | None,
+    out_query_loss: Tensor | None,
+    grads: Tensor | None,
+    out_lr_grad: Tensor | None,
     threads: int,
 ) -> None: ...
+def tensor_key(types: tuple[type, ...], values: list[object]) -> bytes | None: ...
+def regression_trials(
+    law: _RegressionLaw,
+    tasks: int,
+    first_trial: int,
+    trials: int,
+    rates: int,
+    rate: int,
+    risks: int,
+    excess: int,
+    estimates: int,
+    threads: int,
+) -> None: ...
+def regression_tasks(
+    law: _RegressionLaw,
+    tasks: int,
+    first_trial: int,
+    trials: int,
+    theta: int,
+    variance: int,
+    covariance: int,
+    gram: int,
+    moment: int,
+    threads: int,
+) -> None: ...
+def random_words(key: int, count: int, counters: int, words: int) -> None: ...
 def simd_levels() -> list[str]: ...
 def simd_level() -> str: ...
 def set_simd_level(name: str) -> None: ...

@@ -1,15 +1,17 @@
-"""The CUDA extension: plain functions over device addresses (0: absent) and sizes: csrc/bindings.
+"""The CUDA extension: functions over tensors of a device and sizes, unchecked; see csrc/bindings.
 
-A side is (rows, x, y, weight, count); lr is (address, task_stride, step_stride, leaf_stride,
-elementwise); a place is (device, stream, allocate, facts). Without `allocate` a function only
-schedules and returns the schedule.
+A side is (rows, x, y, count, weight); rates are (tensor, task_stride, step_stride, leaf_stride,
+elementwise), strides in elements; a place is (device, stream, allocate, facts). Without `allocate`
+a function only schedules, and returns the schedule.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_Side = tuple[int, int, int, int, int]
-_Rates = tuple[int, int, int, int, bool]
+from torch import Tensor
+
+_Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
+_Rates = tuple[Tensor, int, int, int, bool]
 _Facts = tuple[int, int, int]
 _Place = tuple[int, int, Callable[[int], int] | None, _Facts | None]
 _Schedule = dict[str, Any] | None
@@ -28,10 +30,9 @@ def predict(
     is_float64: bool,
     tasks: int,
     rows: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    x: int,
-    out: int,
+    params: Sequence[Tensor],
+    x: Tensor,
+    out: Tensor,
     place: _Place,
 ) -> _Schedule: ...
 def loss_and_grad(
@@ -40,11 +41,10 @@ def loss_and_grad(
     loss: int,
     loss_parameter: float,
     tasks: int,
-    params: Sequence[int],
-    strides: Sequence[int],
+    params: Sequence[Tensor],
     side: _Side,
-    out_loss: int,
-    out_grad: int,
+    out_loss: Tensor,
+    out_grad: Tensor,
     place: _Place,
 ) -> _Schedule: ...
 def hvp(
@@ -53,12 +53,10 @@ def hvp(
     loss: int,
     loss_parameter: float,
     tasks: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    vector: Sequence[int],
-    vector_strides: Sequence[int],
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
     side: _Side,
-    out: int,
+    out: Tensor,
     place: _Place,
 ) -> _Schedule: ...
 def adapt(
@@ -68,14 +66,13 @@ def adapt(
     loss_parameter: float,
     tasks: int,
     steps: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    adapt: Sequence[bool],
+    params: Sequence[Tensor],
+    adapt: tuple[bool, ...],
     lr: _Rates,
     side: _Side,
-    out: int,
+    out: Tensor,
     stepwise: bool,
-    out_support_loss: int,
+    out_support_loss: Tensor,
     place: _Place,
 ) -> _Schedule: ...
 def meta_grad(
@@ -86,19 +83,17 @@ def meta_grad(
     tasks: int,
     steps: int,
     order: int,
-    params: Sequence[int],
-    strides: Sequence[int],
-    adapt: Sequence[bool],
+    params: Sequence[Tensor],
+    adapt: tuple[bool, ...],
     lr: _Rates,
     support: _Side,
     query: _Side,
-    task_weight: int,
-    out_loss: int,
-    out_support_loss: int,
-    out_query_loss: int,
-    grads: Sequence[int],
-    grad_strides: Sequence[int],
-    out_lr_grad: int,
+    task_weight: Tensor | None,
+    out_loss: Tensor,
+    out_support_loss: Tensor | None,
+    out_query_loss: Tensor | None,
+    grads: Tensor | None,
+    out_lr_grad: Tensor | None,
     place: _Place,
 ) -> _Schedule: ...
 def fix_schedule(strategy: str, tasks_per_block: int, threads: int) -> tuple[str, int, int]: ...

@@ -1,6 +1,6 @@
-"""The kernels as torch sees them: tensors in, tensors out, one native call each, where the tensors
-are. Arguments become addresses and strides here; nothing is checked, and nothing is known to
-torch's dispatcher (`_ops.py` registers what is here)."""
+"""The kernels as torch sees them: tensors in, tensors out, one native call each, where the
+tensors are. Outputs are allocated here; nothing is checked, and nothing is known to torch's
+dispatcher (`_ops.py` registers what is here)."""
 
 from __future__ import annotations
 
@@ -87,57 +87,15 @@ def _resolve(plan: AnyPlan, x: Tensor) -> tuple[Plan, Target]:
     return found, _TARGETS[x.device.type](found, x)
 
 
-# ---------------------------------------------------------------- addresses
-
-
-def _leaf_addresses(
-    plan: Plan, params: Sequence[Tensor]
-) -> tuple[list[int], list[int], list[Tensor]]:
-    """Returns addresses, task strides (0: shared) and the tensors to keep alive."""
-    addresses, strides, kept = [], [], []
-    for leaf, value in zip(plan.leaves, params, strict=True):
-        if not value.is_contiguous() or value.is_neg():
-            value = _dense(value)
-        kept.append(value)
-        addresses.append(value.data_ptr())
-        strides.append(leaf.size if value.ndim > len(leaf.shape) else 0)
-    return addresses, strides, kept
-
-
-def _dense(value: Tensor) -> Tensor:
-    """Returns the tensor as memory holds it when contiguous and not lazily negated."""
-    if value.is_neg():
-        value = value.resolve_neg()
-    return value if value.is_contiguous() else value.contiguous()
-
-
-def _side(
-    x: Tensor, y: Tensor, count: Tensor | None, weight: Tensor | None
-) -> tuple[tuple[int, int, int, int, int], list[Tensor]]:
-    """Returns a side's (rows, x, y, weight, count) addresses and the tensors to keep alive."""
-    x, y = _dense(x), _dense(y)
-    kept = [x, y]
-    weight_address = count_address = 0
-    if weight is not None:
-        weight = _dense(weight)
-        weight_address = weight.data_ptr()
-        kept.append(weight)
-    if count is not None:
-        count = _dense(count)
-        count_address = count.data_ptr()
-        kept.append(count)
-    return (x.shape[1], x.data_ptr(), y.data_ptr(), weight_address, count_address), kept
-
-
-def _rates(plan: Plan, inner_lr: Tensor) -> tuple[int, int, int, int, bool]:
-    """Returns (address, task_stride, step_stride, leaf_stride, elementwise) of contiguous flat
-    rates."""
+def _rates(plan: Plan, inner_lr: Tensor) -> tuple[Tensor, int, int, int, bool]:
+    """Returns the flat rates with their (task_stride, step_stride, leaf_stride, elementwise)."""
     form = plan.options.rates
+    if form.unit == "model" and not form.per_task:
+        return inner_lr, 0, int(form.per_step), 0, False
     width = {"model": 1, "leaf": len(plan.leaves), "element": plan.parameters}[form.unit]
     step_stride = width if form.per_step else 0
     task_stride = (plan.options.steps if form.per_step else 1) * width if form.per_task else 0
-    leaf_stride = int(form.unit == "leaf")
-    return inner_lr.data_ptr(), task_stride, step_stride, leaf_stride, form.unit == "element"
+    return inner_lr, task_stride, step_stride, int(form.unit == "leaf"), form.unit == "element"
 
 
 # ---------------------------------------------------------------- kernels
@@ -146,8 +104,6 @@ def _rates(plan: Plan, inner_lr: Tensor) -> tuple[int, int, int, int, bool]:
 def predict(params: Sequence[Tensor], x: Tensor, plan: AnyPlan) -> Tensor:
     """Returns outputs [T, N, K]."""
     plan, target = _resolve(plan, x)
-    x = _dense(x)
-    addresses, strides, kept = _leaf_addresses(plan, params)
     tasks, rows = x.shape[0], x.shape[1]
     out = x.new_empty((tasks, rows, plan.outputs))
     target.module.predict(
@@ -155,13 +111,11 @@ def predict(params: Sequence[Tensor], x: Tensor, plan: AnyPlan) -> Tensor:
         x.dtype is torch.float64,
         tasks,
         rows,
-        addresses,
-        strides,
-        x.data_ptr(),
-        out.data_ptr(),
+        params,
+        x,
+        out,
         target.place,
     )
-    del kept
     return out
 
 
@@ -175,8 +129,6 @@ def loss_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """Returns losses [T] and gradients [T, P]."""
     plan, target = _resolve(plan, x)
-    addresses, strides, kept = _leaf_addresses(plan, params)
-    side, kept_side = _side(x, y, count, weight)
     tasks = x.shape[0]
     loss = x.new_empty((tasks,))
     grad = x.new_empty((tasks, plan.parameters))
@@ -186,14 +138,12 @@ def loss_and_grad(
         plan.loss_code,
         plan.loss_parameter,
         tasks,
-        addresses,
-        strides,
-        side,
-        loss.data_ptr(),
-        grad.data_ptr(),
+        params,
+        (x.shape[1], x, y, count, weight),
+        loss,
+        grad,
         target.place,
     )
-    del kept, kept_side
     return loss, grad
 
 
@@ -208,9 +158,6 @@ def hvp(
 ) -> Tensor:
     """Returns Hessian-vector products [T, P]."""
     plan, target = _resolve(plan, x)
-    addresses, strides, kept = _leaf_addresses(plan, params)
-    vector_addresses, vector_strides, kept_vector = _leaf_addresses(plan, vector)
-    side, kept_side = _side(x, y, count, weight)
     tasks = x.shape[0]
     out = x.new_empty((tasks, plan.parameters))
     target.module.hvp(
@@ -219,15 +166,12 @@ def hvp(
         plan.loss_code,
         plan.loss_parameter,
         tasks,
-        addresses,
-        strides,
-        vector_addresses,
-        vector_strides,
-        side,
-        out.data_ptr(),
+        params,
+        vector,
+        (x.shape[1], x, y, count, weight),
+        out,
         target.place,
     )
-    del kept, kept_vector, kept_side
     return out
 
 
@@ -243,9 +187,6 @@ def adapt(
     """Returns adapted parameters [T, P] ([T, S + 1, P] if stepwise) and support losses [T, S]."""
     plan, target = _resolve(plan, x)
     options = plan.options
-    addresses, strides, kept = _leaf_addresses(plan, params)
-    side, kept_side = _side(x, y, count, weight)
-    inner_lr = _dense(inner_lr)
     tasks = x.shape[0]
     shape = (tasks, options.steps + 1) if options.stepwise else (tasks,)
     out = x.new_empty((*shape, plan.parameters))
@@ -257,17 +198,15 @@ def adapt(
         plan.loss_parameter,
         tasks,
         options.steps,
-        addresses,
-        strides,
+        params,
         options.adapt,
         _rates(plan, inner_lr),
-        side,
-        out.data_ptr(),
+        (x.shape[1], x, y, count, weight),
+        out,
         options.stepwise,
-        support_loss.data_ptr(),
+        support_loss,
         target.place,
     )
-    del kept, kept_side
     return out, support_loss
 
 
@@ -281,38 +220,22 @@ def _meta(
     with_grad: bool,
 ) -> MetaGradOutputs:
     """Runs the inner loops and, if asked, the way back. Without it only the first output counts."""
-    x = support[0]
+    x, query_x = support[0], query[0]
     plan, target = _resolve(plan, x)
     options = plan.options
-    addresses, strides, kept = _leaf_addresses(plan, params)
-    support_side, kept_support = _side(*support)
-    query_side, kept_query = _side(*query)
-    inner_lr = _dense(inner_lr)
-    if task_weight is not None:
-        task_weight = _dense(task_weight)
     tasks, steps = x.shape[0], options.steps
     loss = x.new_empty((tasks,))
-    support_loss = grads = rate_grad = loss
-    query_loss = None
-    grad_addresses: list[int] = []
-    support_address = query_address = rate_address = 0
+    support_loss = query_loss = grads = rate_grad = None
     if with_grad:
         support_loss = x.new_empty((tasks, steps))
-        sizes = plan.sizes
-        if any(strides):
-            sizes = [
-                tasks * size if s else size for size, s in zip(plan.sizes, strides, strict=True)
-            ]
-        grads = x.new_empty((sum(sizes),))
-        rate_grad = torch.empty_like(inner_lr)
-        support_address, rate_address = support_loss.data_ptr(), rate_grad.data_ptr()
+        size = plan.parameters
+        for value, leaf in zip(params, plan.leaves, strict=True):
+            if value.ndim > len(leaf.shape):
+                size += (tasks - 1) * leaf.size
+        grads = x.new_empty((size,))
+        rate_grad = x.new_empty(inner_lr.shape)
         if options.stepwise:
             query_loss = x.new_empty((tasks, steps + 1))
-            query_address = query_loss.data_ptr()
-        base, width = grads.data_ptr(), x.element_size()
-        for size in sizes:
-            grad_addresses.append(base)
-            base += width * size
     target.module.meta_grad(
         target.model,
         x.dtype is torch.float64,
@@ -321,22 +244,21 @@ def _meta(
         tasks,
         steps,
         options.order,
-        addresses,
-        strides,
+        params,
         options.adapt,
         _rates(plan, inner_lr),
-        support_side,
-        query_side,
-        0 if task_weight is None else task_weight.data_ptr(),
-        loss.data_ptr(),
-        support_address,
-        query_address,
-        grad_addresses,
-        strides if with_grad else [],
-        rate_address,
+        (x.shape[1], *support),
+        (query_x.shape[1], *query),
+        task_weight,
+        loss,
+        support_loss,
+        query_loss,
+        grads,
+        rate_grad,
         target.place,
     )
-    del kept, kept_support, kept_query
+    if support_loss is None or grads is None or rate_grad is None:
+        support_loss = grads = rate_grad = loss
     return MetaGradOutputs(loss, support_loss, query_loss, grads, rate_grad)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from innerloop import _native
 from innerloop._params import Batch, SideTensors
 from innerloop._plan import Plan
 from innerloop.models import MLP
@@ -16,7 +17,6 @@ from innerloop.models import MLP
 _PLAIN = (Tensor, nn.Parameter)
 _BATCHES = (tuple, Batch)
 _LIMIT = 1024
-_END = object()  # closes a batch in a signature
 
 
 class Known(NamedTuple):
@@ -40,44 +40,32 @@ def signature(
 ) -> tuple[Any, ...] | None:
     """Returns everything about a call that its checks depend on, or None if it must be checked
     anew."""
-    if type(model) is not MLP or type(params) is not dict or torch.compiler.is_compiling():
+    if (
+        type(model) is not MLP
+        or type(params) is not dict
+        or torch.compiler.is_compiling()
+        or not _native.is_available()
+    ):
         return None
     adapt_params = options[5]
     if adapt_params is not None and type(adapt_params) is not tuple:
         return None
-    facts: list[Any] = [model.key, model.names, model.flattens, len(params), *options]
-    data: list[Any] = [task_weight]
-    for batch in (support, query):
-        if type(batch) not in _BATCHES:
-            return None
-        data += batch
-        data.append(_END)
+    if type(support) not in _BATCHES or type(query) not in _BATCHES:
+        return None
+    number = None
+    values: list[Any] = [params.get(name) for name in model.names]
+    values.append(task_weight)
+    values += support
+    values += query
     if type(inner_lr) is float:
-        facts.append(inner_lr)
+        number = inner_lr
     else:
-        data.append(inner_lr)
-    device = None
-    leaves: list[Any] = [params.get(name) for name in model.names]
-    for value in leaves:
-        if type(value) not in _PLAIN or value.layout is not torch.strided or value.is_nested:
-            return None
-        device = device or value.device
-        if value.device != device:
-            return None
-        facts.append(value.shape)
-        facts.append(value.dtype)
-    for value in data:
-        if value is None or value is _END:
-            facts.append(value)
-            continue
-        if type(value) not in _PLAIN or value.layout is not torch.strided or value.is_nested:
-            return None
-        if value.device != device or (value.requires_grad and value is not inner_lr):
-            return None
-        facts.append(value.shape)
-        facts.append(value.dtype)
-    facts.append(device)
-    return tuple(facts)
+        values.append(inner_lr)
+    facts = _native.native().tensor_key(_PLAIN, values)
+    if facts is None:
+        return None
+    described = (model.key, model.names, model.flattens, len(params), len(support))
+    return (*described, number, facts, options)
 
 
 def whole_side(model: MLP, batch: Any) -> SideTensors:

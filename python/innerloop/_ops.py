@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from innerloop import _kernels
-from innerloop._plan import Plan, parse_plan
+from innerloop._plan import parse_plan
 
 DOUBLE_BACKWARD = (
     "{op}: only first derivatives in params and inner_lr are provided by the fused operations; "
@@ -134,23 +134,17 @@ def _meta_loss_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     params, tensors = list(saved[: ctx.leaves]), saved[ctx.leaves :]
     out = META_GRAD(params, *tensors, cotangent, ctx.plan)
-    grads = split_grads(parse_plan(ctx.plan), params, out[3], tensors[1].shape[0])
+    grads = split_grads(params, out[3])
     return (grads, out[4], *(None,) * len(tensors[1:]), None)
 
 
-def split_grads(plan: Plan, params: Sequence[Tensor], flat: Tensor, tasks: int) -> list[Tensor]:
-    """Returns the flat gradient leaf by leaf, [...] if shared and [T, ...] if per task."""
-    sizes, shapes = plan.sizes, plan.shapes
-    for i, (value, shape) in enumerate(zip(params, plan.shapes, strict=True)):
-        if value.ndim > len(shape):
-            if shapes is plan.shapes:
-                sizes, shapes = list(sizes), list(shapes)
-            sizes[i] *= tasks
-            shapes[i] = (tasks, *shape)
-    parts = flat.split_with_sizes(sizes)
+def split_grads(params: Sequence[Tensor], flat: Tensor) -> list[Tensor]:
+    """Returns the flat gradient leaf by leaf, each shaped as its parameter: [...] if shared and
+    [T, ...] if per task."""
+    parts = flat.split_with_sizes([value.numel() for value in params])
     return [
-        part if len(shape) == 1 else part.view(shape)
-        for part, shape in zip(parts, shapes, strict=True)
+        part if value.ndim == 1 else part.view(value.shape)
+        for part, value in zip(parts, params, strict=True)
     ]
 
 

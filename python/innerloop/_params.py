@@ -3,6 +3,7 @@ buffers."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from collections.abc import Collection, Mapping, Sequence
@@ -39,7 +40,8 @@ class Batch(NamedTuple):
     weight: Tensor | None = None
 
 
-class RateForm(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class RateForm:
     """Layout of a flat rate tensor [T if per_task][S if per_step][1, leaves or P by unit]."""
 
     per_task: bool

@@ -3,7 +3,8 @@ is what torch's ops can carry, and the layout of flat gradients."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import torch
 
@@ -14,15 +15,23 @@ LOSS_CODES = {"mse": 0, "half_mse": 1, "cross_entropy": 2, "bce_with_logits": 3,
 HUBER_DELTA = 1.0
 
 
-class Options(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Options:
     """What a call fixes besides the architecture. `adapt` has one flag per leaf."""
 
-    loss: str = "mse"
-    steps: int = 0
-    order: int = 2
-    adapt: tuple[bool, ...] = ()
-    rates: RateForm = RateForm(False, False, "model")
-    stepwise: bool = False
+    loss: str
+    steps: int
+    order: int
+    adapt: tuple[bool, ...]
+    rates: RateForm
+    stepwise: bool
+
+
+def options_without_rates(
+    loss: str = "mse", steps: int = 0, order: int = 2, stepwise: bool = False
+) -> Options:
+    """Returns the options of a call whose inner loop is not known yet, or that has none."""
+    return Options(loss, steps, order, (), RateForm(False, False, "model"), stepwise)
 
 
 class Plan:
@@ -38,8 +47,6 @@ class Plan:
         "options",
         "outputs",
         "parameters",
-        "shapes",
-        "sizes",
         "text",
     )
 
@@ -54,8 +61,6 @@ class Plan:
         self.loss_code = LOSS_CODES[options.loss]
         self.loss_parameter = HUBER_DELTA if options.loss == "huber" else 0.0
         self.native: dict[Any, Any] = {}  # by extension module: its model, made at the first call
-        self.shapes = [leaf.shape for leaf in model.leaves]
-        self.sizes = [leaf.size for leaf in model.leaves]
 
     def native_arguments(self) -> tuple[list[int], list[int], list[float], list[bool]]:
         """Returns what the extension's Model is made of: widths, activations, slopes, has_bias."""

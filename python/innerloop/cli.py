@@ -16,6 +16,7 @@ def build() -> typer.Typer:
     import typer
 
     from innerloop.compare.command import HELP, compare
+    from innerloop.studies.command import study
 
     application = typer.Typer(
         name="innerloop",
@@ -30,6 +31,7 @@ def build() -> typer.Typer:
         """Batched gradient-based meta-learning: commands."""
 
     application.command("compare", help=HELP)(compare)
+    application.add_typer(study())
     return application
 
 

@@ -32,7 +32,7 @@ from innerloop._params import (
     named_leaves,
     unflatten_rate_grad,
 )
-from innerloop._plan import Options, find_plan
+from innerloop._plan import find_plan, options_without_rates
 
 __all__ = [
     "Choice",
@@ -162,7 +162,7 @@ def meta_grad(
         return MetaGrad(*result, backend="torch")
     out = _autograd.run("meta_grad", plan, call.tensors, constant=True)
     leaves = cast("tuple[Tensor, ...]", call.tensors[-len(call.names) :])
-    grads = split_grads(plan, leaves, out[3], call.tasks)
+    grads = split_grads(leaves, out[3])
     rate_grad = out[4]
     if isinstance(inner_lr, Mapping):
         options, shapes = plan.options, named_leaves(call.names, plan.leaves)
@@ -326,7 +326,7 @@ def adapt(
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, loss, ready)
     if ready.mlp is not None:
-        options = Options(loss, steps, 2, stepwise=stepwise)
+        options = options_without_rates(loss, steps, stepwise=stepwise)
         plan, rates = fused_plan(ready, adapted, inner_lr, options)
         flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
         return leaf_dict(ready, flat)
@@ -383,7 +383,7 @@ def hvp(
     _checks.check_device(op, "vector", like, ready.like.device, "params")
     side = prepare_batch(op, "batch", parts, loss, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, Options(loss))
+        plan = find_plan(ready.mlp, options_without_rates(loss))
         return leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
     return reference.hvp(params, side, vector, model=model, loss=loss)
 
@@ -419,7 +419,7 @@ def loss_and_grad(
     ready = prepare(op, model, backend, params, parts[0].shape[0])
     side = prepare_batch(op, "batch", parts, loss, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, Options(loss))
+        plan = find_plan(ready.mlp, options_without_rates(loss))
         losses, flat = _autograd.run("loss_and_grad", plan, (*side, *ready.params))
         return losses, leaf_dict(ready, flat)
     return reference.loss_and_grad(params, side, model=model, loss=loss)
@@ -450,7 +450,7 @@ def predict(params: Params, x: Tensor, *, model: Model, backend: str = "auto") -
     ready = prepare(op, model, backend, params, x.shape[0])
     x = prepare_inputs(op, "", x, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, Options())
+        plan = find_plan(ready.mlp, options_without_rates())
         result: Tensor = _autograd.run("predict", plan, (x, *ready.params))
         return result
     return reference.predict(params, x, model=model)

@@ -90,34 +90,32 @@ def plan(
     if facts is None:
         index = torch.cuda.current_device() if device is None else device
         facts = DeviceFacts(*module.device_facts(index))
-    # addresses are never used: 1 stands for every tensor
     leaves = model.leaves
-    found = find_plan(
-        model,
-        Options(loss, steps, order, (True,) * len(leaves), RateForm(False, False, "model")),
-    )
+    form = RateForm(False, False, "model")
+    adapt = (True,) * len(leaves)
+    found = find_plan(model, Options(loss, steps, order, adapt, form, False))
     native = module.Model(*found.native_arguments())
-    here = [1] * len(leaves)
-    strides = [leaf.size if per_task else 0 for leaf in leaves]
-    support, query = (support_rows, 1, 1, 0, 0), (query_rows, 1, 1, 0, 0)
+    # no address is used: one number stands for every tensor, with the axes of a leaf
+    one = torch.empty(1)
+    params = [one.reshape((1,) * (len(leaf.shape) + per_task)) for leaf in leaves]
+    support, query = (support_rows, one, one, None, None), (query_rows, one, one, None, None)
     place = (0, 0, None, tuple(facts))
     head = (native, dtype is torch.float64)
     losses = (*head, found.loss_code, found.loss_parameter, tasks)
-    unroll = (here, strides, found.options.adapt, (1, 0, 0, 0, False))
+    rates = (one, 0, 0, 0, False)
     if operation == "predict":
-        result = module.predict(*head, tasks, query_rows, here, strides, 1, 1, place)
+        result = module.predict(*head, tasks, query_rows, params, one, one, place)
     elif operation == "loss_and_grad":
-        result = module.loss_and_grad(*losses, here, strides, support, 1, 1, place)
+        result = module.loss_and_grad(*losses, params, support, one, one, place)
     elif operation == "hvp":
-        result = module.hvp(*losses, here, strides, here, strides, support, 1, place)
+        result = module.hvp(*losses, params, params, support, one, place)
     elif operation == "adapt":
-        result = module.adapt(*losses, steps, *unroll, support, 1, False, 1, place)
+        result = module.adapt(*losses, steps, params, adapt, rates, support, one, False, one, place)
     else:
-        with_grad = operation == "meta_grad"
-        grads = here if with_grad else []
+        grad, support_loss = (one, one) if operation == "meta_grad" else (None, None)
         result = module.meta_grad(
-            *losses, steps, order, *unroll, support, query, 0, 1, int(with_grad), 0, grads,
-            strides if with_grad else [], int(with_grad), place,
+            *losses, steps, order, params, adapt, rates, support, query, None, one, support_loss,
+            None, grad, grad, place,
         )  # fmt: skip
     return Schedule(**result)
 

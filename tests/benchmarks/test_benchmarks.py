@@ -109,6 +109,39 @@ def test_operation_count_by_hand() -> None:
     assert flops.nominal(replace(CASES["linear"], tasks=1)) == 6 * one
 
 
+def test_rivals_are_timed_in_processes_of_their_own() -> None:
+    from speed import measure_case
+    from worker import Request
+
+    found = measure_case(Request("sinusoid", 1, ("innerloop", "torch_func"), quick=True))
+    assert found["fastest_library"] is None  # eager torch.func is none
+    for rival in found["rivals"].values():
+        assert 0 < rival["disagreement"] < 1e-4
+        assert rival["samples"] == len(rival["samples_s"]) >= 3
+        assert rival["min_s"] <= rival["median_s"]
+    assert found["rivals"]["innerloop"]["backend"] == "fused"
+    assert found["rivals"]["torch_func"]["ratio"]["median"] > 0
+
+
+def test_rival_that_disagrees_or_dies_says_so(tmp_path: Path) -> None:
+    from cases import CASES, make_problem
+    from rival import RivalDied, RivalProcess, save_expected
+    from worker import Request
+
+    from reference import reference
+
+    right = reference(make_problem(CASES["sinusoid"], seed=0))
+    save_expected([2 * array for array in right], tmp_path / "wrong.npz")
+    request = Request("sinusoid", 1, quick=True)
+    process = RivalProcess(request, "innerloop", tmp_path / "wrong.npz")
+    report = process.prepare()
+    assert report["disagrees"]
+    assert "against the float64 reference" in report["failed"]
+    with pytest.raises(RivalDied, match="before it was ready"):
+        process.estimate()
+    process.close()
+
+
 @pytest.mark.parametrize("name", ["sinusoid-5", "omniglot-fc", "linear", "hvp"])
 def test_rivals_written_in_torch_agree_with_the_reference(name: str) -> None:
     """The eager rivals in float64: independent ways to the same numbers."""

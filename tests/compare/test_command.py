@@ -93,6 +93,7 @@ def test_results_schema(tmp_path: Path) -> None:
         "picked",
         "by_adapt_steps",
         "same_rate",
+        "theory",
         "splits",
         "units",
     ]
@@ -115,6 +116,13 @@ def test_results_schema(tmp_path: Path) -> None:
     row = next(row for row in document["same_rate"] if row["inner_lr"] == 0.05)
     got = row["risk"]["maml"]["mean"]
     assert got == pytest.approx(float(np.exp(np.mean(np.log(wanted)))), rel=1e-12)
+    theory = document["theory"]
+    assert theory["tasks"] == 48
+    assert theory["sentence"] in document["verdict"]["text"]
+    assert [row["inner_lr"] for row in theory["settings"]] == [0.05, 0.1]
+    for row in theory["settings"]:
+        assert row["statistical_error"]["maml"]["estimate"] > 0
+        assert row["crossover"]["low"] >= 0
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["units"] == 15
     assert run["resumed_units"] == 0
@@ -220,6 +228,9 @@ def test_maml_wins_where_curvature_follows_the_solution(tmp_path: Path) -> None:
     assert document["verdict"]["headline"].startswith("Yes")
     assert document["picked"]["wins"]["maml"] == 8
     assert document["picked"]["relative"]["maml"]["mean"] < -0.15
+    crossover = document["theory"]["settings"][0]["crossover"]
+    assert 0 < crossover["tasks"] < crossover["high"] < 800
+    assert "MAML has the smaller expected error" in document["verdict"]["text"]
 
 
 def test_joint_training_is_as_good_with_a_common_curvature(tmp_path: Path) -> None:
@@ -227,6 +238,8 @@ def test_joint_training_is_as_good_with_a_common_curvature(tmp_path: Path) -> No
     assert document["verdict"]["answer"] == "as_good"
     assert document["verdict"]["headline"].startswith("No")
     assert abs(document["picked"]["relative"]["maml"]["mean"]) < 0.02
+    # A common curvature leaves no modelling error: no upper end for the crossover.
+    assert document["theory"]["settings"][0]["crossover"]["high"] is None
 
 
 def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path) -> None:

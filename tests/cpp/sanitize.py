@@ -22,7 +22,7 @@ OPTIONS = {
 
 
 def build(folder, sanitizers, jobs):
-    """Returns the driver, built in `folder`."""
+    """Returns the folder of the drivers, built in `folder`."""
     configure = [
         *("cmake", "-S", str(ROOT), "-B", str(folder), "-DINNERLOOP_CPP_TESTS=ON"),
         *(f"-DINNERLOOP_SANITIZE={sanitizers}", "-DCMAKE_BUILD_TYPE=None"),
@@ -30,15 +30,16 @@ def build(folder, sanitizers, jobs):
     ]
     subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["cmake", "--build", str(folder), "-j", str(jobs)], check=True)
-    return folder / "tests/cpp/innerloop_driver"
+    return folder / "tests/cpp"
 
 
-def run(driver, cases, seed, callers):
-    """Runs the driver; says what to repeat if it fails."""
-    command = [str(driver), str(cases), str(seed), str(callers)]
+def run(driver, *arguments):
+    """Runs a driver; says what to repeat if it fails."""
+    command = [str(driver), *map(str, arguments)]
     done = subprocess.run(command, env={**os.environ, **OPTIONS}, check=False)
     if done.returncode:
-        sys.exit(f"sanitize: failed with status {done.returncode}: {' '.join(command[1:])}")
+        command[0] = driver.name
+        sys.exit(f"sanitize: failed with status {done.returncode}: {' '.join(command)}")
 
 
 def main():
@@ -54,9 +55,10 @@ def main():
     options = parser.parse_args()
     cases = options.cases or (60 if "thread" in options.sanitizers else 300)
     with tempfile.TemporaryDirectory() as temporary:
-        driver = build(options.build or Path(temporary), options.sanitizers, options.jobs)
-        run(driver, cases, options.seed, 1)
-        run(driver, max(cases // 6, 1), options.seed, 6)
+        drivers = build(options.build or Path(temporary), options.sanitizers, options.jobs)
+        run(drivers / "innerloop_regression_driver", cases, options.seed)
+        run(drivers / "innerloop_driver", cases, options.seed, 1)
+        run(drivers / "innerloop_driver", max(cases // 6, 1), options.seed, 6)
     print(f"sanitize: {options.sanitizers} found nothing")
 
 

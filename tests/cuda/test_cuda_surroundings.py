@@ -148,7 +148,7 @@ def test_compile_fullgraph():
 def test_opcheck(name):
     params, support, query = data(tasks=5)
     form = RateForm(False, False, "model")
-    text = find_plan(MODEL, Options("mse", 2, 2, (True,) * len(params), form)).text
+    text = find_plan(MODEL, Options("mse", 2, 2, (True,) * len(params), form, False)).text
     rates = torch.full((), 0.1, device="cuda")
     tensors = (*support, None, None, *query, None, None)
     weight = (None,) if name == "meta_grad" else ()

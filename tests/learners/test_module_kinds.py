@@ -124,6 +124,7 @@ def build(kind):
     return net
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # attention in torch 2.4
 @pytest.mark.parametrize("kind", KINDS)
 def test_meta_gradient_is_that_of_the_loop(kind):
     check(build(kind))

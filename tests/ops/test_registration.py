@@ -9,7 +9,7 @@ from innerloop._params import RateForm
 from problems import random_problem
 
 
-def arguments(name, dtype, tracked=False, per_task=0.0, form="number", **options):
+def arguments(name, dtype, tracked=False, per_task=0.0, form="number", stepwise=False):
     """Returns the arguments of one raw op."""
     problem = random_problem(
         21,
@@ -35,7 +35,7 @@ def arguments(name, dtype, tracked=False, per_task=0.0, form="number", **options
         params, rates = [v.requires_grad_() for v in params], rates.requires_grad_()
     plan = _plan.find_plan(
         problem.model,
-        _plan.Options("mse", 2, 2, (True,) * len(params), rate_form, **options),
+        _plan.Options("mse", 2, 2, (True,) * len(params), rate_form, stepwise),
     ).text
     support, query = problem.support, problem.query
     weight = torch.rand(5, generator=torch.Generator().manual_seed(0)).to(dtype)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import innerloop as il
-from helpers import assert_close
+from helpers import assert_close, needs_compile
 from innerloop.functional import mean_meta_loss
 from problems import make_batch, random_problem
 
@@ -210,6 +210,7 @@ def test_func_grad_of_meta_grad_raises(problem):
         torch.func.grad(total)(problem.params)
 
 
+@needs_compile
 @pytest.mark.parametrize("name", ENTRIES)
 def test_compile_fullgraph_forward_and_backward(problem, name):
     torch.compiler.reset()
@@ -225,6 +226,7 @@ def test_compile_fullgraph_forward_and_backward(problem, name):
     assert_close(loss, plain, 1e-12)
 
 
+@needs_compile
 def test_compile_does_not_recompile_for_new_sizes_forever(problem):
     torch.compiler.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
@@ -286,6 +288,7 @@ def test_double_backward_of_compiled_raises(problem, name, backend):
         torch.autograd.grad(sum(g.square().sum() for g in grads), list(params.values()))
 
 
+@needs_compile
 def test_compile_of_the_other_operations(problem):
     torch.compiler.reset()
     shared = {"model": problem.model, "backend": "fused"}

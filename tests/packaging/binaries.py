@@ -97,9 +97,9 @@ def fresh_build(root):
     return None, "build/ holds no build of the present sources; run pip install ."
 
 
-def level_objects(build):
-    """Returns {level: path of its object file}."""
-    pattern = "CMakeFiles/innerloop_*.dir/csrc/cpu/kernels.cpp.o"
+def level_objects(build, source):
+    """Returns {level: path of its object file of csrc/cpu/<source>.cpp}."""
+    pattern = f"CMakeFiles/innerloop_*.dir/csrc/cpu/{source}.cpp.o"
     found = {Path(p).parts[-4][len("innerloop_") : -len(".dir")]: p for p in build.glob(pattern)}
     assert "baseline" in found, f"{build}: no object of the baseline"
     return found

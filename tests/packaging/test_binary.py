@@ -34,10 +34,11 @@ def test_code_outside_the_wide_levels_runs_on_any_x86_64(build):
     assert wide == {}
 
 
+@pytest.mark.parametrize("source", ["kernels", "regression"])
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
-def test_wide_objects_share_no_inline_functions(build, level):
+def test_wide_objects_share_no_inline_functions(build, level, source):
     """A weak function in a wide object could replace the baseline's copy of the same name."""
-    objects = binaries.level_objects(build)
+    objects = binaries.level_objects(build, source)
     if level not in objects:
         pytest.skip(f"the compiler of this build has no {level}")
     weak = binaries.weak_symbols(objects[level])
@@ -45,10 +46,11 @@ def test_wide_objects_share_no_inline_functions(build, level):
     assert [name for name in weak if f"innerloop::{level}::" not in name] == []
 
 
+@pytest.mark.parametrize("source", ["kernels", "regression"])
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
-def test_wide_levels_are_wide(build, level):
+def test_wide_levels_are_wide(build, level, source):
     """The check above would find wide instructions where they are."""
-    objects = binaries.level_objects(build)
+    objects = binaries.level_objects(build, source)
     if level not in objects:
         pytest.skip(f"the compiler of this build has no {level}")
     register = {"avx2": "%ymm", "avx512": "%zmm"}[level]

@@ -18,6 +18,7 @@ from innerloop.compare.episodes import make_split, split_sizes
 from innerloop.compare.problem import Problem
 from innerloop.compare.statistics import Interval
 from innerloop.compare.store import FORMAT
+from innerloop.compare.theory import Theory, theory_document
 from innerloop.compare.units import METHODS, all_units
 from innerloop.compare.verdict import Verdict
 
@@ -52,7 +53,12 @@ def describe_run(problem: Problem) -> dict[str, Any]:
 
 
 def results_document(
-    problem: Problem, analysis: Analysis, verdict: Verdict, results: Results, key: str
+    problem: Problem,
+    analysis: Analysis,
+    verdict: Verdict,
+    theory: Theory | None,
+    results: Results,
+    key: str,
 ) -> dict[str, Any]:
     """The content of results.json. A number that is not finite (a diverged risk, an unknown bound)
     is null.
@@ -113,6 +119,7 @@ def results_document(
             }
             for (steps, rate), row in analysis.same_rate.items()
         ],
+        "theory": theory_document(theory),
         "splits": [_split(problem, analysis, split) for split in range(config.splits)],
         "units": [{"unit": unit.name, **results[unit.name]} for unit in all_units(config)],
     }

@@ -27,6 +27,7 @@ class Stream(enum.IntEnum):
     INITIAL = 4
     KNOWN = 5
     BATCHES = 6
+    THEORY = 7
 
 
 def generator(seed: int, split: int, stream: Stream, counter: int = 0) -> np.random.Generator:

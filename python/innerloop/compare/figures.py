@@ -33,12 +33,16 @@ def draw_figures(analysis: Analysis, folder: Path, measure: str, source: str) ->
         {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
     ):
         return [
-            _save(_against_steps(analysis, measure, source), folder / "risk_by_adaptation_steps"),
-            _save(_against_rate(analysis, measure, source), folder / "risk_by_inner_rate"),
+            save_figure(
+                _against_steps(analysis, measure, source), folder / "risk_by_adaptation_steps"
+            ),
+            save_figure(_against_rate(analysis, measure, source), folder / "risk_by_inner_rate"),
         ]
 
 
-def _save(figure: Figure, stem: Path) -> Path:
+def save_figure(figure: Figure, stem: Path) -> Path:
+    """Write a figure as PNG and SVG, with equal bytes for equal numbers; returns the PNG's path."""
+
     def png(stream: IO[bytes]) -> None:
         figure.savefig(stream, format="png", dpi=160)
 

@@ -41,6 +41,12 @@ def _draws(tasks: int) -> int:
     return max(2, min(20, 1000 // tasks))
 
 
+def draws_per_task(tasks: Tasks, config: Config) -> int:
+    """Support/query draws of each task: one where the archive leaves nothing to draw."""
+    longest = int(tasks.counts.max()) - tasks.fixed_support
+    return 1 if tasks.fixed_support and longest <= config.max_query else config.draws
+
+
 def resolved(tasks: Tasks, config: Config) -> Config:
     """The configuration with what depends on the data filled in."""
     exact = is_exact(tasks, config)
@@ -168,10 +174,7 @@ class SplitData:
         if problem.exact:
             self.final_tasks = known
             self.final_data = ep.standardise(tasks, known, problem.dtype)
-        self.draws = config.draws
-        longest = int(tasks.counts.max()) - tasks.fixed_support
-        if tasks.fixed_support and longest <= config.max_query:
-            self.draws = 1
+        self.draws = draws_per_task(tasks, config)
         self.training = self._fixed(self.data, self.parts.training, ep.Stream.TRAINING, config)
         self.validation = self._fixed(
             self.data, self.parts.validation, ep.Stream.VALIDATION, config

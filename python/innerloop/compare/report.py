@@ -16,6 +16,7 @@ from innerloop.compare.document import measure_name
 from innerloop.compare.episodes import split_sizes
 from innerloop.compare.problem import Problem
 from innerloop.compare.statistics import Interval
+from innerloop.compare.theory import PER_RISK, Theory, tasks_text
 from innerloop.compare.units import MAML, METHODS
 from innerloop.compare.verdict import (
     AS_GOOD,
@@ -59,11 +60,18 @@ def introduction(problem: Problem) -> list[str]:
 
 
 def print_report(
-    console: Console, problem: Problem, analysis: Analysis, verdict: Verdict, paths: list[Path]
+    console: Console,
+    problem: Problem,
+    analysis: Analysis,
+    verdict: Verdict,
+    theory: Theory | None,
+    paths: list[Path],
 ) -> None:
     """The whole answer on a console."""
     console.print(_main_table(problem, analysis))
     console.print(_rate_table(analysis))
+    if theory is not None and theory.estimates:
+        console.print(_theory_table(theory))
     colour = {MAML_BETTER: "green", AS_GOOD: "cyan", JOINT_BETTER: "cyan", UNDECIDED: "yellow"}
     body = [Text(verdict.headline, style=f"bold {colour[verdict.answer]}"), Text(verdict.text)]
     body += [Text(f"Note: {note}", style="dim") for note in analysis.notes()]
@@ -114,8 +122,39 @@ def _rate_table(analysis: Analysis) -> Table:
     return table
 
 
-def _table(title: str, first: str, caption: str | None) -> Table:
-    table = Table(
+def _theory_table(theory: Theory) -> Table:
+    steps, picked = theory.setting
+    table = _plain_table(
+        f"Theory for M = {theory.tasks} tasks, {plural(steps, 'inner step')} (Result 36)",
+        "Modelling error: what joint training loses with unlimited tasks (an estimate may fall "
+        "below zero). Statistical error: what each method loses by having only M tasks. From the "
+        "crossover on, MAML pays. ± one standard error (jackknife over tasks).",
+    )
+    errors = ("modelling\nerror", "statistical\nof joint", "statistical\nof MAML")
+    for header in ("inner\nrate", *errors, "crossover\n(tasks)", "its\ninterval"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for (count, rate), estimate in theory.estimates.items():
+        if count != steps:
+            continue
+        error = estimate.standard_errors["modelling_error"]
+        table.add_row(
+            f"{rate:g}",
+            f"{PER_RISK * estimate.modelling_error:.2g} ± {PER_RISK * error:.1g}",
+            f"{PER_RISK * estimate.drs / theory.tasks:.2g}",
+            f"{PER_RISK * estimate.maml / theory.tasks:.2g}",
+            _tasks(estimate.crossover),
+            " to ".join(_tasks(end) for end in estimate.interval),
+            style="bold" if rate == picked else None,
+        )
+    return table
+
+
+def _tasks(value: float) -> str:
+    return "∞" if math.isinf(value) else tasks_text(value)
+
+
+def _plain_table(title: str, caption: str | None) -> Table:
+    return Table(
         title=title,
         caption=caption,
         box=box.SIMPLE_HEAD,
@@ -124,6 +163,10 @@ def _table(title: str, first: str, caption: str | None) -> Table:
         caption_justify="left",
         pad_edge=False,
     )
+
+
+def _table(title: str, first: str, caption: str | None) -> Table:
+    table = _plain_table(title, caption)
     for header in (first, "joint\ntraining", "first-order\nMAML", "MAML", "change by\nMAML"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("MAML\nlower", justify="right", no_wrap=True)

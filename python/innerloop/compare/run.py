@@ -29,6 +29,7 @@ from innerloop.compare.problem import Problem
 from innerloop.compare.reading import read_tasks
 from innerloop.compare.report import introduction, print_report
 from innerloop.compare.store import RESULTS, Store, write_json
+from innerloop.compare.theory import estimate_theory
 from innerloop.compare.units import all_units
 from innerloop.compare.verdict import conclude
 from innerloop.data import US_STATES_PRODUCTIVITY
@@ -79,11 +80,14 @@ def run_comparison(
             console.print(line, highlight=False, soft_wrap=True)
         _compute(problem, store, threads, errors)
         analysis = Analysis(config, problem.tasks, store.units)
-        verdict = conclude(analysis, "cross-entropy" if problem.tasks.classes else "MSE")
+        theory = estimate_theory(problem, analysis)
+        measure = "cross-entropy" if problem.tasks.classes else "MSE"
+        verdict = conclude(analysis, measure, theory)
         results = folder / RESULTS
         figures: list[Path] = []
         try:
-            write_json(results, results_document(problem, analysis, verdict, store.units, key))
+            document = results_document(problem, analysis, verdict, theory, store.units, key)
+            write_json(results, document)
             if with_figures:
                 # Imported here: matplotlib is slow to load and not needed for numbers alone.
                 from innerloop.compare.figures import draw_figures
@@ -104,7 +108,7 @@ def run_comparison(
             raise InputError(
                 f"--out {str(folder)!r} cannot be written ({error.strerror})"
             ) from None
-        print_report(console, problem, analysis, verdict, [results, *figures])
+        print_report(console, problem, analysis, verdict, theory, [results, *figures])
     return folder
 
 

@@ -90,17 +90,26 @@ class Store:
         key: digest of everything that determines the numbers.
         describe: what the key was made from, kept so that a mismatch can be explained.
         fresh: forget units of an earlier run in this folder, also of another key.
+        form: what the journal calls its format.
 
     Raises:
         InputError: the folder cannot be written, is in use, or holds a different run (unless
             `fresh`).
     """
 
-    def __init__(self, folder: Path, key: str, describe: dict[str, Any], fresh: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        describe: dict[str, Any],
+        fresh: bool,
+        form: str = FORMAT,
+    ) -> None:
         self.folder = folder
         self.units: dict[str, dict[str, Any]] = {}
         self._key = key
         self._describe = describe
+        self._form = form
         self._synced = 0.0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +146,7 @@ class Store:
                     "choose another folder, or --fresh to replace them"
                 )
             if header is None:
-                first = _line({"format": FORMAT, "key": self._key, "describe": self._describe})
+                first = _line({"format": self._form, "key": self._key, "describe": self._describe})
                 write_atomically(path, lambda stream: _write_all(stream, first))
             elif header.get("key") != self._key:
                 raise InputError(

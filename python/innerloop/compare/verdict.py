@@ -7,6 +7,7 @@ import math
 
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.statistics import Interval
+from innerloop.compare.theory import Theory
 from innerloop.compare.units import FIRST_ORDER, JOINT, MAML
 
 MAML_BETTER, AS_GOOD, JOINT_BETTER, UNDECIDED = (
@@ -54,12 +55,13 @@ def percent(value: float) -> str:
     return f"{number:+.1f}%" if abs(number) < 10 else f"{number:+.0f}%"
 
 
-def conclude(analysis: Analysis, measure: str) -> Verdict:
+def conclude(analysis: Analysis, measure: str, theory: Theory | None = None) -> Verdict:
     """The verdict on MAML against joint training, each at the setting that validation tasks pick.
 
     Args:
         analysis: the finished run.
         measure: what a risk is, such as "MSE".
+        theory: what Result 36 says about the same tasks; adds a sentence, decides nothing.
     """
     row, config = analysis.picked, analysis.config
     relative = row.relative[MAML]
@@ -113,6 +115,8 @@ def conclude(analysis: Analysis, measure: str) -> Verdict:
         sentences.append(
             f"First-order MAML does change the risk: {percent(row.relative[FIRST_ORDER].mean)}."
         )
+    if theory is not None:
+        sentences.append(theory.sentence())
     return Verdict(answer, headline, " ".join(sentences))
 
 

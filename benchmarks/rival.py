@@ -1,0 +1,164 @@
+"""One rival in a process of its own, which runs blocks of calls when it is asked through a pipe.
+
+Rivals that share a process slow each other down: thread pools that spin, allocators and caches of
+code differ by rival, and a compiled call was seen to take twice its time next to another library.
+Here only one process computes at a time; the others wait for their turn in a read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timing
+from worker import Request
+
+
+class RivalDied(RuntimeError):
+    """A rival's process ended while it was asked for something."""
+
+
+class RivalProcess:
+    """A rival that waits in its own process, pinned as this one is; see `timing.Rival`.
+
+    Args:
+        request: the case, with the number of threads, the dtype and the seed.
+        name: the baseline.
+        expected: file of `save_expected`.
+    """
+
+    def __init__(self, request: Request, name: str, expected: Path) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
+        command = [sys.executable, str(Path(__file__).with_name("run.py")), "--rival"]
+        self._process = subprocess.Popen(
+            [*command, json.dumps(asdict(request)), name, str(expected)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def prepare(self) -> dict[str, Any]:
+        """Tunes the rival and checks its numbers; returns what is to be reported of it."""
+        found: dict[str, Any] = self._ask({"do": "prepare"})
+        return found
+
+    def estimate(self) -> float:
+        """Seconds of one call, roughly; also the warm-up."""
+        return float(self._ask({"do": "estimate"}))
+
+    def block(self, calls: int, settle_s: float) -> float:
+        """Mean seconds of consecutive calls, after untimed ones for `settle_s` seconds."""
+        return float(self._ask({"do": "block", "calls": calls, "settle_s": settle_s}))
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+
+    def _ask(self, question: dict[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            status = self._process.wait()
+            self._log.seek(0)
+            said = self._log.read().decode(errors="replace")[-300:]
+            raise RivalDied(f"its process ended with status {status}: {said}")
+        return json.loads(answer)
+
+
+def save_expected(arrays: list[Any], target: Path) -> None:
+    """Writes the reference's numbers for the rivals' processes."""
+    import numpy as np
+
+    np.savez(target, *arrays)
+
+
+def serve(text: str, name: str, expected_file: str) -> None:
+    """The rival's process: answers questions, one line of JSON each, until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    fields = json.loads(text)
+    request = Request(**{**fields, "baselines": tuple(fields["baselines"])})
+    import numpy as np
+    import torch
+
+    from cases import CASES, make_problem
+
+    torch.set_num_threads(request.threads)
+    problem = make_problem(CASES[request.what], getattr(torch, request.dtype), request.seed)
+    with np.load(expected_file) as stored:
+        expected = [stored[key] for key in stored.files]
+    local: timing.LocalRival | None = None
+    for line in sys.stdin:
+        question = json.loads(line)
+        answer: Any
+        if question["do"] == "prepare":
+            answer, call = _prepare(name, problem, expected, request)
+            local = timing.LocalRival(call) if call is not None else None
+            gc.collect()
+            gc.freeze()  # what importing left behind is not collected again inside a block
+        elif local is None:
+            raise RuntimeError(f"{name} was asked for {question['do']} before it was ready")
+        elif question["do"] == "estimate":
+            answer = local.estimate()
+        else:
+            answer = local.block(question["calls"], question["settle_s"])
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _prepare(
+    name: str, problem: Any, expected: list[Any], request: Request
+) -> tuple[dict[str, Any], timing.Call | None]:
+    """What is to be reported of a rival, and its call if it can be timed."""
+    import torch
+
+    import baselines
+    from reference import TOLERANCE, disagreement, numbers
+    from tune import NothingRan, tune
+
+    module = baselines.load(name)
+    report: dict[str, Any] = {"title": module.TITLE, "library": module.LIBRARY}
+    reason = module.missing() or module.unfit(problem.case)
+    if reason is not None:
+        return {**report, "skipped": reason}, None
+    if name == "innerloop":
+        report["backend"] = module.backend(problem.rows(0, 1))
+        fresh = next(iter(module.formulations(problem).values()))()
+        report["peak_bytes"] = timing.peak_growth_bytes(fresh)  # with its kept workspace
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # autotuning logs
+            tuned = tune(module, problem, request.quick)
+    except NothingRan as error:
+        return {**report, "failed": str(error)}, None
+    report.update(choice=tuned.choice, first_call_s=tuned.first_call_s, trials=tuned.trials)
+    if "peak_bytes" not in report:
+        slow = tuned.trials[-1].get("rough_s", 0.0) > timing.SLOW_S
+        report["peak_bytes"] = timing.peak_growth_bytes(tuned.call, calls=1 if slow else 3)
+    tolerance = TOLERANCE[getattr(torch, request.dtype)]
+    report["disagreement"] = disagreement(numbers(tuned.call()), expected)
+    if not report["disagreement"] <= tolerance:
+        failed = timing.disagreement_text(report.pop("disagreement"), tolerance)
+        return {**report, "failed": failed, "disagrees": True}, None
+    return report, tuned.call

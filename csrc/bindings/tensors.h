@@ -1,0 +1,112 @@
+// Reads torch tensors through their Python attributes, so that the extension links to no torch and
+// fits every version of it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace innerloop {
+
+namespace py = pybind11;
+
+/// A tensor attribute or method, its name interned once.
+class TensorMember {
+ public:
+  explicit TensorMember(const char* name) : name_(PyUnicode_InternFromString(name)) {
+    if (name_ == nullptr) throw py::error_already_set();
+  }
+  py::object read(py::handle tensor) const { return owned(PyObject_GetAttr(tensor.ptr(), name_)); }
+  py::object call(py::handle tensor) const {
+    return owned(PyObject_CallMethodNoArgs(tensor.ptr(), name_));
+  }
+  bool read_flag(py::handle tensor) const { return read(tensor).ptr() == Py_True; }
+  bool call_flag(py::handle tensor) const { return call(tensor).ptr() == Py_True; }
+
+ private:
+  static py::object owned(PyObject* result) {
+    if (result == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(result);
+  }
+  PyObject* name_;  // lives as long as the process
+};
+
+/// Addresses of tensors as the kernels want them (contiguous, not lazily negated), alive as long as
+/// this object.
+class TensorReader {
+ public:
+  /// The address of a tensor's first element; null for None.
+  void* address(py::handle tensor) {
+    if (tensor.is_none()) return nullptr;
+    static const TensorMember is_neg("is_neg"), is_contiguous("is_contiguous"),
+        resolve_neg("resolve_neg"), contiguous("contiguous"), data_ptr("data_ptr");
+    py::object dense = py::reinterpret_borrow<py::object>(tensor);
+    if (is_neg.call_flag(dense)) dense = resolve_neg.call(dense);
+    if (!is_contiguous.call_flag(dense)) dense = contiguous.call(dense);
+    void* const found = PyLong_AsVoidPtr(data_ptr.call(dense).ptr());
+    if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (!dense.is(tensor)) copies_.push_back(std::move(dense));
+    return found;
+  }
+
+  static int64_t dimensions(py::handle tensor) {
+    static const TensorMember ndim("ndim");
+    const int64_t found = PyLong_AsLongLong(ndim.read(tensor).ptr());
+    if (found == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return found;
+  }
+
+ private:
+  std::vector<py::object> copies_;
+};
+
+/// Everything that argument checks read of some values, as bytes: for each its shape, dtype,
+/// layout, device and whether it requires a gradient, or that it is None. None itself if a value is
+/// neither None nor a plain tensor (exactly one of `types`): such a call must be checked anew.
+inline py::object tensor_key(const py::tuple& types, const py::list& values) {
+  static const TensorMember shape("shape"), dtype("dtype"), layout("layout"), is_cpu("is_cpu"),
+      device("device"), requires_grad("requires_grad");
+  std::string key;
+  key.reserve(48 * values.size());
+  const auto put = [&key](int64_t fact) {
+    key.append(reinterpret_cast<const char*>(&fact), sizeof fact);
+  };
+  const auto identity = [](const py::object& o) { return reinterpret_cast<int64_t>(o.ptr()); };
+  try {
+    for (py::handle value : values) {
+      if (value.is_none()) {
+        put(-1);
+        continue;
+      }
+      bool plain = false;
+      for (py::handle type : types) plain = plain || py::type::handle_of(value).is(type);
+      if (!plain) return py::none();
+      const py::object sizes = shape.read(value);
+      const Py_ssize_t count = PyTuple_Size(sizes.ptr());
+      if (count < 0) throw py::error_already_set();
+      put(count);
+      for (Py_ssize_t i = 0; i < count; ++i) {
+        const int64_t size = PyLong_AsLongLong(PyTuple_GET_ITEM(sizes.ptr(), i));
+        if (size == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        put(size);
+      }
+      put(identity(dtype.read(value)));   // dtypes and layouts are objects that
+      put(identity(layout.read(value)));  // torch never frees
+      const bool on_cpu = is_cpu.read_flag(value);
+      put(2 * int64_t{on_cpu} + int64_t{requires_grad.read_flag(value)});
+      if (!on_cpu) {
+        const py::bytes name(py::str(device.read(value)));
+        put(static_cast<int64_t>(py::len(name)));
+        key.append(PyBytes_AS_STRING(name.ptr()), static_cast<size_t>(py::len(name)));
+      }
+    }
+  } catch (py::error_already_set&) {
+    return py::none();  // a tensor without sizes, such as a nested one
+  }
+  return py::bytes(key);
+}
+
+}  // namespace innerloop

@@ -1,0 +1,418 @@
+"""Modelling error, statistical errors and crossover estimated from data of tasks (Result 36).
+
+Nothing here assumes a Gaussian design: both estimators solve averages of per-task equations
+W_t theta = z_t, so the spread of z_t - W_t theta over tasks gives their errors (sandwich).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from innerloop.bounds._arguments import (
+    Array,
+    array,
+    counts,
+    positive_definite,
+    probability,
+    scipy_module,
+)
+from innerloop.bounds._results import Assumption, Quantity, Record, quantity
+
+SOURCE = "Result 36"
+# More deleted groups than this cost time and hardly steady the jackknife.
+MOST_GROUPS = 200
+
+ASSUMPTIONS = (
+    Assumption("tasks are drawn independently from one distribution"),
+    Assumption("support and query rows of a task are independent given the task"),
+    Assumption("leading order in 1/M: no bound on the remainder"),
+    Assumption("the averaged equations of both methods are positive definite", "checked"),
+)
+
+
+class Equations(NamedTuple):
+    """Per-task normal equations; the estimator solves their average over tasks.
+
+    Members:
+        left: [M, p, p] symmetric, W_t.
+        right: [M, p, K], z_t of each output.
+    """
+
+    left: Array
+    right: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate(Record):
+    """What the data of M tasks say about joint training (DRS) against MAML.
+
+    Args:
+        tasks: M.
+        inner_lr: rate of the inner steps.
+        steps: number of inner steps.
+        level: coverage of `interval`.
+        theta_drs: [p] ([p, K] for K outputs), the DRS estimate.
+        theta_maml: the same of MAML.
+        modelling_error: bias-corrected estimate; sampling can make it negative, and it is kept so.
+        drs: constant c of DRS's statistical error c/M.
+        maml: the same of MAML.
+        crossover: number of tasks from which MAML has the lower expected excess risk.
+        interval: confidence interval of `crossover`; (0, inf) says nothing.
+        standard_errors: jackknife standard errors of `modelling_error`, `drs` and `maml`.
+    """
+
+    tasks: int
+    inner_lr: float
+    steps: int
+    level: float
+    theta_drs: Array
+    theta_maml: Array
+    modelling_error: Quantity
+    drs: Quantity
+    maml: Quantity
+    crossover: Quantity
+    interval: tuple[float, float]
+    standard_errors: dict[str, float]
+
+    def explain(self) -> str:
+        """The estimates with their standard errors, the crossover and what they assume."""
+        error = self.standard_errors
+        count = f"{self.steps} inner step" + "s" * (self.steps > 1)
+        low, high = self.interval
+        lines = [
+            f"From {self.tasks} tasks, inner rate {self.inner_lr:g}, {count} ({SOURCE}):",
+            f"  modelling error of DRS  {self.modelling_error:.4g} "
+            f"(standard error {error['modelling_error']:.2g})",
+            f"  statistical error, DRS  {self.drs / self.tasks:.4g} = {self.drs:.4g}/M "
+            f"({error['drs']:.2g})",
+            f"  statistical error, MAML {self.maml / self.tasks:.4g} = {self.maml:.4g}/M "
+            f"({error['maml']:.2g})",
+            f"  crossover M* = {self.crossover:.4g} tasks, "
+            f"{100 * self.level:g}% jackknife interval {low:.4g} to {high:.4g}",
+        ]
+        reasons = (self.modelling_error.reason, self.crossover.reason)
+        lines += [f"  {reason}" for reason in reasons if reason is not None]
+        lines += [f"  {item.standing}: {item.text}" for item in ASSUMPTIONS]
+        return "\n".join(lines)
+
+
+def estimate(
+    support_x: Any,
+    support_y: Any,
+    query_x: Any,
+    query_y: Any,
+    *,
+    inner_lr: float,
+    steps: int = 1,
+    level: float = 0.95,
+) -> Estimate:
+    """Returns modelling error, statistical errors and crossover estimated from tasks' own data.
+
+    DRS solves least squares on all rows, every task weighing the same; MAML minimises the risk of
+    the query rows after the inner steps on the support rows. Add a column of ones to x for an
+    intercept.
+
+    Args:
+        support_x: [M, N, p]; support_y: [M, N], or [M, N, K] for K outputs.
+        query_x: [M, Q, p]; query_y: [M, Q] or [M, Q, K]. Q = N is the published protocol.
+        inner_lr: rate alpha of the inner steps, any sign. The loss is half the squared error,
+            averaged over outputs.
+        steps: inner steps, at least 1.
+        level: coverage of the crossover's interval.
+
+    Returns:
+        Estimate, in units of the risk with its factor 1/2.
+
+    Raises:
+        TypeError: an argument is not numeric.
+        ValueError: shapes do not fit, values are not finite, M < p + 2, or the rows leave a
+            direction of theta undetermined.
+
+    Cost: O(M (N + Q) p^2) time, then min(M, 200) + 1 times O(M p^2) for the jackknife.
+
+    Source: Result 36 (sandwich covariance of M-estimators; the jackknife is over tasks, the only
+        independent level; the interval is Fieller's with jackknife covariances).
+
+    Example:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> slope = rng.uniform(0, 2, 400)
+        >>> x = rng.standard_normal((400, 10)) * np.sqrt(slope)[:, None]
+        >>> y = slope[:, None] * x
+        >>> x = x[..., None]
+        >>> found = estimate(x[:, :5], y[:, :5], x[:, 5:], y[:, 5:], inner_lr=0.3)
+        >>> bool(found.maml > found.drs > 0), 0 < found.crossover < 400
+        (True, True)
+    """
+    function = "estimate"
+    parts = _sides(function, support_x, support_y, query_x, query_y)
+    rate = float(array(inner_lr, function=function, name="inner_lr", ndim=0))
+    count = int(counts(steps, function=function, name="steps"))
+    return from_equations(
+        drs_equations(*parts),
+        maml_equations(*parts, inner_lr=rate, steps=count),
+        inner_lr=rate,
+        steps=count,
+        level=level,
+        is_vector=np.ndim(support_y) == 2,
+    )
+
+
+def drs_equations(
+    support_x: Array,
+    support_y: Array,
+    query_x: Array,
+    query_y: Array,
+    query_count: Array | None = None,
+) -> Equations:
+    """Returns the equations of least squares on all rows of each task, one mean per task.
+
+    Args:
+        support_x: [M, N, p]; support_y: [M, N, K]; query_x: [M, Q, p]; query_y: [M, Q, K]. No
+            support rows (N = 0) are allowed.
+        query_count: [M], query rows in use (None: all).
+    """
+    weight = _row_weights(query_x, query_count)
+    rows = support_x.shape[1] + (weight > 0).sum(axis=1)
+    share = support_x.shape[1] / rows
+    left, right = _moments(query_x, query_y, weight * (1.0 - share)[:, None])
+    if support_x.shape[1]:
+        more = np.broadcast_to(1.0 / rows[:, None], support_x.shape[:2])
+        extra_left, extra_right = _moments(support_x, support_y, more)
+        left, right = left + extra_left, right + extra_right
+    return Equations(left, right)
+
+
+def maml_equations(
+    support_x: Array,
+    support_y: Array,
+    query_x: Array,
+    query_y: Array,
+    query_count: Array | None = None,
+    *,
+    inner_lr: float,
+    steps: int,
+) -> Equations:
+    """Returns the equations of MAML's quadratic objective: one support/query pair per entry.
+
+    The inner steps map theta to S theta + s with S = (I - alpha Q1)^K, so W = S Q2 S and
+    z = S (q2 - Q2 s).
+
+    Args:
+        as for `drs_equations`, with N >= 1; inner_lr and steps as for `estimate`.
+    """
+    size, outputs = support_x.shape[2], support_y.shape[2]
+    full = np.full(support_x.shape[:2], 1.0 / support_x.shape[1])
+    inner_left, inner_right = _moments(support_x, support_y, full)
+    left, right = _moments(query_x, query_y, _row_weights(query_x, query_count))
+    rate = inner_lr / outputs
+    one = np.eye(size) - rate * inner_left
+    map_left = np.broadcast_to(np.eye(size), one.shape)
+    map_right = np.zeros_like(inner_right)
+    for _ in range(steps):
+        map_left = one @ map_left
+        map_right = one @ map_right + rate * inner_right
+    made = map_left @ left @ map_left  # S is a polynomial in Q1, hence symmetric
+    made = (made + made.transpose(0, 2, 1)) / 2.0
+    return Equations(made, map_left @ (right - left @ map_right))
+
+
+def from_equations(
+    drs: Equations,
+    maml: Equations,
+    *,
+    inner_lr: float,
+    steps: int,
+    level: float = 0.95,
+    is_vector: bool = False,
+) -> Estimate:
+    """Returns the `Estimate` from per-task equations, however they were averaged within a task.
+
+    Args:
+        drs, maml: equations of the same M tasks.
+        inner_lr, steps, level: as for `estimate`.
+        is_vector: give the parameters as [p] instead of [p, 1].
+    """
+    function = "estimate"
+    coverage = float(probability(level, function=function, name="level"))
+    tasks, size, _ = drs.right.shape
+    if tasks < size + 2:
+        raise ValueError(
+            f"{function}: M must be at least p + 2 = {size + 2} tasks for p = {size} parameters "
+            f"(got M = {tasks}); {SOURCE} needs more tasks than parameters, its jackknife one more"
+        )
+    point = _point(drs, maml, np.ones(tasks))
+    groups = min(tasks, MOST_GROUPS)
+    member = np.arange(tasks) % groups
+    replicates = np.array(
+        [_point(drs, maml, (member != group).astype(float))[2:] for group in range(groups)]
+    )
+    centred = replicates - replicates.mean(axis=0)
+    covariance = centred.T @ centred * ((groups - 1) / groups)
+    quantile = float(
+        scipy_module("special", function=function).stdtrit(groups - 1, 0.5 + coverage / 2.0)
+    )
+    theta_drs, theta_maml, error, drs_constant, maml_constant = point
+    spread = np.sqrt(np.diag(covariance))
+    contrast = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, 0.0]])  # (c_maml - c_drs, modelling error)
+    interval = crossover_interval(
+        maml_constant - drs_constant, error, contrast @ covariance @ contrast.T, quantile
+    )
+    return Estimate(
+        tasks=tasks,
+        inner_lr=float(inner_lr),
+        steps=int(steps),
+        level=coverage,
+        theta_drs=theta_drs[:, 0] if is_vector else theta_drs,
+        theta_maml=theta_maml[:, 0] if is_vector else theta_maml,
+        modelling_error=_number(
+            error,
+            "modelling error of DRS",
+            None
+            if error > 0
+            else "the bias-corrected estimate is not positive: these tasks show no modelling "
+            "error beyond its noise",
+        ),
+        drs=_number(drs_constant, "statistical error of DRS times M"),
+        maml=_number(maml_constant, "statistical error of MAML times M"),
+        crossover=_crossover(maml_constant - drs_constant, error),
+        interval=interval,
+        standard_errors=dict(zip(("modelling_error", "drs", "maml"), spread.tolist(), strict=True)),
+    )
+
+
+def crossover_interval(
+    gap: float, error: float, covariance: Array, quantile: float
+) -> tuple[float, float]:
+    """Returns the numbers of tasks at which neither method is ahead beyond noise, as an interval.
+
+    At M tasks the sign of gap - M error says which method has the lower expected excess risk; the
+    interval holds every M >= 0 with |gap - M error| <= quantile standard errors (Fieller), or the
+    smallest interval around them. A true modelling error is never negative: an estimate clearly
+    below zero counts as zero (no crossover). A gap clearly below zero means that MAML is ahead
+    from the first task: (0, 0).
+
+    Args:
+        gap: c_maml - c_drs; error: the modelling error; covariance: [2, 2] of (gap, error).
+        quantile: two-sided quantile of Student's distribution.
+    """
+    square = quantile**2
+    # gap - M error is within noise where a M^2 - 2 b M + c <= 0.
+    a = error**2 - square * covariance[1, 1]
+    b = gap * error - square * covariance[0, 1]
+    c = gap**2 - square * covariance[0, 0]
+    if c > 0 and gap < 0:
+        return 0.0, 0.0
+    if a > 0 and error < 0:
+        return (math.inf if c > 0 else 0.0), math.inf
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    if a > 0:
+        return max((b - root) / a, 0.0), max((b + root) / a, 0.0)
+    if c <= 0:
+        return 0.0, math.inf
+    if a == 0:
+        return (c / (2.0 * b) if b > 0 else math.inf), math.inf
+    return (b - root) / a, math.inf
+
+
+def _point(
+    drs: Equations, maml: Equations, weight: Array
+) -> tuple[Array, Array, float, float, float]:
+    """Both estimates, the modelling error and both constants, from the tasks of weight one."""
+    count = float(weight.sum())
+    theta_drs, influence_drs, inverse = _solve("DRS", drs, weight)
+    theta_maml, influence_maml, _ = _solve("MAML", maml, weight)
+    hessian = np.tensordot(weight, maml.left, axes=1) / count
+    outputs = drs.right.shape[2]
+    free = (count - len(theta_drs)) * outputs
+
+    def half_square(vectors: Array) -> float:
+        return 0.5 * float(np.sum(vectors * (hessian @ vectors)))
+
+    difference = theta_drs - theta_maml
+    bias = -inverse @ np.mean(drs.left @ influence_drs, axis=0) * (len(weight) / count)
+    constant_drs = half_square(influence_drs) / free
+    constant_drs += float(np.sum(difference * (hessian @ bias))) / outputs
+    constant_maml = half_square(influence_maml) / free
+    error = half_square(difference) / outputs
+    error -= half_square(influence_drs - influence_maml) / (free * count)
+    return theta_drs, theta_maml, error, constant_drs, constant_maml
+
+
+def _solve(method: str, equations: Equations, weight: Array) -> tuple[Array, Array, Array]:
+    """The estimate [p, K], each task's influence on it [M, p, K], and the inverse average [p, p].
+
+    Tasks of weight zero have no influence.
+    """
+    average = np.tensordot(weight, equations.left, axes=1) / weight.sum()
+    left_out = "" if weight.all() else f" without task {int(np.argmin(weight))}"
+    positive_definite(
+        average,
+        function="estimate",
+        name=f"the average of {method}'s equations{left_out}",
+        result=SOURCE,
+    )
+    inverse = np.linalg.inv(average)
+    theta = inverse @ (np.tensordot(weight, equations.right, axes=1) / weight.sum())
+    score = (equations.right - equations.left @ theta) * weight[:, None, None]
+    return theta, inverse @ score, inverse
+
+
+def _crossover(gap: float, error: float) -> Quantity:
+    """The number of tasks at which both expected excess risks agree."""
+    name = "crossover number of tasks"
+    if gap <= 0:
+        return _number(0.0, name, "MAML's statistical error is estimated no larger than DRS's")
+    if error <= 0:
+        return _number(math.inf, name, "the estimated modelling error of DRS is not positive")
+    return _number(gap / error, name)
+
+
+def _number(value: float, name: str, reason: str | None = None) -> Quantity:
+    made = quantity(value, name=name, source=SOURCE, assumptions=ASSUMPTIONS, reason=reason)
+    assert isinstance(made, Quantity)
+    return made
+
+
+def _sides(function: str, *values: Any) -> tuple[Array, Array, Array, Array]:
+    """The four arrays as x [M, rows, p] and y [M, rows, K], checked against each other."""
+    names = ("support_x", "support_y", "query_x", "query_y")
+    arrays = [
+        array(value, function=function, name=name)
+        for name, value in zip(names, values, strict=True)
+    ]
+    first, outputs = arrays[0], arrays[1]
+    for position, (name, made) in enumerate(zip(names, arrays, strict=True)):
+        if position % 2 == 0:
+            fits = made.ndim == 3 and made.shape[2] == first.shape[-1] and made.shape[1] > 0
+            wanted = "[M, rows, p]"
+        else:
+            beside = arrays[position - 1].shape
+            fits = made.ndim == outputs.ndim in (2, 3) and made.shape[:2] == beside[:2]
+            fits = fits and made.shape[2:] == outputs.shape[2:]
+            wanted = f"[M, rows] or [M, rows, K] like {names[position - 1]}"
+        if not fits or len(made) != len(first) or made.size == 0:
+            raise ValueError(
+                f"{function}: {name} must have shape {wanted}, with the same M, p and K in all "
+                f"four arrays (got {tuple(a.shape for a in arrays)})"
+            )
+    shaped = [made[..., None] if made.ndim == 2 else made for made in arrays]
+    return shaped[0], shaped[1], shaped[2], shaped[3]
+
+
+def _row_weights(x: Array, count: Array | None) -> Array:
+    """[M, rows]: 1/count on the rows in use, zero on padding."""
+    if count is None:
+        return np.full(x.shape[:2], 1.0 / x.shape[1])
+    used = np.arange(x.shape[1])[None, :] < count[:, None]
+    return np.where(used, 1.0 / count[:, None], 0.0)
+
+
+def _moments(x: Array, y: Array, weight: Array) -> tuple[Array, Array]:
+    """Weighted sums x x' [M, p, p] and x y' [M, p, K] over the rows of each task."""
+    scaled = (x * weight[..., None]).transpose(0, 2, 1)
+    return scaled @ x, scaled @ y

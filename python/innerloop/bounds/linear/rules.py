@@ -1,0 +1,270 @@
+"""Inner solvers that are affine in theta, and the risk after them: the template of Results 14-16.
+
+On N support rows with second moments Qh and noise e = X'(y - X theta_t) / N, a solver with transfer
+matrix T maps d = theta - theta_t to d' = S d + T e with S = I - T Qh. Gradient steps, a matrix rate
+and a ridge pull differ in T only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from innerloop.bounds import _arguments
+from innerloop.bounds._arguments import Array
+from innerloop.bounds.linear.averages import Averages, averages
+from innerloop.bounds.linear.designs import Designs, designs
+from innerloop.bounds.linear.laws import Nodes, TaskLaw
+
+# Largest number of matrix entries in one temporary array.
+_BLOCK = 1 << 21
+# Gradient steps for which E[S Q S] is a word of at most six factors.
+_MOST_WICK_STEPS = 3
+
+
+class InnerRule:
+    """An inner solver with transfer matrix T(Qh).
+
+    Members:
+        degree: degree of T as a polynomial in Qh; None if it is not one.
+    """
+
+    @property
+    def degree(self) -> int | None:
+        """Degree of T in Qh, or None."""
+        raise NotImplementedError
+
+    def transfer(self, design: Array) -> Array:
+        """T [..., p, p] for second moments Qh [..., p, p]."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientSteps(InnerRule):
+    """`steps` gradient steps of size `inner_lr` on the same support rows.
+
+    T = inner_lr (I + B + ... + B^(steps - 1)) with B = I - inner_lr Qh, and S = B^steps.
+
+    Args:
+        inner_lr: alpha, any sign.
+        steps: K, at least 0.
+
+    Raises:
+        TypeError, ValueError: not a finite number, or not a whole number of steps.
+
+    Source:
+        Result 14(a).
+    """
+
+    inner_lr: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _arguments.array(self.inner_lr, function="GradientSteps", name="inner_lr", ndim=0)
+        steps = _arguments.counts(self.steps, function="GradientSteps", name="steps", at_least=0)
+        _arguments.array(steps, function="GradientSteps", name="steps", ndim=0)
+
+    @property
+    def degree(self) -> int:
+        """K - 1."""
+        return max(int(self.steps) - 1, 0)
+
+    def transfer(self, design: Array) -> Array:
+        """The geometric sum, by Horner's rule."""
+        identity = np.eye(design.shape[-1])
+        shrink = identity - float(self.inner_lr) * design
+        total = np.zeros_like(design)
+        for _ in range(int(self.steps)):
+            total = identity + shrink @ total
+        return float(self.inner_lr) * total
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MatrixRate(InnerRule):
+    """One gradient step preconditioned by a matrix: T = rate.
+
+    Args:
+        rate: P [p, p], any matrix.
+
+    Raises:
+        TypeError, ValueError: not a finite square matrix.
+
+    Source:
+        Result 14(b).
+    """
+
+    rate: Any
+
+    def __post_init__(self) -> None:
+        rate = _arguments.array(self.rate, function="MatrixRate", name="rate", ndim=2)
+        if rate.shape[0] != rate.shape[1]:
+            raise ValueError(f"MatrixRate: rate must be square (got shape {rate.shape})")
+        object.__setattr__(self, "rate", rate)
+
+    @property
+    def degree(self) -> int:
+        """0."""
+        return 0
+
+    def transfer(self, design: Array) -> Array:
+        """The rate itself."""
+        if design.shape[-1] != len(self.rate):
+            raise ValueError(
+                f"MatrixRate: rate must have shape {design.shape[-2:]} to fit the tasks "
+                f"(got {self.rate.shape})"
+            )
+        return np.broadcast_to(self.rate, design.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ridge(InnerRule):
+    """The exact minimiser of support risk + penalty / 2 ||u - theta||^2 (implicit MAML).
+
+    T = (Qh + penalty I)^-1 and S = penalty T.
+
+    Args:
+        penalty: lambda, positive.
+
+    Raises:
+        TypeError, ValueError: not a positive finite number.
+
+    Source:
+        Result 16; inner problem of Rajeswaran, Finn, Kakade and Levine 2019.
+    """
+
+    penalty: float
+
+    def __post_init__(self) -> None:
+        value = _arguments.array(self.penalty, function="Ridge", name="penalty", ndim=0)
+        if value <= 0.0:
+            raise ValueError(f"Ridge: penalty must be positive (got {value:g}); Result 16 needs it")
+
+    @property
+    def degree(self) -> None:
+        """None: T is not a polynomial."""
+        return None
+
+    def transfer(self, design: Array) -> Array:
+        """The inverse."""
+        return np.asarray(np.linalg.inv(design + float(self.penalty) * np.eye(design.shape[-1])))
+
+
+class RuleMoments(NamedTuple):
+    """What the risk after an inner solver needs, for each of G tasks.
+
+    Members:
+        hessian: [B, G, p, p], A = E[S' Q S].
+        noise: [B, G], E tr(Q T Qh T') / N: the share of the noise variance that the solver lets in.
+        averaged_by: how the averages over designs were taken.
+    """
+
+    hessian: Array
+    noise: Array
+    averaged_by: str
+
+
+def rule_designs(
+    rule: InnerRule, Q: Array, samples: float, *, solves: int, extra: int = 0, seed: int = 0
+) -> Designs:
+    """Designs for functions of degree `solves` in S and `extra` more in Qh; tasks Q [G, p, p]."""
+    degree = None if rule.degree is None else solves * (rule.degree + 1) + extra
+    return designs(Q.shape[-1], samples, degree, tasks=len(Q), seed=seed)
+
+
+def rule_moments(law: TaskLaw, rule: InnerRule, samples: float, *, seed: int = 0) -> RuleMoments:
+    """A and the noise share of each task after `rule` on N fresh rows (Results 14 and 16).
+
+    Up to three gradient steps go by the Wick rule, exactly in any dimension; the rest by `designs`.
+    """
+    if isinstance(rule, GradientSteps) and rule.steps <= _MOST_WICK_STEPS:
+        return _step_moments(averages(law), rule, samples)
+    nodes = law.nodes()
+    points = rule_designs(rule, nodes.Q, samples, solves=2, seed=seed)
+    hessian = np.empty((len(points.values), *nodes.Q.shape))
+    noise = np.empty(hessian.shape[:2])
+    for b, part, design in each_block(nodes.Q, points):
+        q = nodes.Q[part, None]
+        transfer = rule.transfer(design)
+        keep = np.eye(law.p) - transfer @ design
+        hessian[b, part] = mean(points, _t(keep) @ q @ keep)
+        heard = q @ transfer @ design @ _t(transfer)
+        noise[b, part] = mean(points, np.trace(heard, axis1=-2, axis2=-1))
+    return RuleMoments(hessian, noise / samples, points.rule)
+
+
+def _step_moments(law: Averages, rule: GradientSteps, samples: float) -> RuleMoments:
+    """`rule_moments` of a few gradient steps: words S..S Q S..S and tr(Q S^i Qh S^j)."""
+    steps, alpha = int(rule.steps), float(rule.inner_lr)
+    word = "S" * steps
+    hessian = np.zeros_like(law.Q)
+    for (_, power, _), c in law.coefficients({word + "Q" + word: 1.0}, alpha, samples).items():
+        hessian += c[:, None, None] * law.power(power)
+    words = {"|Q" + "S" * i + "h" + "S" * j: 1.0 for i in range(steps) for j in range(steps)}
+    noise = alpha**2 / samples * law.scalar(words, alpha, samples)
+    return RuleMoments(hessian[None], noise[None], "Wick rule")
+
+
+def each_block(Q: Array, points: Designs) -> Iterator[tuple[int, slice, Array]]:
+    """(randomisation b, tasks, Qh [g, J, p, p]) in blocks that fit in memory."""
+    count, p = Q.shape[:2]
+    roots = covariance_roots(Q)[:, None]
+    size = max(1, _BLOCK // (len(points.weights) * p * p))
+    for b, standard in enumerate(points.values):
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            yield b, part, roots[part] @ standard @ _t(roots[part])
+
+
+def mean(points: Designs, values: Array) -> Array:
+    """The weighted average of values [g, J, ...] over designs."""
+    return np.asarray(np.einsum("j,gj...->g...", points.weights, values))
+
+
+def covariance_roots(Q: Array) -> Array:
+    """Symmetric square roots of covariances [..., p, p]."""
+    values, vectors = np.linalg.eigh(Q)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ _t(vectors))
+
+
+def checked_law(law: TaskLaw, function: str) -> None:
+    """Raises TypeError unless `law` is a task law."""
+    if not isinstance(law, TaskLaw):
+        raise TypeError(f"{function}: law must be a task law (got {type(law).__name__})")
+
+
+def checked_theta(law: TaskLaw, theta: Any, function: str) -> tuple[Nodes, Array]:
+    """The nodes of the law and theta as [p]."""
+    checked_law(law, function)
+    point = _arguments.array(theta, function=function, name="theta")
+    if point.shape != (law.p,):
+        raise ValueError(f"{function}: theta must have shape {(law.p,)} (got {point.shape})")
+    return law.nodes(), point
+
+
+def single_count(value: Any, function: str, name: str = "samples") -> float:
+    """One number of rows; infinite for None."""
+    made = _arguments.counts(value, function=function, name=name, none=np.inf)
+    if made.ndim:
+        raise ValueError(f"{function}: {name} must be one number (got shape {made.shape})")
+    return float(made)
+
+
+def over_tasks(nodes: Nodes, values: Array) -> Array:
+    """The law's average of values [..., G, *rest], with G the axis after randomisations [B]."""
+    return np.asarray(np.einsum("g,bg...->b...", nodes.weights, values))
+
+
+def spread(values: Array) -> tuple[Array, Array]:
+    """Mean over randomisations [B, ...] and its standard error (0 for a deterministic rule)."""
+    count = len(values)
+    if count == 1:
+        return values[0], np.zeros_like(values[0])
+    return values.mean(0), values.std(0, ddof=1) / np.sqrt(count)
+
+
+def _t(matrix: Array) -> Array:
+    """Transposes of the last two axes."""
+    return np.swapaxes(matrix, -1, -2)

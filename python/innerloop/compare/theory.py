@@ -1,0 +1,220 @@
+"""What theory says about a linear model on the same table: errors of both methods and the number of
+tasks from which MAML pays (Result 36 of docs/theory.md).
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from innerloop.bounds.linear import Estimate
+from innerloop.bounds.linear.empirical import (
+    Equations,
+    drs_equations,
+    from_equations,
+    maml_equations,
+)
+from innerloop.compare import episodes as ep
+from innerloop.compare.analysis import Analysis
+from innerloop.compare.problem import Problem, draws_per_task
+from innerloop.compare.units import MAML
+
+# Tasks (and episodes) times squared parameters; more would take minutes or gigabytes.
+MOST_WORK, MOST_MEMORY = 2_000_000, 30_000_000
+# Result 36 has the factor 1/2 in its risk; this tool reports full squared errors.
+PER_RISK = 2.0
+WIDE = 10.0
+
+Setting = tuple[int, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Theory:
+    """Result 36 on all tasks of the table.
+
+    Args:
+        tasks: M.
+        setting: inner steps and rate that MAML picks in most splits.
+        estimates: for each inner steps and rate of the grid where there is one.
+        why: why there is none at `setting`; None if there is.
+    """
+
+    tasks: int
+    setting: Setting
+    estimates: dict[Setting, Estimate]
+    why: str | None
+
+    def sentence(self) -> str:
+        """The number of tasks at hand against the crossover, in plain words."""
+        steps, rate = self.setting
+        have = f"You have M = {self.tasks} tasks; theory"
+        if self.why is not None:
+            return f"{have} makes no estimate of the crossover: {self.why}."
+        plural = "s" * (steps > 1)
+        at = f" (inner rate {rate:g}, {steps} inner step{plural}, MAML's usual pick)"
+        return f"{have}{at} {_judgement(self.estimates[self.setting])}"
+
+
+def estimate_theory(problem: Problem, analysis: Analysis) -> Theory | None:
+    """Result 36 at every setting of the grid; None if the model is not solved exactly.
+
+    All tasks are used, on the scale of all of them, with the tool's own N support rows, query rows
+    and draws: a task's equations of MAML are the averages over its draws, those of joint training
+    use each of its rows once.
+    """
+    if not problem.exact:
+        return None
+    config, tasks = problem.config, len(problem.tasks.names)
+    grid = [(steps, rate) for steps in config.steps for rate in config.inner_lrs]
+    picked = collections.Counter(
+        (choice.steps, choice.rate) for choice in analysis.picked_choices[MAML]
+    )
+    setting = max(grid, key=lambda pair: picked[pair])
+    draws = draws_per_task(problem.tasks, config)
+    size = problem.tasks.x.shape[1] + 1
+    if tasks < size + 2:
+        why = f"{size} parameters per output need at least {size + 2} tasks"
+        return Theory(tasks, setting, {}, why)
+    if tasks * size**2 > MOST_WORK or tasks * draws * size**2 > MOST_MEMORY:
+        return Theory(tasks, setting, {}, f"{size} parameters are too many for this estimate")
+    everything = np.arange(tasks)
+    data = ep.standardise(problem.tasks, everything, torch.float64)
+    drs = _joint(*ep.all_rows(data, everything))
+    drawn = ep.draw_episodes(
+        data,
+        np.repeat(everything, draws),
+        config,
+        ep.generator(config.seed, 0, ep.Stream.THEORY),
+    )
+    estimates = {}
+    for steps, rate in grid:
+        # A setting whose equations have no clear solution is left out.
+        with contextlib.suppress(ValueError):
+            estimates[steps, rate] = from_equations(
+                drs,
+                _maml(drawn, draws, rate, steps),
+                inner_lr=rate,
+                steps=steps,
+                level=config.level,
+            )
+    undetermined = "all tasks, or all but one, leave a direction of the parameters undetermined"
+    return Theory(tasks, setting, estimates, None if setting in estimates else undetermined)
+
+
+def theory_document(theory: Theory | None) -> dict[str, Any] | None:
+    """The theory part of results.json, in units of the measured risks.
+
+    A crossover that is null is infinite (no number of tasks), and so is an end of its interval.
+    """
+    if theory is None:
+        return None
+    return {
+        "source": "Result 36",
+        "tasks": theory.tasks,
+        "sentence": theory.sentence(),
+        "why_none": theory.why,
+        "steps": theory.setting[0],
+        "inner_lr": theory.setting[1],
+        "settings": [_setting(estimate) for estimate in theory.estimates.values()],
+    }
+
+
+def _setting(estimate: Estimate) -> dict[str, Any]:
+    error, tasks = estimate.standard_errors, estimate.tasks
+    return {
+        "steps": estimate.steps,
+        "inner_lr": estimate.inner_lr,
+        "modelling_error": _value(estimate.modelling_error, error["modelling_error"]),
+        "statistical_error": {
+            "joint": _value(estimate.drs / tasks, error["drs"] / tasks),
+            "maml": _value(estimate.maml / tasks, error["maml"] / tasks),
+        },
+        "crossover": {
+            "tasks": _finite(estimate.crossover),
+            "low": _finite(estimate.interval[0]),
+            "high": _finite(estimate.interval[1]),
+        },
+    }
+
+
+def _value(risk: float, error: float) -> dict[str, float | None]:
+    return {"estimate": _finite(PER_RISK * risk), "standard_error": _finite(PER_RISK * error)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _judgement(estimate: Estimate) -> str:
+    """What one estimate says about M tasks, from "puts the crossover at" on."""
+    low, high = estimate.interval
+    tasks, level = estimate.tasks, f"{100 * estimate.level:g}%"
+    if math.isinf(estimate.crossover):
+        error = PER_RISK * estimate.modelling_error
+        spread = PER_RISK * estimate.standard_errors["modelling_error"]
+        text = (
+            "sees no crossover: the modelling error of joint training is estimated at "
+            f"{error:.2g} (standard error {spread:.2g}), not above zero"
+        )
+    elif estimate.crossover <= 0:
+        text = (
+            "puts the crossover at 0: MAML's statistical error is estimated no larger than "
+            "joint training's"
+        )
+    else:
+        text = f"puts the crossover at about {tasks_text(estimate.crossover)}"
+    if low == 0 and math.isinf(high):
+        return (
+            f"{text}, but the {level} jackknife interval is 0 to infinity: these tasks are too few "
+            "or too alike to tell."
+        )
+    ends = f"{tasks_text(low)} to {tasks_text(high)}"
+    width = ", a wide one" if high > WIDE * max(low, 1.0) else ""
+    text += f" ({level} jackknife interval {ends}{width})"
+    if tasks < low:
+        return f"{text}: with fewer tasks than that, joint training has the smaller expected error."
+    if tasks > high:
+        return f"{text}: with more tasks than that, MAML has the smaller expected error."
+    return f"{text}: your M lies inside it, so theory does not decide either."
+
+
+def tasks_text(value: float) -> str:
+    """A number of tasks, rounded to what matters."""
+    if math.isinf(value):
+        return "infinity"
+    return f"{value:.0f}" if value < 1000 else f"{value:.2g}".replace("e+0", "e").replace("e+", "e")
+
+
+def _joint(x: torch.Tensor, y: torch.Tensor, count: torch.Tensor) -> Equations:
+    inputs, targets = _design(x), y.numpy()
+    return drs_equations(
+        inputs[:, :0], targets[:, :0], inputs, targets, count.numpy().astype(np.float64)
+    )
+
+
+def _maml(drawn: ep.Episodes, draws: int, rate: float, steps: int) -> Equations:
+    """Each task's equations, averaged over its draws (consecutive episodes)."""
+    equations = maml_equations(
+        _design(drawn.support_x),
+        drawn.support_y.numpy(),
+        _design(drawn.query_x),
+        drawn.query_y.numpy(),
+        drawn.query_count.numpy().astype(np.float64),
+        inner_lr=rate,
+        steps=steps,
+    )
+    left, right = (part.reshape(-1, draws, *part.shape[1:]).mean(axis=1) for part in equations)
+    return Equations(left, right)
+
+
+def _design(x: torch.Tensor) -> NDArray[np.float64]:
+    """Inputs with a column of ones for the bias, [..., D + 1]."""
+    inputs = x.numpy()
+    return np.concatenate([inputs, np.ones((*inputs.shape[:-1], 1))], axis=-1)

@@ -1,0 +1,173 @@
+"""One study from settings to files: simulate what is missing, predict, write, draw, and show."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from innerloop import _native
+from innerloop.compare.config import digest
+from innerloop.compare.errors import InputError
+from innerloop.compare.run import RUN, Interrupted, default_threads
+from innerloop.compare.store import Store, write_json
+from innerloop.studies.linear_regression.agreement import Region, agreement
+from innerloop.studies.linear_regression.report import introduction, print_report
+from innerloop.studies.linear_regression.result import FORMAT, Sweep
+from innerloop.studies.linear_regression.settings import Settings
+from innerloop.studies.linear_regression.simulation import (
+    assemble,
+    checked_threads,
+    simulate,
+    unpack,
+)
+from innerloop.studies.linear_regression.theory import predict
+
+NUMBERS = "results.npz"
+AGREEMENT = "agreement.json"
+
+
+def run_study(
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    threads: int | None = None,
+    fresh: bool = False,
+    with_theory: bool = True,
+    with_figures: bool = True,
+) -> Path:
+    """Run or resume a study, print its report, and return the folder that holds its files.
+
+    Raises:
+        InputError: bad input or an unusable output folder.
+        Interrupted: Ctrl-C; finished cells are kept.
+    """
+    started = time.monotonic()
+    began = datetime.datetime.now(datetime.timezone.utc)
+    threads = checked_threads(default_threads() if threads is None else threads)
+    if not _native.is_available():
+        raise InputError(f"this study needs the native extension ({_native.reason()})")
+    describe = {"study": FORMAT, "config": settings.as_dict()}
+    key = digest(describe)
+    folder = out if out is not None else Path("innerloop-study") / f"linear-regression-{key[:8]}"
+    console, errors = Console(), Console(stderr=True)
+    with Store(folder, key, describe, fresh, FORMAT) as store:
+        for line in introduction(settings):
+            console.print(line, highlight=False, soft_wrap=True)
+        try:
+            _simulate(settings, store, threads, errors)
+            simulated = time.monotonic() - started
+            sweep = _assembled(settings, store, with_theory, errors)
+            regions = agreement(sweep) if with_theory else []
+            paths = _write(sweep, regions, folder)
+            if with_figures:
+                paths += _draw(sweep, folder, errors)
+            write_json(
+                folder / RUN,
+                {
+                    "started": began.isoformat(timespec="seconds"),
+                    "seconds": round(time.monotonic() - started, 3),
+                    "simulation_seconds": round(simulated, 3),
+                    "threads": threads,
+                    "cells": len(store.units),
+                    "resumed_cells": store.resumed,
+                    "command": sys.argv[1:],
+                },
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"Interrupted: {len(store.units)} of {len(settings.cells())} cells are kept in "
+                f"{folder}; run the same command again to go on."
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"--out {str(folder)!r} cannot be written ({error.strerror}); {len(store.units)} "
+                f"of {len(settings.cells())} cells are kept"
+            ) from None
+        print_report(console, sweep, regions, paths)
+    return folder
+
+
+def _simulate(settings: Settings, store: Store, threads: int, errors: Console) -> None:
+    """Fill the store with every cell that it lacks."""
+    cells = settings.cells()
+    pending = [cell for cell in cells if cell.name not in store.units]
+    if store.resumed:
+        errors.print(
+            f"Resuming: {len(cells) - len(pending)} of {len(cells)} cells are done.",
+            highlight=False,
+        )
+    with _progress("Simulating", errors, shown=bool(pending)) as advance:
+        for cell, summary in simulate(settings, pending, threads, advance):
+            store.add(cell.name, summary.pack())
+
+
+def _assembled(settings: Settings, store: Store, with_theory: bool, errors: Console) -> Sweep:
+    """The result from the store, with the prediction if asked for."""
+    rates = len(settings.inner_lrs)
+    sweep = assemble(
+        settings, {cell: unpack(store.units[cell.name], rates) for cell in settings.cells()}
+    )
+    if not with_theory:
+        return sweep
+    with _progress("Predicting", errors) as advance:
+        return dataclasses.replace(sweep, prediction=predict(settings, advance))
+
+
+def _write(sweep: Sweep, regions: list[Region], folder: Path) -> list[Path]:
+    """The numbers, and the agreement if there is a prediction; returns the paths."""
+    sweep.to_npz(folder / NUMBERS)
+    if not regions:
+        return [folder / NUMBERS]
+    document = {
+        "settings": sweep.settings.as_dict(),
+        "regions": [region.as_dict() for region in regions],
+    }
+    write_json(folder / AGREEMENT, document)
+    return [folder / NUMBERS, folder / AGREEMENT]
+
+
+def _draw(sweep: Sweep, folder: Path, errors: Console) -> list[Path]:
+    """All figures; returns the summary and the folder of the pages."""
+    # Imported here: matplotlib is slow to load and not needed for numbers alone.
+    from innerloop.studies.linear_regression.figures import PAGES, draw_figures
+
+    number = len(sweep.settings.inner_lrs) + 1
+    drawn: list[Path] = []
+    with _progress("Drawing", errors) as advance:
+        for path in draw_figures(sweep, folder):
+            drawn.append(path)
+            advance(len(drawn) / number)
+    return [drawn[-1], folder / PAGES]
+
+
+@contextlib.contextmanager
+def _progress(text: str, errors: Console, shown: bool = True) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal; yields the function that takes the share of the work done."""
+    progress = Progress(
+        TextColumn(f"{text:10s}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal or not shown,
+    )
+    with progress:
+        bar = progress.add_task("", total=1.0)
+        yield lambda share: progress.update(bar, completed=share)

@@ -1,0 +1,186 @@
+"""One study from settings to files: train what is missing, measure, write, and show."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from innerloop.compare.config import digest
+from innerloop.compare.errors import InputError
+from innerloop.compare.run import RUN, Interrupted, default_threads
+from innerloop.compare.store import RESULTS, Store, write_json
+from innerloop.studies.sinusoid.certificates import (
+    certificates_sentence,
+    certify,
+    write_certificates,
+)
+from innerloop.studies.sinusoid.checkpoints import checkpoint_path
+from innerloop.studies.sinusoid.document import (
+    FORMAT,
+    describe_run,
+    results_document,
+    write_arrays,
+)
+from innerloop.studies.sinusoid.measuring import measure
+from innerloop.studies.sinusoid.pool import train_methods
+from innerloop.studies.sinusoid.report import introduction, print_report
+from innerloop.studies.sinusoid.settings import LABELS, METHODS, Settings
+from innerloop.studies.sinusoid.summary import rows
+from innerloop.studies.sinusoid.training import Diverged
+from innerloop.studies.sinusoid.verdict import conclude
+
+
+def run_study(
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    threads: int | None = None,
+    fresh: bool = False,
+    with_figures: bool = True,
+) -> Path:
+    """Run or resume a study, print its report, and return the folder that holds its files.
+
+    Raises:
+        InputError: bad input, an unusable output folder, or training that diverges.
+        Interrupted: Ctrl-C; finished methods and the latest checkpoints are kept.
+    """
+    started = time.monotonic()
+    began = datetime.datetime.now(datetime.timezone.utc)
+    threads = default_threads() if threads is None else threads
+    if threads < 1:
+        raise InputError(f"--threads must be at least 1 (got {threads})")
+    describe = describe_run(settings)
+    key = digest(describe)
+    folder = out if out is not None else Path("innerloop-study") / f"sinusoid-{key[:8]}"
+    console, errors = Console(), Console(stderr=True)
+    with Store(folder, key, describe, fresh, FORMAT) as store:
+        for line in introduction(settings):
+            console.print(line, highlight=False, soft_wrap=True)
+        trained_now = _train(settings, store, key, threads, fresh, errors)
+        trained_seconds = time.monotonic() - started
+        trained = {
+            method: torch.tensor(store.units[method]["parameters"], dtype=torch.float32)
+            for method in METHODS
+        }
+        before = torch.get_num_threads()
+        try:
+            with errors.status("Measuring on new tasks") as status:
+                torch.set_num_threads(threads)
+                measured = measure(settings, trained)
+                status.update("Estimating the constants of the bounds")
+                torch.set_num_threads(1)  # sums of torch's own may depend on the number of threads
+                reports = certify(settings, trained)
+        except KeyboardInterrupt:
+            raise _interrupted(store) from None
+        finally:
+            torch.set_num_threads(before)
+        same = rows(measured.errors, settings.level)
+        picked = rows(measured.picked_errors, settings.level)
+        verdict = conclude(settings, same, picked, certificates_sentence(settings, reports))
+        traces = {method: store.units[method]["training_loss"] for method in METHODS}
+        document = results_document(settings, measured, same, picked, verdict, traces, reports, key)
+        paths = [folder / RESULTS]
+        try:
+            write_json(paths[0], document)
+            paths.append(write_arrays(folder, measured, trained))
+            paths.append(write_certificates(folder, reports))
+            if with_figures:
+                # Imported here: matplotlib is slow to load and not needed for numbers alone.
+                from innerloop.studies.sinusoid.figures import draw_figures
+
+                paths += draw_figures(settings, measured, same, picked, trained, folder)
+            write_json(
+                folder / RUN,
+                {
+                    "started": began.isoformat(timespec="seconds"),
+                    "seconds": round(time.monotonic() - started, 3),
+                    "training_seconds": round(trained_seconds, 3),
+                    "iterations_trained": trained_now,
+                    "threads": threads,
+                    "command": sys.argv[1:],
+                },
+            )
+        except OSError as error:
+            raise InputError(
+                f"--out {str(folder)!r} cannot be written ({error.strerror})"
+            ) from None
+        print_report(console, settings, measured, same, picked, reports, verdict, paths)
+        total = time.monotonic() - started
+        console.print(
+            f"Trained {trained_now} iterations in {trained_seconds:.0f} s, {total:.0f} s in all.",
+            highlight=False,
+        )
+    return folder
+
+
+def _train(
+    settings: Settings, store: Store, key: str, threads: int, fresh: bool, errors: Console
+) -> int:
+    """Fill the store with every method that it lacks; returns the iterations done for that."""
+    if fresh:
+        for method in METHODS:
+            checkpoint_path(store.folder, method).unlink(missing_ok=True)
+    pending = [method for method in METHODS if method not in store.units]
+    if store.resumed:
+        errors.print(
+            f"Resuming: {store.resumed} of {len(METHODS)} methods are trained.", highlight=False
+        )
+    progress = Progress(
+        TextColumn("{task.description:17}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal or not pending,
+    )
+    first: dict[str, int] = {}
+    trained = 0
+    try:
+        with progress:
+            bars = {m: progress.add_task(LABELS[m], total=settings.iterations) for m in pending}
+
+            def show(method: str, done: int) -> None:
+                first.setdefault(method, done)
+                progress.update(bars[method], completed=done)
+
+            for method, state in train_methods(settings, pending, store.folder, key, threads, show):
+                trained += state.done - first.get(method, 0)
+                store.add(
+                    method,
+                    {"parameters": state.theta.tolist(), "training_loss": state.trace},
+                )
+                checkpoint_path(store.folder, method).unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        raise _interrupted(store) from None
+    except Diverged as divergence:
+        raise InputError(
+            f"training of {LABELS[str(divergence)]} diverged; lower --outer-lr "
+            f"({settings.outer_lr:g}) or --inner-lr ({settings.inner_lr:g})"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"--out {str(store.folder)!r} cannot be written ({error.strerror})"
+        ) from None
+    return trained
+
+
+def _interrupted(store: Store) -> Interrupted:
+    return Interrupted(
+        f"Interrupted: {len(store.units)} of {len(METHODS)} methods are trained, and the latest "
+        f"checkpoints are kept in {store.folder}; run the same command again to go on."
+    )

@@ -1,0 +1,170 @@
+"""Result 36 on a table: the same estimators as the tool's own, and what it says about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import linear_family
+from typer.testing import CliRunner
+
+from innerloop.bounds.linear import estimate
+from innerloop.cli import build
+from innerloop.compare import episodes as ep
+from innerloop.compare.analysis import Analysis
+from innerloop.compare.config import Config
+from innerloop.compare.exact import stationary_point
+from innerloop.compare.frames import tasks_of_frame
+from innerloop.compare.problem import Problem
+from innerloop.compare.tables import check_tasks
+from innerloop.compare.theory import Theory, estimate_theory, tasks_text, theory_document
+from innerloop.compare.training import run_unit
+from innerloop.compare.units import JOINT, MAML, Unit, all_units
+
+
+def small_problem(ragged: bool = False, **settings: object) -> Problem:
+    given = {
+        "task": "task",
+        "target": "y",
+        "shots": 4,
+        "draws": 3,
+        "adapt_steps": 1,
+        "splits": 2,
+        "inner_lrs": (0.1, 0.3),
+        "steps": (1, 2),
+        **settings,
+    }
+    config = Config(**given)  # type: ignore[arg-type]
+    frame = linear_family(24, 10, seed=5, correlated=True, noise=0.3)
+    if ragged:
+        frame = frame[(frame["task"] % 2 == 0) | (frame.index % 10 < 6)]
+    return Problem(check_tasks(tasks_of_frame(frame, config, "table"), config), config)
+
+
+def theory_of(problem: Problem) -> Theory:
+    units = {unit.name: run_unit(problem, unit) for unit in all_units(problem.config)}
+    theory = estimate_theory(problem, Analysis(problem.config, problem.tasks, units))
+    assert theory is not None
+    return theory
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_estimators_are_those_that_the_tool_trains(ragged: bool) -> None:
+    problem = small_problem(ragged)
+    theory = theory_of(problem)
+    assert theory.tasks == 24
+    assert theory.why is None
+    everything = np.arange(24)
+    data = ep.standardise(problem.tasks, everything, torch.float64)
+    rows = ep.all_rows(data, everything)
+    drawn = ep.draw_episodes(
+        data,
+        np.repeat(everything, 3),
+        problem.config,
+        ep.generator(problem.config.seed, 0, ep.Stream.THEORY),
+    )
+    for (steps, rate), found in theory.estimates.items():
+        for unit, theta in (
+            (Unit(0, JOINT, 0.0, 0), found.theta_drs),
+            (Unit(0, MAML, rate, steps), found.theta_maml),
+        ):
+            solved, why, _ = stationary_point(problem, unit, rows, drawn)
+            assert why is None
+            np.testing.assert_allclose(theta[:, 0], solved.numpy(), rtol=1e-9, atol=1e-11)
+
+
+def test_one_fixed_split_is_the_library_function(tmp_path: Path) -> None:
+    # Archived episodes are never redrawn, so the table's numbers are those of `estimate` on the
+    # standardised arrays with a column of ones.
+    rng = np.random.default_rng(1)
+    slope = rng.uniform(0, 2, (40, 1))
+    x = rng.standard_normal((40, 9, 1)) * np.sqrt(slope)[..., None] + 1.0
+    y = slope * x[..., 0] + 0.1 * rng.standard_normal((40, 9))
+    np.savez(
+        tmp_path / "t.npz",
+        support_x=x[:, :4],
+        support_y=y[:, :4],
+        query_x=x[:, 4:],
+        query_y=y[:, 4:],
+    )
+    options = ["--inner-lrs", "0.2", "--steps", 1, "--splits", 2, "--no-figures"]
+    arguments = ["compare", tmp_path / "t.npz", *options, "--out", tmp_path / "out"]
+    done = CliRunner().invoke(build(), list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    theory = json.loads((tmp_path / "out" / "results.json").read_text())["theory"]
+    design = np.concatenate([(x - x.mean()) / x.std(), np.ones_like(x)], axis=-1)
+    target = (y - y.mean()) / y.std()
+    wanted = estimate(design[:, :4], target[:, :4], design[:, 4:], target[:, 4:], inner_lr=0.2)
+    (got,) = theory["settings"]
+    assert got["modelling_error"]["estimate"] == pytest.approx(2 * wanted.modelling_error)
+    assert got["modelling_error"]["standard_error"] == pytest.approx(
+        2 * wanted.standard_errors["modelling_error"]
+    )
+    assert got["statistical_error"]["joint"]["estimate"] == pytest.approx(2 * wanted.drs / 40)
+    assert got["statistical_error"]["maml"]["estimate"] == pytest.approx(2 * wanted.maml / 40)
+    assert got["crossover"]["low"] == pytest.approx(wanted.interval[0])
+    assert theory["tasks"] == 40
+    assert theory["sentence"].startswith("You have M = 40 tasks; theory")
+    assert theory["sentence"] in " ".join(done.stdout.replace("│", " ").split())
+    assert "Theory for M = 40 tasks, 1 inner step (Result 36)" in done.stdout
+
+
+def test_sentences_fit_the_estimate() -> None:
+    theory = theory_of(small_problem())
+    found = theory.estimates[theory.setting]
+
+    def say(crossover: float, low: float, high: float, tasks: int = 48) -> str:
+        changed = dataclasses.replace(
+            found,
+            tasks=tasks,
+            crossover=type(found.crossover)(crossover, name="n", source="s"),
+            interval=(low, high),
+        )
+        return dataclasses.replace(
+            theory, tasks=tasks, estimates={theory.setting: changed}
+        ).sentence()
+
+    assert say(30.2, 12.0, 90.0) == (
+        f"You have M = 48 tasks; theory (inner rate {theory.setting[1]:g}, "
+        f"{theory.setting[0]} inner step{'s' * (theory.setting[0] > 1)}, MAML's usual pick) puts "
+        "the crossover at about 30 (95% jackknife interval 12 to 90): your M lies inside it, so "
+        "theory does not decide either."
+    )
+    assert "joint training has the smaller expected error" in say(200.0, 90.0, 400.0)
+    assert "MAML has the smaller expected error" in say(20.0, 10.0, 40.0)
+    assert "12 to 900, a wide one" in say(30.0, 12.0, 900.0)
+    assert "interval is 0 to infinity" in say(30.0, 0.0, math.inf)
+    assert "sees no crossover" in say(math.inf, 60.0, math.inf)
+    assert "60 to infinity" in say(math.inf, 60.0, math.inf)
+    assert "puts the crossover at 0" in say(0.0, 0.0, 30.0)
+    assert tasks_text(225990.8) == "2.3e5"
+
+
+def test_too_few_tasks_for_the_parameters() -> None:
+    config = Config(
+        task="task", target="y", shots=3, draws=2, splits=1, inner_lrs=(0.1,), steps=(1,)
+    )
+    frame = linear_family(6, 8, seed=1, correlated=True)
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        frame[name] = rng.standard_normal(len(frame))
+    problem = Problem(check_tasks(tasks_of_frame(frame, config, "table"), config), config)
+    theory = theory_of(problem)
+    assert theory.estimates == {}
+    assert "6 parameters per output need at least 8 tasks" in theory.sentence()
+    document = theory_document(theory)
+    assert document is not None
+    assert document["settings"] == []
+    assert document["why_none"] is not None
+
+
+def test_networks_have_no_such_theory() -> None:
+    problem = small_problem(hidden=(4,), iterations=2, outer_lrs=(0.01,), steps=(1,), splits=1)
+    units = {unit.name: run_unit(problem, unit) for unit in all_units(problem.config)}
+    assert estimate_theory(problem, Analysis(problem.config, problem.tasks, units)) is None
+    assert theory_document(None) is None
