@@ -12,9 +12,9 @@ template <class M>
 struct IdentityActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = false, kCurved = false;
-  static V value(V z, V) { return z; }
-  static V first(V, V, V) { return M::set(1); }
-  static V second(V, V, V) { return M::set(0); }
+  IL_HD static V value(V z, V) { return z; }
+  IL_HD static V first(V, V, V) { return M::set(1); }
+  IL_HD static V second(V, V, V) { return M::set(0); }
 };
 
 /// relu and leaky_relu: `slope` on the negative side (0 for relu). The derivative at 0 is the
@@ -24,9 +24,9 @@ template <class M>
 struct LeakyReluActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = true, kCurved = false;
-  static V value(V z, V slope) { return M::select_gt(z, M::set(0), z, slope * z); }
-  static V first(V z, V, V slope) { return M::select_gt(z, M::set(0), M::set(1), slope); }
-  static V second(V, V, V) { return M::set(0); }
+  IL_HD static V value(V z, V slope) { return M::select_gt(z, M::set(0), z, slope * z); }
+  IL_HD static V first(V z, V, V slope) { return M::select_gt(z, M::set(0), M::set(1), slope); }
+  IL_HD static V second(V, V, V) { return M::set(0); }
 };
 
 template <class M>
@@ -34,36 +34,36 @@ struct ReluActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = false, kCurved = false;
   // written so that NaN passes through, as in torch
-  static V value(V z, V) { return M::select_gt(M::set(0), z, M::set(0), z); }
-  static V first(V, V h, V) { return M::select_gt(h, M::set(0), M::set(1), M::set(0)); }
-  static V second(V, V, V) { return M::set(0); }
+  IL_HD static V value(V z, V) { return M::select_gt(M::set(0), z, M::set(0), z); }
+  IL_HD static V first(V, V h, V) { return M::select_gt(h, M::set(0), M::set(1), M::set(0)); }
+  IL_HD static V second(V, V, V) { return M::set(0); }
 };
 
 template <class M>
 struct TanhActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = false, kCurved = true;
-  static V value(V z, V) { return M::tanh(z); }
-  static V first(V, V h, V) { return M::set(1) - h * h; }
-  static V second(V, V h, V) { return M::set(-2) * h * (M::set(1) - h * h); }
+  IL_HD static V value(V z, V) { return M::tanh(z); }
+  IL_HD static V first(V, V h, V) { return M::set(1) - h * h; }
+  IL_HD static V second(V, V h, V) { return M::set(-2) * h * (M::set(1) - h * h); }
 };
 
 template <class M>
 struct SigmoidActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = false, kCurved = true;
-  static V value(V z, V) { return M::sigmoid(z); }
-  static V first(V, V h, V) { return h * (M::set(1) - h); }
-  static V second(V, V h, V) { return h * (M::set(1) - h) * (M::set(1) - M::set(2) * h); }
+  IL_HD static V value(V z, V) { return M::sigmoid(z); }
+  IL_HD static V first(V, V h, V) { return h * (M::set(1) - h); }
+  IL_HD static V second(V, V h, V) { return h * (M::set(1) - h) * (M::set(1) - M::set(2) * h); }
 };
 
 template <class M>
 struct SoftplusActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = true, kCurved = true;
-  static V value(V z, V) { return M::softplus(z); }
-  static V first(V z, V, V) { return M::sigmoid(z); }
-  static V second(V z, V, V) {
+  IL_HD static V value(V z, V) { return M::softplus(z); }
+  IL_HD static V first(V z, V, V) { return M::sigmoid(z); }
+  IL_HD static V second(V z, V, V) {
     const V s = M::sigmoid(z);
     return s * (M::set(1) - s);
   }
@@ -73,12 +73,12 @@ template <class M>
 struct SiluActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = true, kCurved = true;
-  static V value(V z, V) { return z * M::sigmoid(z); }
-  static V first(V z, V, V) {
+  IL_HD static V value(V z, V) { return z * M::sigmoid(z); }
+  IL_HD static V first(V z, V, V) {
     const V s = M::sigmoid(z);
     return s * (M::set(1) + z * (M::set(1) - s));
   }
-  static V second(V z, V, V) {
+  IL_HD static V second(V z, V, V) {
     const V s = M::sigmoid(z);
     return s * (M::set(1) - s) * (M::set(2) + z * (M::set(1) - M::set(2) * s));
   }
@@ -89,15 +89,17 @@ template <class M>
 struct GeluActivation {
   using V = typename M::V;
   static constexpr bool kNeedsZ = true, kCurved = true;
-  static V density(V z) { return M::set(0.39894228040143267794) * M::exp(M::set(-0.5) * z * z); }
-  static V value(V z, V) { return z * M::normal_cdf(z); }
-  static V first(V z, V, V) { return M::normal_cdf(z) + z * density(z); }
-  static V second(V z, V, V) { return density(z) * (M::set(2) - z * z); }
+  IL_HD static V density(V z) {
+    return M::set(0.39894228040143267794) * M::exp(M::set(-0.5) * z * z);
+  }
+  IL_HD static V value(V z, V) { return z * M::normal_cdf(z); }
+  IL_HD static V first(V z, V, V) { return M::normal_cdf(z) + z * density(z); }
+  IL_HD static V second(V z, V, V) { return density(z) * (M::set(2) - z * z); }
 };
 
 /// Calls f(struct) with the activation's struct: one switch outside every loop.
 template <class M, class F>
-inline void with_activation(Activation kind, F&& f) {
+IL_HD inline void with_activation(Activation kind, F&& f) {
   switch (kind) {
     case Activation::kIdentity:
       return f(IdentityActivation<M>{});
@@ -119,14 +121,14 @@ inline void with_activation(Activation kind, F&& f) {
 }
 
 template <class M>
-inline bool needs_z(Activation kind) {
+IL_HD inline bool needs_z(Activation kind) {
   bool result = false;
   with_activation<M>(kind, [&](auto a) { result = decltype(a)::kNeedsZ; });
   return result;
 }
 
 template <class M>
-inline bool is_curved(Activation kind) {
+IL_HD inline bool is_curved(Activation kind) {
   bool result = false;
   with_activation<M>(kind, [&](auto a) { result = decltype(a)::kCurved; });
   return result;

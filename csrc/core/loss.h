@@ -1,6 +1,6 @@
 // Per-sample losses: value, gradient and Hessian product with respect to the network's outputs,
 // written once for any element type `M::V` (lanes are samples or tasks, whichever the back end
-// has).
+// has). `M::Cell` is how an array holds an element.
 #pragma once
 
 #include "core/net.h"
@@ -12,8 +12,9 @@ namespace innerloop {
 template <class M>
 struct Sample {
   using V = typename M::V;
-  const V* z;
-  const V* y;
+  using Cell = typename M::Cell;
+  const Cell* z;
+  const Cell* y;
   int64_t outputs;
   V parameter;  // the loss's own constant (huber's delta)
 };
@@ -23,8 +24,9 @@ struct Sample {
 template <class M, class Term>
 struct SeparableLoss {
   using V = typename M::V;
+  using Cell = typename M::Cell;
   /// Returns the sample's loss and writes its gradient dl/dz to g [K].
-  static V gradient(const Sample<M>& s, V* g) {
+  IL_HD static V gradient(const Sample<M>& s, Cell* g) {
     const V scale = M::set(Term::kScale / static_cast<double>(s.outputs));
     V total = M::set(0);
     for (int64_t k = 0; k < s.outputs; ++k) {
@@ -34,7 +36,7 @@ struct SeparableLoss {
     return scale * total;
   }
   /// Writes rg = (d2l/dz2) rz, both [K].
-  static void curvature(const Sample<M>& s, const V* rz, V* rg) {
+  IL_HD static void curvature(const Sample<M>& s, const Cell* rz, Cell* rg) {
     const V scale = M::set(Term::kScale / static_cast<double>(s.outputs));
     for (int64_t k = 0; k < s.outputs; ++k) {
       rg[k] = scale * Term::second(s.z[k], s.y[k], s.parameter) * rz[k];
@@ -47,9 +49,9 @@ template <class M, int kHalves>
 struct SquareTerm {
   using V = typename M::V;
   static constexpr double kScale = 0.5 * kHalves;
-  static V value(V z, V y, V) { return (z - y) * (z - y); }
-  static V first(V z, V y, V) { return M::set(2) * (z - y); }
-  static V second(V, V, V) { return M::set(2); }
+  IL_HD static V value(V z, V y, V) { return (z - y) * (z - y); }
+  IL_HD static V first(V z, V y, V) { return M::set(2) * (z - y); }
+  IL_HD static V second(V, V, V) { return M::set(2); }
 };
 
 /// max(z, 0) - z y + log(1 + exp(-|z|)): the shifted form, finite for every z.
@@ -57,9 +59,9 @@ template <class M>
 struct BceTerm {
   using V = typename M::V;
   static constexpr double kScale = 1;
-  static V value(V z, V y, V) { return M::softplus(z) - z * y; }
-  static V first(V z, V y, V) { return M::sigmoid(z) - y; }
-  static V second(V z, V, V) {
+  IL_HD static V value(V z, V y, V) { return M::softplus(z) - z * y; }
+  IL_HD static V first(V z, V y, V) { return M::sigmoid(z) - y; }
+  IL_HD static V second(V z, V, V) {
     const V p = M::sigmoid(z);
     return p * (M::set(1) - p);
   }
@@ -70,15 +72,15 @@ template <class M>
 struct HuberTerm {
   using V = typename M::V;
   static constexpr double kScale = 1;
-  static V value(V z, V y, V delta) {
+  IL_HD static V value(V z, V y, V delta) {
     const V r = M::abs(z - y);
     return M::select_gt(r, delta, delta * (r - M::set(0.5) * delta), M::set(0.5) * r * r);
   }
-  static V first(V z, V y, V delta) {
+  IL_HD static V first(V z, V y, V delta) {
     const V r = z - y;
     return M::select_gt(r, delta, delta, M::select_gt(-delta, r, -delta, r));
   }
-  static V second(V z, V y, V delta) {
+  IL_HD static V second(V z, V y, V delta) {
     return M::select_gt(M::abs(z - y), delta, M::set(0), M::set(1));
   }
 };
@@ -87,7 +89,8 @@ struct HuberTerm {
 template <class M>
 struct CrossEntropyLoss {
   using V = typename M::V;
-  static V gradient(const Sample<M>& s, V* g) {
+  using Cell = typename M::Cell;
+  IL_HD static V gradient(const Sample<M>& s, Cell* g) {
     V top = s.z[0];
     for (int64_t k = 1; k < s.outputs; ++k) top = M::max(top, s.z[k]);
     V total = M::set(0), chosen = M::set(0);
@@ -104,7 +107,7 @@ struct CrossEntropyLoss {
     }
     return M::log(total) - chosen;
   }
-  static void curvature(const Sample<M>& s, const V* rz, V* rg) {
+  IL_HD static void curvature(const Sample<M>& s, const Cell* rz, Cell* rg) {
     V top = s.z[0];
     for (int64_t k = 1; k < s.outputs; ++k) top = M::max(top, s.z[k]);
     V total = M::set(0), dot = M::set(0);
@@ -122,7 +125,7 @@ struct CrossEntropyLoss {
 
 /// Calls f(struct) with the loss's struct: one switch outside every loop.
 template <class M, class F>
-inline void with_loss(LossKind kind, F&& f) {
+IL_HD inline void with_loss(LossKind kind, F&& f) {
   switch (kind) {
     case LossKind::kMse:
       return f(SeparableLoss<M, SquareTerm<M, 2>>{});

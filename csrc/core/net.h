@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace innerloop {
 
 enum class Activation : int {
@@ -42,8 +44,8 @@ struct Net {
   int leaves;
   int64_t parameters;
 
-  const Layer& first() const { return layers[0]; }
-  const Layer& last() const { return layers[depth - 1]; }
+  IL_HD const Layer& first() const { return layers[0]; }
+  IL_HD const Layer& last() const { return layers[depth - 1]; }
 };
 
 }  // namespace innerloop

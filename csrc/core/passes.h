@@ -11,8 +11,8 @@ template <class E>
 struct InitialParams {
   const E* engine;
   typename E::Elem* imported;
-  typename E::WeightRef weight(int l) const { return engine->initial_weight(l, imported); }
-  typename E::BiasRef bias(int l) const { return engine->initial_bias(l, imported); }
+  IL_HD typename E::WeightRef weight(int l) const { return engine->initial_weight(l, imported); }
+  IL_HD typename E::BiasRef bias(int l) const { return engine->initial_bias(l, imported); }
 };
 
 template <class E>
@@ -22,22 +22,22 @@ class ForwardPass {
   using Elem = typename E::Elem;
   using R = Rows<Elem>;
 
-  ForwardPass(E& engine, const Plan& plan) : e_(engine), plan_(plan), sweep_(engine, plan) {}
+  IL_HD ForwardPass(E& engine, const Plan& plan) : e_(engine), plan_(plan), sweep_(engine, plan) {}
 
-  void carve(Carver<Elem>& c, const Side& side) {
+  IL_HD void carve(Carver<Elem>& c, const Side& side) {
     e_.carve(c);
     side_ = e_.carve_side(c, side);
     tape_ = {c.take(plan_.copies * side.rows, plan_.tape_row), side.rows};
-    params_ = {&e_, c.take(e_.imports_params() ? plan_.block : 0)};
+    params_ = {&e_, c.take(e_.initial_size())};
   }
-  void forward() {
+  IL_HD void forward() {
     e_.load_params(params_.imported);
     for (int l = 0; l < plan_.depth; ++l) {
       sweep_.forward_layer(tape_, input(l), params_, l, nullptr);
     }
   }
-  R input(int l) const { return l ? sweep_.h(tape_, l - 1) : side_.x; }
-  R output() const { return sweep_.h(tape_, plan_.depth - 1); }
+  IL_HD R input(int l) const { return l ? sweep_.h(tape_, l - 1) : side_.x; }
+  IL_HD R output() const { return sweep_.h(tape_, plan_.depth - 1); }
 
  protected:
   E& e_;
@@ -54,10 +54,12 @@ class PredictPass : public ForwardPass<E> {
   using typename ForwardPass<E>::Real;
   using typename ForwardPass<E>::Elem;
 
-  PredictPass(E& engine, const Plan& plan, const PredictCall& call)
+  IL_HD PredictPass(E& engine, const Plan& plan, const PredictCall& call)
       : ForwardPass<E>(engine, plan), call_(call) {}
-  void carve(Carver<Elem>& c) { ForwardPass<E>::carve(c, Side{call_.rows, call_.x, 0, 0, 0}); }
-  void run() {
+  IL_HD void carve(Carver<Elem>& c) {
+    ForwardPass<E>::carve(c, Side{call_.rows, call_.x, 0, 0, 0});
+  }
+  IL_HD void run() {
     this->e_.load_inputs(this->side_.x, call_.x);
     this->forward();
     this->e_.export_rows(static_cast<Real*>(call_.out), this->output());
@@ -73,20 +75,20 @@ class LossPass : public ForwardPass<E> {
   using typename ForwardPass<E>::Real;
   using typename ForwardPass<E>::Elem;
 
-  LossPass(E& engine, const Plan& plan, const LossAndGradCall& call)
+  IL_HD LossPass(E& engine, const Plan& plan, const LossAndGradCall& call)
       : ForwardPass<E>(engine, plan), call_(call) {}
-  void carve(Carver<Elem>& c) {
+  IL_HD void carve(Carver<Elem>& c) {
     ForwardPass<E>::carve(c, call_.side);
     losses_ = c.take(this->plan_.copies);
     result_ = c.take(E::kBuildsResults && call_.out_grad ? this->plan_.block : 0);
   }
-  void run() {
+  IL_HD void run() {
     E& e = this->e_;
     const Plan& plan = this->plan_;
     e.load_side(this->side_, call_.side, nullptr, false);
     this->forward();
     e.loss_gradient(this->side_, this->output(), this->sweep_.a(this->tape_, plan.depth - 1),
-                    reinterpret_cast<Real*>(losses_));
+                    E::per_task(losses_));
     e.store_per_task(static_cast<Real*>(call_.out_loss), 1, 0, losses_);
     if (!call_.out_grad) return;
     this->sweep_.backward(this->tape_, this->params_, 0);
@@ -115,17 +117,17 @@ class HvpPass : public ForwardPass<E> {
   using typename ForwardPass<E>::Real;
   using typename ForwardPass<E>::Elem;
 
-  HvpPass(E& engine, const Plan& plan, const HvpCall& call)
+  IL_HD HvpPass(E& engine, const Plan& plan, const HvpCall& call)
       : ForwardPass<E>(engine, plan), call_(call) {}
-  void carve(Carver<Elem>& c) {
+  IL_HD void carve(Carver<Elem>& c) {
     ForwardPass<E>::carve(c, call_.side);
     losses_ = c.take(this->plan_.copies);
-    vector_ = c.take(this->plan_.block);
+    vector_ = c.take(this->e_.direction_size());
     result_ = c.take(E::kBuildsResults ? this->plan_.block : 0);
     scratch_ = {c.take(this->plan_.copies * call_.side.rows, this->plan_.scratch_row),
                 call_.side.rows};
   }
-  void run() {
+  IL_HD void run() {
     E& e = this->e_;
     const Plan& plan = this->plan_;
     const auto& sweep = this->sweep_;
@@ -133,8 +135,7 @@ class HvpPass : public ForwardPass<E> {
     const int top = plan.depth - 1;
     e.load_side(this->side_, call_.side, nullptr, false);
     this->forward();
-    e.loss_gradient(this->side_, this->output(), sweep.a(tape, top),
-                    reinterpret_cast<Real*>(losses_));
+    e.loss_gradient(this->side_, this->output(), sweep.a(tape, top), E::per_task(losses_));
     this->sweep_.backward(tape, this->params_, 0);
     for (int l = 0; l <= top; ++l) {
       const auto r_in = l ? sweep.rh(scratch_, l - 1) : Rows<Elem>{};
@@ -165,7 +166,7 @@ class HvpPass : public ForwardPass<E> {
   }
 
  private:
-  Direction<E> direction(int l, bool loads) {
+  IL_HD Direction<E> direction(int l, bool loads) {
     Direction<E> v;
     v.weight = loads ? this->e_.load_weight(l, call_.vector, vector_)
                      : this->e_.loaded_weight(l, call_.vector, vector_);

@@ -33,7 +33,7 @@ struct Bias {
   const Elem* own = nullptr;
   const Real* shared = nullptr;
   int64_t out = 0, task_stride = 0;
-  explicit operator bool() const { return own || shared; }
+  IL_HD explicit operator bool() const { return own || shared; }
 };
 
 /// Where a per-task [out, in] or [out] result goes.
@@ -57,7 +57,8 @@ struct LayerPlan {
   int64_t z, h, a, delta;
   int64_t rz, rh, rdelta;
   int64_t w, w_turned, b;
-  int64_t sink_w, sink_b;  // in the accumulator of gradients summed over tasks
+  int64_t sink_w, sink_b;        // in the accumulator of gradients summed over tasks
+  int64_t initial_w, initial_b;  // in the copy of the initial leaves, where an engine makes one
 };
 
 /// `implicit_first`: the first layer's per-task weights are never built; products with them use
@@ -71,7 +72,7 @@ struct Plan {
   bool turns_weights = false;  // parameter blocks carry transposed copies
   bool has_per_task_leaf = false;
   int64_t copies = 1;  // task copies in one array (1: an element is a vector over tasks)
-  int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0;
+  int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0, initial = 0;
 };
 
 /// Fills a plan. `E::pad(n)` is the row length that holds n elements; `E::turned(out, in)` the size
@@ -139,28 +140,45 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
   plan.sink = sink;
 }
 
+/// Elements left unused after every array: none, except between arrays whose elements check how
+/// they are used, and which are told what lies in an array.
+template <class Elem>
+struct Gap {
+  static constexpr int64_t kElements = 0;
+  IL_HD static void open(Elem*, int64_t) {}
+};
+
 /// Hands out consecutive pieces of one allocation. With a null base it only counts; a total that
 /// does not fit an address is reported by `used` as the largest integer.
 template <class Elem>
 class Carver {
  public:
-  explicit Carver(Elem* base) : base_(base) {}
-  Elem* take(int64_t count, int64_t each = 1) {
+  IL_HD explicit Carver(Elem* base) : base_(base) {}
+  IL_HD Elem* take(int64_t count, int64_t each = 1) {
     int64_t size = 0;
-    if (count < 0 || each < 0 || __builtin_mul_overflow(count, each, &size) ||
-        size > kLimit - used_) {
+    if (!multiply(count, each, &size) || size > kLimit - used_) {
       used_ = kLimit;
       return nullptr;
     }
     Elem* p = base_ && size > 0 ? base_ + used_ : nullptr;
-    used_ += size;
+    if (p) Gap<Elem>::open(p, size);
+    used_ += size + Gap<Elem>::kElements;
     return p;
   }
-  int64_t used() const { return used_; }
-  bool fits() const { return used_ < kLimit; }
+  IL_HD int64_t used() const { return used_; }
+  IL_HD bool fits() const { return used_ < kLimit; }
 
  private:
   static constexpr int64_t kLimit = int64_t{1} << 48;
+  /// Whether the product of two sizes is one. Device code lays out what the host counted before.
+  IL_HD static bool multiply(int64_t a, int64_t b, int64_t* product) {
+#ifdef __CUDA_ARCH__
+    *product = a * b;
+    return true;
+#else
+    return a >= 0 && b >= 0 && !__builtin_mul_overflow(a, b, product);
+#endif
+  }
   Elem* base_;
   int64_t used_ = 0;
 };

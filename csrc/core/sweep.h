@@ -23,8 +23,8 @@ template <class E>
 struct Direction {
   typename E::WeightRef weight;
   typename E::BiasRef bias;
-  const typename E::Real* weight_rate = nullptr;
-  const typename E::Real* bias_rate = nullptr;
+  const typename E::PerTask* weight_rate = nullptr;
+  const typename E::PerTask* bias_rate = nullptr;
 };
 
 template <class E>
@@ -35,20 +35,21 @@ class Sweep {
   using R = Rows<Elem>;
   using T = Tape<Elem>;
 
-  Sweep(E& engine, const Plan& plan) : e_(engine), plan_(plan) {}
+  IL_HD Sweep(E& engine, const Plan& plan) : e_(engine), plan_(plan) {}
 
-  const LayerPlan& layer(int l) const { return plan_.layers[l]; }
-  R z(const T& t, int l) const { return at(t, l, layer(l).z); }
-  R h(const T& t, int l) const { return at(t, l, layer(l).h); }
-  R a(const T& t, int l) const { return at(t, l, layer(l).a); }
-  R delta(const T& t, int l) const { return at(t, l, layer(l).delta); }
-  R rz(const T& t, int l) const { return at(t, l, layer(l).rz); }
-  R rh(const T& t, int l) const { return at(t, l, layer(l).rh); }
-  R rdelta(const T& t, int l) const { return at(t, l, layer(l).rdelta); }
+  IL_HD const LayerPlan& layer(int l) const { return plan_.layers[l]; }
+  IL_HD R z(const T& t, int l) const { return at(t, l, layer(l).z); }
+  IL_HD R h(const T& t, int l) const { return at(t, l, layer(l).h); }
+  IL_HD R a(const T& t, int l) const { return at(t, l, layer(l).a); }
+  IL_HD R delta(const T& t, int l) const { return at(t, l, layer(l).delta); }
+  IL_HD R rz(const T& t, int l) const { return at(t, l, layer(l).rz); }
+  IL_HD R rh(const T& t, int l) const { return at(t, l, layer(l).rh); }
+  IL_HD R rdelta(const T& t, int l) const { return at(t, l, layer(l).rdelta); }
 
   /// Layer l from its input; `linear`, when given, already holds in W^T.
   template <class Params>
-  void forward_layer(const T& t, const R& in, const Params& params, int l, const R* linear) {
+  IL_CALL void forward_layer(const T& t, const R& in, const Params& params, int l,
+                             const R* linear) {
     const R zl = z(t, l);
     if (!linear) e_.nt(zl, in, params.weight(l), nullptr, 1, false);
     e_.bias_activation(zl, h(t, l), linear ? *linear : zl, params.bias(l), layer(l));
@@ -56,7 +57,7 @@ class Sweep {
 
   /// From a_{L-1} (written by the loss) to delta_l for l >= lowest.
   template <class Params>
-  void backward(const T& t, const Params& params, int lowest) {
+  IL_CALL void backward(const T& t, const Params& params, int lowest) {
     activation_backward(t, plan_.depth - 1);
     for (int l = plan_.depth - 1; l > lowest; --l) {
       e_.nn(a(t, l - 1), delta(t, l), params.weight(l), nullptr, 1, false);
@@ -66,8 +67,9 @@ class Sweep {
 
   /// R{h_l} given R{in_l} (null where it is zero). `seeded`: rz_l already holds in_l V^T.
   template <class Params>
-  void r_forward_layer(const T& t, const T& s, const R& in, const R* r_in, const Params& params,
-                       const Direction<E>& v, int l, bool has_direction, bool seeded) {
+  IL_CALL void r_forward_layer(const T& t, const T& s, const R& in, const R* r_in,
+                               const Params& params, const Direction<E>& v, int l,
+                               bool has_direction, bool seeded) {
     const R r = rz(s, l);
     bool add = seeded;
     if (has_direction && !seeded) {
@@ -83,24 +85,24 @@ class Sweep {
   }
 
   /// R{delta_l} from R{a_l} held in rdelta_l.
-  void r_activation_backward(const T& t, const T& s, int l) {
+  IL_HD void r_activation_backward(const T& t, const T& s, int l) {
     e_.r_activation_backward(rdelta(s, l), rz(s, l), a(t, l), z(t, l), h(t, l), layer(l));
   }
 
   /// to = R{delta_l} W + delta_l V: R{a_{l-1}}, added to `to` if asked.
   template <class Params>
-  void r_backward_input(const R& to, const T& t, const T& s, const Params& params,
-                        const Direction<E>& v, int l, bool has_direction, bool add) {
+  IL_CALL void r_backward_input(const R& to, const T& t, const T& s, const Params& params,
+                                const Direction<E>& v, int l, bool has_direction, bool add) {
     e_.nn(to, rdelta(s, l), params.weight(l), nullptr, 1, add);
     if (has_direction) e_.nn(to, delta(t, l), v.weight, v.weight_rate, 1, true);
   }
 
  private:
-  R at(const T& t, int l, int64_t offset) const {
+  IL_HD R at(const T& t, int l, int64_t offset) const {
     const LayerPlan& p = layer(l);
     return {t.p + plan_.copies * t.rows * offset, t.rows, p.out, p.ld_out};
   }
-  void activation_backward(const T& t, int l) {
+  IL_HD void activation_backward(const T& t, int l) {
     e_.activation_backward(delta(t, l), a(t, l), z(t, l), h(t, l), layer(l));
   }
 

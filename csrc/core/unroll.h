@@ -23,11 +23,12 @@ class Unroll {
  public:
   using Real = typename E::Real;
   using Elem = typename E::Elem;
+  using PerTask = typename E::PerTask;  // one number for every task of the group
   using R = Rows<Elem>;
   using T = Tape<Elem>;
   using Out = Target<Elem>;
 
-  Unroll(E& engine, const Plan& plan, const MetaGradCall& call)
+  IL_HD Unroll(E& engine, const Plan& plan, const MetaGradCall& call)
       : e_(engine), plan_(plan), call_(call), sweep_(engine, plan) {
     wants_grad_ = call.grads != nullptr;
     wants_rate_grad_ = wants_grad_ && call.out_rate_grad != nullptr;
@@ -39,7 +40,7 @@ class Unroll {
   }
 
   /// Lays out the workspace; over a null base it only counts.
-  void carve(Carver<Elem>& c) {
+  IL_CALL void carve(Carver<Elem>& c) {
     const int64_t n = call_.support.rows, q = call_.query.rows, g = plan_.copies;
     e_.carve(c);
     support_ = e_.carve_side(c, call_.support);
@@ -48,7 +49,7 @@ class Unroll {
     tape_stride_ = g * n * plan_.tape_row;
     tapes_ = c.take(kept, tape_stride_);
     query_tape_ = c.take(has_query_ ? g * q * plan_.tape_row : 0);
-    initial_ = c.take(e_.imports_params() ? plan_.block : 0);
+    initial_ = c.take(e_.initial_size());
     blocks_ = c.take(moves_ ? kept : 0, plan_.block);
     const bool keeps_lambda = wants_grad_;
     lambda_ = c.take(keeps_lambda ? plan_.block : 0);
@@ -76,7 +77,7 @@ class Unroll {
   }
 
   /// One group of tasks, already selected in the engine.
-  void run() {
+  IL_HD void run() {
     e_.load_side(support_, call_.support, nullptr, false);
     if (has_query_) e_.load_side(query_, call_.query, call_.task_weight, true);
     e_.load_params(initial_);
@@ -103,63 +104,64 @@ class Unroll {
   }
 
  private:
-  static int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
+  IL_HD static int64_t smaller_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
   /// Parameters phi_s as the sweeps read them.
   struct Params {
     const Unroll* u;
     int64_t step;
-    typename E::WeightRef weight(int l) const { return u->weight_at(step, l); }
-    typename E::BiasRef bias(int l) const { return u->bias_at(step, l); }
+    IL_HD typename E::WeightRef weight(int l) const { return u->weight_at(step, l); }
+    IL_HD typename E::BiasRef bias(int l) const { return u->bias_at(step, l); }
   };
-  bool is_implicit(int l) const { return implicit_ && l == 0; }
-  Elem* block(int64_t step) const { return blocks_ + (wants_grad_ ? step - 1 : 0) * plan_.block; }
-  typename E::WeightRef weight_at(int64_t step, int l) const {
+  IL_HD bool is_implicit(int l) const { return implicit_ && l == 0; }
+  IL_HD Elem* block(int64_t step) const {
+    return blocks_ + (wants_grad_ ? step - 1 : 0) * plan_.block;
+  }
+  IL_HD typename E::WeightRef weight_at(int64_t step, int l) const {
     const LayerPlan& p = plan_.layers[l];
     if (step == 0 || !p.adapts_weight || is_implicit(l)) return e_.initial_weight(l, initial_);
     return e_.turned_weight(l, block(step));
   }
-  typename E::BiasRef bias_at(int64_t step, int l) const {
+  IL_HD typename E::BiasRef bias_at(int64_t step, int l) const {
     const LayerPlan& p = plan_.layers[l];
     if (step == 0 || !p.adapts_bias) return e_.initial_bias(l, initial_);
     return e_.block_bias(l, block(step));
   }
-  Out weight_in(Elem* b, int l) const { return e_.block_weight_target(l, b); }
-  Out bias_in(Elem* b, int l) const { return e_.block_bias_target(l, b); }
+  IL_HD Out weight_in(Elem* b, int l) const { return e_.block_weight_target(l, b); }
+  IL_HD Out bias_in(Elem* b, int l) const { return e_.block_bias_target(l, b); }
 
-  const Real* rate(int64_t s, int leaf) const {
-    return reinterpret_cast<const Real*>(rates_ + (s * plan_.leaves + leaf) * plan_.copies);
+  IL_HD PerTask* rate(int64_t s, int leaf) const {
+    return E::per_task(rates_ + (s * plan_.leaves + leaf) * plan_.copies);
   }
-  Real* rate_grad(int64_t s, int leaf) const {
-    return reinterpret_cast<Real*>(rate_grads_ + (s * plan_.leaves + leaf) * plan_.copies);
+  IL_HD PerTask* rate_grad(int64_t s, int leaf) const {
+    return E::per_task(rate_grads_ + (s * plan_.leaves + leaf) * plan_.copies);
   }
-  void load_rates() {
+  IL_CALL void load_rates() {
     const Rates& r = call_.rates;
     for (int64_t s = 0; s < steps_; ++s) {
       for (int leaf = 0; leaf < plan_.leaves; ++leaf) {
         const int64_t offset = s * r.step_stride + leaf * r.leaf_stride;
-        e_.load_per_task(const_cast<Real*>(rate(s, leaf)),
-                         static_cast<const Real*>(r.data) + offset, r.task_stride);
+        e_.load_per_task(rate(s, leaf), static_cast<const Real*>(r.data) + offset, r.task_stride);
       }
     }
   }
-  const Real* element_rates(int64_t s, int64_t leaf_offset) const {
+  IL_HD const Real* element_rates(int64_t s, int64_t leaf_offset) const {
     return static_cast<const Real*>(call_.rates.data) + s * call_.rates.step_stride + leaf_offset;
   }
 
-  T support_tape(int64_t s) const {
+  IL_HD T support_tape(int64_t s) const {
     return {tapes_ + (wants_grad_ ? s * tape_stride_ : 0), call_.support.rows};
   }
-  T query_tape() const { return {query_tape_, call_.query.rows}; }
-  T scratch() const { return {scratch_, call_.support.rows}; }
+  IL_HD T query_tape() const { return {query_tape_, call_.query.rows}; }
+  IL_HD T scratch() const { return {scratch_, call_.support.rows}; }
 
   /// Output of layer l - 1 on the support at step s; layers below `lowest` ran at step 0 only.
-  R support_input(int64_t s, int l) const {
+  IL_HD R support_input(int64_t s, int l) const {
     if (l == 0) return support_.x;
     return sweep_.h(support_tape(l - 1 < plan_.lowest ? 0 : s), l - 1);
   }
 
-  void inner_step(int64_t s) {
+  IL_CALL void inner_step(int64_t s) {
     const T t = support_tape(s);
     const Params params{this, s};
     for (int l = s ? plan_.lowest : 0; l < plan_.depth; ++l) {
@@ -172,7 +174,7 @@ class Unroll {
     }
     const T top = support_tape(plan_.depth - 1 < plan_.lowest ? 0 : s);
     e_.loss_gradient(support_, sweep_.h(top, plan_.depth - 1), sweep_.a(t, plan_.depth - 1),
-                     reinterpret_cast<Real*>(losses_));
+                     E::per_task(losses_));
     if (call_.out_support_loss) {
       e_.store_per_task(static_cast<Real*>(call_.out_support_loss), steps_, s, losses_);
     }
@@ -182,13 +184,13 @@ class Unroll {
     for (int l = plan_.lowest; l < plan_.depth; ++l) update(s, l);
   }
 
-  void update(int64_t s, int l) {
+  IL_CALL void update(int64_t s, int l) {
     const LayerPlan& p = plan_.layers[l];
     const T t = support_tape(s);
     const R delta = sweep_.delta(t, l), in = support_input(s, l);
     const bool elementwise = call_.rates.elementwise;
     if (p.adapts_weight && is_implicit(l)) {
-      const Real* alpha = rate(s, p.weight_leaf);
+      const PerTask* alpha = rate(s, p.weight_leaf);
       if (s + 1 < steps_) e_.rows_nn(u_, gram_, delta, alpha, -1, true);
       if (has_query_) e_.add_scaled(d_, delta, alpha);
     } else if (p.adapts_weight) {
@@ -218,7 +220,7 @@ class Unroll {
     }
   }
 
-  void query_forward(int64_t s, void* out, int64_t stride, int64_t index) {
+  IL_CALL void query_forward(int64_t s, void* out, int64_t stride, int64_t index) {
     const T t = query_tape();
     const Params params{this, s};
     for (int l = 0; l < plan_.depth; ++l) {
@@ -232,23 +234,23 @@ class Unroll {
       }
     }
     e_.loss_gradient(query_, sweep_.h(t, plan_.depth - 1), sweep_.a(t, plan_.depth - 1),
-                     reinterpret_cast<Real*>(losses_));
+                     E::per_task(losses_));
     e_.store_per_task(static_cast<Real*>(out), stride, index, losses_);
   }
 
   /// Does the per-task lambda of this weight exist? It does when a later product needs it, or when
   /// the leaf's gradient is wanted per task.
-  bool keeps_lambda(int l) const {
+  IL_HD bool keeps_lambda(int l) const {
     const LayerPlan& p = plan_.layers[l];
     return p.weight_per_task || (p.adapts_weight && !is_implicit(l) && moves_);
   }
   /// May a contribution at step s skip lambda and go to the sum over tasks?
-  bool goes_to_sink(int64_t s, int l) const {
+  IL_HD bool goes_to_sink(int64_t s, int l) const {
     const LayerPlan& p = plan_.layers[l];
     return !keeps_lambda(l) || (s == 0 && !p.weight_per_task);
   }
-  void accumulate(int64_t s, int l, const R& left, const R& right, const R* left2, const R* right2,
-                  Real sign) {
+  IL_CALL void accumulate(int64_t s, int l, const R& left, const R& right, const R* left2,
+                          const R* right2, Real sign) {
     const LayerPlan& p = plan_.layers[l];
     if (goes_to_sink(s, l)) {
       e_.sink_tn(p, left, right, left2, right2, sign);
@@ -259,7 +261,7 @@ class Unroll {
     }
   }
 
-  void adjoint() {
+  IL_CALL void adjoint() {
     const T t = query_tape();
     const Params last{this, steps_};
     sweep_.backward(t, last, 0);
@@ -300,14 +302,14 @@ class Unroll {
     }
   }
 
-  void clear_rate_grads() {
+  IL_CALL void clear_rate_grads() {
     if (call_.rates.elementwise) return;
     for (int64_t i = 0; i < steps_ * plan_.leaves; ++i) {
       e_.clear_per_task(rate_grad(0, 0) + i * e_.per_task_reals());
     }
   }
 
-  Direction<E> direction(int64_t s, int l) const {
+  IL_HD Direction<E> direction(int64_t s, int l) const {
     const LayerPlan& p = plan_.layers[l];
     Direction<E> v;
     Elem* from = call_.rates.elementwise ? direction_ : lambda_;
@@ -324,7 +326,7 @@ class Unroll {
 
   /// Seeds rz_l with in_l V_l^T and takes the rate's gradient -<lambda, g> on the way, since
   /// <lambda, delta^T in> = <delta, in lambda^T>.
-  bool seed(int64_t s, int l) {
+  IL_CALL bool seed(int64_t s, int l) {
     const LayerPlan& p = plan_.layers[l];
     const T t = support_tape(s);
     const R delta = sweep_.delta(t, l), in = support_input(s, l), r = sweep_.rz(scratch(), l);
@@ -353,7 +355,7 @@ class Unroll {
       }
       return false;
     }
-    const Real* alpha = rate(s, p.weight_leaf);
+    const PerTask* alpha = rate(s, p.weight_leaf);
     if (is_implicit(l)) {
       if (wants_rate_grad_) e_.minus_dot(rate_grad(s, p.weight_leaf), delta, m_);
       e_.copy_scaled(r, m_, alpha);
@@ -365,11 +367,11 @@ class Unroll {
     e_.copy_scaled(r, r, alpha);
     return true;
   }
-  int64_t element_offset(int64_t s, int64_t leaf_offset) const {
+  IL_HD int64_t element_offset(int64_t s, int64_t leaf_offset) const {
     return s * call_.rates.step_stride + leaf_offset;
   }
 
-  void reverse_step(int64_t s) {
+  IL_CALL void reverse_step(int64_t s) {
     const T t = support_tape(s), r = scratch();
     const Params params{this, s};
     const int low = plan_.lowest, top = plan_.depth - 1;
@@ -421,7 +423,7 @@ class Unroll {
     }
   }
 
-  void scale_direction(int64_t s) {
+  IL_CALL void scale_direction(int64_t s) {
     for (int l = plan_.lowest; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
       if (p.adapts_weight) {
@@ -437,7 +439,7 @@ class Unroll {
 
   /// Layers below `lowest` saw the same inputs at every step: one backward pass for the sum of
   /// their cotangents.
-  void reverse_body() {
+  IL_CALL void reverse_body() {
     const T t = support_tape(0), r = scratch();
     const Params params{this, 0};
     for (int l = plan_.lowest - 1; l >= 0; --l) {
@@ -456,7 +458,7 @@ class Unroll {
     }
   }
 
-  void export_adapted(int64_t s) {
+  IL_CALL void export_adapted(int64_t s) {
     const int64_t copies = call_.adapted_stepwise ? steps_ + 1 : 1;
     Real* out =
         static_cast<Real*>(call_.adapted) + (call_.adapted_stepwise ? s : 0) * e_.parameter_count();

@@ -19,6 +19,7 @@ class LaneEngine {
   using M = VectorMath<Real>;
   using V = typename S::V;
   using Elem = V;
+  using PerTask = Real;
   using R = Rows<V>;
   using Out = Target<V>;
   using WeightRef = Weight<Real, V>;
@@ -40,7 +41,9 @@ class LaneEngine {
   static int64_t pad(int64_t n) { return n; }
   static int64_t turned(int64_t, int64_t) { return 0; }
   static int64_t per_task_reals() { return kWidth; }
-  bool imports_params() const { return plan_.has_per_task_leaf; }
+  static Real* per_task(V* values) { return reinterpret_cast<Real*>(values); }
+  int64_t initial_size() const { return plan_.has_per_task_leaf ? plan_.block : 0; }
+  int64_t direction_size() const { return plan_.block; }
   int64_t parameter_count() const { return net_.parameters; }
   Status status() const { return status_; }
 

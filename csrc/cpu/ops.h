@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/passes.h"
+#include "core/request.h"
 #include "core/unroll.h"
 #include "cpu/lane_engine.h"
 #include "cpu/parallel.h"
@@ -20,36 +21,11 @@ constexpr int64_t kLaneBudgetBytes = int64_t{6} << 20;  // beyond, lanes fall ou
 constexpr int64_t kStackedRows = 32;                    // rows that make a shared product efficient
 constexpr int64_t kMaxStackedTasks = 8;
 
-/// What decides the strategy and the layout, taken from any of the calls.
-struct Request {
-  const Problem& problem;
-  const uint8_t* adapt = nullptr;
-  int64_t steps = 0;
-  int64_t support_rows = 0, query_rows = 0;
-  bool wants_grad = false;
-  bool allows_implicit = false;
-  int64_t rate_grad_size = 0;
-};
-
-/// The first layer stays implicit if its Gram products cost less than the products they replace:
-/// per step and sample 4 in*out become 2 rows*out, for (rows + query) * in once.
-inline bool first_pays_implicit(const Request& r) {
-  const Layer& first = r.problem.net->first();
-  if (!r.allows_implicit || r.problem.params.task_stride[first.weight_leaf] != 0) return false;
-  if (!r.adapt || !r.adapt[first.weight_leaf]) return true;
-  if (r.steps == 0) return false;
-  const double in = static_cast<double>(first.in), out = static_cast<double>(first.out);
-  const double rows = static_cast<double>(r.support_rows);
-  const double query = static_cast<double>(r.query_rows);
-  const double saved = static_cast<double>(r.steps) * (4 * in - 2 * rows) * out;
-  return rows <= in && saved > (rows + query) * in + query * out;
-}
-
 template <class E>
 inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
   using M = VectorMath<typename E::Real>;
   plan.copies = copies;
-  plan.implicit_first = first_pays_implicit(r);
+  plan.implicit_first = first_pays_implicit<E>(r);
   plan.turns_weights = r.support_rows > RowEngine<typename E::Real>::kFewRows;
   fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
                needs_z<M>, is_curved<M>);

@@ -29,6 +29,7 @@ class RowEngine {
   using M = VectorMath<Real>;
   using V = typename S::V;
   using Elem = Real;
+  using PerTask = Real;
   using R = Rows<Real>;
   using Out = Target<Real>;
   using WeightRef = Weight<Real, Real>;
@@ -54,7 +55,9 @@ class RowEngine {
   static int64_t pad(int64_t n) { return round_up(n, kWidth); }
   static int64_t turned(int64_t out, int64_t in) { return round_up(out, kPanel) * in; }
   int64_t per_task_reals() const { return plan_.copies; }
-  bool imports_params() const { return plan_.has_per_task_leaf; }
+  static Real* per_task(Real* values) { return values; }
+  int64_t initial_size() const { return plan_.has_per_task_leaf ? plan_.block : 0; }
+  int64_t direction_size() const { return plan_.block; }
   int64_t parameter_count() const { return net_.parameters; }
   Status status() const { return status_; }
 

@@ -31,6 +31,7 @@ template <class Real>
 struct VectorMath {
   using S = Simd<Real>;
   using V = typename S::V;
+  using Cell = V;
   using I = typename S::I;
   using Int = typename S::Int;
   using C = MathConstants<Real>;

@@ -16,6 +16,7 @@ from innerloop.functional import (
 )
 from innerloop.learners import ANIL, FOMAML, MAML, JointTraining, MetaSGD
 from innerloop.models import MLP
+from innerloop.schedule import fixed_plan, plan
 from innerloop.workspace import release_workspace, workspace_bytes
 
 __all__ = [
@@ -30,12 +31,14 @@ __all__ = [
     "MetaSGD",
     "adapt",
     "backend_for",
+    "fixed_plan",
     "functional",
     "hvp",
     "learners",
     "loss_and_grad",
     "meta_grad",
     "meta_loss",
+    "plan",
     "predict",
     "reference",
     "release_workspace",

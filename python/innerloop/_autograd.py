@@ -3,7 +3,7 @@ derivative.
 
 Plain eager calls go straight to the kernel. Under torch.func transforms a call goes through an
 autograd.Function whose `vmap` folds the mapped axis into the task axis. Under torch.compile, and
-with anything that is not a plain CPU tensor, it goes to the registered op.
+with anything that is not a plain tensor on the CPU or a GPU, it goes to the registered op.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def transforms_active() -> bool:
 
 
 def _kernels(x: Any) -> dict[str, Callable[..., Any]]:
-    """Returns the kernels themselves in ordinary eager execution on plain CPU tensors (5 us less a
+    """Returns the kernels themselves in ordinary eager execution on plain tensors (5 us less a
     call), else the ops that torch dispatches."""
     if (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or type(x) not in _PLAIN
-        or x.device.type != "cpu"
+        or x.device.type not in ("cpu", "cuda")
     ):
         return _ops.RAW
     return _ops.KERNELS

@@ -11,7 +11,15 @@ from torch import Tensor
 from innerloop import _checks
 from innerloop._dispatch import Model, Prepared, adapted_names, prepare, prepare_batch
 from innerloop._memory import Known, recall, remember, signature, whole_side
-from innerloop._params import BatchLike, InnerLr, Params, SideTensors, flatten_rates, is_number
+from innerloop._params import (
+    BatchLike,
+    InnerLr,
+    Params,
+    SideTensors,
+    flatten_rates,
+    is_number,
+    number_tensor,
+)
 from innerloop._plan import Options, Plan, find_plan, options_without_rates
 from innerloop.models import MLP
 
@@ -55,6 +63,8 @@ def meta_call(
         support_side, query_side = whole_side(model, support), whole_side(model, query)
         leaves = [params[name] for name in model.names]
         rates = known.rates if known.rates is not None else inner_lr
+        if type(rates) is float:  # as a tensor of this call's stream
+            rates = number_tensor(rates, leaves[0].dtype, leaves[0].device)
         return Call(
             model.names,
             support_side[0].shape[0],
@@ -90,7 +100,8 @@ def meta_call(
         _checks.refuse_data_grad(op, task_weight=task_weight)
     fixed = options_without_rates(loss, steps, order, stepwise)
     plan, rates = fused_plan(ready, adapted, inner_lr, fixed)
-    remember(key, Known(plan, rates if is_number(inner_lr) else None))
+    lasting = is_number(inner_lr) and rates.device.type != "cuda"
+    remember(key, Known(plan, rates if lasting else None))
     tensors = (rates, *support_side, *query_side, task_weight, *ready.params)
     return Call(names, ready.tasks, plan, tensors, support_side, query_side, {})
 

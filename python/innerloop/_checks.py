@@ -69,6 +69,12 @@ def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> i
     return operator.index(steps)
 
 
+def check_choice(op: str, argument: str, value: object, choices: Sequence[str]) -> None:
+    """Checks that an option is one of some names."""
+    if value not in choices:
+        _value_error(op, argument, f"be one of {', '.join(choices)}", repr(value))
+
+
 def check_flag(op: str, argument: str, value: object) -> None:
     """Checks that an option is a truth value."""
     if value is not True and value is not False:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from innerloop import _checks, _kernels
+from innerloop import _checks, _kernels, _native
 from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
 from innerloop._tasks import alone, warn_of_fallback
@@ -18,6 +18,11 @@ from innerloop.models import MLP
 P = ParamSpec("P")
 R = TypeVar("R")
 Model = MLP | nn.Module
+
+# a wrong gradient is worse than a slow one: "auto" waits until tests/cuda has passed on a GPU
+CUDA_ON_DEMAND = (
+    'the fused CUDA kernels have not been run on a GPU yet; backend="fused" takes them all the same'
+)
 
 _WARNED: set[tuple[type, str]] = set()
 
@@ -42,31 +47,48 @@ def backend_for(model: Model, *, device: torch.device | str = "cpu") -> Choice:
         'torch'
     """
     _checks.check_model("backend_for", model)
-    return _choose(model, torch.device(device).type)[1]
+    return choice_for(model, torch.device(device), "auto")
 
 
-def _choose(model: Model, device: str) -> tuple[MLP | None, Choice]:
-    """Returns the fused description of a model if there is one, and the back end."""
+def choice_for(model: Model, device: torch.device, backend: str) -> Choice:
+    """Returns the back end that "auto" or "fused" comes to for a model; "fused" raises instead of
+    falling back."""
     if isinstance(model, MLP):
         mlp = model
     else:
         try:
             mlp = MLP.from_module(model)
         except NotImplementedError as refusal:
-            return None, Choice("torch", str(refusal))
-    reason = _unavailable(device)
+            return Choice("torch", str(refusal))
+    reason = _unavailable(device, backend)
     if reason:
-        return mlp, Choice("torch", reason)
-    return mlp, Choice("fused", f"fused CPU kernels for {mlp.key}")
+        return Choice("torch", reason)
+    kind = "CUDA" if device.type == "cuda" else "CPU"
+    return Choice("fused", f"fused {kind} kernels for {mlp.key}")
 
 
-def _unavailable(device: str) -> str:
-    """Returns why there are no fused kernels on a type of device; empty if there are."""
+def _unavailable(device: torch.device, backend: str) -> str:
+    """Returns why there are no fused kernels on a device for "auto" or "fused"; empty if there
+    are."""
+    if device.type == "cuda":
+        reason = _cuda_reason(device.index)
+        if reason:
+            return f"the fused CUDA kernels cannot be used: {reason}"
+        return CUDA_ON_DEMAND if backend == "auto" else ""
     if _kernels.UNAVAILABLE:
         return f"the native extension cannot be used: {_kernels.UNAVAILABLE}"
-    if device not in ("cpu", "meta"):
-        return f"there are no fused kernels for device type {device!r} yet"
+    if device.type not in ("cpu", "meta"):
+        return f"there are no fused kernels for device type {device.type!r}"
     return ""
+
+
+def _cuda_reason(index: int | None) -> str:
+    """Returns why a CUDA device cannot be used; asked, not traced, under torch.compile."""
+    return _native.cuda_reason(index)
+
+
+# what torch.compiler.assume_constant_result does, less its import of all of torch._dynamo
+_cuda_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Prepared(NamedTuple):
@@ -96,7 +118,7 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     fused = None
     if mlp is not None and backend != "torch":
-        reason = _unavailable(like.device.type)
+        reason = _unavailable(like.device, backend)
         if reason:
             _fall_back(op, model, backend, reason)
         else:

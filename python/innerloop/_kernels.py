@@ -1,10 +1,11 @@
-"""The kernels as torch sees them: tensors in, tensors out, one native call each. Outputs are
-allocated here; nothing is checked, and nothing is known to torch's dispatcher (`_ops.py` registers
-what is here)."""
+"""The kernels as torch sees them: tensors in, tensors out, one native call each, where the
+tensors are. Outputs are allocated here; nothing is checked, and nothing is known to torch's
+dispatcher (`_ops.py` registers what is here)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from innerloop._plan import Plan, parse_plan
 
 AnyPlan = Any  # a Plan, or its text when the call came through torch's dispatcher
 
-# why the kernels cannot be called; empty when they can
+# why the CPU kernels cannot be called; empty when they can
 UNAVAILABLE = _native.reason()
 
 
@@ -31,12 +32,59 @@ class MetaGradOutputs(NamedTuple):
     rate_grad: Tensor
 
 
-def _resolve(plan: AnyPlan) -> Plan:
-    """Returns the plan, with its native model made."""
+# ---------------------------------------------------------------- where to run
+
+
+class Target(NamedTuple):
+    """An extension module, its description of the model, and what ends every call of it: the number
+    of threads on the CPU, (device, stream, allocate, facts) on a GPU."""
+
+    module: ModuleType
+    model: Any
+    place: Any
+
+
+def _native_model(plan: Plan, module: ModuleType) -> Any:
+    """Returns the description of the plan's model that a module has made of it."""
+    model = plan.native.get(module)
+    if model is None:
+        model = plan.native[module] = module.Model(*plan.native_arguments())
+    return model
+
+
+def _cpu_target(plan: Plan, x: Tensor) -> Target:
+    """Returns the CPU kernels, with torch's number of threads."""
+    module = _native.native()
+    return Target(module, _native_model(plan, module), torch.get_num_threads())
+
+
+def _cuda_target(plan: Plan, x: Tensor) -> Target:
+    """Returns the CUDA kernels, on the current stream of the device of `x`."""
+    module = _native.cuda()
+    return Target(module, _native_model(plan, module), device_place(x.device))
+
+
+def device_place(device: torch.device) -> tuple[int, int, Callable[[int], int], None]:
+    """Returns (device, stream, allocate, None): where the CUDA kernels run, and how they get
+    scratch memory. Torch's allocator may hand the memory on when `allocate` is gone, to work that
+    follows on the same stream."""
+    kept = []
+
+    def allocate(size: int) -> int:
+        kept.append(torch.empty(size, dtype=torch.uint8, device=device))
+        return kept[-1].data_ptr()
+
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return index, torch.cuda.current_stream(device).cuda_stream, allocate, None
+
+
+_TARGETS: dict[str, Callable[[Plan, Tensor], Target]] = {"cpu": _cpu_target, "cuda": _cuda_target}
+
+
+def _resolve(plan: AnyPlan, x: Tensor) -> tuple[Plan, Target]:
+    """Returns the plan and where to run it."""
     found: Plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    if found.native is None:
-        found.native = _native.native().Model(*found.native_arguments())
-    return found
+    return found, _TARGETS[x.device.type](found, x)
 
 
 def _rates(plan: Plan, inner_lr: Tensor) -> tuple[Tensor, int, int, int, bool]:
@@ -50,28 +98,28 @@ def _rates(plan: Plan, inner_lr: Tensor) -> tuple[Tensor, int, int, int, bool]:
     return inner_lr, task_stride, step_stride, int(form.unit == "leaf"), form.unit == "element"
 
 
-# ---------------------------------------------------------------- kernels on the CPU
+# ---------------------------------------------------------------- kernels
 
 
-def predict_cpu(params: Sequence[Tensor], x: Tensor, plan: AnyPlan) -> Tensor:
+def predict(params: Sequence[Tensor], x: Tensor, plan: AnyPlan) -> Tensor:
     """Returns outputs [T, N, K]."""
-    plan = _resolve(plan)
+    plan, target = _resolve(plan, x)
     tasks, rows = x.shape[0], x.shape[1]
     out = x.new_empty((tasks, rows, plan.outputs))
-    _native.native().predict(
-        plan.native,
+    target.module.predict(
+        target.model,
         x.dtype is torch.float64,
         tasks,
         rows,
         params,
         x,
         out,
-        torch.get_num_threads(),
+        target.place,
     )
     return out
 
 
-def loss_and_grad_cpu(
+def loss_and_grad(
     params: Sequence[Tensor],
     x: Tensor,
     y: Tensor,
@@ -80,12 +128,12 @@ def loss_and_grad_cpu(
     plan: AnyPlan,
 ) -> tuple[Tensor, Tensor]:
     """Returns losses [T] and gradients [T, P]."""
-    plan = _resolve(plan)
+    plan, target = _resolve(plan, x)
     tasks = x.shape[0]
     loss = x.new_empty((tasks,))
     grad = x.new_empty((tasks, plan.parameters))
-    _native.native().loss_and_grad(
-        plan.native,
+    target.module.loss_and_grad(
+        target.model,
         x.dtype is torch.float64,
         plan.loss_code,
         plan.loss_parameter,
@@ -94,12 +142,12 @@ def loss_and_grad_cpu(
         (x.shape[1], x, y, count, weight),
         loss,
         grad,
-        torch.get_num_threads(),
+        target.place,
     )
     return loss, grad
 
 
-def hvp_cpu(
+def hvp(
     params: Sequence[Tensor],
     vector: Sequence[Tensor],
     x: Tensor,
@@ -109,11 +157,11 @@ def hvp_cpu(
     plan: AnyPlan,
 ) -> Tensor:
     """Returns Hessian-vector products [T, P]."""
-    plan = _resolve(plan)
+    plan, target = _resolve(plan, x)
     tasks = x.shape[0]
     out = x.new_empty((tasks, plan.parameters))
-    _native.native().hvp(
-        plan.native,
+    target.module.hvp(
+        target.model,
         x.dtype is torch.float64,
         plan.loss_code,
         plan.loss_parameter,
@@ -122,12 +170,12 @@ def hvp_cpu(
         vector,
         (x.shape[1], x, y, count, weight),
         out,
-        torch.get_num_threads(),
+        target.place,
     )
     return out
 
 
-def adapt_cpu(
+def adapt(
     params: Sequence[Tensor],
     inner_lr: Tensor,
     x: Tensor,
@@ -137,14 +185,14 @@ def adapt_cpu(
     plan: AnyPlan,
 ) -> tuple[Tensor, Tensor]:
     """Returns adapted parameters [T, P] ([T, S + 1, P] if stepwise) and support losses [T, S]."""
-    plan = _resolve(plan)
+    plan, target = _resolve(plan, x)
     options = plan.options
     tasks = x.shape[0]
     shape = (tasks, options.steps + 1) if options.stepwise else (tasks,)
     out = x.new_empty((*shape, plan.parameters))
     support_loss = x.new_empty((tasks, options.steps))
-    _native.native().adapt(
-        plan.native,
+    target.module.adapt(
+        target.model,
         x.dtype is torch.float64,
         plan.loss_code,
         plan.loss_parameter,
@@ -157,7 +205,7 @@ def adapt_cpu(
         out,
         options.stepwise,
         support_loss,
-        torch.get_num_threads(),
+        target.place,
     )
     return out, support_loss
 
@@ -168,12 +216,13 @@ def _meta(
     support: SideTensors,
     query: SideTensors,
     task_weight: Tensor | None,
-    plan: Plan,
+    plan: AnyPlan,
     with_grad: bool,
 ) -> MetaGradOutputs:
     """Runs the inner loops and, if asked, the way back. Without it only the first output counts."""
-    options = plan.options
     x, query_x = support[0], query[0]
+    plan, target = _resolve(plan, x)
+    options = plan.options
     tasks, steps = x.shape[0], options.steps
     loss = x.new_empty((tasks,))
     support_loss = query_loss = grads = rate_grad = None
@@ -187,8 +236,8 @@ def _meta(
         rate_grad = x.new_empty(inner_lr.shape)
         if options.stepwise:
             query_loss = x.new_empty((tasks, steps + 1))
-    _native.native().meta_grad(
-        plan.native,
+    target.module.meta_grad(
+        target.model,
         x.dtype is torch.float64,
         plan.loss_code,
         plan.loss_parameter,
@@ -206,14 +255,14 @@ def _meta(
         query_loss,
         grads,
         rate_grad,
-        torch.get_num_threads(),
+        target.place,
     )
     if support_loss is None or grads is None or rate_grad is None:
         support_loss = grads = rate_grad = loss
     return MetaGradOutputs(loss, support_loss, query_loss, grads, rate_grad)
 
 
-def meta_loss_cpu(
+def meta_loss(
     params: Sequence[Tensor],
     inner_lr: Tensor,
     support_x: Tensor,
@@ -229,10 +278,10 @@ def meta_loss_cpu(
     """Returns query losses after the inner loops [T]."""
     support = (support_x, support_y, support_count, support_weight)
     query = (query_x, query_y, query_count, query_weight)
-    return _meta(params, inner_lr, support, query, None, _resolve(plan), False).loss
+    return _meta(params, inner_lr, support, query, None, plan, False).loss
 
 
-def meta_grad_cpu(
+def meta_grad(
     params: Sequence[Tensor],
     inner_lr: Tensor,
     support_x: Tensor,
@@ -249,4 +298,4 @@ def meta_grad_cpu(
     """Returns the losses and the gradient of sum_t task_weight_t loss_t (1/T if None)."""
     support = (support_x, support_y, support_count, support_weight)
     query = (query_x, query_y, query_count, query_weight)
-    return _meta(params, inner_lr, support, query, task_weight, _resolve(plan), True)
+    return _meta(params, inner_lr, support, query, task_weight, plan, True)

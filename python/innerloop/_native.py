@@ -1,4 +1,4 @@
-"""Finds the compiled extension once and says why when it cannot be used."""
+"""Finds the compiled extensions, each once, and says why one cannot be used."""
 
 from __future__ import annotations
 
@@ -6,39 +6,90 @@ import importlib
 from functools import lru_cache
 from types import ModuleType
 
-import torch  # noqa: F401  (first, so that a missing torch is reported as such)
+import torch  # (first, so that a missing torch is reported as such)
+
+_REMEDY = 'reinstall innerloop, or use backend="torch" which needs no extension'
 
 
-@lru_cache(maxsize=1)
-def _load() -> tuple[ModuleType | None, str]:
+@lru_cache(maxsize=2)
+def _load(name: str) -> tuple[ModuleType | None, str]:
     """The module and "", or None and the reason."""
     try:
-        return importlib.import_module("innerloop._cpu"), ""
+        return importlib.import_module(f"innerloop.{name}"), ""
     except ImportError as error:
-        return None, f"innerloop._cpu could not be imported: {error}"
+        return None, f"innerloop.{name} could not be imported: {error}"
     except ValueError as error:  # INNERLOOP_SIMD names a level this machine lacks
         return None, str(error)
 
 
 def is_available() -> bool:
     """Whether the fused CPU kernels can be called."""
-    return _load()[0] is not None
+    return _load("_cpu")[0] is not None
 
 
 def reason() -> str:
     """Why they cannot be called; empty when they can."""
-    return _load()[1]
+    return _load("_cpu")[1]
 
 
 def native() -> ModuleType:
-    """The extension module.
+    """The extension module of the CPU kernels.
 
     Raises:
         RuntimeError: it is missing or cannot be loaded; the text says why.
     """
-    module, why = _load()
+    return _module("_cpu")
+
+
+def cuda() -> ModuleType:
+    """The extension module of the CUDA kernels, loaded at the first call.
+
+    Raises:
+        RuntimeError: it is missing or cannot be loaded; the text says why.
+    """
+    return _module("_cuda")
+
+
+def _module(name: str) -> ModuleType:
+    """Returns an extension module."""
+    module, why = _load(name)
     if module is None:
-        raise RuntimeError(
-            f'{why}; reinstall innerloop, or use backend="torch" which needs no extension'
-        )
+        raise RuntimeError(f"{why}; {_REMEDY}")
     return module
+
+
+def has_cuda_module() -> bool:
+    """Whether this installation has CUDA kernels, whatever the machine has."""
+    return _load("_cuda")[0] is not None
+
+
+@lru_cache(maxsize=64)
+def cuda_reason(index: int | None = None) -> str:
+    """Why the fused CUDA kernels cannot be called on a device (the current one if None); empty when
+    they can."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no usable NVIDIA GPU"
+    module, why = _load("_cuda")
+    if module is None:
+        return f"{why}; install innerloop where nvcc is on the PATH, with INNERLOOP_CUDA=ON"
+    built, driver = int(module.toolkit_version()), int(module.driver_version())
+    if driver // 1000 < built // 1000:
+        return (
+            f"the kernels are built with CUDA {_version(built)} and the driver takes code for "
+            f"CUDA {_version(driver)} at most; update the driver"
+        )
+    found = torch.cuda.get_device_capability(index)
+    oldest = int(module.oldest_architecture())
+    if found[0] * 10 + found[1] < oldest:
+        return (
+            f"the kernels need compute capability {oldest // 10}.{oldest % 10} or later and "
+            f"{torch.cuda.get_device_name(index)} has {found[0]}.{found[1]}"
+        )
+    return ""
+
+
+def _version(number: int) -> str:
+    """Returns CUDA's number of a version, such as 12080, as text."""
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -15,14 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from innerloop._kernels import (
-    adapt_cpu,
-    hvp_cpu,
-    loss_and_grad_cpu,
-    meta_grad_cpu,
-    meta_loss_cpu,
-    predict_cpu,
-)
+from innerloop import _kernels
 from innerloop._plan import parse_plan
 
 DOUBLE_BACKWARD = (
@@ -37,7 +30,7 @@ NO_BACKWARD = (
 
 def _meta_grad_op(*arguments: Any) -> tuple[Tensor, ...]:
     """meta_grad with a tensor [T, 0] in the place of step-wise losses that were not asked for."""
-    out = meta_grad_cpu(*arguments)
+    out = _kernels.meta_grad(*arguments)
     return tuple(out.loss.new_empty((len(out.loss), 0)) if v is None else v for v in out)
 
 
@@ -166,7 +159,7 @@ class _Op(NamedTuple):
     """One raw op: everything that is registered for it."""
 
     schema: str
-    cpu: Callable[..., Any]
+    kernel: Callable[..., Any]
     fake: Callable[..., Any]
     backward: Callable[..., Any]
     setup_context: Callable[..., None] | None = None
@@ -175,31 +168,31 @@ class _Op(NamedTuple):
 _OPS = {
     "predict": _Op(
         "(Tensor[] params, Tensor x, str plan) -> Tensor",
-        predict_cpu,
+        _kernels.predict,
         _predict_fake,
         _raise_no_backward("predict"),
     ),
     "loss_and_grad": _Op(
         f"(Tensor[] params, {_SIDE.format('')}, str plan) -> (Tensor, Tensor)",
-        loss_and_grad_cpu,
+        _kernels.loss_and_grad,
         _loss_and_grad_fake,
         _raise_no_backward("loss_and_grad"),
     ),
     "hvp": _Op(
         f"(Tensor[] params, Tensor[] vector, {_SIDE.format('')}, str plan) -> Tensor",
-        hvp_cpu,
+        _kernels.hvp,
         _hvp_fake,
         _raise_no_backward("hvp"),
     ),
     "adapt": _Op(
         f"(Tensor[] params, Tensor inner_lr, {_SIDE.format('')}, str plan) -> (Tensor, Tensor)",
-        adapt_cpu,
+        _kernels.adapt,
         _adapt_fake,
         _raise_no_backward("adapt"),
     ),
     "meta_loss": _Op(
         f"(Tensor[] params, Tensor inner_lr, {_SIDES}, str plan) -> Tensor",
-        meta_loss_cpu,
+        _kernels.meta_loss,
         _meta_loss_fake,
         _meta_loss_backward,
         _meta_loss_setup,
@@ -221,14 +214,15 @@ _OPS = {
 
 for _name, _op in _OPS.items():
     _LIBRARY.define(_name + _op.schema)
-    _LIBRARY.impl(_name, _op.cpu, "CPU")
+    for _device in ("CPU", "CUDA"):
+        _LIBRARY.impl(_name, _op.kernel, _device)
     torch.library.register_fake(f"innerloop::{_name}", _op.fake, lib=_LIBRARY)
     torch.library.register_autograd(
         f"innerloop::{_name}", _op.backward, setup_context=_op.setup_context, lib=_LIBRARY
     )
 
 # called directly; unlike the op, meta_grad gives None for what was not asked for
-KERNELS = {**{name: op.cpu for name, op in _OPS.items()}, "meta_grad": meta_grad_cpu}
+KERNELS = {**{name: op.kernel for name, op in _OPS.items()}, "meta_grad": _kernels.meta_grad}
 RAW = {name: getattr(torch.ops.innerloop, name).default for name in _OPS}
 META_GRAD = RAW["meta_grad"]
 SCALE_GRAD = RAW["scale_grad"]

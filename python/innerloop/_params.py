@@ -166,8 +166,13 @@ _NUMBERS: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 
 
 def number_tensor(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns a 0-d tensor holding a number; the same object each time, to be read only."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    """Returns a 0-d tensor holding a number, to be read only; on the CPU the same object each time.
+    On a GPU it is new: what one stream fills, another stream or graph may not read unasked."""
+    if (
+        device.type == "cuda"
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+    ):
         return torch.full((), value, dtype=dtype, device=device)
     key = (value, dtype, device)
     found = _NUMBERS.get(key)

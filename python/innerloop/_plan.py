@@ -60,7 +60,7 @@ class Plan:
         self.parameters = model.parameters
         self.loss_code = LOSS_CODES[options.loss]
         self.loss_parameter = HUBER_DELTA if options.loss == "huber" else 0.0
-        self.native: Any = None  # the extension's model, made at the first call
+        self.native: dict[Any, Any] = {}  # by extension module: its model, made at the first call
 
     def native_arguments(self) -> tuple[list[int], list[int], list[float], list[bool]]:
         """Returns what the extension's Model is made of: widths, activations, slopes, has_bias."""

@@ -41,7 +41,11 @@ def environment() -> dict[str, Any]:
         facts["SIMD level in use"] = cpu.simd_level()
         for name, value in cpu.build_info().items():
             facts[f"build: {name}"] = value
-    facts["fused CUDA kernels"] = f"no: {_cuda_reason()}"
+    reason = _native.cuda_reason()
+    facts["fused CUDA kernels"] = f"no: {reason}" if reason else "yes"
+    if _native.has_cuda_module():
+        for name, value in _native.cuda().build_info().items():
+            facts[f"build: CUDA {name}"] = value
     return facts
 
 
@@ -63,12 +67,3 @@ def _version() -> str:
         return metadata.version("innerloop")
     except metadata.PackageNotFoundError:
         return "source tree (not installed)"
-
-
-def _cuda_reason() -> str:
-    """Returns why CUDA is not used."""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is built without CUDA"
-    if not torch.cuda.is_available():
-        return "torch finds no usable NVIDIA GPU"
-    return "this version has CPU kernels only (CUDA tensors run on the torch back end)"

@@ -272,3 +272,17 @@ def test_data_have_gradients_on_the_torch_back_end():
         params, (x, y), query, model=model, inner_lr=0.1, steps=1, backend="torch"
     ).sum().backward()
     assert x.grad.norm() > 0
+
+
+def test_cuda_kernels_are_taken_on_demand_alone(monkeypatch):
+    """Until they have run on a GPU, and never without one."""
+    from innerloop import _dispatch, _native
+
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(_native, "cuda_reason", lambda index: "")
+    assert il.backend_for(il.MLP([2, 1]), device="cuda:0").backend == "torch"
+    assert "have not been run on a GPU" in _dispatch._unavailable(device, "auto")
+    assert _dispatch._unavailable(device, "fused") == ""
+    monkeypatch.setattr(_native, "cuda_reason", lambda index: "no driver")
+    for backend in ("auto", "fused"):
+        assert _dispatch._unavailable(device, backend).endswith("cannot be used: no driver")

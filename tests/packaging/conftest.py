@@ -12,14 +12,19 @@ import binaries
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def extension():
-    """The extension's file as this process imports it."""
+@pytest.fixture(scope="session", params=["_cpu", "_cuda"])
+def extension_file(request):
+    """An extension's file as this process imports it."""
     if binaries.MISSING:
         pytest.skip(f"{', '.join(binaries.MISSING)} not found; install binutils")
     if platform.system() != "Linux":
         pytest.skip("reads ELF files")
-    return importlib.import_module("innerloop._cpu").__file__
+    try:
+        return importlib.import_module(f"innerloop.{request.param}").__file__
+    except ImportError:
+        if request.param == "_cpu":
+            raise
+        pytest.skip("built without nvcc")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ NEEDED = (
     "innerloop/__init__.py",
     "innerloop/__main__.py",
     "innerloop/_cpu.pyi",
+    "innerloop/_cuda.pyi",
     "innerloop/cli.py",
     "innerloop/compare/__init__.py",
     "innerloop/data/us_states_productivity.csv",
@@ -25,7 +26,7 @@ NEEDED = (
     "innerloop/py.typed",
     "innerloop/reference.py",
 )
-EXTENSION = re.compile(r"innerloop/_cpu\.[^/]+\.so$")
+EXTENSION = re.compile(r"innerloop/_(cpu|cuda)\.[^/]+\.so$")  # _cuda: where there was nvcc
 ALLOWED = re.compile(
     r"innerloop/.*\.(py|pyi|csv|md)$|innerloop/py\.typed$|innerloop-[^/]*\.dist-info/"
 )
@@ -35,7 +36,8 @@ def check_wheel_files(names):
     """Asserts that the files of a wheel are those that users need and no others."""
     names = [name for name in names if not name.endswith(("/", ".pyc"))]
     assert [name for name in NEEDED if name not in names] == []
-    assert len([name for name in names if EXTENSION.match(name)]) == 1
+    found = sorted(match.group(1) for name in names if (match := EXTENSION.match(name)))
+    assert found in (["cpu"], ["cpu", "cuda"])
     assert any(re.match(r"innerloop-[^/]*\.dist-info/licenses/LICENSE$", name) for name in names)
     others = [name for name in names if not ALLOWED.match(name) and not EXTENSION.match(name)]
     assert [name for name in others if not name.startswith("..")] == []  # ../../bin/innerloop

@@ -123,10 +123,14 @@ def test_command_is_installed():
 # ---------------------------------------------------------------- the stub of the extension
 
 
-def stub():
-    """Returns the parsed stub."""
-    path = Path(innerloop.__file__).with_name("_cpu.pyi")
-    return ast.parse(path.read_text(encoding="utf-8"))
+@pytest.fixture(params=["_cpu", "_cuda"])
+def stub_and_module(request):
+    """The parsed stub of an extension, and the extension."""
+    path = Path(innerloop.__file__).with_name(f"{request.param}.pyi")
+    if request.param == "_cuda" and not _native.has_cuda_module():
+        pytest.skip("built without nvcc")
+    module = importlib.import_module(f"innerloop.{request.param}")
+    return ast.parse(path.read_text(encoding="utf-8")), module
 
 
 def signatures(module):
@@ -141,18 +145,19 @@ def signatures(module):
     return found
 
 
-def test_stub_names_and_arguments_match_the_module():
+def test_stub_names_and_arguments_match_the_module(stub_and_module):
+    stub, module = stub_and_module
     functions = {
         node.name: len(node.args.posonlyargs) + len(node.args.args)
-        for node in stub().body
+        for node in stub.body
         if isinstance(node, ast.FunctionDef)
     }
-    assert functions == signatures(_native.native())
+    assert functions == signatures(module)
 
 
-def test_stub_classes_match_the_module():
-    classes = {node.name: node for node in stub().body if isinstance(node, ast.ClassDef)}
-    module = _native.native()
+def test_stub_classes_match_the_module(stub_and_module):
+    stub, module = stub_and_module
+    classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
     assert sorted(classes) == sorted(n for n, v in vars(module).items() if inspect.isclass(v))
     (init,) = [n for n in classes["Model"].body if isinstance(n, ast.FunctionDef)]
     names = [argument.arg for argument in init.args.args[1:]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import functional
-from innerloop._dispatch import Model, backend_for
+from innerloop._dispatch import Model, choice_for
 from innerloop.learners import _checks
 
 
@@ -42,7 +42,8 @@ class Adapted:
         """Where predictions run."""
         if self._backend == "torch":
             return "torch"
-        return backend_for(self._model, device=next(iter(self.params.values())).device).backend
+        device = next(iter(self.params.values())).device
+        return choice_for(self._model, device, self._backend).backend
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the outputs [T, N, K] for x [T, N, ...]; no gradient flows through them."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import _checks, functional
-from innerloop._dispatch import Choice, Model, backend_for
+from innerloop._dispatch import Choice, Model, choice_for
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
@@ -89,7 +89,7 @@ class Learner(nn.Module):
         if self._backend == "torch":
             return Choice("torch", 'backend="torch" was asked for')
         device = next(self.module.parameters()).device
-        return backend_for(self._description.of(self.module)[0], device=device)
+        return choice_for(self._description.of(self.module)[0], device, self._backend)
 
     @property
     def backend(self) -> str:
@@ -103,7 +103,8 @@ class Learner(nn.Module):
         model = self._description.of(self.module)[0]
         reason = choice.reason
         if choice.backend == "fused" and isinstance(model, MLP):
-            reason = f"CPU kernels for the network {summary(model)}"
+            kind = "CUDA" if next(self.module.parameters()).is_cuda else "CPU"
+            reason = f"{kind} kernels for the network {summary(model)}"
         lines = [
             f"{type(self).__name__}: {self._settings()}",
             f"back end: {choice.backend}, {reason}",

@@ -1,0 +1,188 @@
+// The module of the operations on a device: unpack tensors, call without the GIL, translate
+// errors. Built as innerloop._cuda over CUDA, and for tests over an emulation on the host.
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "bindings/arguments.h"
+#include "cuda/device.h"
+
+namespace innerloop {
+
+/// What the module tells of its backend; cuda_info.cpp, or the emulation's own.
+void define_backend(py::module_& m);
+
+namespace {
+
+/// (device, stream, allocate, facts). allocate(bytes) returns the address of memory on the device
+/// that stays until the stream has passed the launches; without it the operation is only scheduled,
+/// for a device with these facts (multiprocessors, shared memory per block, per multiprocessor).
+using Facts = std::tuple<int, int64_t, int64_t>;
+using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>>;
+
+ScheduleOverride fixed_schedule;
+
+const char* strategy_name(BlockStrategy strategy) {
+  return strategy == BlockStrategy::kResident   ? "resident"
+         : strategy == BlockStrategy::kStreamed ? "streamed"
+                                                : "auto";
+}
+
+/// Runs one operation with memory that Python allocates. Returns its schedule if that is all that
+/// is wanted.
+class DeviceCall {
+ public:
+  explicit DeviceCall(const Place& place) : allocate_(std::get<2>(place)) {
+    context_.device = std::get<0>(place);
+    context_.stream = reinterpret_cast<void*>(std::get<1>(place));
+    context_.fixed = fixed_schedule;
+    context_.only_schedules = allocate_.is_none();
+    context_.schedule = &schedule_;
+    context_.owner = this;
+    context_.allocate = [](void* self, int64_t bytes) {
+      const py::gil_scoped_acquire acquire;
+      return reinterpret_cast<void*>(
+          static_cast<DeviceCall*>(self)->allocate_(bytes).cast<int64_t>());
+    };
+    if (const auto& facts = std::get<3>(place)) {
+      context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts)};
+    }
+  }
+
+  template <class Call>
+  py::object run(const char* (*BlockKernels::*entry)(const Call&, const BlockContext&),
+                 bool is_float64, const Call& call) {
+    std::string error;
+    {
+      const py::gil_scoped_release release;
+      error = launch((block_kernels(is_float64).*entry), call);
+    }
+    if (!error.empty()) throw std::runtime_error(error);
+    return context_.only_schedules ? py::object(described()) : py::none();
+  }
+
+ private:
+  template <class Call>
+  std::string launch(const char* (*entry)(const Call&, const BlockContext&), const Call& call) {
+    const char* error = nullptr;
+    if (context_.only_schedules) {
+      error = entry(call, context_);
+    } else {
+      const DeviceGuard guard(context_.device);
+      error = guard.error();
+      if (!error) error = device_facts(context_.device, &context_.facts);
+      if (!error) error = entry(call, context_);
+    }
+    return error ? error : "";
+  }
+  py::dict described() const {
+    py::dict d;
+    d["strategy"] = strategy_name(schedule_.strategy);
+    d["tasks_per_block"] = schedule_.tasks_per_block;
+    d["threads"] = schedule_.threads;
+    d["blocks"] = schedule_.blocks;
+    d["workspace_bytes"] = schedule_.workspace_bytes;
+    d["scratch_bytes"] = schedule_.scratch_bytes;
+    d["cycles"] = schedule_.cycles;
+    return d;
+  }
+
+  const py::object& allocate_;
+  BlockContext context_;
+  Schedule schedule_;
+};
+
+py::object predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
+                   const py::sequence& params, py::handle x, py::handle out, const Place& place) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  const PredictCall call{problem(model, 0, 0, tasks, leaves, 1), rows, reader.address(x),
+                         reader.address(out)};
+  return DeviceCall(place).run(&BlockKernels::predict, is_float64, call);
+}
+
+py::object loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
+                         int64_t tasks, const py::sequence& params, const py::tuple& batch,
+                         py::handle out_loss, py::handle out_grad, const Place& place) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader);
+  const LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, 1),
+                             side(batch, reader), reader.address(out_loss),
+                             reader.address(out_grad)};
+  return DeviceCall(place).run(&BlockKernels::loss_and_grad, is_float64, call);
+}
+
+py::object hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
+               const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
+               py::handle out, const Place& place) {
+  TensorReader reader;
+  const LeafList leaves(model, params, reader), direction(model, vector, reader);
+  const HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, 1), side(batch, reader),
+                     direction.view(), reader.address(out)};
+  return DeviceCall(place).run(&BlockKernels::hvp, is_float64, call);
+}
+
+py::object adapt(const Model& model, bool is_float64, int loss, double loss_parameter,
+                 int64_t tasks, int64_t steps, const py::sequence& params, const py::tuple& adapts,
+                 const py::tuple& lr, const py::tuple& support, py::handle out, bool stepwise,
+                 py::handle out_support_loss, const Place& place) {
+  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
+                            out_support_loss, 1);
+  arguments.adapt(out, stepwise);
+  return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
+}
+
+py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
+                     int64_t tasks, int64_t steps, int order, const py::sequence& params,
+                     const py::tuple& adapts, const py::tuple& lr, const py::tuple& support,
+                     const py::tuple& query, py::handle task_weight, py::handle out_loss,
+                     py::handle out_support_loss, py::handle out_query_loss, py::handle grads,
+                     py::handle out_lr_grad, const Place& place) {
+  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
+                            out_support_loss, 1);
+  arguments.query(query, task_weight, out_loss, out_query_loss);
+  arguments.differentiate(order, is_float64, grads, out_lr_grad);
+  return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
+}
+
+/// What later calls must use; "auto" and 0 leave it to the model of cost. Returns what was fixed
+/// before.
+py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads) {
+  ScheduleOverride fixed;
+  if (strategy == "resident") {
+    fixed.strategy = BlockStrategy::kResident;
+  } else if (strategy == "streamed") {
+    fixed.strategy = BlockStrategy::kStreamed;
+  } else if (strategy != "auto") {
+    throw std::invalid_argument("strategy must be auto, resident or streamed (got " + strategy +
+                                ")");
+  }
+  if (tasks_per_block < 0 || tasks_per_block > kMaxGroup) {
+    throw std::invalid_argument("tasks_per_block must lie in [1, " + std::to_string(kMaxGroup) +
+                                "], or be 0 (got " + std::to_string(tasks_per_block) + ")");
+  }
+  if (threads < 0 || threads > kMaxThreads) {
+    throw std::invalid_argument("threads must lie in [1, " + std::to_string(kMaxThreads) +
+                                "], or be 0 (got " + std::to_string(threads) + ")");
+  }
+  fixed.tasks_per_block = tasks_per_block;
+  fixed.threads = threads;
+  const ScheduleOverride before = std::exchange(fixed_schedule, fixed);
+  return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(INNERLOOP_MODULE, m) {
+  m.doc() = "Fused operations on a device, unchecked. Use innerloop's Python API.";
+  define_model(m);
+  m.def("predict", &predict);
+  m.def("loss_and_grad", &loss_and_grad);
+  m.def("hvp", &hvp);
+  m.def("adapt", &adapt);
+  m.def("meta_grad", &meta_grad);
+  m.def("fix_schedule", &fix_schedule);
+  define_backend(m);
+}
+
+}  // namespace innerloop

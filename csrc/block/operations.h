@@ -1,0 +1,296 @@
+// The operations on a device: plan, schedule, lay out scratch memory, launch. Host code, written
+// once for every target of launches; templates over the target T:
+//   T(const BlockContext&)
+//   const char* upload(void* to, const void* from, int64_t bytes)   at most kTablePiece bytes
+//   const char* launch<Real, Pass>(const Launch<Call>&, const Schedule&)
+//   const char* sum<Real>(const SumLaunch&, int64_t blocks)
+// which return null or what went wrong. Nothing here allocates device memory or waits for the
+// device.
+#pragma once
+
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "block/kernels.h"
+#include "block/schedule.h"
+
+namespace innerloop {
+
+/// Where and how to run. `allocate` gives memory of the device (and is called once at most).
+struct BlockContext {
+  DeviceFacts facts;
+  ScheduleOverride fixed;
+  int device = 0;
+  void* stream = nullptr;
+  void* (*allocate)(void* owner, int64_t bytes) = nullptr;
+  void* owner = nullptr;
+  bool only_schedules = false;   // the call's addresses are not real: stop before launching
+  Schedule* schedule = nullptr;  // receives what was chosen, if not null
+};
+
+/// The operations of one dtype. They return null, or what went wrong.
+struct BlockKernels {
+  const char* (*predict)(const PredictCall&, const BlockContext&);
+  const char* (*loss_and_grad)(const LossAndGradCall&, const BlockContext&);
+  const char* (*hvp)(const HvpCall&, const BlockContext&);
+  const char* (*meta_grad)(const MetaGradCall&, const BlockContext&);
+};
+
+/// What counts a workspace: plain numbers, no threads.
+struct CountingBlock {
+  template <class Real>
+  using Cell = Real;
+};
+
+/// A plan for groups of `copies` tasks. `stages`: every leaf has a place in the workspace.
+template <class Real>
+inline void make_block_plan(Plan& plan, const Request& r, int64_t copies) {
+  using E = BlockEngine<CountingBlock, Real>;
+  using M = ScalarMath<Real, Real>;
+  plan = Plan{plan.layers};
+  plan.copies = copies;
+  plan.implicit_first = first_pays_implicit<E>(r);
+  fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
+               needs_z<M>, is_curved<M>);
+  for (int l = 0; l < plan.depth; ++l) {
+    LayerPlan& p = plan.layers[l];
+    p.initial_w = plan.initial;
+    if (l > 0 || !plan.implicit_first) {
+      plan.initial += (p.weight_per_task ? copies : 1) * p.out * p.ld_in;
+    }
+    p.initial_b = plan.initial;
+    plan.initial += (p.bias_per_task ? copies : 1) * p.ld_out;
+  }
+}
+
+/// Numbers in a block's workspace.
+template <class Real, template <class> class Pass, class Call>
+inline int64_t workspace_size(const Call& call, const Request& r, const Plan& plan,
+                              const BlockOptions& options) {
+  using F = Frame<CountingBlock, Real, Pass, Call>;
+  typename F::Engine engine(CountingBlock{}, call.problem, plan, options);
+  Pass<typename F::Engine> pass(engine, plan, call);
+  Carver<Real> c(nullptr);
+  F::lay_out(c, engine, pass, r.wants_grad ? plan.sink : 0, r.wants_grad ? r.rate_grad_size : 0);
+  return c.used();
+}
+
+/// The arrays of a call, in one piece.
+class Table {
+ public:
+  template <class T>
+  int64_t add(const T* data, int64_t count) {
+    const size_t at = bytes_.size(), size = static_cast<size_t>(count) * sizeof(T);
+    bytes_.resize(at + (size + 7) / 8 * 8);
+    if (size > 0) std::memcpy(bytes_.data() + at, data, size);
+    return static_cast<int64_t>(at);
+  }
+  void add_leaves(const Leaves& leaves, int count, int64_t* data, int64_t* strides) {
+    *data = add(leaves.data, count);
+    *strides = add(leaves.task_stride, count);
+  }
+  int64_t size() const { return static_cast<int64_t>(bytes_.size()); }
+  const char* data() const { return bytes_.data(); }
+
+ private:
+  std::vector<char> bytes_;
+};
+
+inline void add_arrays(Table&, TableLayout&, const PredictCall&) {}
+inline void add_arrays(Table&, TableLayout&, const LossAndGradCall&) {}
+inline void add_arrays(Table& table, TableLayout& at, const HvpCall& call) {
+  table.add_leaves(call.vector, call.problem.net->leaves, &at.vector, &at.vector_strides);
+}
+inline void add_arrays(Table& table, TableLayout& at, const MetaGradCall& call) {
+  if (!call.grads) return;
+  at.grads = table.add(call.grads, call.problem.net->leaves);
+  at.grad_strides = table.add(call.grad_strides, call.problem.net->leaves);
+}
+
+inline void* rate_output(const MetaGradCall& call) { return call.out_rate_grad; }
+template <class Call>
+inline void* rate_output(const Call&) {
+  return nullptr;
+}
+
+/// Every size that block code keeps in 32 bits, for any group.
+inline bool fits_block(const Request& r, int64_t parameters) {
+  constexpr int64_t kMost = std::numeric_limits<int>::max() / 64;
+  return r.support_rows <= kMost && r.query_rows <= kMost && parameters <= kMost &&
+         r.rate_grad_size <= kMost;
+}
+
+/// One operation from its call to its launches.
+template <class T, class Real, template <class> class Pass, class Call>
+class Operation {
+ public:
+  Operation(const Call& call, const Request& request, const TaskWork& work,
+            const BlockContext& context)
+      : call_(call), request_(request), work_(work), context_(context) {}
+
+  const char* run() {
+    const Net& net = *call_.problem.net;
+    if (!fits_block(request_, net.parameters)) {
+      return "a task's parameters, rows or rates exceed 2^25, the limit of the CUDA kernels; use "
+             "backend=\"torch\"";
+    }
+    layers_.resize(static_cast<size_t>(net.depth));
+    plan_.layers = layers_.data();
+    sums_ = request_.wants_grad;
+    schedule_ = choose();
+    if (!schedule_.threads) {
+      return "the demanded strategy, tasks_per_block and threads do not fit the device's memory";
+    }
+    prepare();
+    if (context_.schedule) *context_.schedule = schedule_;
+    if (context_.only_schedules || call_.problem.tasks + sums_ == 0) return nullptr;
+    return launch();
+  }
+
+ private:
+  static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+  BlockOptions options(int threads, BlockStrategy strategy) const {
+    return {threads, strategy == BlockStrategy::kResident, call_.problem.net->parameters};
+  }
+  Schedule choose() {
+    const auto bytes = [&](int64_t group, int threads, BlockStrategy strategy) {
+      make_block_plan<Real>(plan_, request_, group);
+      const BlockOptions told = options(threads, strategy);
+      const int64_t size = workspace_size<Real, Pass>(call_, request_, plan_, told);
+      return size * static_cast<int64_t>(sizeof(Real));
+    };
+    return choose_schedule(work_, context_.facts, call_.problem.tasks, context_.fixed, bytes);
+  }
+
+  /// Table, launch and the layout of scratch memory: [slots][workspaces][table].
+  void prepare() {
+    make_block_plan<Real>(plan_, request_, schedule_.tasks_per_block);
+    Launch<Call>& l = launch_;
+    l.call = call_;
+    l.plan = plan_;
+    l.options = options(schedule_.threads, schedule_.strategy);
+    l.groups = schedule_.groups;
+    l.blocks = schedule_.blocks;
+    l.sums = sums_;
+    l.rate_size = sums_ ? request_.rate_grad_size : 0;
+    l.workspace_size = workspace_size<Real, Pass>(call_, request_, plan_, l.options);
+    l.layout.layers = table_.add(plan_.layers, plan_.depth);
+    table_.add_leaves(call_.problem.params, plan_.leaves, &l.layout.params,
+                      &l.layout.param_strides);
+    add_arrays(table_, l.layout, call_);
+    l.layout.bytes = table_.size();
+
+    const int64_t real = sizeof(Real), slot = l.options.parameters + l.rate_size;
+    slots_bytes_ = sums_ ? aligned(l.blocks * slot * real) : 0;
+    const bool streamed = schedule_.strategy == BlockStrategy::kStreamed;
+    workspaces_bytes_ = streamed ? aligned(l.blocks * l.workspace_size * real) : 0;
+    table_bytes_ = table_.size() > kInlineTable ? table_.size() : 0;
+    schedule_.scratch_bytes = slots_bytes_ + workspaces_bytes_ + table_bytes_;
+  }
+
+  const char* launch() {
+    char* scratch = nullptr;
+    if (schedule_.scratch_bytes > 0) {
+      scratch = static_cast<char*>(context_.allocate(context_.owner, schedule_.scratch_bytes));
+    }
+    T target(context_);
+    Launch<Call>& l = launch_;
+    l.slots = scratch;
+    l.workspace = workspaces_bytes_ ? scratch + slots_bytes_ : nullptr;
+    l.table = nullptr;
+    if (table_bytes_) {
+      char* to = scratch + slots_bytes_ + workspaces_bytes_;
+      for (int64_t at = 0; at < table_.size(); at += kTablePiece) {
+        const int64_t size = std::min(kTablePiece, table_.size() - at);
+        if (const char* error = target.upload(to + at, table_.data() + at, size)) return error;
+      }
+      l.table = to;
+    } else {
+      std::memcpy(l.inline_table, table_.data(), static_cast<size_t>(table_.size()));
+    }
+    if (l.blocks > 0) {
+      if (const char* error = target.template launch<Real, Pass>(l, schedule_)) return error;
+    }
+    return sums_ ? sum(target) : nullptr;
+  }
+
+  const char* sum(T& target) {
+    SumLaunch s{};
+    s.slots = launch_.slots;
+    s.count = launch_.blocks;
+    s.parameters = launch_.options.parameters;
+    s.rate_size = launch_.rate_size;
+    s.depth = plan_.depth;
+    s.leaves = plan_.leaves;
+    s.rates = rate_output(call_);
+    s.layout = launch_.layout;
+    s.table = launch_.table;
+    if (!s.table) std::memcpy(s.inline_table, launch_.inline_table, sizeof s.inline_table);
+    const int64_t columns = s.parameters + s.rate_size;
+    return target.template sum<Real>(s, (columns + kSumColumns - 1) / kSumColumns);
+  }
+
+  const Call& call_;
+  const Request& request_;
+  const TaskWork& work_;
+  const BlockContext& context_;
+  std::vector<LayerPlan> layers_;
+  Plan plan_;
+  Schedule schedule_;
+  Table table_;
+  Launch<Call> launch_{};
+  bool sums_ = false;
+  int64_t slots_bytes_ = 0, workspaces_bytes_ = 0, table_bytes_ = 0;
+};
+
+/// The table of operations of a target and a dtype.
+template <class T, class Real>
+struct BlockOperations {
+  static const char* predict(const PredictCall& call, const BlockContext& context) {
+    Request r{call.problem};
+    r.query_rows = call.rows;
+    return run<PredictPass>(call, r, 0, 1, context);
+  }
+  static const char* loss_and_grad(const LossAndGradCall& call, const BlockContext& context) {
+    Request r{call.problem};
+    r.support_rows = call.side.rows;
+    return run<LossPass>(call, r, call.out_grad ? 3 : 1, 0, context);
+  }
+  static const char* hvp(const HvpCall& call, const BlockContext& context) {
+    Request r{call.problem};
+    r.support_rows = call.side.rows;
+    r.steps = 1;
+    return run<HvpPass>(call, r, 8, 0, context);
+  }
+  static const char* meta_grad(const MetaGradCall& call, const BlockContext& context) {
+    Request r{call.problem};
+    r.adapt = call.adapt;
+    r.steps = call.steps;
+    r.support_rows = call.support.rows;
+    r.query_rows = call.query.rows;
+    r.wants_grad = call.grads != nullptr;
+    r.allows_implicit = call.adapted == nullptr && !call.rates.elementwise;
+    r.rate_grad_size = call.out_rate_grad && call.rates.task_stride == 0 ? call.rate_grad_size : 0;
+    const double steps = static_cast<double>(call.steps);
+    const double back = !r.wants_grad ? 0 : call.order == 2 ? 6 : 1;
+    return run<Unroll>(call, r, (3 + back) * steps,
+                       r.wants_grad    ? 3
+                       : call.out_loss ? 1
+                                       : 0,
+                       context);
+  }
+  static constexpr BlockKernels kTable = {predict, loss_and_grad, hvp, meta_grad};
+
+ private:
+  /// `sweeps` and `query_sweeps`: products with every weight, in units of one forward pass.
+  template <template <class> class Pass, class Call>
+  static const char* run(const Call& call, const Request& request, double sweeps,
+                         double query_sweeps, const BlockContext& context) {
+    const TaskWork work = task_work(request, sweeps, query_sweeps);
+    return Operation<T, Real, Pass, Call>(call, request, work, context).run();
+  }
+};
+
+}  // namespace innerloop

@@ -1,0 +1,147 @@
+// How an operation is cut into blocks: which strategy, how many tasks and threads a block has, how
+// many blocks there are. A small model of cost chooses among the possibilities, from shapes and
+// from what the device has.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/request.h"
+
+namespace innerloop {
+
+/// resident: a block's whole workspace lies in shared memory; streamed: in global memory.
+enum class BlockStrategy : int { kAuto = 0, kResident = 1, kStreamed = 2 };
+
+struct DeviceFacts {
+  int multiprocessors;
+  int64_t shared_per_block;           // the most that a block may ask for
+  int64_t shared_per_multiprocessor;  // of all blocks together
+};
+
+/// What the caller fixes; 0 and kAuto leave the choice to the model.
+struct ScheduleOverride {
+  BlockStrategy strategy = BlockStrategy::kAuto;
+  int64_t tasks_per_block = 0;
+  int threads = 0;
+};
+
+struct Schedule {
+  BlockStrategy strategy = BlockStrategy::kAuto;
+  int threads = 0;
+  int64_t tasks_per_block = 0;
+  int64_t groups = 0, blocks = 0;
+  int64_t workspace_bytes = 0;  // of one block, in shared or global memory
+  int64_t scratch_bytes = 0;    // in global memory, of the whole call
+  double cycles = 0;            // the model's estimate
+};
+
+/// What the model knows of one task's work.
+struct TaskWork {
+  double multiply_adds;  // in products
+  double width;          // results of a typical product: threads that find work
+  double phases;         // barriers
+};
+
+constexpr int kThreadChoices[] = {32, 64, 128, 256};
+constexpr int64_t kGroupChoices[] = {1, 2, 4, 8, 16, 32};
+constexpr int kMaxThreads = 256;
+constexpr int64_t kMaxGroup = 32;      // tasks of a block
+constexpr int64_t kFrameBytes = 3072;  // static shared memory of a kernel, and the driver's own
+constexpr int64_t kStreamedBudget = int64_t{1} << 31;  // of workspace in global memory
+constexpr double kPhaseCycles = 120;          // a barrier with the latency of one dependent chain
+constexpr double kThreadCycles = 6;           // of a thread for one multiply-add from shared memory
+constexpr double kMultiplyAddsPerCycle = 32;  // of a multiprocessor, limited by shared memory
+constexpr double kStreamedFactor = 4;         // the same from global memory through the caches
+constexpr int64_t kRegisters = 65536;         // of a multiprocessor
+constexpr int64_t kThreadRegisters = 192;     // of a kernel, rounded up: docs/cuda-resources.md
+constexpr int64_t kBlocksPerMultiprocessor = 16;
+
+/// Blocks that one multiprocessor holds at a time.
+inline int64_t blocks_in_flight(const DeviceFacts& device, int threads, int64_t shared_bytes) {
+  const int64_t by_threads = kRegisters / (kThreadRegisters * ((threads + 31) / 32 * 32));
+  const int64_t by_memory = device.shared_per_multiprocessor / std::max<int64_t>(shared_bytes, 1);
+  return std::max<int64_t>(1, std::min<int64_t>({by_threads, by_memory, kBlocksPerMultiprocessor}));
+}
+
+/// Cycles of the whole call: waves of blocks, each as slow as the dependent chain of one block or
+/// as the work of all blocks that share a multiprocessor, whichever is more.
+inline double estimated_cycles(const TaskWork& work, const DeviceFacts& device, int64_t tasks,
+                               BlockStrategy strategy, int64_t per_block, int threads,
+                               int64_t shared_bytes) {
+  const double slower = strategy == BlockStrategy::kStreamed ? kStreamedFactor : 1;
+  const double group = static_cast<double>(per_block);
+  const double busy = std::min(static_cast<double>(threads), group * work.width);
+  const double macs = group * work.multiply_adds * slower;
+  const double alone = work.phases * kPhaseCycles * slower + macs * kThreadCycles / busy;
+  const int64_t groups = (tasks + per_block - 1) / per_block;
+  const int64_t in_flight = blocks_in_flight(device, threads, shared_bytes);
+  const double waves = static_cast<double>((groups + device.multiprocessors * in_flight - 1) /
+                                           (device.multiprocessors * in_flight));
+  const int64_t together =
+      std::min<int64_t>(in_flight, (groups + device.multiprocessors - 1) / device.multiprocessors);
+  return waves * std::max(alone, static_cast<double>(together) * macs / kMultiplyAddsPerCycle);
+}
+
+/// Chooses. `bytes(tasks_per_block, threads, strategy)` gives a block's workspace. Resident where
+/// one task fits (or where it is demanded and fits), streamed otherwise; within a strategy the
+/// fewest estimated cycles, ties to fewer tasks and threads.
+template <class Bytes>
+inline Schedule choose_schedule(const TaskWork& work, const DeviceFacts& device, int64_t tasks,
+                                const ScheduleOverride& fixed, Bytes bytes) {
+  const int64_t room = device.shared_per_block - kFrameBytes;
+  Schedule best;
+  for (BlockStrategy strategy : {BlockStrategy::kResident, BlockStrategy::kStreamed}) {
+    if (fixed.strategy != BlockStrategy::kAuto && fixed.strategy != strategy) continue;
+    for (int64_t group : kGroupChoices) {
+      if (fixed.tasks_per_block ? group != kGroupChoices[0] : group > std::max<int64_t>(tasks, 1)) {
+        continue;
+      }
+      if (fixed.tasks_per_block) group = fixed.tasks_per_block;
+      for (int threads : kThreadChoices) {
+        if (fixed.threads ? threads != kThreadChoices[0] : false) continue;
+        if (fixed.threads) threads = fixed.threads;
+        const int64_t size = bytes(group, threads, strategy);
+        const bool resident = strategy == BlockStrategy::kResident;
+        if (resident ? size > room : size > kStreamedBudget && group > 1) continue;
+        const int64_t shared = (resident ? size : 0) + kFrameBytes;
+        const double cycles =
+            estimated_cycles(work, device, tasks, strategy, group, threads, shared);
+        if (best.threads && cycles >= best.cycles) continue;
+        best.strategy = strategy;
+        best.threads = threads;
+        best.tasks_per_block = group;
+        best.groups = (tasks + group - 1) / group;
+        best.blocks = std::min(best.groups,
+                               device.multiprocessors * blocks_in_flight(device, threads, shared));
+        if (!resident) {
+          best.blocks = std::min(best.blocks, std::max<int64_t>(1, kStreamedBudget / size));
+        }
+        best.workspace_bytes = size;
+        best.cycles = cycles;
+      }
+    }
+    if (best.threads) return best;
+  }
+  return best;
+}
+
+/// Counts of one task's work: `sweeps` passes over the layers with `support_rows` rows, and
+/// `query_sweeps` with query_rows.
+inline TaskWork task_work(const Request& r, double sweeps, double query_sweeps) {
+  const Net& net = *r.problem.net;
+  double weights = 0, widest = 1;
+  for (int l = 0; l < net.depth; ++l) {
+    weights += static_cast<double>(net.layers[l].in) * static_cast<double>(net.layers[l].out);
+    widest = std::max(widest, static_cast<double>(net.layers[l].out));
+  }
+  const double rows = static_cast<double>(std::max(r.support_rows, r.query_rows));
+  TaskWork work;
+  work.multiply_adds = weights * (sweeps * static_cast<double>(r.support_rows) +
+                                  query_sweeps * static_cast<double>(r.query_rows));
+  work.width = std::max(1.0, rows * widest);
+  work.phases = 2 * net.depth * (sweeps + query_sweeps) + 8;
+  return work;
+}
+
+}  // namespace innerloop

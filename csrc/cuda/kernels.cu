@@ -1,0 +1,101 @@
+// The operations on CUDA for one dtype. CMake compiles this file once for float and once for
+// double.
+//
+// A kernel: one block for a group of tasks at a time (block/kernels.h). The frame lies in static
+// shared memory, the workspace in dynamic shared memory (resident) or in the caller's scratch
+// memory (streamed). At most kMaxThreads threads; block/schedule.h keeps to that and to the shared
+// memory that the device allows.
+#include <cuda_runtime.h>
+
+#include <atomic>
+
+#include "block/operations.h"
+#include "cuda/device.h"
+#include "cuda/device_block.h"
+
+namespace innerloop {
+namespace {
+
+template <class Real, template <class> class Pass, class Call>
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    task_kernel(const __grid_constant__ Launch<Call> launch) {
+  using F = Frame<DeviceBlock, Real, Pass, Call>;
+  extern __shared__ __align__(16) char dynamic[];
+  __shared__ __align__(16) char frame[sizeof(F)];
+  static_assert(sizeof(F) + 1024 <= kFrameBytes, "schedules count on a frame of this size");
+  static_assert(sizeof(Launch<Call>) <= 4096, "kernel parameters are limited to 4 KiB");
+  Real* workspace = launch.workspace
+                        ? static_cast<Real*>(launch.workspace) + blockIdx.x * launch.workspace_size
+                        : reinterpret_cast<Real*>(dynamic);
+  run_tasks<DeviceBlock, Real, Pass, Call>(DeviceBlock{}, launch, reinterpret_cast<F*>(frame),
+                                           workspace, blockIdx.x);
+}
+
+template <class Real>
+__global__ void __launch_bounds__(kSumColumns* kSumLanes)
+    sum_kernel(const __grid_constant__ SumLaunch launch) {
+  __shared__ Real partial[kSumColumns * kSumLanes];
+  sum_slots<DeviceBlock, Real>(DeviceBlock{}, launch, partial, blockIdx.x);
+}
+
+/// Parameters that carry a piece of a table: copied when the launch is made, so graphs may hold it.
+struct Piece {
+  char bytes[kTablePiece];
+};
+
+__global__ void store_kernel(char* to, const __grid_constant__ Piece piece, int size) {
+  for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
+    to[i] = piece.bytes[i];
+  }
+}
+
+const char* text(cudaError_t error) {
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+/// Launches on the context's stream. The context's device is current.
+class CudaTarget {
+ public:
+  explicit CudaTarget(const BlockContext& context)
+      : device_(context.device), stream_(static_cast<cudaStream_t>(context.stream)) {}
+
+  const char* upload(void* to, const void* from, int64_t bytes) {
+    Piece piece;
+    std::memcpy(piece.bytes, from, static_cast<size_t>(bytes));
+    store_kernel<<<1, 128, 0, stream_>>>(static_cast<char*>(to), piece, static_cast<int>(bytes));
+    return text(cudaGetLastError());
+  }
+  template <class Real, template <class> class Pass, class Call>
+  const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
+    const auto kernel = task_kernel<Real, Pass, Call>;
+    const int64_t shared = launch.workspace ? 0 : schedule.workspace_bytes;
+    // once for each kernel and device: a later launch may be part of a graph
+    static std::atomic<uint64_t> raised{0};
+    const uint64_t bit = device_ < 64 ? uint64_t{1} << device_ : 0;
+    if (!(raised.load() & bit)) {
+      const char* error = raise_shared_memory(reinterpret_cast<const void*>(kernel), device_);
+      if (error) return error;
+      raised.fetch_or(bit);
+    }
+    kernel<<<static_cast<unsigned>(launch.blocks), schedule.threads, static_cast<size_t>(shared),
+             stream_>>>(launch);
+    return text(cudaGetLastError());
+  }
+  template <class Real>
+  const char* sum(const SumLaunch& launch, int64_t blocks) {
+    sum_kernel<Real>
+        <<<static_cast<unsigned>(blocks), kSumColumns * kSumLanes, 0, stream_>>>(launch);
+    return text(cudaGetLastError());
+  }
+
+ private:
+  int device_;
+  cudaStream_t stream_;
+};
+
+}  // namespace
+
+extern const BlockKernels INNERLOOP_TABLE;
+const BlockKernels INNERLOOP_TABLE = BlockOperations<CudaTarget, INNERLOOP_REAL>::kTable;
+
+}  // namespace innerloop

@@ -1,0 +1,116 @@
+// A block of threads on the host, for block/phase.h: the threads of a phase run one after the
+// other, forwards and backwards in turn, and the workspace's cells watch how they are used. What
+// they refuse: reading what nothing wrote, touching what lies between arrays, and two threads of
+// one phase meeting in a cell of which at least one writes it.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "core/plan.h"
+
+namespace innerloop {
+
+/// The phase and thread that the emulation is in. One block at a time.
+struct EmulatedTime {
+  int64_t phase = 0;
+  int thread = -1;  // -1: outside of spread, where every thread does the same
+  int threads = 1;
+  int64_t accesses = 0;
+};
+inline EmulatedTime emulated_time;
+
+/// A number of the workspace.
+template <class Real>
+class WatchedCell {
+ public:
+  WatchedCell() = default;
+  WatchedCell(const WatchedCell& other) : WatchedCell() { *this = static_cast<Real>(other); }
+  WatchedCell& operator=(const WatchedCell& other) { return *this = static_cast<Real>(other); }
+
+  operator Real() const {
+    const EmulatedTime& now = emulated_time;
+    ++emulated_time.accesses;
+    if (!is_array_) fail("reads between two arrays");
+    if (write_phase_ < 0) fail("reads what nothing wrote");
+    if (write_phase_ == now.phase && writer_ != now.thread) fail("reads what another writes");
+    reader_ = read_phase_ == now.phase && reader_ != now.thread ? kSeveral : now.thread;
+    if (now.thread < 0) reader_ = kSeveral;
+    read_phase_ = now.phase;
+    return value_;
+  }
+  WatchedCell& operator=(Real value) {
+    const EmulatedTime& now = emulated_time;
+    ++emulated_time.accesses;
+    if (!is_array_) fail("writes between two arrays");
+    if (now.thread < 0) fail("writes outside of a phase");
+    if (write_phase_ == now.phase && writer_ != now.thread) fail("writes what another writes");
+    if (read_phase_ == now.phase && reader_ != now.thread) fail("writes what another reads");
+    write_phase_ = now.phase;
+    writer_ = now.thread;
+    value_ = value;
+    return *this;
+  }
+  void open() { is_array_ = true; }
+
+ private:
+  static constexpr int kSeveral = -2;
+  [[noreturn]] static void fail(const char* what) {
+    throw std::logic_error("emulated block: thread " + std::to_string(emulated_time.thread) +
+                           " of " + std::to_string(emulated_time.threads) + " " + what +
+                           " in phase " + std::to_string(emulated_time.phase));
+  }
+
+  Real value_{};
+  bool is_array_ = false;
+  int writer_ = -1;
+  mutable int reader_ = -1;
+  int64_t write_phase_ = -1;
+  mutable int64_t read_phase_ = -1;
+};
+
+template <class Real>
+struct Gap<WatchedCell<Real>> {
+  static constexpr int64_t kElements = 5;
+  static void open(WatchedCell<Real>* array, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) array[i].open();
+  }
+};
+
+class EmulatedBlock {
+ public:
+  template <class Real>
+  using Cell = WatchedCell<Real>;
+
+  explicit EmulatedBlock(int threads) : threads_(threads) {}
+
+  int threads() const { return threads_; }
+  void barrier() const { ++emulated_time.phase; }
+  template <class F>
+  void spread(int rows, int cols, F&& f) const {
+    const int64_t items = rows > 0 && cols > 0 ? static_cast<int64_t>(rows) * cols : 0;
+    const bool backwards = emulated_time.phase % 2;
+    emulated_time.threads = threads_;
+    for (int i = 0; i < threads_; ++i) {
+      emulated_time.thread = backwards ? threads_ - 1 - i : i;
+      for (int64_t item = emulated_time.thread; item < items; item += threads_) {
+        f(static_cast<int>(item / cols), static_cast<int>(item % cols));
+      }
+    }
+    emulated_time.thread = -1;
+  }
+  template <class F>
+  void once(F&& f) const {
+    emulated_time.thread = 0;
+    f();
+    emulated_time.thread = -1;
+    barrier();
+  }
+
+ private:
+  int threads_;
+};
+
+}  // namespace innerloop
