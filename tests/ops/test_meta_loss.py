@@ -271,6 +271,43 @@ def test_remembered_calls_use_the_data_of_the_call():
         assert_close(fused.inner_lr_grad, plain.inner_lr_grad, 1e-11)
 
 
+def test_remembered_calls_tell_their_arguments_apart():
+    """Calls whose tensors have equal shapes but other roles must not pass for each other."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    model = il.MLP([2, 2, 2], "tanh")
+    shared = {name: drawn(*shape) - 0.5 for name, shape in model.shapes.items()}
+    wide = {name: drawn(2, *shape) - 0.5 for name, shape in model.shapes.items()}
+    x, y, weight = drawn(2, 2, 2), drawn(2, 2, 2), drawn(2, 2)
+    count, rate, task_weight = torch.tensor([1, 2]), drawn(2), drawn(2)
+    sides = {
+        "plain": (x, y),
+        "swapped": (y, x),
+        "count": (x, y, count),
+        "weight": (x, y, None, weight),
+        "both": (x, y, count, weight),
+    }
+    calls = [
+        ((params, sides[s], sides[q]), {"inner_lr": lr, "task_weight": w})
+        for params in (shared, wide)
+        for s in sides
+        for q in sides
+        for lr in (0.3, rate[0], rate)
+        for w in (None, task_weight)
+    ]
+    for _ in range(2):  # the second time every call is remembered
+        for arguments, options in calls:
+            options = {"model": model, "steps": 2, **options}
+            fused = il.meta_grad(*arguments, backend="fused", **options)
+            plain = il.meta_grad(*arguments, backend="torch", **options)
+            assert_close(fused.loss, plain.loss, 1e-11)
+            assert_close(fused.grad, plain.grad, 1e-11)
+            assert_close(fused.inner_lr_grad, plain.inner_lr_grad, 1e-11)
+
+
 def test_flattening_models_with_data_of_equal_shape():
     generator = torch.Generator().manual_seed(0)
     flat = il.MLP.from_module(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2)))
