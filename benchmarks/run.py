@@ -66,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
         help="result file (default: results/NAME-TIME.json; quick runs are only printed)",
     )
     parse.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what the file of --out holds already and measure the rest",
+    )
+    parse.add_argument(
         "--table",
         action="store_true",
         help="write tables and the figure from the result files (with --quick: quick ones too)",
@@ -117,6 +122,21 @@ def thread_counts(text: str | None) -> list[int]:
     return counts
 
 
+def kept_runs(target: Path | None, dtype: str) -> list[dict[str, Any]]:
+    """The runs that a result file to be continued holds."""
+    if target is None:
+        raise SystemExit("run.py: --resume needs the file to continue: --out FILE")
+    if not target.exists():
+        return []
+    runs: list[dict[str, Any]] = json.loads(target.read_text())["runs"]
+    return [run for run in runs if run["environment"]["dtype"] == dtype]
+
+
+def is_of(run: dict[str, Any], name: str, threads: int) -> bool:
+    """Whether a run measured this case or routine with that many threads."""
+    return bool(run.get("case", run["kind"]) == name and run["environment"]["threads"] == threads)
+
+
 def save(document: dict[str, Any], target: Path) -> None:
     """Writes the result file in one step."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +167,7 @@ def main(arguments: list[str]) -> int:
         "command": command_line(arguments),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "quick": options.quick,
-        "runs": [],
+        "runs": kept_runs(options.out, options.dtype) if options.resume else [],
     }
     busy = os.getloadavg()[0]
     if names and busy > 0.5:
@@ -159,6 +179,8 @@ def main(arguments: list[str]) -> int:
     failures = 0
     for name in names:
         for threads in counts:
+            if any(is_of(run, name, threads) for run in document["runs"]):
+                continue
             request = worker.Request(
                 what=name,
                 threads=threads,

@@ -79,7 +79,9 @@ class Unroll {
   /// One group of tasks, already selected in the engine.
   IL_HD void run() {
     e_.load_side(support_, call_.support, nullptr, false);
-    if (has_query_) e_.load_side(query_, call_.query, call_.task_weight, true);
+    // the query as late as possible: the nearest caches hold one side rather than both
+    const bool early = has_query_ && (implicit_moves_ || call_.out_query_loss);
+    if (early) e_.load_side(query_, call_.query, call_.task_weight, true);
     e_.load_params(initial_);
     if (!call_.rates.elementwise) load_rates();
     if (implicit_moves_) {
@@ -96,6 +98,7 @@ class Unroll {
     }
     if (call_.adapted && !call_.adapted_stepwise) export_adapted(steps_);
     if (!has_query_) return;
+    if (!early) e_.load_side(query_, call_.query, call_.task_weight, true);
     query_forward(steps_, call_.out_loss, 1, 0);
     if (call_.out_query_loss) {
       e_.store_per_task(static_cast<Real*>(call_.out_query_loss), steps_ + 1, steps_, losses_);

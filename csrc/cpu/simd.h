@@ -172,21 +172,24 @@ INNERLOOP_INLINE typename Simd<Real>::V reduce_tile(typename Simd<Real>::V* r) {
   return r[0];
 }
 
-/// out[c * kLanes + lane] = in[lane * stride + c] for c < columns; lanes >= used become 0. Asks for
-/// the memory one group of lanes further on, which is what the next call will read.
+/// out[c * kLanes + lane] = in[lane * stride + c] for c < columns; lanes >= used become 0. Where
+/// rows lie far apart it asks for those one group of lanes further on, which the next call will
+/// read.
 template <class Real>
 inline void interleave(Real* out, const Real* in, int64_t stride, int64_t columns, int used) {
   using S = Simd<Real>;
   constexpr int n = S::kLanes;
+  constexpr int64_t kFarRows = 2048 / sizeof(Real);  // nearer ones the processor foresees
   typename S::V r[n];
   int64_t c = 0;
   for (; c + n <= columns; c += n) {
     if (used == n) {
+      if (stride >= kFarRows) {
 #pragma GCC unroll 16
-      for (int i = 0; i < n; ++i) {
-        r[i] = S::load(in + i * stride + c);
-        __builtin_prefetch(in + (n + i) * stride + c, 0, 2);
+        for (int i = 0; i < n; ++i) __builtin_prefetch(in + (n + i) * stride + c, 0, 2);
       }
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) r[i] = S::load(in + i * stride + c);
     } else {
       for (int i = 0; i < n; ++i) r[i] = i < used ? S::load(in + i * stride + c) : typename S::V{};
     }

@@ -404,3 +404,37 @@ def test_command_line_errors(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match=text):
             run.main(arguments)
     assert run.command_line(["sinusoid", "--out", "/a/b/c.json"]).endswith("--out c.json")
+
+
+def test_resume_measures_only_what_the_file_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run
+    import worker
+
+    measured: list[tuple[str, int]] = []
+
+    def measure(request: Any) -> dict[str, Any]:
+        if (request.what, request.threads) in measured or len(measured) == fails_after:
+            raise worker.WorkerFailed("stopped")
+        measured.append((request.what, request.threads))
+        made = fabricated_run(request.what, 1e-4, 3e-4, 5.0)
+        made["environment"].update(
+            threads=request.threads, dtype=request.dtype, load_average_after=[0.1, 0.1, 0.1]
+        )
+        return made
+
+    monkeypatch.setattr(worker, "measure", measure)
+    target = tmp_path / "speed.json"
+    command = ["sinusoid", "linear", "--threads", "1", "--out", str(target)]
+    fails_after = 1
+    assert run.main(command) == 1
+    fails_after = -1
+    assert run.main([*command, "--resume"]) == 0
+    assert run.main([*command, "--resume"]) == 0
+    assert measured == [("sinusoid", 1), ("linear", 1)]
+    document = json.loads(target.read_text())
+    assert [each["case"] for each in document["runs"]] == ["sinusoid", "linear"]
+    assert document["command"].endswith("--resume")
+    with pytest.raises(SystemExit, match="--out"):
+        run.main(["sinusoid", "--threads", "1", "--resume"])
