@@ -39,6 +39,28 @@ def overhead(runs: Sequence[Run]) -> str:
     return markdown(["call", "threads", "median µs", "quartiles µs"], rows)
 
 
+def kernels(runs: Sequence[Run]) -> str:
+    """The whole call, the native call inside it, and what the GEMM peak would allow."""
+    rows = []
+    for run in of_kind(runs, "kernels"):
+        peak = run["environment"]["gemm_gflops"] * 1e9
+        for row in run["rows"]:
+            whole, native = row["call"]["median_s"], row["native"]["median_s"]
+            floor = row["structured_flops"] / peak
+            rows.append(
+                [
+                    f"`{row['case']}`, {run['environment']['threads']} thread(s)",
+                    milliseconds(whole),
+                    milliseconds(native),
+                    f"{(whole - native) / whole:.0%}",
+                    milliseconds(floor),
+                    f"{floor / native:.0%}",
+                ]
+            )
+    header = ["case", "call", "native call", "outside it", "at GEMM peak", "of native call"]
+    return markdown(header, rows)
+
+
 def _sweep(runs: Sequence[Run], kind: str, unit: str) -> str:
     rows = []
     for run in of_kind(runs, kind):

@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "losses": speed_tables.losses,
     "first-call": routine_tables.first_call,
     "overhead": routine_tables.overhead,
+    "kernels": routine_tables.kernels,
     "steps": routine_tables.steps,
     "tasks": routine_tables.tasks,
     "memory": routine_tables.memory,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("first-call", "overhead", "steps", "tasks", "memory", "regression-study")
+NAMES = ("first-call", "overhead", "kernels", "steps", "tasks", "memory", "regression-study")
 
 
 def load(name: str) -> ModuleType:

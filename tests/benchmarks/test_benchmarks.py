@@ -438,3 +438,27 @@ def test_resume_measures_only_what_the_file_lacks(
     assert document["command"].endswith("--resume")
     with pytest.raises(SystemExit, match="--out"):
         run.main(["sinusoid", "--threads", "1", "--resume"])
+
+
+def noted(call: Any, outcomes: list[Any]) -> Any:
+    """The call, with its outcomes kept."""
+    return lambda: outcomes.append(call())
+
+
+def test_native_call_repeats_what_the_public_call_does() -> None:
+    from baselines import innerloop_baseline
+    from cases import make_problem
+    from routines.kernels import native_call
+
+    for name in ("sinusoid", "hvp"):
+        problem = make_problem(small_case(name), torch.float64, 0)
+        build = innerloop_baseline.formulations(problem)["functional"]
+        outcomes: list[Any] = []
+        repeat = native_call(noted(build(), outcomes))
+        [(_, leaves)] = outcomes
+        expected = [leaf.clone() for leaf in leaves]
+        for leaf in leaves:
+            leaf.fill_(float("nan"))
+        repeat()
+        assert len(outcomes) == 1
+        torch.testing.assert_close(leaves, expected, rtol=0, atol=0)
