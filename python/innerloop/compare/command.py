@@ -8,6 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from innerloop.command_line import (
+    Figures,
+    Seed,
+    Threads,
+    exit_codes,
+    folder_option,
+    listed,
+    resume_option,
+)
 from innerloop.compare.config import AUTO, Config, parse_floats, parse_ints, parse_names
 from innerloop.compare.errors import InputError
 
@@ -18,13 +27,12 @@ PANEL: dict[str, Any] = {
     "log": ("public_capital", "private_capital", "employment", "gsp"),
 }
 DEFAULT = Config(task="", target="")
-DATA, MODEL, GRID, SPLITS, TRAIN, OUT = (
+DATA, MODEL, GRID, SPLITS, TRAIN = (
     "Data",
     "Model",
     "Adaptation",
     "Splits and intervals",
     "Training of networks",
-    "Running",
 )
 
 
@@ -34,10 +42,6 @@ HELP = (
     "method's settings on validation tasks, measures the risk on held-out tasks after 0 to K "
     "fine-tuning steps, and answers in words. Without a table it runs on an embedded panel."
 )
-
-
-def _listed(values: tuple[Any, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 def compare(
@@ -109,7 +113,7 @@ def compare(
     steps: Annotated[
         str,
         typer.Option(help="Inner steps in MAML's training to choose from.", rich_help_panel=GRID),
-    ] = _listed(DEFAULT.steps),
+    ] = listed(DEFAULT.steps),
     adapt_steps: Annotated[
         int, typer.Option(help="Most fine-tuning steps on a test task.", rich_help_panel=GRID)
     ] = DEFAULT.adapt_steps,
@@ -170,40 +174,19 @@ def compare(
             rich_help_panel=TRAIN,
         ),
     ] = "",
-    seed: Annotated[
-        int, typer.Option(help="Seed of everything random.", rich_help_panel=OUT)
-    ] = DEFAULT.seed,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Cores to use; all (at most 8) by default. Numbers do not depend on it.",
-            show_default=False,
-            rich_help_panel=OUT,
-        ),
-    ] = None,
+    seed: Seed = DEFAULT.seed,
+    threads: Threads = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results; innerloop-compare/<table>-<key of settings> by default.",
-            show_default=False,
-            rich_help_panel=OUT,
-        ),
+        Path | None, folder_option("innerloop-compare/<table>-<key of settings>")
     ] = None,
-    figures: Annotated[bool, typer.Option(help="Draw the figures.", rich_help_panel=OUT)] = True,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume/--fresh",
-            help="Go on with units already in the folder, or forget them.",
-            rich_help_panel=OUT,
-        ),
-    ] = True,
+    figures: Figures = True,
+    resume: Annotated[bool, resume_option("units")] = True,
 ) -> None:
     """Answer whether MAML is worth it on a table of tasks."""
     # Imported here so that --help does not wait for pandas and scipy.
-    from innerloop.compare.run import Interrupted, run_comparison
+    from innerloop.compare.run import run_comparison
 
-    try:
+    with exit_codes("innerloop compare"):
         for option, value in (("--splits", splits), ("--draws", draws)):
             if value == AUTO:
                 raise InputError(f"{option} must be at least 1 (got {value})")
@@ -239,15 +222,6 @@ def compare(
         run_comparison(
             config, table, out=out, threads=threads, fresh=not resume, with_figures=figures
         )
-    except InputError as error:
-        typer.echo(f"innerloop compare: {error}", err=True)
-        raise typer.Exit(2) from None
-    except Interrupted as interruption:
-        typer.echo(str(interruption), err=True)
-        raise typer.Exit(130) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted: run the same command again to go on.", err=True)
-        raise typer.Exit(130) from None
 
 
 def with_panel_columns(config: Config) -> Config:

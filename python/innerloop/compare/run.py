@@ -11,21 +11,14 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.config import Config, digest
 from innerloop.compare.document import describe_run, measure_name, results_document
-from innerloop.compare.errors import InputError
+from innerloop.compare.errors import InputError, Interrupted
 from innerloop.compare.pool import run_units
 from innerloop.compare.problem import Problem
+from innerloop.compare.progress import progress_bars
 from innerloop.compare.reading import read_tasks
 from innerloop.compare.report import introduction, print_report
 from innerloop.compare.store import RESULTS, Store, write_json
@@ -42,10 +35,6 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return min(8, len(os.sched_getaffinity(0)))
     return min(8, os.cpu_count() or 1)
-
-
-class Interrupted(Exception):
-    """Ctrl-C arrived; the text says what is kept."""
 
 
 def run_comparison(
@@ -121,19 +110,11 @@ def _compute(problem: Problem, store: Store, threads: int, errors: Console) -> N
             f"Resuming: {len(units) - len(pending)} of {len(units)} units are done.",
             highlight=False,
         )
-    progress = Progress(
-        TextColumn("Training and testing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal or not pending,
-    )
     try:
-        with progress:
-            bar = progress.add_task("", total=len(units), completed=len(units) - len(pending))
+        with progress_bars(errors, shown=bool(pending)) as progress:
+            bar = progress.add_task(
+                "Training and testing", total=len(units), completed=len(units) - len(pending)
+            )
             for unit, result in run_units(problem, pending, threads):
                 store.add(unit.name, result)
                 progress.advance(bar)

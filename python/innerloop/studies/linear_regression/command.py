@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
+from innerloop.command_line import (
+    RUNNING,
+    Figures,
+    Seed,
+    Threads,
+    exit_codes,
+    folder_option,
+    listed,
+    resume_option,
+)
 from innerloop.compare.config import parse_floats, parse_ints
-from innerloop.compare.errors import InputError
 from innerloop.studies.linear_regression.settings import Settings
 
 DEFAULT = Settings()
-TASK, GRID, OUT = "Tasks", "Grid", "Running"
+TASK, GRID = "Tasks", "Grid"
 
 HELP = (
     "MAML against pooled least squares on random linear-regression tasks.\n\n"
@@ -20,10 +29,6 @@ HELP = (
     "rates: how often MAML has the lower risk before and after one gradient step on a new task. "
     "Draws the heat maps, the theory's predictions beside them, and a table of how well they agree."
 )
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 def linear_regression(
@@ -39,56 +44,32 @@ def linear_regression(
     ] = DEFAULT.beta,
     tasks: Annotated[
         str, typer.Option(help="Numbers M of training tasks.", rich_help_panel=GRID)
-    ] = _listed(DEFAULT.tasks),
+    ] = listed(DEFAULT.tasks),
     samples: Annotated[
         str,
         typer.Option(help="Numbers N of support and of query samples.", rich_help_panel=GRID),
-    ] = _listed(DEFAULT.samples),
+    ] = listed(DEFAULT.samples),
     inner_lrs: Annotated[
         str,
         typer.Option(help="Inner rates, in training and in the test.", rich_help_panel=GRID),
-    ] = _listed(DEFAULT.inner_lrs),
+    ] = listed(DEFAULT.inner_lrs),
     trials: Annotated[
         int, typer.Option(help="Trials of every (M, N).", rich_help_panel=GRID)
     ] = DEFAULT.trials,
-    seed: Annotated[
-        int, typer.Option(help="Seed of everything random.", rich_help_panel=OUT)
-    ] = DEFAULT.seed,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Cores to use; all (at most 8) by default. Numbers do not depend on it.",
-            show_default=False,
-            rich_help_panel=OUT,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results; innerloop-study/linear-regression-<key> by default.",
-            show_default=False,
-            rich_help_panel=OUT,
-        ),
-    ] = None,
+    seed: Seed = DEFAULT.seed,
+    threads: Threads = None,
+    out: Annotated[Path | None, folder_option("innerloop-study/linear-regression-<key>")] = None,
     theory: Annotated[
-        bool, typer.Option(help="Predict the heat maps, too.", rich_help_panel=OUT)
+        bool, typer.Option(help="Predict the heat maps, too.", rich_help_panel=RUNNING)
     ] = True,
-    figures: Annotated[bool, typer.Option(help="Draw the figures.", rich_help_panel=OUT)] = True,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume/--fresh",
-            help="Go on with cells already in the folder, or forget them.",
-            rich_help_panel=OUT,
-        ),
-    ] = True,
+    figures: Figures = True,
+    resume: Annotated[bool, resume_option("cells")] = True,
 ) -> None:
     """Sweep MAML against pooled least squares on random linear-regression tasks."""
     # Imported here so that --help does not wait for scipy.
-    from innerloop.compare.run import Interrupted
     from innerloop.studies.linear_regression.run import run_study
 
-    try:
+    with exit_codes("innerloop study linear-regression"):
         settings = Settings(
             p=p,
             beta=beta,
@@ -106,12 +87,3 @@ def linear_regression(
             with_theory=theory,
             with_figures=figures,
         )
-    except InputError as error:
-        typer.echo(f"innerloop study linear-regression: {error}", err=True)
-        raise typer.Exit(2) from None
-    except Interrupted as interruption:
-        typer.echo(str(interruption), err=True)
-        raise typer.Exit(130) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted: run the same command again to go on.", err=True)
-        raise typer.Exit(130) from None

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from innerloop.bounds.linear.laws import published_law
-
 
 class Risk(NamedTuple):
     """least + curvature / 2 |theta - optimum (1, ..., 1)|^2.
@@ -36,6 +34,9 @@ def risk(p: int, beta: float, inner_lr: float, samples: int) -> Risk:
     >>> round(risk(p=1, beta=2.0, inner_lr=0.3, samples=5).optimum, 12)
     1.187020648968
     """
+    # Imported here so that the command's --help does not wait for all bounds.
+    from innerloop.bounds.linear.laws import published_law
+
     averages = published_law(p, beta).low_order()
     step = inner_lr * inner_lr
     spread = step / samples

@@ -11,19 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from innerloop import _native
 from innerloop.compare.config import digest
-from innerloop.compare.errors import InputError
-from innerloop.compare.run import RUN, Interrupted, default_threads
+from innerloop.compare.errors import InputError, Interrupted
+from innerloop.compare.progress import progress_bars
+from innerloop.compare.run import RUN, default_threads
 from innerloop.compare.store import Store, write_json
 from innerloop.studies.linear_regression.agreement import Region, agreement
 from innerloop.studies.linear_regression.report import introduction, print_report
@@ -158,16 +151,6 @@ def _draw(sweep: Sweep, folder: Path, errors: Console) -> list[Path]:
 @contextlib.contextmanager
 def _progress(text: str, errors: Console, shown: bool = True) -> Iterator[Callable[[float], None]]:
     """A bar on a terminal; yields the function that takes the share of the work done."""
-    progress = Progress(
-        TextColumn(f"{text:10s}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal or not shown,
-    )
-    with progress:
-        bar = progress.add_task("", total=1.0)
+    with progress_bars(errors, counted=False, shown=shown) as progress:
+        bar = progress.add_task(text, total=1.0)
         yield lambda share: progress.update(bar, completed=share)

@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
+from innerloop.command_line import (
+    Figures,
+    Seed,
+    Threads,
+    exit_codes,
+    folder_option,
+    listed,
+    resume_option,
+)
 from innerloop.compare.config import parse_floats, parse_ints
-from innerloop.compare.errors import InputError
 from innerloop.studies.sinusoid.settings import Settings
 
 DEFAULT = Settings()
-TASK, TRAIN, MEASURE, OUT = "Task", "Training", "Measuring", "Running"
+TASK, TRAIN, MEASURE = "Task", "Training", "Measuring"
 
 HELP = (
     "MAML's sine-wave regression: MAML, first-order MAML and joint training.\n\n"
@@ -20,10 +28,6 @@ HELP = (
     "0, 1, 5 and 10 fine-tuning steps with intervals, draws figures, and sets the certificates of "
     "innerloop.bounds beside them."
 )
-
-
-def _listed(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)
 
 
 def sinusoid(
@@ -44,7 +48,7 @@ def sinusoid(
     ] = DEFAULT.outer_lr,
     hidden: Annotated[
         str, typer.Option(help="Widths of the hidden relu layers.", rich_help_panel=TASK)
-    ] = _listed(DEFAULT.hidden),
+    ] = listed(DEFAULT.hidden),
     shots: Annotated[
         int, typer.Option(help="Support points of a task.", rich_help_panel=TASK)
     ] = DEFAULT.shots,
@@ -61,45 +65,21 @@ def sinusoid(
     ] = DEFAULT.query_rows,
     rates: Annotated[
         str, typer.Option(help="Fine-tuning rates to pick from.", rich_help_panel=MEASURE)
-    ] = _listed(DEFAULT.rates),
+    ] = listed(DEFAULT.rates),
     level: Annotated[
         float, typer.Option(help="Coverage of the intervals.", rich_help_panel=MEASURE)
     ] = DEFAULT.level,
-    seed: Annotated[
-        int, typer.Option(help="Seed of everything random.", rich_help_panel=OUT)
-    ] = DEFAULT.seed,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Cores to use; all (at most 8) by default. Numbers do not depend on it.",
-            show_default=False,
-            rich_help_panel=OUT,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the results; innerloop-study/sinusoid-<key of settings> by default.",
-            show_default=False,
-            rich_help_panel=OUT,
-        ),
-    ] = None,
-    figures: Annotated[bool, typer.Option(help="Draw the figures.", rich_help_panel=OUT)] = True,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume/--fresh",
-            help="Go on with training already in the folder, or forget it.",
-            rich_help_panel=OUT,
-        ),
-    ] = True,
+    seed: Seed = DEFAULT.seed,
+    threads: Threads = None,
+    out: Annotated[Path | None, folder_option("innerloop-study/sinusoid-<key of settings>")] = None,
+    figures: Figures = True,
+    resume: Annotated[bool, resume_option("training")] = True,
 ) -> None:
     """Train and measure MAML, first-order MAML and joint training on sine waves."""
     # Imported here so that --help does not wait for scipy.
-    from innerloop.compare.run import Interrupted
     from innerloop.studies.sinusoid.run import run_study
 
-    try:
+    with exit_codes("innerloop study sinusoid"):
         settings = Settings(
             iterations=iterations,
             shots=shots,
@@ -116,12 +96,3 @@ def sinusoid(
             level=level,
         )
         run_study(settings, out=out, threads=threads, fresh=not resume, with_figures=figures)
-    except InputError as error:
-        typer.echo(f"innerloop study sinusoid: {error}", err=True)
-        raise typer.Exit(2) from None
-    except Interrupted as interruption:
-        typer.echo(str(interruption), err=True)
-        raise typer.Exit(130) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted: run the same command again to go on.", err=True)
-        raise typer.Exit(130) from None

@@ -9,18 +9,11 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from innerloop.compare.config import digest
-from innerloop.compare.errors import InputError
-from innerloop.compare.run import RUN, Interrupted, default_threads
+from innerloop.compare.errors import InputError, Interrupted
+from innerloop.compare.progress import progress_bars
+from innerloop.compare.run import RUN, default_threads
 from innerloop.compare.store import RESULTS, Store, write_json
 from innerloop.studies.sinusoid.certificates import (
     certificates_sentence,
@@ -138,20 +131,10 @@ def _train(
         errors.print(
             f"Resuming: {store.resumed} of {len(METHODS)} methods are trained.", highlight=False
         )
-    progress = Progress(
-        TextColumn("{task.description:17}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal or not pending,
-    )
     first: dict[str, int] = {}
     trained = 0
     try:
-        with progress:
+        with progress_bars(errors, shown=bool(pending)) as progress:
             bars = {m: progress.add_task(LABELS[m], total=settings.iterations) for m in pending}
 
             def show(method: str, done: int) -> None:
