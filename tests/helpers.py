@@ -1,7 +1,8 @@
-"""Comparisons that catch what absolute tolerances miss, finite differences, and what needs a newer
-torch."""
+"""Comparisons that catch what absolute tolerances miss, finite differences, what needs a newer
+torch, and processes that can be interrupted."""
 
 import math
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,12 @@ needs_compile = pytest.mark.skipif(
     tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6),
     reason="torch.compile of the operations needs torch 2.6",
 )
+
+
+def hear_interrupts():
+    """For `preexec_fn`: a shell starts what runs in its background deaf to Ctrl-C, and children
+    inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def norm(value):

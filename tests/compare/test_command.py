@@ -15,6 +15,7 @@ import pytest
 from families import class_family, linear_family
 from typer.testing import CliRunner
 
+from helpers import hear_interrupts
 from innerloop.cli import build
 
 COMMAND = [sys.executable, "-m", "innerloop.cli", "compare"]
@@ -39,11 +40,6 @@ def start(*arguments: object) -> subprocess.Popen:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=hear_interrupts if os.name == "posix" else None,
     )
-
-
-def hear_interrupts() -> None:
-    """A shell starts what runs in its background deaf to Ctrl-C, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_units(folder: Path, count: int, process: subprocess.Popen) -> None:
