@@ -65,7 +65,10 @@ def test_coarse_rates_need_bounds():
 
 
 ONE = linear.Mixture([0.5, 0.5], [[[1.0]], [[2.0]]], [[0.0], [1.0]], [0.5, 0.5])
-PUBLISHED = linear.published_law()
+THREE = linear.Mixture([1.0], [np.diag([0.5, 1.0, 2.0])], [np.ones(3)], [1.0])
+SINGULAR = linear.Mixture([0.5, 0.5], [np.eye(2), np.diag([1.0, 0.0])], np.ones((2, 2)), [1.0, 1.0])
+NOISELESS = linear.Mixture([1.0], [[[1.0]]], [[1.0]], [0.0])
+PUBLISHED, PUBLISHED_2, PUBLISHED_3 = (linear.published_law(p=p) for p in (1, 2, 3))
 EXISTENCE = [
     # law, method, rate, N, M, finite
     (ONE, "maml", 0.3, 400, 1, False),
@@ -74,8 +77,25 @@ EXISTENCE = [
     (PUBLISHED, "maml", 0.3, 5, 2, False),
     (PUBLISHED, "maml", 0.3, 5, 3, True),
     (W1, "maml", 0.3, 5, 1, False),
-    (W1, "maml", 0.3, 5, 2, None),
-    (W1, "maml", 0.3, 1, 1, None),
+    (W1, "maml", 0.3, 5, 2, True),
+    (W1, "maml", 0.3, 2, 2, True),
+    (W1, "maml", 0.3, 1, 1, False),
+    (W1, "maml", 0.3, 1, 3, False),
+    (W1, "maml", 0.3, 1, 4, True),
+    (W1, "maml", -0.3, 4, 1, True),
+    (W1, "maml", -0.3, 3, 1, False),
+    (THREE, "maml", 0.3, 2, 1, False),
+    (THREE, "maml", 0.3, 1, 1, True),
+    (THREE, "drs", 0.3, 2, 1, False),
+    (SINGULAR, "maml", 0.3, 5, 1, False),
+    (SINGULAR, "maml", 0.3, 5, 4, None),
+    (PUBLISHED, "maml", -0.3, 2, 2, True),
+    (PUBLISHED, "maml", -0.3, 1, 2, False),
+    (PUBLISHED, "maml", -0.3, 9, 1, False),
+    (PUBLISHED_2, "maml", 0.3, 2, 2, True),
+    (PUBLISHED_2, "maml", 0.3, 1, 2, False),
+    (PUBLISHED_2, "maml", 0.3, 50, 1, False),
+    (PUBLISHED_3, "maml", 0.3, 1, 1, True),
     (ONE, "maml", -0.3, 2, 1, False),
     (ONE, "maml", -0.3, 3, 1, True),
     (ONE, "maml", 0.0, 1, 3, True),
@@ -83,14 +103,16 @@ EXISTENCE = [
     (ONE, "drs", 0.3, 2, 1, True),
     (W1, "drs", 0.3, 1, 1, False),
     (W1, "drs", 0.3, 1, 2, True),
-    (linear.published_law(p=4), "drs", 0.3, 1, 1, None),
-    (linear.published_law(p=2), "drs", 0.3, 5, 1, False),
-    (linear.published_law(p=2), "drs", 0.3, 5, 2, None),
+    (linear.published_law(p=4), "drs", 0.3, 1, 1, True),
+    (linear.published_law(p=4), "drs", 0.3, 2, 1, False),
+    (PUBLISHED_2, "drs", 0.3, 5, 1, False),
+    (PUBLISHED_2, "drs", 0.3, 5, 2, True),
     (PUBLISHED, "drs", 0.3, 5, 1, False),
     (PUBLISHED, "drs", 0.3, 1, 2, True),
     (W1, "maml", 0.3, None, 1, True),
-    (linear.published_law(p=2), "maml", 0.3, None, 1, None),
-    (linear.Mixture([1.0], [[[1.0]]], [[1.0]], [0.0]), "drs", 0.3, 5, 5, None),
+    (PUBLISHED_2, "maml", 0.3, None, 1, None),
+    (NOISELESS, "drs", 0.3, 5, 5, True),
+    (NOISELESS, "drs", 0.3, 1, 1, None),
 ]
 
 
@@ -119,6 +141,42 @@ def test_lower_tails_behind_existence():
         support, query = (drawn * rng.chisquare(20, len(drawn)) / 20 for _ in range(2))
         weight = ((1.0 - 0.6 * support) ** 2 * query).reshape(-1, tasks).mean(axis=1)
         assert tail_exponent(weight, 0.001, 0.01) == pytest.approx(tasks / 2, rel=0.1)
+
+
+# P(smallest squared singular value of the stacked rows < e) behaves like e^exponent, and the mean
+# is finite for exponents above 1.
+ROWS = [
+    # law, method, rate, N, M, exponent
+    (W1, "maml", 0.6, 10, 2, 1.5),
+    (THREE, "maml", 0.6, 6, 1, 0.5),
+    (THREE, "maml", 0.6, 2, 2, 1.0),
+    (PUBLISHED_2, "maml", 0.6, 10, 2, 1.5),
+    (PUBLISHED_3, "maml", 0.8, 2, 2, 1.0),
+    (PUBLISHED_2, "drs", 0.0, 4, 1, 1.0),
+    (PUBLISHED_3, "drs", 0.0, 1, 3, 2.0),
+    (THREE, "drs", 0.0, 1, 2, 1.0),
+]
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_lower_tails_in_more_dimensions(case):
+    law, method, rate, samples, tasks, exponent = case
+    rng, trials = np.random.default_rng(1), 100000
+    drawn = law.sample(rng, trials * tasks)
+    sides = rng.standard_normal((2, trials * tasks, samples, law.p))
+    support, query = sides @ np.swapaxes(np.linalg.cholesky(drawn.Q), 1, 2)
+    if method == "maml":
+        rows = query - rate / samples * query @ np.swapaxes(support, 1, 2) @ support
+    else:
+        rows = np.concatenate([support, query], axis=1)
+    stacked = rows.reshape(trials, -1, law.p)
+    smallest = np.linalg.svd(stacked, compute_uv=False)[:, -1] ** 2
+    # 100 to 1000 trials: a standard error of 5 per cent, and the limit is not reached yet.
+    assert tail_exponent(smallest, 1e-3, 1e-2) == pytest.approx(exponent, rel=0.2)
+    finite = linear.mean_excess_exists(
+        law, method=method, inner_lr=rate, samples=samples, tasks=tasks
+    ).finite
+    assert finite is (exponent > 1.0)
 
 
 def test_existence_takes_single_numbers():

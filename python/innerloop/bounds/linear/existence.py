@@ -19,7 +19,8 @@ class Existence(Record):
     """Whether the mean excess risk is finite.
 
     Members:
-        finite: True, False, or None where neither is proved here.
+        finite: True, False, or None where neither is proved: for laws given by a sampler, mixtures
+            with a singular Q, tasks without noise, and some laws at N = infinity.
         reason: why, in words.
     """
 
@@ -55,7 +56,7 @@ def mean_excess_exists(
         ValueError: unknown method, a count below 1, NaN, or arrays.
 
     Source:
-        Result 13 (this project's own), with the cases that docs/theory/linear.md adds.
+        Result 13 (this project's own); docs/theory/linear.md has the proof for every p, M and N.
 
     >>> from innerloop.bounds import linear
     >>> law = linear.published_law(p=1, beta=2.0)
@@ -72,48 +73,41 @@ def mean_excess_exists(
         if isinstance(law, Mixture) or (law.p == 1 and isinstance(law, PublishedLaw)):
             return Existence(True, "without sampling the estimates take bounded values")
         return Existence(None, "no proof for this law without sampling")
-    if not _has_noisy_task(law):
-        return Existence(None, "the argument needs a task with noise and positive definite Q")
+    m_tasks, rows = int(m), int(count)
     if method == "drs":
-        return _joint(law, 2 * int(count) * int(m), int(m))
-    return _maml(law, float(rate), int(count), int(m))
+        return _decide(law, m_tasks, 2 * rows, _deepest(law), "rows")
+    # A support set whose curvature is near 1 / rate blinds its task to one direction in p.
+    deepest = float(law.p) if rate > 0.0 else _deepest(law)
+    return _decide(law, m_tasks, rows, deepest, "query rows")
 
 
-def _joint(law: TaskLaw, rows: int, tasks: int) -> Existence:
-    """Least squares on all rows: the mean of an inverse Wishart matrix."""
-    if rows < law.p:
-        return Existence(None, f"{rows} rows in {law.p} dimensions leave the estimate undetermined")
-    if rows < law.p + 2:
-        return Existence(
-            False, f"{rows} rows in {law.p} dimensions, and the inverse needs {law.p + 2}"
-        )
-    if _bounded_below(law):
-        return Existence(True, f"{rows} rows, at least {law.p + 2}, and no Q is singular")
-    if isinstance(law, PublishedLaw):
-        if tasks == 1:
-            return Existence(False, "one task, whose eigenvalues have positive density at 0")
-        if law.p == 1:
-            return Existence(True, "the mean weight of two or more tasks is rarely near 0")
-    return Existence(None, "Q may come close to singular")
+def _decide(law: TaskLaw, tasks: int, per_task: int, deepest: float, noun: str) -> Existence:
+    """The verdict from how fast the smallest singular value s of the stacked rows may vanish.
+
+    Up to logarithms P(s < e) is e^exponent; the mean of 1 / s^2 is finite for exponents above 2.
+    """
+    p, rows = law.p, tasks * per_task
+    if rows < p:
+        exponent = float(p - rows + 1)
+        why = f"{rows} {noun} in {p} dimensions (the solution of least norm)"
+    else:
+        exponent = tasks * min(per_task, deepest) - p + 1
+        why = f"{rows} {noun} in {p} dimensions"
+        if deepest < per_task:
+            why += f", at most {deepest:g} of which count in each of {tasks} task{'s'[: tasks - 1]}"
+    why += f": exponent {exponent:g}, and a finite mean needs 3"
+    if exponent > 2.0:
+        if _bounded_below(law) or isinstance(law, PublishedLaw):
+            return Existence(True, why)
+        return Existence(None, f"{why}, but Q may come close to singular in an unknown way")
+    if _has_noisy_task(law):
+        return Existence(False, why)
+    return Existence(None, f"{why}, but the argument needs noise in a task with nonsingular Q")
 
 
-def _maml(law: TaskLaw, rate: float, samples: int, tasks: int) -> Existence:
-    """MAML's weight is nearly singular whenever the support's curvature comes close to 1 / rate."""
-    p = law.p
-    bounded = _bounded_below(law)
-    if rate > 0.0 and tasks <= 2 and (p == 1 or (tasks == 1 and samples >= p)):
-        return Existence(
-            False,
-            "the curvature of a support set has positive density at 1 / rate, and "
-            f"{tasks} task{'s' * (tasks > 1)} cannot average that out, whatever N is",
-        )
-    if rate > 0.0 and p == 1 and (bounded or isinstance(law, PublishedLaw)):
-        return Existence(True, "three or more tasks average the nearly singular weights out")
-    if rate <= 0.0 and p == 1 and samples * tasks <= 2:
-        return Existence(False, f"{samples * tasks} query row(s), and the inverse needs 3")
-    if rate <= 0.0 and p == 1 and bounded:
-        return Existence(True, f"{samples * tasks} query rows, at least 3, and no Q is 0")
-    return Existence(None, "no proof either way for this dimension and number of tasks")
+def _deepest(law: TaskLaw) -> float:
+    """How many rows of one task count at most: p + 1 where Q can be singular by one eigenvalue."""
+    return float(law.p + 1) if isinstance(law, PublishedLaw) else np.inf
 
 
 def _bounded_below(law: TaskLaw) -> bool:
@@ -126,5 +120,7 @@ def _bounded_below(law: TaskLaw) -> bool:
 
 def _has_noisy_task(law: TaskLaw) -> bool:
     """Whether tasks with noise and positive definite Q have positive probability."""
+    if isinstance(law, PublishedLaw):
+        return True
     weights, q, _, sigma2 = law.nodes()
     return bool(((weights > 0.0) & (sigma2 > 0.0) & (np.linalg.eigvalsh(q)[:, 0] > 0.0)).any())

@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from innerloop.bounds.linear import mean_excess_exists, published_law
+from innerloop.bounds.linear.guarantee import Method
 from innerloop.studies.linear_regression.agreement import Region, tabulate
 from innerloop.studies.linear_regression.result import Sweep
 from innerloop.studies.linear_regression.settings import Settings
@@ -38,9 +40,19 @@ def notes(sweep: Sweep) -> list[str]:
     """What a reader of the numbers should know."""
     settings = sweep.settings
     found = []
-    if min(settings.tasks) <= 2:
+    infinite = infinite_means(settings)
+    if infinite:
+        where = "; ".join(
+            f"M = {tasks}, "
+            + (
+                "all N"
+                if len(samples) == len(settings.samples)
+                else "N = " + ", ".join(map(str, samples))
+            )
+            for tasks, samples in infinite.items()
+        )
         found.append(
-            "mean risks at M <= 2 estimate infinite expectations (Result 13): read the fractions "
+            f"mean risks at {where} estimate infinite expectations (Result 13): read the fractions "
             "and the quantiles there"
         )
     if sweep.prediction is not None and settings.p > _EXACT_DIMENSIONS:
@@ -48,6 +60,22 @@ def notes(sweep: Sweep) -> list[str]:
             f"for p = {settings.p} the theory's averages over tasks come from a sample of tasks, "
             "to about two digits"
         )
+    return found
+
+
+def infinite_means(settings: Settings) -> dict[int, list[int]]:
+    """The N of every M at which the mean risk of an estimator is infinite at some rate."""
+    law = published_law(settings.p, settings.beta)
+    signs = {rate > 0.0 for rate in settings.inner_lrs}  # all that the verdict depends on
+    kinds: list[tuple[Method, float]] = [("drs", 0.0), *(("maml", float(sign)) for sign in signs)]
+    found: dict[int, list[int]] = {}
+    for tasks, samples in sorted(settings.cells()):
+        verdicts = [
+            mean_excess_exists(law, method=method, inner_lr=rate, samples=samples, tasks=tasks)
+            for method, rate in kinds
+        ]
+        if any(verdict.finite is False for verdict in verdicts):
+            found.setdefault(tasks, []).append(samples)
     return found
 
 
