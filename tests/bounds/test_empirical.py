@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from innerloop.bounds.linear import empirical, estimate
+from innerloop.bounds.linear import empirical, equations, estimate
 
 # The two-task example W1 of docs/theory.md at inner rate 0.3, N = 5, and its exact values.
 Q = np.array([[[2.0, 0.5], [0.5, 1.0]], [[0.5, -0.2], [-0.2, 1.5]]])
@@ -42,8 +42,8 @@ def test_equations_are_the_normal_equations_of_every_task() -> None:
     sx, qx = rng.standard_normal((6, 4, 3)), rng.standard_normal((6, 7, 3))
     sy, qy = rng.standard_normal((6, 4, 2)), rng.standard_normal((6, 7, 2))
     count = np.array([7, 1, 3, 7, 5, 2])
-    drs = empirical.drs_equations(sx, sy, qx, qy, count)
-    maml = empirical.maml_equations(sx, sy, qx, qy, count, inner_lr=0.4, steps=3)
+    drs = equations.drs_equations(sx, sy, qx, qy, count)
+    maml = equations.maml_equations(sx, sy, qx, qy, count, inner_lr=0.4, steps=3)
     for t, used in enumerate(count):
         x = np.concatenate([sx[t], qx[t, :used]])
         y = np.concatenate([sy[t], qy[t, :used]])
@@ -71,8 +71,8 @@ def test_equations_are_the_normal_equations_of_every_task() -> None:
 def test_estimate_is_the_formula_of_the_result() -> None:
     data = example(1, 30)
     found = estimate(*data, inner_lr=0.3)
-    drs = empirical.drs_equations(*(a if a.ndim == 3 else a[..., None] for a in data))
-    maml = empirical.maml_equations(
+    drs = equations.drs_equations(*(a if a.ndim == 3 else a[..., None] for a in data))
+    maml = equations.maml_equations(
         *(a if a.ndim == 3 else a[..., None] for a in data), inner_lr=0.3, steps=1
     )
     tasks, size = 30, 2

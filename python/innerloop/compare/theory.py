@@ -15,12 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from innerloop.bounds.linear import Estimate
-from innerloop.bounds.linear.empirical import (
-    Equations,
-    drs_equations,
-    from_equations,
-    maml_equations,
-)
+from innerloop.bounds.linear.empirical import from_equations
+from innerloop.bounds.linear.equations import Equations, drs_equations, maml_equations
 from innerloop.compare import episodes as ep
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.problem import Problem, draws_per_task

@@ -77,7 +77,7 @@ def wick(Q: Any, between: Sequence[Any], samples: Any, *, kurtosis: Any = None) 
         if factors > 2:
             raise NotImplementedError(
                 "wick: a kurtosis is known for words of at most two factors; "
-                "linear.empirical estimates longer ones from data (Result 36)"
+                "linear.estimate estimates longer ones from data (Result 36)"
             )
         inner = sandwich_moment(q, matrices[1], n, kurtosis=kurtosis)
         return np.asarray(matrices[0] @ inner @ matrices[2])
