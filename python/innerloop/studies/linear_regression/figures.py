@@ -56,6 +56,11 @@ class Maps:
             }
             self.crossover = sweep.prediction.crossover[columns]
 
+    def largest_gap(self) -> float:
+        """The largest distance of theory from simulation; 0 without theory."""
+        gaps = [np.abs(self.predicted[k] - self.simulated[k]).max() for k in self.predicted]
+        return float(max(gaps, default=0.0))
+
 
 def draw_figures(sweep: Sweep, folder: Path) -> Iterator[Path]:
     """Write every figure, yielding each path: pages heat_maps/inner_lr_<rate>.png, the summary."""
@@ -109,15 +114,19 @@ class _Page:
 
     def _add_bars(self, right: float, columns: int) -> None:
         """Colour bars beside the panels."""
-        fraction = ("fraction: MAML lower", _FRACTION, np.linspace(0, 1, 6))
-        difference = ("theory − simulation", _DIFFERENCE, np.linspace(-0.3, 0.3, 7))
+        fraction = ("fraction: MAML lower", _FRACTION, np.linspace(0, 1, 6), "neither")
+        beyond = "both" if self._maps.largest_gap() > 0.3 else "neither"
+        difference = ("theory − simulation", _DIFFERENCE, np.linspace(-0.3, 0.3, 7), beyond)
         both = [(fraction, 0.5, 0.36), (difference, 0.085, 0.36)]
-        for (label, colours, ticks), low, height in (
+        for (label, colours, ticks, extend), low, height in (
             both if columns == 3 else [(fraction, 0.085, 0.775)]
         ):
             place = (right + 0.02, low, 0.18 / self.figure.get_figwidth(), height)
             bar = self.figure.colorbar(
-                ScalarMappable(**colours), cax=self.figure.add_axes(place), ticks=ticks
+                ScalarMappable(**colours),
+                cax=self.figure.add_axes(place),
+                ticks=ticks,
+                extend=extend,
             )
             bar.set_label(label)
 
@@ -141,8 +150,8 @@ class _Page:
         self.figure.suptitle(
             "Fraction of trials in which MAML has the lower risk, inner rate "
             f"α = {settings.inner_lrs[index]:.10g}\n"
-            f"p = {settings.p}, β = {settings.beta:g}, {settings.trials} trials per cell"
-            + ("; line: predicted crossover M*(N)" if maps.predicted else ""),
+            f"p = {settings.p}, β = {settings.beta:g}, {settings.trials} trials per cell; "
+            + _lines(maps, [index]),
             x=0.02, y=0.975, ha="left", fontsize=10.5,
         )  # fmt: skip
 
@@ -202,6 +211,17 @@ def _crossover(axes: Axes, maps: Maps, crossover: Array, **style: Any) -> list[A
     return list(axes.plot(maps.samples, shown, scalex=False, scaley=False, **options))
 
 
+def _lines(maps: Maps, rates: Sequence[int]) -> str:
+    """What the lines over the maps of some rates are."""
+    half = "dotted: half of the trials"
+    if maps.crossover is None:
+        return half
+    shown = maps.crossover[:, rates]
+    if not ((shown >= maps.tasks[0]) & (shown <= maps.tasks[-1])).any():
+        return f"{half}; no crossover M*(N) is predicted in this range"
+    return f"solid: predicted crossover M*(N), {half}"
+
+
 # ---------------------------------------------------------------- summary
 
 
@@ -245,8 +265,8 @@ def _summary(maps: Maps) -> Figure:
         _crossovers(figure.add_subplot(below[2]), maps)
     figure.suptitle(
         "Fraction of trials in which MAML has the lower risk after the update, "
-        f"p = {settings.p}, β = {settings.beta:g}, {settings.trials} trials per cell"
-        + ("; lines: predicted crossover M*(N)" if full else ""),
+        f"p = {settings.p}, β = {settings.beta:g}, {settings.trials} trials per cell; "
+        + _lines(maps, rates),
         x=0.02, y=0.985, ha="left", fontsize=11,
     )  # fmt: skip
     return figure

@@ -90,8 +90,8 @@ def print_report(console: Console, sweep: Sweep, regions: list[Region], paths: l
     if regions:
         noise = sum(r.noise * r.cells for r in regions) / sum(r.cells for r in regions)
         console.print(
-            "Mean and largest over the cells, and the share of clear cells in which theory names "
-            f"the right winner. Finite trials alone give a mean of about {noise:.3f}.",
+            "Each entry: mean and largest over the cells, and the share of clear cells in which "
+            f"theory names the right winner. Finite trials alone give a mean of about {noise:.3f}.",
             highlight=False,
         )
     for note in notes(sweep):
