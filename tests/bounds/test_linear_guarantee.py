@@ -19,9 +19,10 @@ from linear_problems import (
     random_mixture,
     scores,
 )
+from scipy.integrate import trapezoid
 
 from innerloop.bounds import linear
-from innerloop.bounds.linear import fourth
+from innerloop.bounds.linear import exponential, fourth
 from innerloop.bounds.linear.scores import estimators
 
 BOTH = ["drs", "maml"]
@@ -131,15 +132,85 @@ def test_guarantees_hold(p):
                 points = target + np.linalg.solve(weight, psi[..., None])[..., 0]
                 excess = linear.risk(law, points, **step) - low
                 moment = linear.score_fourth_moment(law, method=method, **step)
+                ways = [
+                    {"fourth_moment": known, "sharp": sharp}
+                    for known, sharp in itertools.product((None, moment), (False, True))
+                ]
+                ways += [{"sharp": True, "exponential": True}] * (method == "drs")
                 for delta in (0.3, 0.1):
-                    for known, sharp in itertools.product((None, moment), (False, True)):
+                    for way in ways:
                         bound = linear.guarantee(
-                            law, method=method, **step, tasks=tasks, delta=delta,
-                            fourth_moment=known, sharp=sharp,
-                        )  # fmt: skip
+                            law, method=method, **step, tasks=tasks, delta=delta, **way
+                        )
                         violated = (excess > bound).mean()
                         assert violated <= delta
                         assert violated <= 0.03
+
+
+def test_exponential_moments_are_bounded():
+    # Samples of exp(s |X|) - 1 - s |X| at exponents of up to half of where the bound ends; 4 s.e.
+    rng = np.random.default_rng(8)
+    for law in (W1, random_mixture(rng, 1), random_mixture(rng, 3)):
+        pairs, targets = mean_scores(rng, law, STEP, 1, 100000)
+        found = estimators(law, 0.3, 5.0, "test").drs
+        inverse = np.linalg.inv(found.weight)
+        trace = np.trace(inverse @ found.score)
+        s, logs = exponential.log_moments(law, targets[0], 10.0, trace)
+        norms = np.sqrt(np.einsum("ti,ij,tj->t", pairs[0][1], inverse, pairs[0][1]))
+        for k in np.flatnonzero((s > 0.01 * s[-1]) & (s < 0.5 * s[-1])):
+            values = np.expm1(s[k] * norms) - s[k] * norms
+            error = values.std() / np.sqrt(len(values))
+            assert values.mean() <= np.expm1(logs[k]) + 4.0 * error
+            assert np.expm1(logs[k]) < 40.0 * values.mean()  # no empty statement
+
+
+@pytest.mark.parametrize("n", [1, 3, 10])
+def test_exponential_moments_by_hand(n):
+    # One task, p = 1: X is normal times chi over n, and the bound takes its moments exactly.
+    law = linear.Mixture([1.0], [[[2.0]]], [[1.0]], [0.7])
+    s, logs = exponential.log_moments(law, np.array([1.0]), n, 0.7 / n)
+    nodes, mass = np.polynomial.laguerre.laggauss(60)
+    for k in np.flatnonzero(s < 0.4 * s[-1])[::10]:
+        # |X| = sqrt(0.7) chi |z| / n, averaged over chi2 = 2 t, t ~ Gamma(n / 2), and over z
+        z = np.linspace(0.0, 12.0, 6001)
+        half_normal = 2.0 * np.exp(-(z**2) / 2.0) / np.sqrt(2.0 * np.pi)
+        x = s[k] * np.sqrt(0.7 * 2.0 * nodes)[:, None] * z / n
+        inner = trapezoid((np.expm1(x) - x) * half_normal, z, axis=1)
+        expected = mass @ (nodes ** (n / 2.0 - 1.0) * inner) / math.gamma(n / 2.0)
+        assert np.expm1(logs[k]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_exponential_tail_pays_a_logarithm():
+    # With all the rest fixed, doubling the digits of delta doubles the tail's square at most.
+    tasks, deltas = np.array([50, 800, 20000])[:, None], np.array([0.1, 1e-3, 1e-6, 1e-12])
+    step = {"method": "drs", **STEP, "tasks": tasks, "delta": deltas}
+    plain = linear.guarantee(W1, **step, sharp=True)
+    tail = linear.guarantee(W1, **step, sharp=True, exponential=True)
+    assert (tail <= plain).all()
+    assert (np.diff(tail[1:], axis=1) > 0.0).all()
+    assert tail[2, 3] < 1.6 * tail[2, 0]
+    assert tail[1, 2] < 1e-3 * plain[1, 2]
+    found = linear.guarantee(
+        W1, method="drs", **STEP, tasks=800, delta=0.01, sharp=True, exponential=True
+    )
+    assert found.source == "Result 11b"
+    assert found == pytest.approx(0.134, rel=0.01)
+    far = linear.guarantee(
+        W1, method="drs", inner_lr=0.3, tasks=800, delta=0.01, sharp=True, exponential=True
+    )
+    assert 0.0 < far < 0.14
+    exact = linear.Mixture([1.0], [np.eye(2)], [np.ones(2)], [0.0])
+    assert linear.guarantee(
+        exact, method="drs", **STEP, tasks=800, delta=0.01, exponential=True
+    ) == pytest.approx(0.0, abs=1e-20)
+
+
+def test_exponential_needs_a_mixture_and_joint_training():
+    step = {**STEP, "tasks": 800, "delta": 0.01, "exponential": True}
+    with pytest.raises(ValueError, match="exponential must be False for MAML"):
+        linear.guarantee(W1, method="maml", **step)
+    with pytest.raises(ValueError, match="exponential needs a Mixture"):
+        linear.guarantee(linear.published_law(), method="drs", **step)
 
 
 def test_expectation_on_the_good_event():

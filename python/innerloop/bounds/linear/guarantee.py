@@ -13,6 +13,7 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Assumption, Record, quantity
+from innerloop.bounds.linear import exponential as exponential_moments
 from innerloop.bounds.linear.averages import averages
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import law_assumptions, population, rate_and_samples
@@ -93,6 +94,7 @@ def guarantee(
     split: float | None = 0.1,
     fourth_moment: Any = None,
     sharp: bool = False,
+    exponential: bool = False,
 ) -> Any:
     """Returns a bound on the excess post-update risk that holds with probability 1 - delta.
 
@@ -110,6 +112,9 @@ def guarantee(
         fourth_moment: an upper bound on E||(E W)^(-1/2) psi||^4 if one is known
             (`score_fourth_moment` computes it); the bound is then never larger.
         sharp: use Result 11a, this project's tighter form of the same two steps (never larger).
+        exponential: use Result 11b for the scores where it is smaller: it grows with ln(1 / delta)
+            instead of a power. Joint training and mixtures only: MAML's scores are of degree six in
+            normal variables and have no exponential moments.
 
     Returns:
         Quantity or float64 array; infinite with a reason where M is too small for the result.
@@ -117,14 +122,14 @@ def guarantee(
     Raises:
         TypeError: not real numbers.
         ValueError: unknown method, E Q or E A not positive definite (Result 3), a value out of
-            range, NaN.
+            range, NaN; exponential for MAML or a law that is no mixture.
 
     Cost:
         That of `expansion`; O(1) for further M and delta.
 
     Source:
-        Results 11 and 11a (this project's own; the lower tail by the matrix Laplace transform,
-        Tropp 2012).
+        Results 11, 11a and 11b (this project's own; the lower tail by the matrix Laplace transform,
+        Tropp 2012; the exponential one after Pinelis 1994).
 
     >>> from innerloop.bounds import linear
     >>> law = linear.Mixture([1.0], [[[1.0]]], [[1.0]], [0.5])
@@ -147,7 +152,8 @@ def guarantee(
     known = None
     if fourth_moment is not None:
         known = _arguments.array(fourth_moment, function=name, name="fourth_moment")
-    bounds = [_bound(c, law.p, m, failure, float(share), known, sharp) for share in shares]
+    tail = _exponential_tail(law, method, rate, count) if exponential else None
+    bounds = [_bound(c, law.p, m, failure, float(share), known, sharp, tail) for share in shares]
     value: Array = np.min(np.array(bounds), axis=0)
     reason = None
     if value.ndim == 0 and np.isinf(value):
@@ -158,7 +164,7 @@ def guarantee(
     return quantity(
         value,
         name=f"excess risk of {_NAMES[method]}, exceeded with probability at most delta",
-        source="Result 11a" if sharp else "Result 11",
+        source="Result 11b" if exponential else "Result 11a" if sharp else "Result 11",
         assumptions=law_assumptions(
             law, Assumption("tasks and their samples are independent"), *_fourth(known)
         ),
@@ -248,6 +254,27 @@ def _fourth(known: Array | None) -> tuple[Assumption, ...]:
     return () if known is None else (Assumption(text),)
 
 
+def _exponential_tail(
+    law: TaskLaw, method: Method, rate: Array, count: Array
+) -> tuple[Array, Array]:
+    """The two arrays [*grid, L] that `squared_tail` takes."""
+    if method != "drs":
+        raise ValueError(
+            "guarantee: exponential must be False for MAML, whose scores have no exponential "
+            "moments (Result 11b)"
+        )
+    mixture = exponential_moments.mixture_of(law, "guarantee")
+
+    def at_point(a: float, n: float) -> tuple[Array, Array]:
+        own = estimators(law, a, n, "guarantee").drs
+        target = population(law, np.asarray(a), np.asarray(n), "guarantee").drs
+        trace = float(np.trace(symmetric_inverse(own.weight) @ own.score))
+        return exponential_moments.log_moments(mixture, target, 2.0 * n, trace)
+
+    parts = grid(rate, count, at_point)
+    return stacked(parts, lambda pair: pair[0]), stacked(parts, lambda pair: pair[1])
+
+
 def _constants(law: TaskLaw, method: Method, rate: float, samples: float) -> tuple[float, ...]:
     """The members of `GuaranteeConstants` at one point."""
     tasks = averages(law)
@@ -281,6 +308,7 @@ def _bound(
     share: float,
     fourth: Array | None,
     sharp: bool,
+    tail: tuple[Array, Array] | None,
 ) -> Array:
     """The bound for one split of delta; infinite where it says nothing."""
     lower, upper = share * delta, (1.0 - share) * delta
@@ -296,6 +324,8 @@ def _bound(
         if sharp:
             variance = np.maximum(mean / m**3 - (c.score_trace / m) ** 2, 0.0)
             q = np.minimum(q, c.score_trace / m + np.sqrt(variance * (1.0 - upper) / upper))
+    if tail is not None:
+        q = np.minimum(q, exponential_moments.squared_tail(*tail, m, upper))
     with np.errstate(divide="ignore", invalid="ignore"):
         value: Array = 0.5 * (c.offset + np.sqrt(c.kappa_hessian * q) / (1.0 - tau)) ** 2
     return np.asarray(np.where(tau < 1.0, value, np.inf))
