@@ -13,8 +13,11 @@ from linear_problems import (
     GAP,
     MISMATCH_DRS,
     MISMATCH_MAML,
+    Q1,
+    Q2,
     STEP,
     W1,
+    WEIGHTED_SCORE_DRS,
     draw_sides,
     random_mixture,
     scores,
@@ -42,6 +45,8 @@ def test_check_values():
     assert found.drs_limit == pytest.approx(GAP, rel=1e-13)
     assert found.maml_limit == 0.0
     np.testing.assert_allclose(found.drs_bias, BIAS_DRS, rtol=1e-13)
+    mean_weight = (Q1 + Q2) / 2.0  # the bias is minus its inverse times E[W Wb^-1 psi]
+    np.testing.assert_allclose(-mean_weight @ found.drs_bias, WEIGHTED_SCORE_DRS, rtol=1e-12)
     assert linear.crossover(W1, **STEP) == pytest.approx(CROSSOVER, rel=1e-12)
     moved = linear.expansion(W1, inner_lr=0.1, samples=4, test_inner_lr=0.4, test_samples=8)
     assert (moved.drs_limit, moved.drs) == pytest.approx(MISMATCH_DRS, rel=1e-13)
