@@ -161,6 +161,10 @@ def report(
     Cost: that of `constants.problem_constants` and about 0.1 s; a few seconds for a network of
         1,761 parameters on two cores.
 
+    Assumes: B1-B7 along the iterates of both methods with the constants found, SGD with fresh tasks
+        at a constant rate. Checked: whether constants are certified or plug-in, which the report
+        states for each; kinks of activations, which break B2 and B3, are pointed out.
+
     Source: Results 21-29 with constants from Results 32-35 (docs/theory/trust.md says which number
         to trust).
 

@@ -67,6 +67,10 @@ def logistic_constants(radius: float) -> FamilyConstants:
     Raises:
         ValueError: the radius is not a positive number.
 
+    Assumes:
+        One output, one layer of weights, inputs of at most this norm. Checked: the radius is
+        positive.
+
     Source: Result 35.
 
     Example:
@@ -88,6 +92,10 @@ def tanh_constants(radius: float, target: float = 1.0) -> FamilyConstants:
 
     Raises:
         ValueError: the radius is not positive or the target bound negative.
+
+    Assumes:
+        One output, one layer of weights, inputs of at most this norm, targets of at most this
+        size. Checked: ranges.
 
     Source: Result 35. With t = tanh u the derivatives of (t - y)^2 / 2 in u are polynomials in t,
         linear in y, so that their extremes are at the roots of a derivative with |y| = target.

@@ -67,6 +67,9 @@ def initial_gaps(
 
     Cost: one loss per task for DRS, an inner loop and one loss for MAML.
 
+    Assumes:
+        Losses are never negative. Checked: the loss is of such a kind.
+
     Source: Result 35.
 
     Example:
@@ -163,6 +166,9 @@ def directional_smoothness(points: Any, values: Any, gradients: Any) -> Directio
 
     Cost: O(J P).
 
+    Assumes:
+        The points belong to one deterministic objective. Checked: shapes and finite values.
+
     Source: Result 35.
 
     Example:
@@ -235,6 +241,9 @@ def smoothness_along(
     Raises: see `directional_smoothness` and `initial_gaps`.
 
     Cost: J + 1 gradients (or meta-gradients) per task.
+
+    Assumes:
+        The tasks stay the same along the run. Checked: shapes and finite values.
 
     Source: Result 35.
 

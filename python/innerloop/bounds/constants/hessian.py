@@ -140,6 +140,10 @@ def curvature(
     Cost: Hessian-vector products per task, k steps: k + 2 ("two-sided"), 4k + 8 ("squared"), 4k
         ("power"); memory O(T k P), or O(T P) for "power"; one product is about two gradients.
 
+    Assumes:
+        Losses are twice differentiable there and arithmetic is exact. Checked: starts are Gaussian
+        and independent of the Hessians. Not checked: B2 at other parameters and for other tasks.
+
     Source: Result 32; Kuczyński and Woźniakowski 1992; the two-sided form is this project's own.
 
     Example:

@@ -91,6 +91,9 @@ def third_order(
     Cost: 2 starts iterations Hessian-vector products per task, about 4 starts iterations gradients;
         memory O(starts T P).
 
+    Assumes:
+        Losses are three times differentiable there. Not checked: B3 elsewhere.
+
     Source: Result 33; the shifted symmetric higher-order power method is Kolda and Mayo's 2011.
 
     Example:
@@ -170,6 +173,9 @@ def secant_rho(
         ValueError: fewer than two points, or an argument out of range.
 
     Cost: 2 (products + 2) Hessian-vector products per segment and task; memory O(T P products).
+
+    Assumes:
+        Losses are twice differentiable along the run. Not checked: B3 elsewhere.
 
     Source: Result 33.
 

@@ -42,6 +42,10 @@ def lanczos_failure(eps: Any, products: Any, size: Any, *, sharp: bool = False) 
         ValueError: an argument is outside its range.
         ModuleNotFoundError: `sharp` without SciPy.
 
+    Assumes:
+        A symmetric positive semidefinite matrix, a Gaussian start independent of it, exact
+        arithmetic. Checked: ranges.
+
     Source: Result 32; Kuczyński and Woźniakowski 1992. The sharp form is this project's own.
 
     Example:
@@ -73,6 +77,10 @@ def power_failure(eps: Any, products: Any, size: Any) -> Any:
     Returns:
         min(1, min(0.824, 0.354 / sqrt(eps (k - 1))) sqrt(p) (1 - eps)^(k - 1/2)).
 
+    Assumes:
+        A symmetric positive semidefinite matrix, a Gaussian start independent of it, exact
+        arithmetic. Checked: ranges.
+
     Source: Result 32; Kuczyński and Woźniakowski 1992.
 
     Example:
@@ -102,6 +110,10 @@ def products_needed(eps: float, delta: float, size: int, *, method: Method = "la
 
     Raises:
         ValueError: an argument is outside its range.
+
+    Assumes:
+        A symmetric positive semidefinite matrix, a Gaussian start independent of it, exact
+        arithmetic. Checked: ranges.
 
     Source: Result 32.
 
@@ -170,6 +182,9 @@ def lanczos(product: Product, start: Tensor, products: int) -> Krylov:
 
     Cost: k products; time O(T k^2 P) besides; memory O(T k P).
 
+    Assumes:
+        The matrices are symmetric. Not checked.
+
     Source: Result 32; Lanczos 1950, Paige 1971 (why to reorthogonalise).
 
     Example:
@@ -214,6 +229,9 @@ def ritz(found: Krylov, product: Product) -> tuple[Ritz, Ritz]:
 
     Cost: 2 products.
 
+    Assumes:
+        The matrices are symmetric. Not checked; residuals are measured.
+
     Source: Result 32.
     """
     k = found.diagonal.shape[1]
@@ -247,6 +265,9 @@ def power_iteration(product: Product, start: Tensor, products: int) -> Ritz:
     Raises: see `lanczos`.
 
     Cost: k products; memory O(T P).
+
+    Assumes:
+        The matrices are symmetric positive semidefinite. Not checked.
 
     Source: Result 32.
 
@@ -284,6 +305,9 @@ def largest_eigenvalue(
         `power_failure` gives.
 
     Raises: see `lanczos`; ValueError for another method.
+
+    Assumes:
+        The matrices are symmetric positive semidefinite. Not checked.
 
     Source: Result 32.
     """

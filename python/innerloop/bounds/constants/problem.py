@@ -119,6 +119,10 @@ def problem_constants(
         for 128 single rows, and M (2 + 2 probes) gradients, all with the sampler's rows; about a
         second a point for a network of 1,761 parameters and 20 rows.
 
+    Assumes:
+        Those of `curvature`, `third_order`, `sample_constants` and `variance_components`; tasks
+        are i.i.d. Checked: enough tasks and rows.
+
     Source: Results 32-35.
 
     Example:

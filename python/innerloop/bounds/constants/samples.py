@@ -70,6 +70,9 @@ def sample_constants(
     Cost: (k + 2 + 2 starts iterations) one-sample Hessian-vector products per row, k as in
         `curvature`.
 
+    Assumes:
+        Losses of one row are smooth. Not checked: B7 for other rows and parameters.
+
     Source: Result 35, with Results 32 and 33.
 
     Example:

@@ -30,6 +30,9 @@ def draw_tasks(
         TypeError: the sampler cannot be called or returns something else.
         ValueError: it returns another number of tasks.
 
+    Assumes:
+        The sampler draws i.i.d. tasks. Checked: shapes.
+
     Example:
         >>> x, y = draw_tasks(lambda count, seed: (np.ones((count, 3, 1)), np.ones((count, 3))), 2,
         ...                   torch.Generator())

@@ -130,6 +130,10 @@ def variance_components(
     Cost: M n one-sample gradients and probes M n one-sample Hessian-vector products, the work of
         M (1 + 2 probes) gradients with n rows; memory O(M P) and that of one group of rows.
 
+    Assumes:
+        Tasks are i.i.d. and rows i.i.d. given the task. Checked: enough tasks and rows. Not
+        checked: B5 and B6 at other parameters.
+
     Source: Result 34; the between and within mean squares are the classical analysis of variance.
 
     Example:

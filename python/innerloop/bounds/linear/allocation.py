@@ -85,6 +85,11 @@ def allocate_labels(
     Cost:
         One expansion per candidate, O(G p^3) each for G nodes of the law.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent and M is large: no remainder bound. Checked: the budget pays for the
+        divisions, and E A is positive definite.
+
     Source:
         Result 20; Cioba et al. 2021 study the question and report an interior optimum.
 

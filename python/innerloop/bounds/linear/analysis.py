@@ -124,6 +124,9 @@ def analyse(
         ValueError: arrays, a value out of range, E Q or E A not positive definite (Result 3).
         ModuleNotFoundError: p = 1 needs SciPy, which comes with innerloop[cli].
 
+    Assumes:
+        Those of Results 4 and 8-13. Checked: E Q and E A are positive definite.
+
     Source:
         Results 4, 8, 9, 10, 11 and 13.
 

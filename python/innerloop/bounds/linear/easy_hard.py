@@ -75,6 +75,11 @@ def easy_hard(
     Cost:
         O(1) per combination of arguments.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        isotropic with one of two curvatures, and scatter does not depend on the kind. Checked:
+        ranges.
+
     Source:
         Result 19. Collins, Mokhtari and Shakkottai 2020 state such a phenomenon; the formula is
         derived in docs/theory/variants.md.

@@ -87,6 +87,11 @@ def centroid_law(
     Raises:
         TypeError, ValueError: as `Mixture`, or a negative tau2.
 
+    Assumes:
+        The centroid model: given the inputs, solutions scatter around one centre with covariance
+        tau2 I, and all tasks have noise of variance sigma2. Checked: variances are not negative
+        and Q holds covariance matrices.
+
     Source:
         Setting of Results 18 and 20.
 
@@ -134,6 +139,10 @@ def information(X: Any, *, sigma2: float, tau2: float) -> Array:
     Cost:
         O(n p^2 + p^3) per task.
 
+    Assumes:
+        The centroid model: given the inputs, solutions scatter around one centre with covariance
+        tau2 I, and all tasks have noise of variance sigma2. Checked: the variances' ranges.
+
     Source:
         Result 18 (Gauss-Markov theorem).
 
@@ -161,6 +170,11 @@ def gls(X: Any, y: Any, *, sigma2: float, tau2: float) -> CentroidEstimate:
 
     Cost:
         O(M (n p^2 + p^3)).
+
+    Assumes:
+        The centroid model: given the inputs, solutions scatter around one centre with covariance
+        tau2 I, and all tasks have noise of variance sigma2. Checked: the variances' ranges and
+        that the rows determine the centre.
 
     Source:
         Result 18 (Gauss-Markov theorem; Aitken 1936).
@@ -197,6 +211,11 @@ def bayes_maml(
 
     Cost:
         O(M (N'^3 + N'^2 p + N p^2 + p^3)).
+
+    Assumes:
+        The centroid model: given the inputs, solutions scatter around one centre with covariance
+        tau2 I, and all tasks have noise of variance sigma2. Solutions and noise are normal for the
+        likelihood. Checked: as for `gls`.
 
     Source:
         Result 18.
@@ -245,6 +264,12 @@ def efficiency_bound(
 
     Cost:
         p = 1: quadrature. p > 1: 16 randomisations of up to 2048 Sobol points, O(G p^3) each.
+
+    Assumes:
+        The centroid model: given the inputs, solutions scatter around one centre with covariance
+        tau2 I, and all tasks have noise of variance sigma2. The bound is on estimators that are
+        linear in y and unbiased given the inputs, which are Gaussian. Checked: the variances'
+        ranges and that Q holds covariance matrices.
 
     Source:
         Result 18. Rows split into support and query carry I(all) = I(support) + W, W being Bayesian

@@ -123,6 +123,11 @@ def estimate(
 
     Cost: O(M (N + Q) p^2) time, then min(M, 200) + 1 times O(M p^2) for the jackknife.
 
+    Assumes:
+        Tasks are independent and of one law; support and query rows are independent given the
+        task; M is large: no remainder bound. Nothing Gaussian. Checked: the averaged equations of
+        both methods are positive definite.
+
     Source: Result 36 (sandwich covariance of M-estimators; the jackknife is over tasks, the only
         independent level; the interval is Fieller's with jackknife covariances).
 

@@ -27,6 +27,9 @@ def drs_estimate(support: tuple[Any, Any], query: tuple[Any, Any]) -> Array:
     Cost:
         O(M N p^2 + p^3).
 
+    Assumes:
+        Nothing about the law of the data. Checked: shapes and finite values.
+
     Source:
         Result 6 (Gao and Sener's code).
 
@@ -61,6 +64,9 @@ def maml_estimate(support: tuple[Any, Any], query: tuple[Any, Any], *, inner_lr:
 
     Cost:
         O(M (N p^2 + p^3)) for the sums, then O(p^3) per rate.
+
+    Assumes:
+        Nothing about the law of the data. Checked: shapes and finite values.
 
     Source:
         Result 6 (Gao and Sener's code).

@@ -55,6 +55,11 @@ def mean_excess_exists(
         TypeError: not real numbers.
         ValueError: unknown method, a count below 1, NaN, or arrays.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent. Checked: no Q of a mixture is singular, and a task with noise has positive
+        probability; without them the answer may be None.
+
     Source:
         Result 13 (this project's own); docs/theory/linear.md has the proof for every p, M and N.
 

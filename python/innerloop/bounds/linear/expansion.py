@@ -87,6 +87,10 @@ def expansion(
     Cost:
         O(G p^3) per training pair of rate and samples, kept for the life of the law.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent and M is large: no remainder bound. Checked: E Q and E A are positive definite.
+
     Source:
         Result 8 (this project's own: sandwich covariance and second-order bias).
 
@@ -135,6 +139,10 @@ def crossover(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     Raises:
         TypeError: not real numbers.
         ValueError: E Q or E A is not positive definite (Result 3), N below 1, NaN.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent and M is large: no remainder bound. Checked: E Q and E A are positive definite.
 
     Source:
         Result 9 (this project's own).

@@ -53,6 +53,10 @@ def score_fourth_moment(law: TaskLaw, *, method: Method, inner_lr: Any, samples:
         O(G p^3) for joint training; MAML for p = 2 takes 2025 support points per node, about
         10 ms for a few nodes.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: E Q and
+        E A are positive definite.
+
     Source:
         This project's own (docs/theory/linear.md, Result 11).
 

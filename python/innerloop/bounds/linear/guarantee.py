@@ -68,6 +68,10 @@ def guarantee_constants(
     Raises:
         TypeError, ValueError: as `guarantee`.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: E Q and
+        E A are positive definite.
+
     Source:
         Result 11.
 
@@ -126,6 +130,11 @@ def guarantee(
 
     Cost:
         That of `expansion`; O(1) for further M and delta.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent; fourth_moment, if given, is an upper bound. Checked: E Q and E A are positive
+        definite, M is large enough (else infinite), and the law is a mixture (exponential).
 
     Source:
         Results 11, 11a and 11b (this project's own; the lower tail by the matrix Laplace transform,
@@ -198,6 +207,10 @@ def expected_excess_bound(
 
     Raises:
         TypeError, ValueError: as `guarantee`.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent. Checked: E Q and E A are positive definite.
 
     Source:
         Results 11 and 11a, second part.

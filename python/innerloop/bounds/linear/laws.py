@@ -252,6 +252,9 @@ def published_law(p: int = 1, beta: float = 2.0) -> PublishedLaw:
         TypeError: not numbers.
         ValueError: p below 1 or beta not positive and finite.
 
+    Assumes:
+        None: the law is that of the public code. Checked: p and beta in range.
+
     Source:
         Law: Gao and Sener, NeurIPS 2020, published code. Averages: Result 5.
 
@@ -277,6 +280,13 @@ def from_sampler(sampler: Sampler, draws: int = 20000, seed: int = 0) -> Sampled
 
     Raises:
         ValueError: the sampler's arrays do not describe tasks.
+
+    Assumes:
+        Draws are independent and of one law. Checked: every drawn task is one (a covariance
+        matrix, a variance that is not negative).
+
+    Source:
+        Definition D4 of docs/theory.md; averages are sample means.
 
     >>> import numpy as np
     >>> def tasks(rng, size):

@@ -45,6 +45,9 @@ def matrix_rate_moments(Q: Any, rate: Any, samples: Any = None) -> MatrixRateMom
     Cost:
         O(p^3) per matrix.
 
+    Assumes:
+        Rows are independent and N(0, Q). Checked: Q is a covariance matrix.
+
     Source:
         Result 14(b), from the second moments of Result 1.
 
@@ -76,6 +79,10 @@ def matrix_rate_risk(law: TaskLaw, theta: Any, *, rate: Any, samples: Any = None
 
     Cost:
         O(G p^3) per rate for G nodes of the law.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: whether
+        averages over the law are exact, which the result states.
 
     Source:
         Result 14(b).
@@ -115,6 +122,10 @@ def optimal_matrix_rate(law: TaskLaw, theta: Any, *, samples: int | None = None)
 
     Cost:
         O(G p^4 + p^6) for G nodes.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). theta does not
+        depend on the test task. Checked: that the minimum is determined.
 
     Source:
         Result 14(d), extended here to tasks with different Q (docs/theory/variants.md).
@@ -167,6 +178,10 @@ def optimal_matrix_rate_common(
 
     Cost:
         O(p^3).
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). All tasks share
+        Q. Checked: Q and the second moment are covariance matrices.
 
     Source:
         Result 14(d).

@@ -33,6 +33,10 @@ def sandwich_moment(Q: Any, B: Any, samples: Any, *, kurtosis: Any = None) -> Ar
     Cost:
         O(p^3) per matrix.
 
+    Assumes:
+        Rows are independent and N(0, Q); with a kurtosis, Q^(1/2) times independent entries.
+        Checked: Q is a covariance matrix.
+
     Source:
         Result 1 (classical; Isserlis 1918).
 
@@ -67,6 +71,9 @@ def sandwich_moment(Q: Any, B: Any, samples: Any, *, kurtosis: Any = None) -> Ar
 def square_moment(Q: Any, samples: Any) -> Array:
     """Returns E[Qh^2] = Q^2 + (Q^2 + tr(Q) Q) / N (arguments as `sandwich_moment`).
 
+    Assumes:
+        Rows are independent and N(0, Q). Checked: Q is a covariance matrix.
+
     Source:
         Result 1 (classical).
 
@@ -83,6 +90,9 @@ def square_moment(Q: Any, samples: Any) -> Array:
 
 def cube_moment(Q: Any, samples: Any) -> Array:
     """Returns E[Qh^3] (arguments as `sandwich_moment`).
+
+    Assumes:
+        Rows are independent and N(0, Q). Checked: Q is a covariance matrix.
 
     Source:
         Result 1 (classical).
@@ -114,6 +124,9 @@ def design_noise(Q: Any) -> Array:
     Raises:
         TypeError, ValueError: Q is no covariance matrix.
 
+    Assumes:
+        Rows are independent and N(0, Q). Checked: Q is a covariance matrix.
+
     Source:
         Result 1. Gao and Sener's code estimates V by simulation.
 
@@ -140,6 +153,9 @@ def scalar_moments(order: int, samples: Any) -> Array:
 
     Raises:
         ValueError: N below 1 or a negative order.
+
+    Assumes:
+        Rows are independent and normal. Checked: order and N in range.
 
     Source:
         Result 1 (classical).

@@ -43,6 +43,11 @@ def optimal_test_rate(law: TaskLaw, theta: Any, *, samples: Any = None) -> Any:
     Cost:
         O(G p^3) for G nodes of the law.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). theta does not
+        depend on the test task. Checked: whether averages over the law are exact, which the result
+        states.
+
     Source:
         Result 14(c).
 
@@ -125,6 +130,11 @@ def training_rate_slope(law: TaskLaw, *, samples: Any, hessian: Any = None) -> A
     Cost:
         O(G p^2 + p^3).
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent and M is large: no remainder bound. All tasks share Q. Checked: they do, and Q
+        is positive definite.
+
     Source:
         Result 17. Bernacchia 2021 reports optimal negative training rates in a related model.
 
@@ -158,6 +168,11 @@ def optimal_training_rate(law: TaskLaw, *, samples: int, hessian: Any = None) ->
 
     Cost:
         Five score covariances (degree 4 in the rate), then bisection on the derivative.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent and M is large: no remainder bound. All tasks share Q. Checked: they do, and Q
+        is positive definite.
 
     Source:
         Result 17.

@@ -45,6 +45,11 @@ def probability_drs_worse(
         That of `expansion` per pair of rate and N; then for p = 1 a closed form per cell, else an
         integral over about a thousand points per cell.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). M is so large
+        that both estimates are jointly normal around their biased means. Checked: E Q and E A are
+        positive definite.
+
     Source:
         Result 10 (this project's own). p = 1: bivariate normal by Owen's T (Owen 1956). p > 1: the
         difference of risks is a quadratic form in normal variables; its characteristic function is

@@ -38,6 +38,10 @@ def joint_score_bound(
         TypeError: not real numbers.
         ValueError: a negative value, N below 1, NaN.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Every task
+        respects the coarse parameters given. Checked: their ranges.
+
     Source:
         Result 12 (this project's own).
 
@@ -88,6 +92,10 @@ def maml_score_bound(
     Raises:
         TypeError: not real numbers.
         ValueError: a negative value, N below 1, NaN.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Every task
+        respects the coarse parameters given. Checked: their ranges.
 
     Source:
         Result 12 (this project's own).
@@ -158,6 +166,11 @@ def coarse_rates(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> CoarseR
     Raises:
         TypeError: not real numbers, or a law whose bounds are not known.
         ValueError: E Q or E A is not positive definite (Result 3), N below 1, NaN.
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). The law is
+        bounded. Checked: it is a mixture or the published law, and E Q and E A are positive
+        definite.
 
     Source:
         Result 12 (this project's own).

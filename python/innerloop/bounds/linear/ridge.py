@@ -40,6 +40,10 @@ def ridge_risk(
         randomisations of up to 2048 Sobol points, O(G p^3) each; relative standard errors of order
         1e-4 or below, which the result states.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: the
+        penalty is in range, and whether averages are exact, which the result states.
+
     Source:
         Result 16; inner problem of Rajeswaran, Finn, Kakade and Levine 2019.
 
@@ -95,6 +99,9 @@ def isotropic_ridge_limit(aspect: Any, penalty: Any) -> IsotropicRidge:
 
     Cost:
         O(1).
+
+    Assumes:
+        Q = I, dimension and rows grow together with their ratio fixed. Checked: ranges.
 
     Source:
         Result 16; Marchenko and Pastur 1967 for the spectrum of Qh.

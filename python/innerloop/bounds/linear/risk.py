@@ -104,6 +104,10 @@ def risk(law: TaskLaw, theta: Any, *, inner_lr: Any = 0.0, samples: Any = None) 
     Cost:
         O(G p^3) once per law, O(p^2) per value.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: whether
+        averages over the law are exact, which the result states.
+
     Source:
         Result 2 (test risk of Gao and Sener's code, its simulated matrix in closed form).
 
@@ -161,6 +165,10 @@ def minimisers(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Minimiser
         TypeError: not real numbers.
         ValueError: E Q or E A is not positive definite (Result 3 needs both), N below 1, NaN.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: E Q and
+        E A are positive definite.
+
     Source:
         Result 3 (targets of the estimators in Gao and Sener's code).
 
@@ -192,6 +200,10 @@ def modelling_error(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
         TypeError: not real numbers.
         ValueError: E Q or E A is not positive definite (Result 3), N below 1, NaN.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: E Q and
+        E A are positive definite.
+
     Source:
         Result 4 (this project's own).
 
@@ -219,6 +231,10 @@ def modelling_error_bound(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -
     Args, Raises:
         as `modelling_error`.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: E Q and
+        E A are positive definite.
+
     Source:
         Result 4 (iii).
 
@@ -243,6 +259,10 @@ def small_rate_coefficient(law: TaskLaw) -> Any:
 
     Raises:
         ValueError: E Q is not positive definite (Result 3).
+
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). The rate is
+        small. Checked: E Q is positive definite.
 
     Source:
         Result 4 (i).

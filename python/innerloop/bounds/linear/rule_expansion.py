@@ -115,6 +115,11 @@ def rule_expansion(
         a quadrature for p = 1, and else 16 randomisations of up to 2048 Sobol points, which carry a
         standard error.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent and M is large: no remainder bound. Checked: the mean weights are positive
+        definite, and whether averages are exact, which the result states.
+
     Source:
         Results 8 and 9 with the estimators of Results 14(a), 14(b), 15 and 16.
 

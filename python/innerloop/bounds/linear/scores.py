@@ -58,6 +58,10 @@ def score_covariances(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Sc
     Cost:
         O(G p^3) per pair of rate and samples, kept for the life of the law.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Support and query
+        are independent given the task. Checked: E Q and E A are positive definite.
+
     Source:
         Result 7 (this project's own; Wick moments up to order 4).
 

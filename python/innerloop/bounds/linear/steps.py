@@ -46,6 +46,10 @@ def risk_k_steps(
         K = 3). For larger K exact by a product rule where its points and the law's G nodes allow
         (p <= 2, some p = 3), else randomised Sobol points; the result says which.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Checked: whether
+        averages over the law are exact, which the result states.
+
     Source:
         Result 14(a).
 

@@ -41,6 +41,11 @@ def train_train(
         Exact by the Wick rule in any dimension: O(G p^3) for G nodes of the law; words of six
         factors (0.5 s for the first call, then milliseconds).
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
+        independent and M is large: no remainder bound. Checked: the mean curvatures are positive
+        definite.
+
     Source:
         Result 15; the comparison of both designs goes back to Bai et al. 2021.
 

@@ -51,6 +51,10 @@ def wick(Q: Any, between: Sequence[Any], samples: Any, *, kurtosis: Any = None) 
         (2k - 1)!! walks, sharing their beginnings: 105 for k = 4, 10395 for k = 6 (about 0.3 s for
         one Q); a few matrix products each, over the batch.
 
+    Assumes:
+        Rows are independent and N(0, Q); with a kurtosis, Q^(1/2) times independent entries.
+        Checked: Q is a covariance matrix.
+
     Source:
         Result 1 (Isserlis 1918; classical).
 

@@ -47,6 +47,10 @@ def gradient_bias(
     Raises:
         ValueError: a constant that is needed is missing, or an argument is out of range.
 
+    Assumes:
+        B2, B3 and B6; order 1 also B4. Checked: the constants needed are given and in range. Not
+        checked: that they hold.
+
     Source:
         Result 23 (own); Fallah, Mokhtari and Ozdaglar (2020) have a bound of order 1/sqrt(N).
 
@@ -101,6 +105,9 @@ def difference_error(constants: Constants, *, inner_lr: Any, step: Any, vector_n
 
     Raises:
         ValueError: rho is missing, or an argument is out of range.
+
+    Assumes:
+        B3. Checked: the constants needed are given and in range. Not checked: that they hold.
 
     Source:
         Result 23 (own).

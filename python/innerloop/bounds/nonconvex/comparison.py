@@ -130,6 +130,10 @@ def compare(
     Cost:
         About 0.2 seconds, most of it for the elasticities.
 
+    Assumes:
+        B1-B7 along the iterates of both methods, fresh samples at every update. Checked: the
+        constants needed are given and in range. Not checked: that they hold.
+
     Source:
         Results 21-27 and 29 (own).
 
@@ -224,6 +228,10 @@ def elasticities(
 
     Returns:
         Names and slopes, by decreasing size; slopes below 1e-7 count as no dependence.
+
+    Assumes:
+        The function is smooth in every constant. Checked: its values are finite and positive;
+        constants for which they are not are left out.
 
     Source:
         Central differences; at a kink (a minimum that changes sides) the mean of both slopes.

@@ -154,6 +154,10 @@ def sample_complexity(
     Raises:
         ValueError: a constant that is needed is missing, or an argument is out of range.
 
+    Assumes:
+        Those of `maml_smoothness`, `maml_variance` and `sgd_bound`, for both methods. Checked: the
+        constants needed are given and in range. Not checked: that they hold.
+
     Source:
         Result 26 (own).
 

@@ -282,6 +282,10 @@ def crossover_budget(
     Cost:
         A few milliseconds.
 
+    Assumes:
+        B1-B7 along the iterates of both methods, fresh samples at every update. Checked: the
+        constants needed are given and in range. Not checked: that they hold.
+
     Source:
         Result 29 (own). It orders certificates, which are upper bounds; it does not order the
         methods' true performance.

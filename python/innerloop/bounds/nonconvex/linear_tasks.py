@@ -33,6 +33,11 @@ def linear_constants(
     Raises:
         ValueError: shapes that do not fit, Q not positive semidefinite, negative variances.
 
+    Assumes:
+        Inputs are Gaussian given the task and noise is independent of them (D4). Not B4 and B7,
+        which fail for Gaussian inputs: the constants hold at the parameters given. Checked: the
+        tasks are a mixture.
+
     Source:
         Result 31 (own); the noise terms are Gaussian fourth moments (Result 1).
 
@@ -100,6 +105,9 @@ def quadratic_smoothness(Q: Any, *, inner_lr: Any, steps: Any = 1) -> Any:
 
     Raises:
         ValueError: Q not positive semidefinite, or an argument is out of range.
+
+    Assumes:
+        Every task's risk is quadratic. Checked: Q holds positive semidefinite matrices.
 
     Source:
         Result 31 (own).

@@ -36,6 +36,10 @@ def modelling_gradient(constants: Constants, *, inner_lr: Any) -> Any:
     Raises:
         ValueError: a constant that is needed is missing, or `inner_lr` is not finite.
 
+    Assumes:
+        B2, B3, B4 and B5, one population inner step. Checked: the constants needed are given and
+        in range. Not checked: that they hold.
+
     Source:
         Result 27, refined form (own).
 
@@ -88,6 +92,10 @@ def gradient_gap(
     Raises:
         ValueError: a constant that is needed is missing, or an argument is out of range.
 
+    Assumes:
+        B2, and B4 or the gradient norm given; with samples also B6 and B7. Checked: the constants
+        needed are given and in range. Not checked: that they hold.
+
     Source:
         Result 27, crude form (own); the N-sample form follows from the proof of Result 24.
 
@@ -139,6 +147,10 @@ def maml_gradient_bound(drs_gradient: Any, constants: Constants, *, inner_lr: An
 
     Raises:
         ValueError: a constant that is needed is missing, or an argument is out of range.
+
+    Assumes:
+        B2, B3, B4 and B5, one population inner step. Checked: the constants needed are given and
+        in range. Not checked: that they hold.
 
     Source:
         Result 27, refined form (own).

@@ -33,6 +33,10 @@ def modelling_error_bound(
         ValueError: an argument is out of range, or the bound is negative, which no pair of global
             minimisers allows.
 
+    Assumes:
+        B2; both points are global minimisers of their objectives. Checked: the constants needed
+        are given and in range. Not checked: that they hold.
+
     Source:
         Result 28 (own).
 
@@ -78,6 +82,10 @@ def modelling_error_from_gradient(maml_gradient: Any, *, growth: Any) -> Any:
 
     Raises:
         ValueError: an argument is out of range.
+
+    Assumes:
+        The MAML objective satisfies the PL inequality with this constant, and the point minimises
+        the joint objective globally. Checked: ranges.
 
     Source:
         Result 28 (own), by the Polyak-Lojasiewicz inequality.

@@ -49,6 +49,11 @@ def best_rate(
     Raises:
         ValueError: an argument is out of range, or `slope` together with `bias`.
 
+    Assumes:
+        The objective has this smoothness on the segments between iterates, gap bounds its value at
+        the start above its infimum, and gradients have at most this variance given the iterate and
+        no (or the stated) bias. Checked: ranges.
+
     Source:
         Result 25 (b), (d), (e).
 
@@ -93,6 +98,9 @@ def sgd_bound(
     Raises:
         ValueError: an argument is out of range; in particular a rate of 2 / (Lambda (1 + slope/B))
             or more, or above 1 / Lambda with biased gradients, for which the result says nothing.
+
+    Assumes:
+        As for `best_rate`. Checked: ranges, and a rate for which the result says something.
 
     Source:
         Result 25: (a), (b) and (e) in the form of Ghadimi and Lan (2013) with every constant
@@ -146,6 +154,9 @@ def updates_needed(
 
     Raises:
         ValueError: an argument is out of range, or `slope` together with `bias`.
+
+    Assumes:
+        As for `best_rate`. Checked: ranges; infinite where epsilon does not exceed the bias.
 
     Source:
         Result 25 (c); the inverses of (d) and (e) are this project's own.

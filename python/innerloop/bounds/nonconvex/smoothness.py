@@ -39,6 +39,10 @@ def kappa(constants: Constants, *, inner_lr: Any, per_sample: bool = False) -> A
     Raises:
         ValueError: `inner_lr` not finite, or `per_sample` without L_plus_s and ell_s.
 
+    Assumes:
+        B2 (per_sample: B7). Checked: the constants needed are given and in range. Not checked:
+        that they hold.
+
     Source:
         Result 21 (own).
 
@@ -92,6 +96,10 @@ def maml_smoothness(
 
     Cost:
         A few operations per entry.
+
+    Assumes:
+        B2, B3, and B4 or the gradient norms given; with samples also B6 and B7. Checked: the
+        constants needed are given and in range. Not checked: that they hold.
 
     Source:
         Result 21 (own). With kappa = 1 + |a| L it is the form used for one step by Fallah, Mokhtari

@@ -68,6 +68,10 @@ def inverse_link(
     Raises:
         ValueError: q >= 1 (for one step: |a| L >= sqrt(2) - 1), or a constant is missing.
 
+    Assumes:
+        B2 and B5, not B4; with samples also B6 and B7. Checked: the inner rate is small enough,
+        and the constants needed are given.
+
     Source:
         Result 30 (own); the constants at K = 1 are those of Fallah, Mokhtari and Ozdaglar (2020).
 
@@ -157,6 +161,10 @@ def relative_constants(
     Raises:
         ValueError: a constant is missing, or the inner rate is too large for Result 30.
 
+    Assumes:
+        B2, B3, B5, B6 and B7, not B4. Checked: the inner rate is small enough, and the constants
+        needed are given.
+
     Source:
         Result 30 (own).
 
@@ -221,6 +229,10 @@ def adaptive_sgd_bound(
 
     Raises:
         ValueError: an argument is out of range, or `caution` is below 1 + V1 / B.
+
+    Assumes:
+        Those of `relative_constants` along the iterates; steps are independent of the gradient
+        noise. Checked: ranges.
 
     Source:
         Result 30 (own; proof in docs/theory/nonconvex.md). The idea of steps that follow the local

@@ -50,6 +50,10 @@ def value_interval(
     Raises:
         ValueError: sigma_g is missing, or an argument is out of range.
 
+    Assumes:
+        B2; with samples also B6. Checked: the constants needed are given and in range. Not
+        checked: that they hold.
+
     Source:
         Result 22 (own); the noise term keeps the two signs of the curvature apart, which is
         sharper than the symmetric L a^2 sigma_g^2 / (2N).
@@ -93,6 +97,10 @@ def sampling_gap(constants: Constants, *, inner_lr: Any, samples: Any) -> Any:
     Raises:
         ValueError: sigma_g is missing, or an argument is out of range.
 
+    Assumes:
+        B2 and B6. Checked: the constants needed are given and in range. Not checked: that they
+        hold.
+
     Source:
         Result 22 (own).
 
@@ -127,6 +135,10 @@ def maml_gap(constants: Constants, *, inner_lr: Any, samples: Any = None) -> Any
 
     Raises:
         ValueError: a constant that is needed is missing, or an argument is out of range.
+
+    Assumes:
+        B1 and B2; with samples also B6. Checked: the constants needed are given and in range. Not
+        checked: that they hold.
 
     Source:
         Result 22 (own).

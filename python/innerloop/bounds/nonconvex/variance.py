@@ -50,7 +50,14 @@ def variance_terms(
 ) -> VarianceTerms:
     """The parts of the variance bound of one task's stochastic MAML gradient.
 
-    Arguments, errors and source as `maml_variance`.
+    Arguments and errors as `maml_variance`.
+
+    Assumes:
+        B2-B7, each term its own. Checked: the constants needed are given and in range. Not
+        checked: that they hold.
+
+    Source:
+        Result 24 (own).
 
     >>> b0 = Constants(L_plus=1.0, ell=0.5, rho=2.0, G=1.0, sigma_g=0.5, sigma_H=0.8,
     ...                sigma_gamma=0.6, sigma_Hgamma=0.3, L_plus_s=1.0, ell_s=0.5)
@@ -137,6 +144,10 @@ def maml_variance(
     Raises:
         ValueError: a constant that is needed is missing, or an argument is out of range.
 
+    Assumes:
+        B2-B7, as far as the terms of the minimum need them. Checked: the constants needed are
+        given and in range. Not checked: that they hold.
+
     Source:
         Result 24 (own).
 
@@ -179,6 +190,10 @@ def drs_variance(constants: Constants, *, samples: Any) -> Any:
 
     Raises:
         ValueError: a constant that is needed is missing, or an argument is out of range.
+
+    Assumes:
+        B5 and B6. Checked: the constants needed are given and in range. Not checked: that they
+        hold.
 
     Source:
         Result 24 (classical part).
