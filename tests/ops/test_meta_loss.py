@@ -308,6 +308,45 @@ def test_remembered_calls_tell_their_arguments_apart():
             assert_close(fused.inner_lr_grad, plain.inner_lr_grad, 1e-11)
 
 
+class Sharded(torch.Tensor):
+    """What the checks know a DTensor by."""
+
+    device_mesh = "of several processes"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["x", "y", "weight", "task_weight", "weight as count", "sharded x"]
+)
+def test_a_remembered_call_does_not_excuse_a_wrong_one_of_equal_shapes(wrong):
+    model = il.MLP([2, 2], "tanh")
+    params = model.init(torch.Generator().manual_seed(0))
+    tensors = {"x": torch.ones(2, 2, 2), "y": torch.ones(2, 2, 2)}
+    tensors |= {"weight": torch.ones(2, 2), "task_weight": torch.ones(2)}
+
+    def call(x, y, weight, task_weight, count=None):
+        return il.meta_grad(
+            params,
+            (x, y, count, weight),
+            (x, y),
+            model=model,
+            inner_lr=0.1,
+            steps=1,
+            task_weight=task_weight,
+            backend="fused",
+        )
+
+    call(**tensors)
+    if wrong == "weight as count":
+        with pytest.raises(TypeError, match="support count must be int64"):
+            call(**{**tensors, "weight": None}, count=tensors["weight"])
+    elif wrong == "sharded x":
+        with pytest.raises(TypeError, match="support x must be a local tensor"):
+            call(**{**tensors, "x": tensors["x"].as_subclass(Sharded)})
+    else:
+        with pytest.raises(NotImplementedError, match="must not require grad"):
+            call(**{**tensors, wrong: tensors[wrong].clone().requires_grad_()})
+
+
 def test_flattening_models_with_data_of_equal_shape():
     generator = torch.Generator().manual_seed(0)
     flat = il.MLP.from_module(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2)))

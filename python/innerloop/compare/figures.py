@@ -123,7 +123,8 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
     _legend(figure, panels[0].get_legend_handles_labels()[0])
     figure.suptitle(
         f"{source}: risk on held-out tasks when all methods use the same inner rate\n"
-        "A curve that leaves the frame diverges; a missing point has no stable solution.",
+        f"Bands: {100 * config.level:g}% intervals over {config.splits} splits. Curves go on above "
+        "the frame; a missing point has no stable solution.",
         x=0.01,
         ha="left",
         fontsize=9,
