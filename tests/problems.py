@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 import innerloop as il
+from innerloop._one_task import activate
 from innerloop.models import ACTIVATIONS
 
 LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
@@ -191,7 +192,7 @@ def kink_margin(problem):
                     z = z + path[layer.bias][:, s][:, None]
                 if layer.activation in ("relu", "leaky_relu") and used.any():
                     margin = min(margin, float(z[used].abs().min()))
-                h = il.reference._activate(layer.activation, z, layer.slope)
+                h = activate(layer.activation, z, layer.slope)
             if problem.options["loss"] == "huber" and used.any():
                 margin = min(margin, float(((h - y)[used].abs() - 1).abs().min()))
     return margin

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from innerloop._params import InnerLr, LeafShape, is_number
 
@@ -54,7 +55,8 @@ def _sizes(tensor: Tensor) -> list[int]:
 def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> int:
     """Checks the options that are not tensors and returns `steps` as a plain int."""
     if loss not in LOSSES:
-        _value_error(op, "loss", f"be one of {', '.join(LOSSES)}", repr(loss))
+        remedy = 'losses have names, such as loss="cross_entropy"' if callable(loss) else ""
+        _value_error(op, "loss", f"be one of {', '.join(LOSSES)}", repr(loss), remedy)
     if type(steps) is not int or steps < 0:
         if not hasattr(steps, "__index__") or isinstance(steps, (bool, Tensor)):
             _type_error(op, "steps", "be an int", repr(steps))
@@ -177,7 +179,8 @@ def check_batch(op: str, argument: str, batch: object) -> tuple[Any, Any, Any, A
         got = (
             f"{_kind(batch)} of length {len(batch)}" if hasattr(batch, "__len__") else _kind(batch)
         )
-        _type_error(op, argument, "be a tuple (x, y[, count[, weight]])", got)
+        remedy = "stack the tasks into x [T, N, ...] and y" if isinstance(batch, list) else ""
+        _type_error(op, argument, "be a tuple (x, y[, count[, weight]])", got, remedy)
     x, y = batch[0], batch[1]
     count = batch[2] if len(batch) > 2 else None
     weight = batch[3] if len(batch) > 3 else None
@@ -238,6 +241,8 @@ def check_inputs(
             return
         wanted = f"[{tasks}, N, {features}]"
     remedy = "" if flattens or x.ndim < 4 else "nn.Flatten() as first layer takes any shape"
+    if x.ndim == 2 and x.shape[1] == features:
+        remedy = "tasks are the first axis: x[None] for a single one"
     _value_error(op, argument, f"have shape {wanted} to fit the model", _sizes(x), remedy)
 
 
@@ -363,22 +368,26 @@ def refuse_data_grad(op: str, **tensors: Tensor | None) -> None:
             )
 
 
-def check_module_state(op: str, module: nn.Module, *, selects_rows: bool) -> None:
-    """Refuses batch statistics that the torch back end would compute or update wrongly."""
+def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:
+    """Refuses normalisation whose statistics would be updated by an inner loop, or would not be
+    those of the rows in use."""
     for name, part in module.named_modules():
-        if not isinstance(part, _BatchNorm) or (part.track_running_stats and not part.training):
+        if not isinstance(part, _NormBase):
             continue
-        layer = f"{op}: layer {name!r} ({_kind(part)})"
-        if part.track_running_stats:
+        tracked = part.running_mean is not None
+        if tracked and part.training:
             raise NotImplementedError(
-                f"{layer} must not update running statistics inside an inner loop (got "
-                "track_running_stats=True in training mode); use track_running_stats=False for "
-                "the statistics of each batch, as in the original MAML, or call .eval()"
+                f"{op}: layer {name!r} ({_kind(part)}) must not update running statistics, which "
+                "an inner loop would fill with every task's steps (got track_running_stats=True "
+                "in training mode); build it with track_running_stats=False (the statistics of "
+                "each forward pass, as in the original MAML), or call .eval() on it (its running "
+                "statistics as constants)"
             )
-        if selects_rows:
+        if selects_rows and not tracked and not isinstance(part, _InstanceNorm):
             raise NotImplementedError(
-                f"{layer} must not mix rows in and out of use (got count or weight with the "
-                "statistics of each batch); group the tasks by size, or call .eval()"
+                f"{op}: layer {name!r} ({_kind(part)}) must not take statistics over rows that "
+                "are left out (got count or weight); give tasks of equal size, or use "
+                "nn.GroupNorm or nn.LayerNorm"
             )
 
 

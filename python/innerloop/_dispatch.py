@@ -13,7 +13,7 @@ from innerloop import _checks, _kernels, _native
 from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
 from innerloop._tasks import alone, warn_of_fallback
-from innerloop.models import MLP
+from innerloop.models import MLP, NotFusible, describe
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,8 +57,8 @@ def choice_for(model: Model, device: torch.device, backend: str) -> Choice:
         mlp = model
     else:
         try:
-            mlp = MLP.from_module(model)
-        except NotImplementedError as refusal:
+            mlp = describe(model)
+        except NotFusible as refusal:
             return Choice("torch", str(refusal))
     reason = _unavailable(device, backend)
     if reason:
@@ -126,7 +126,7 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
     if mlp is None or (fused is None and mlp is not model):
         assert isinstance(model, nn.Module)
         if not torch.compiler.is_compiling():
-            _checks.check_module_state(op, model, selects_rows=False)
+            _checks.check_statistics(op, model, selects_rows=False)
         return Prepared(None, leaves, values, like, 0, 0, True, tasks, model)
     return Prepared(fused, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
 
@@ -137,8 +137,8 @@ def _describe(op: str, module: nn.Module, backend: str) -> MLP | None:
     if backend == "torch":
         return None
     try:
-        return MLP.from_module(module)
-    except NotImplementedError as refusal:
+        return describe(module)
+    except NotFusible as refusal:
         _fall_back(op, module, backend, str(refusal))
         return None
 
@@ -183,7 +183,7 @@ def prepare_batch(
             _checks.check_indices(op, name, y, count, classes)
             if ready.module is not None:
                 selects = count is not None or weight is not None
-                _checks.check_module_state(op, ready.module, selects_rows=selects)
+                _checks.check_statistics(op, ready.module, selects_rows=selects)
         return x, y, count, weight
     if y.requires_grad or (weight is not None and weight.requires_grad):
         _checks.refuse_data_grad(op, **{f"{name}_y": y, f"{name}_weight": weight})

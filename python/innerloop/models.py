@@ -161,8 +161,12 @@ class MLP:
             >>> list(MLP.from_module(nn.Sequential(nn.Linear(3, 4), nn.Tanh())).shapes)
             ['0.weight', '0.bias']
         """
-        layers, flattens = _describe(module)
-        return cls.from_layers(layers, flattens=flattens)
+        try:
+            return describe(module)
+        except NotFusible as refusal:
+            raise NotImplementedError(
+                f'MLP.from_module: {refusal}; use backend="torch" for this module'
+            ) from None
 
     def init(
         self,
@@ -254,8 +258,12 @@ def from_key(key: str) -> MLP:
     return MLP.from_layers(layers)
 
 
-def _describe(module: nn.Module) -> tuple[list[Layer], bool]:
-    """Returns the layers of a module and whether it starts by flattening its input."""
+class NotFusible(Exception):
+    """A module has no description; the text names the layer and the reason."""
+
+
+def describe(module: nn.Module) -> MLP:
+    """Returns the description of a module, or raises NotFusible."""
     layers: list[Layer] = []
     flattens = False
     follows_activation = False
@@ -285,7 +293,7 @@ def _describe(module: nn.Module) -> tuple[list[Layer], bool]:
             follows_activation = True
     if not layers:
         raise _refusal("", module, "it contains no Linear layer")
-    return layers, flattens
+    return MLP.from_layers(layers, flattens=flattens)
 
 
 def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
@@ -362,12 +370,10 @@ def _activation(name: str, part: nn.Module) -> tuple[str, float]:
             "its own forward() cannot be read (if it is a chain of Linear and activations, hand in "
             "an nn.Sequential of the same layers, which shares their parameters)",
         )
-    raise _refusal(name, part, "this kind of layer is not fused")
+    raise _refusal(name, part, "there is no kernel for this kind of layer")
 
 
-def _refusal(name: str, part: nn.Module, reason: str) -> NotImplementedError:
-    """Returns the exception that says which layer cannot be described, and what takes it."""
+def _refusal(name: str, part: nn.Module, reason: str) -> NotFusible:
+    """Returns the exception that says which layer cannot be described."""
     where = f"layer {name!r} ({type(part).__name__})" if name else type(part).__name__
-    return NotImplementedError(
-        f'MLP.from_module: {where} cannot be fused: {reason}; use backend="torch" for this module'
-    )
+    return NotFusible(f"{where} cannot be fused: {reason}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,15 @@ def make_tasks(ragged: bool = False) -> tuple[Tasks, Config]:
     if ragged:
         frame = frame[(frame["task"] != 3) | (frame.index % 2 == 0)].reset_index(drop=True)
     return tasks_of_frame(frame, config, "table"), config
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1.0, 1e20])
+def test_standardised_numbers_do_not_depend_on_their_units(unit: float) -> None:
+    tasks, _ = make_tasks()
+    moved = dataclasses.replace(tasks, x=tasks.x * unit, y=tasks.y * unit)
+    expected, got = (standardise(t, np.arange(9), torch.float64) for t in (tasks, moved))
+    torch.testing.assert_close(got.x, expected.x)
+    torch.testing.assert_close(got.y, expected.y)
 
 
 @pytest.mark.parametrize("tasks", [5, 6, 7, 20, 48, 301])

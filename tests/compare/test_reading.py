@@ -69,6 +69,13 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, object]
         {},
         r"feature 'z' is constant \(2 in every row\)",
     ),
+    "huge feature": (lambda f: f.assign(x=f["x"] * 1e200), {}, "feature 'x' must lie within 1e"),
+    "huge target": (lambda f: f.assign(y=f["y"] * 1e200), {}, "target 'y' must lie within 1e"),
+    "repeated column": (
+        lambda f: f.rename(columns={"z": "x"}),
+        {},
+        "has more than one column 'x'; rename one",
+    ),
     "constant target": (lambda f: f.assign(y=1.5), {}, "target 'y' is constant"),
     "constant class": (lambda f: f.assign(y=1), {}, "target 'y' is constant"),
     "rare class": (
@@ -102,6 +109,7 @@ def test_bad_tables(case: str, tmp_path: Path) -> None:
         ("table.parquet", b"not parquet", "cannot be read as parquet"),
         ("table.npz", b"not an archive", "cannot be read as npz"),
         ("table.npz", b"", "cannot be read as npz"),
+        ("table.npz", b"\x93NUMPY\x01\x00", "it is no archive of arrays"),
     ],
 )
 def test_bad_files(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -248,11 +256,23 @@ def test_archive(tmp_path: Path) -> None:
         ({"support_x": np.full((6, 3, 2), "a")}, "support_x must be numeric"),
         ({"query_x": np.zeros((6, 0, 2)), "query_y": np.zeros((6, 0))}, "must not be empty"),
         ({"support_y": np.zeros((6, 3)), "query_y": np.zeros((6, 4))}, "is constant"),
+        (
+            {"support_x": np.ones((6, 3, 2)), "query_x": np.ones((6, 4, 2))},
+            "feature 'x0' is constant",
+        ),
     ],
 )
 def test_bad_archives(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         read_tasks(save_archive(tmp_path, **changes), Config(task="", target=""))
+
+
+def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+    with pytest.raises(InputError, match="it is no archive of arrays"):
+        read_tasks(path, Config(task="", target=""))
 
 
 def test_archive_refuses_table_options(tmp_path: Path) -> None:

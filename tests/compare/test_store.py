@@ -58,6 +58,14 @@ def test_a_different_run_is_never_overwritten(tmp_path: Path) -> None:
         assert not store.units
 
 
+def test_a_difference_is_short_enough_to_read(tmp_path: Path) -> None:
+    Store(tmp_path, "a", {"task": "", "data": "0123456789ab" + "c" * 52}, False).close()
+    with pytest.raises(
+        InputError, match=r"task: nothing there, unit now; data: 0123456789ab\.\.\."
+    ):
+        Store(tmp_path, "b", {"task": "unit", "data": "d" * 64}, False)
+
+
 def test_results_without_a_journal_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / RESULTS).write_text("{}")
     with pytest.raises(InputError, match="without a usable journal"):

@@ -27,6 +27,20 @@ def schedule(emulated, number):
     emulated.fix_schedule(*SCHEDULES[number % len(SCHEDULES)])
 
 
+def compare_where_it_fits(emulated, number, problem, **changes):
+    """Compares under one of the schedules; streamed, with the same blocks, if shared memory is too
+    small for what the schedule demands."""
+    schedule(emulated, number)
+    try:
+        compare(problem, **changes)
+    except RuntimeError as refusal:
+        if "do not fit the device's memory" not in str(refusal):
+            raise
+        _, tasks_per_block, threads = SCHEDULES[number % len(SCHEDULES)]
+        emulated.fix_schedule("streamed", tasks_per_block, threads)
+        compare(problem, **changes)
+
+
 def compare(problem, dtype=torch.float64, tolerance=1e-11, **changes):
     """Asserts that meta_grad on emulated blocks equals the float64 reference."""
     expected = problem.call(il.meta_grad, backend="torch", **changes)
@@ -51,8 +65,7 @@ def test_meta_grad_sweep(emulated, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2000, 2600))
 def test_meta_grad_long_sweep(emulated, seed):
-    schedule(emulated, seed)
-    compare(random_problem(seed), stepwise=seed % 4 == 0)
+    compare_where_it_fits(emulated, seed, random_problem(seed), stepwise=seed % 4 == 0)
 
 
 @pytest.mark.parametrize("seed", range(100, 112))

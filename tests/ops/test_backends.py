@@ -248,6 +248,16 @@ def test_integer_parameters_are_constants():
         il.meta_grad(params_of(module), support, query, adapt_params=["scale"], **options)
 
 
+def test_tracked_instance_norm_is_refused_in_training():
+    module = nn.Sequential(nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1, track_running_stats=True))
+    module = nn.Sequential(module, nn.Flatten(), nn.Linear(3, 2)).double()
+    params, x = dict(module.named_parameters()), torch.randn(4, 5, 3).double()
+    with pytest.raises(NotImplementedError, match=r"'0.1' \(InstanceNorm1d\).*track_running_stats"):
+        il.predict(params, x, model=module, backend="torch")
+    module.eval()
+    assert il.predict(params, x, model=module, backend="torch").shape == (4, 5, 2)
+
+
 def test_batch_norm_needs_statistics_of_its_own_batch():
     support, query = data()
     ragged = il.Batch(*support, torch.tensor([1, 4, 2]))

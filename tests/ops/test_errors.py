@@ -37,6 +37,7 @@ X, Y = torch.zeros(5, 4, 3), torch.zeros(5, 4, 2)
 
 BAD = {
     "loss": (put(loss="l1"), ValueError, r"loss must be one of .* \(got 'l1'\)"),
+    "loss function": (put(loss=torch.nn.functional.mse_loss), ValueError, r"loss must be one of .*; losses have names, such as"),
     "steps": (put(steps=-1), ValueError, r"steps must be at least 0 \(got -1\)"),
     "steps kind": (put(steps=1.5), TypeError, r"steps must be an int \(got 1.5\)"),
     "steps bool": (put(steps=True), TypeError, r"steps must be an int \(got True\)"),
@@ -60,11 +61,12 @@ BAD = {
     "integers": (lambda c: c.update(params={k: v.long() for k, v in c["params"].items()}), TypeError,
                  r"must be float32 or float64 \(got torch.int64\)"),
     "batch kind": (put(support=X), TypeError, r"support must be a tuple \(x, y.* \(got Tensor of length 5\)"),
+    "batch list": (put(support=[(X[0], Y[0])] * 5), TypeError, r"list of length 5\); stack the tasks into x \[T, N, ...\]"),
     "batch length": (put(query=(X,)), TypeError, r"query must be a tuple .* \(got tuple of length 1\)"),
     "x kind": (put(support=(None, Y)), TypeError, r"support x must be a tensor \(got NoneType\)"),
     "x features": (put(support=(X[..., :2], Y)), ValueError,
                    r"support x must have shape \[5, N, 3\] to fit the model \(got \[5, 4, 2\]\)"),
-    "x rank": (put(support=(X[0], Y)), ValueError, r"support x must have shape .* \(got \[4, 3\]\)"),
+    "x rank": (put(support=(X[0], Y)), ValueError, r"support x must have shape .* \(got \[4, 3\]\); tasks are the first axis: x\[None\]"),
     "x scalar": (put(support=(torch.tensor(1.0), Y)), ValueError, r"support x must have shape \[T, N, ...\]"),
     "x dtype": (put(support=(X.double(), Y)), TypeError, r"support x must have the dtype of params"),
     "x nested": (put(support=(torch.nested.nested_tensor([X[0], X[1, :2]], layout=torch.jagged), Y)),

@@ -4,6 +4,8 @@ Tolerances, relative to each leaf's norm: float64 1e-11 (rounding 1e-16 times th
 five steps), float32 1e-5 against the float64 reference of the same float32 numbers.
 """
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -114,6 +116,36 @@ def test_float64_long_sweep(seed):
     compare(random_problem(seed), torch.float64, 1e-11)
 
 
+def moved_by_rounding(problem):
+    """Returns how far the reference moves, in the worst leaf, when the parameters alone are rounded
+    as float32 rounds them: what no float32 kernel can avoid."""
+    generator = torch.Generator().manual_seed(0)
+    expected = problem.call(il.meta_grad, backend="torch").grad
+    worst = 0.0
+    for _ in range(3):
+        rounded = {
+            k: v * (1 + 2**-24 * (2 * torch.rand(v.shape, generator=generator).double() - 1))
+            for k, v in problem.params.items()
+        }
+        moved = dataclasses.replace(problem, params=rounded).call(il.meta_grad, backend="torch")
+        for name, want in expected.items():
+            worst = max(worst, float((moved.grad[name] - want).norm() / want.norm()))
+    return worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3000, 4500))
+def test_float32_long_sweep(seed):
+    problem = random_problem_away_from_kinks(seed)
+    try:
+        compare(problem, torch.float32, 1e-5)
+    except AssertionError:
+        # a loop that diverges (to 1e118, say) or a gradient that cancels: about one in a thousand
+        if moved_by_rounding(problem) < 2.5e-6:
+            raise
+        pytest.skip("rounding the parameters to float32 moves this answer by over 2.5e-6")
+
+
 @pytest.mark.parametrize("activation", il.models.ACTIVATIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_activation_with_each_loss(activation, loss):
@@ -133,8 +165,11 @@ def test_each_form_of_inner_rates(rates, steps, order):
     compare(problem, torch.float64, 1e-11)
 
 
+@pytest.mark.parametrize("strategy", ["lanes", "rows"])
 @pytest.mark.parametrize("tasks", [0, 1, 2, 15, 16, 17, 31, 33, 70])
-def test_task_counts(tasks):
+def test_task_counts(tasks, strategy, cpu_settings):
+    """Also those that leave a group of lanes or a stack of rows incomplete."""
+    cpu_settings.set_strategy(strategy)
     problem = random_problem(13, tasks=tasks, activation="tanh", widths=[3, 6, 2], loss="mse")
     compare(problem, torch.float64, 1e-11)
     compare(problem, torch.float32, 1e-5)

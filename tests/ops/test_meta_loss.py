@@ -308,6 +308,89 @@ def test_remembered_calls_tell_their_arguments_apart():
             assert_close(fused.inner_lr_grad, plain.inner_lr_grad, 1e-11)
 
 
+class Sharded(torch.Tensor):
+    """What the checks know a DTensor by."""
+
+    device_mesh = "of several processes"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["x", "y", "weight", "task_weight", "weight as count", "sharded x"]
+)
+def test_a_remembered_call_does_not_excuse_a_wrong_one_of_equal_shapes(wrong):
+    model = il.MLP([2, 2], "tanh")
+    params = model.init(torch.Generator().manual_seed(0))
+    tensors = {"x": torch.ones(2, 2, 2), "y": torch.ones(2, 2, 2)}
+    tensors |= {"weight": torch.ones(2, 2), "task_weight": torch.ones(2)}
+
+    def call(x, y, weight, task_weight, count=None):
+        return il.meta_grad(
+            params,
+            (x, y, count, weight),
+            (x, y),
+            model=model,
+            inner_lr=0.1,
+            steps=1,
+            task_weight=task_weight,
+            backend="fused",
+        )
+
+    call(**tensors)
+    if wrong == "weight as count":
+        with pytest.raises(TypeError, match="support count must be int64"):
+            call(**{**tensors, "weight": None}, count=tensors["weight"])
+    elif wrong == "sharded x":
+        with pytest.raises(TypeError, match="support x must be a local tensor"):
+            call(**{**tensors, "x": tensors["x"].as_subclass(Sharded)})
+    else:
+        with pytest.raises(NotImplementedError, match="must not require grad"):
+            call(**{**tensors, wrong: tensors[wrong].clone().requires_grad_()})
+
+
+def test_a_remembered_call_does_not_excuse_another_structure():
+    model = il.MLP([2, 2], "tanh")
+    params = model.init(torch.Generator().manual_seed(0))
+    x, y, weight = torch.ones(2, 2, 2), torch.ones(2, 2, 2), torch.ones(2, 2)
+    options = {"model": model, "inner_lr": 0.1, "steps": 1, "backend": "fused"}
+    il.meta_grad(params, (x, y), (x, y, None, weight), **options)
+    with pytest.raises(ValueError, match="hold the model's parameters only"):
+        il.meta_grad({**params, "extra": x}, (x, y), (x, y, None, weight), **options)
+    with pytest.raises(TypeError, match="support count must be int64"):
+        il.meta_grad(params, (x, y, x, y), (None, weight), **options)
+    deep = x.reshape(2, 2, 1, 2)
+    flat = il.MLP.from_layers(model.layers, flattens=True)
+    il.meta_grad(params, (deep, y), (deep, y), **{**options, "model": flat})
+    with pytest.raises(ValueError, match=r"support x must have shape \[2, N, 2\]"):
+        il.meta_grad(params, (deep, y), (deep, y), **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("inner_lr", (0.3, 0.7, -0.3)),
+        ("loss", ("mse", "half_mse", "huber")),
+        ("steps", (1, 2, 0)),
+        ("order", (1, 2)),
+        ("adapt_params", (None, ("0.weight",), ("0.bias",), ())),
+        ("stepwise", (False, True)),
+        ("model", [il.MLP([2, 3, 1], activation) for activation in ("tanh", "relu", "silu")]),
+    ],
+)
+def test_remembered_calls_tell_their_options_apart(name, values):
+    problem = random_problem(3, widths=[2, 3, 1], activation="tanh", loss="mse")
+    given = {"model": problem.model, "inner_lr": 0.3, "steps": 2}
+    for _ in range(2):
+        for value in values:
+            options = {**given, name: value}
+            rows = (problem.params, problem.support, problem.query)
+            fused = il.meta_grad(*rows, backend="fused", **options)
+            plain = il.reference.meta_grad(*rows, **options)  # which remembers nothing
+            assert_close(fused.loss, plain.loss, 1e-11)
+            assert_close(fused.grad, plain.grad, 1e-11)
+            assert (fused.query_loss is None) == (plain.query_loss is None)
+            assert il.meta_grad(*rows, backend="torch", **options).backend == "torch"
+
+
 def test_flattening_models_with_data_of_equal_shape():
     generator = torch.Generator().manual_seed(0)
     flat = il.MLP.from_module(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(6, 2)))

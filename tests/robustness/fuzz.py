@@ -89,7 +89,11 @@ class Call:
             self.positional.append("vector")
         if first == "batch":
             return
-        arguments["inner_lr"] = self.rates(list(params))
+        adapted = list(params)
+        if draw.random() < 0.4:
+            adapted = [name for name in adapted if draw.random() < 0.6]
+            arguments["adapt_params"] = draw.choice((tuple, list, set))(adapted)
+        arguments["inner_lr"] = self.rates(adapted)
         arguments["steps"] = self.steps
         if self.operation == "adapt":
             arguments["stepwise"] = draw.random() < 0.5

@@ -23,9 +23,12 @@ def read_archive(path: Path, config: Config) -> Tasks:
         )
     wanted = ("support_x", "support_y", "query_x", "query_y")
     try:
+        if not zipfile.is_zipfile(path):
+            raise InputError(
+                f"{path.name} cannot be read as npz: it is no archive of arrays "
+                "(numpy.savez writes one)"
+            )
         with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise InputError(f"{path.name} must hold the arrays {', '.join(wanted)}")
             absent = [name for name in wanted if name not in archive.files]
             if absent:
                 raise InputError(

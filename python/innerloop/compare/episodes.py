@@ -99,7 +99,7 @@ def _moments(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     """
     centre = values.mean(axis=0)
     scale = values.std(axis=0)
-    return centre, np.where(scale > 1e-12 * np.maximum(1.0, np.abs(centre)), scale, 1.0)
+    return centre, np.where(scale > 1e-12 * np.abs(centre), scale, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,8 @@ def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:
     _limit(above, rows)
     above.set_ylabel(_axis(measure))
     above.set_title(
-        f"{source}: risk on held-out tasks, {level} intervals over {analysis.config.splits} splits",
+        f"{_named(source)}: risk on held-out tasks, "
+        f"{level} intervals over {analysis.config.splits} splits",
         loc="left",
         fontsize=9,
     )
@@ -122,8 +123,9 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
     panels[0].set_ylabel(_axis(measure))
     _legend(figure, panels[0].get_legend_handles_labels()[0])
     figure.suptitle(
-        f"{source}: risk on held-out tasks when all methods use the same inner rate\n"
-        "A curve that leaves the frame diverges; a missing point has no stable solution.",
+        f"{_named(source)}: risk on held-out tasks when all methods use the same inner rate\n"
+        f"Bands: {100 * config.level:g}% intervals over {config.splits} splits. Curves go on above "
+        "the frame; a missing point has no stable solution.",
         x=0.01,
         ha="left",
         fontsize=9,
@@ -183,6 +185,11 @@ def _limit(axes: Axes, rows: Sequence[Row], ceiling: float = math.inf) -> None:
         bottom = max(low / _CLIP, min(min(i.low, i.mean) for i in risks))
         top = min(high * _CLIP, max(i.high for i in risks))
         axes.set_ylim(bottom / 1.1, top * 1.1)
+
+
+def _named(source: str) -> str:
+    """A table's name as a title has room for it."""
+    return source if len(source) <= 40 else f"{source[:39]}…"
 
 
 def _axis(measure: str) -> str:

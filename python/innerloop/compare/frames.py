@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,7 @@ MOST_INTEGER_CLASSES = 10
 def read_frame(path: Path) -> pd.DataFrame:
     """The table in a CSV or Parquet file."""
     try:
-        if path.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path)
-            if frame.shape[1] == 1:
-                frame = _other_separator(path, frame)
+        frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except ImportError:
         raise InputError(
             f'table {path.name} needs pyarrow; run pip install "innerloop[cli]"'
@@ -43,13 +39,25 @@ def read_frame(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _other_separator(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
-    """The same CSV split at semicolons or tabs when its only column's name holds one."""
-    header = str(frame.columns[0])
-    for separator in (";", "\t"):
-        if separator in header:
-            return pd.read_csv(path, sep=separator)
+def _read_csv(path: Path) -> pd.DataFrame:
+    """A CSV split at commas; at semicolons or tabs when its only column's name holds one."""
+    separator = ","
+    frame = pd.read_csv(path)
+    if frame.shape[1] == 1:
+        header = str(frame.columns[0])
+        separator = next((mark for mark in (";", "\t") if mark in header), ",")
+        if separator != ",":
+            frame = pd.read_csv(path, sep=separator)
+    # pandas renames the second of two equal columns, and so would have it used as another feature
+    header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna()
+    repeated = header[header.duplicated()]
+    if len(repeated):
+        _refuse_repeated(repeated.iloc[0], path.name)
     return frame
+
+
+def _refuse_repeated(column: str, source: str) -> NoReturn:
+    raise InputError(f"{source} has more than one column {column!r}; rename one")
 
 
 def tasks_of_frame(frame: pd.DataFrame, config: Config, source: str) -> Tasks:
@@ -84,12 +92,6 @@ def tasks_of_frame(frame: pd.DataFrame, config: Config, source: str) -> Tasks:
     order, names = pd.factorize(frame[config.task])
     columns = [_numeric(frame, name, config) for name in features]
     x = np.column_stack(columns).astype(np.float64)
-    for index, name in enumerate(features):
-        if np.ptp(x[:, index]) == 0.0:
-            raise InputError(
-                f"feature {name!r} is constant ({x[0, index]:g} in every row); "
-                "leave it out with --features"
-            )
     loss, reason = _detect_loss(frame[config.target], config)
     notes.append(reason)
     y: NDArray[np.float64] | NDArray[np.int64]
@@ -119,9 +121,8 @@ def _shown(name: str, config: Config) -> str:
 
 def _check_column(frame: pd.DataFrame, column: str, option: str, source: str) -> None:
     if column in frame.columns:
-        repeated = list(frame.columns).count(column)
-        if repeated > 1:
-            raise InputError(f"column {column!r} appears {repeated} times in {source}; rename one")
+        if list(frame.columns).count(column) > 1:
+            _refuse_repeated(column, source)
         return
     lowered = {name.lower(): name for name in frame.columns}
     close = difflib.get_close_matches(column.lower(), list(lowered), n=3, cutoff=0.6)

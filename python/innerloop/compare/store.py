@@ -185,7 +185,7 @@ class Store:
         """The first settings in which the stored run differs from this one."""
         old, new = _flatten(header.get("describe", {})), _flatten(self._describe)
         changed = [
-            f"{name}: {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+            f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} now"
             for name in [*new, *(name for name in old if name not in new)]
             if old.get(name) != new.get(name)
         ]
@@ -223,6 +223,12 @@ class Store:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _short(value: Any) -> str:
+    """A setting as a sentence shows it."""
+    text = "" if value is None or value == [] else str(value)
+    return f"{text[:12]}..." if len(text) > 40 else text or "nothing"
 
 
 def _flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:

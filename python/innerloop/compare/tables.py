@@ -13,6 +13,7 @@ from innerloop.compare.errors import InputError
 
 MIN_TASKS = 5
 MIN_TASKS_PER_CLASS = 3
+LARGEST = 1e150  # squares of larger numbers overflow when columns are standardised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +92,23 @@ def check_tasks(tasks: Tasks, config: Config) -> Tasks:
             f"{tasks.source} has {what}; comparing over held-out tasks needs at least {MIN_TASKS} "
             "(and more than 20 for a useful answer)"
         )
+    _check_features(tasks)
     if tasks.classes:
         _check_classes(tasks)
     elif (np.ptp(tasks.y, axis=0) == 0).any():
         raise InputError(f"target {tasks.target!r} is constant; there is nothing to predict")
+    elif np.abs(tasks.y).max() > LARGEST:
+        raise InputError(f"target {tasks.target!r} must lie within {LARGEST:g}; rescale it")
     return tasks
+
+
+def _check_features(tasks: Tasks) -> None:
+    for name, column in zip(tasks.features, tasks.x.T, strict=True):
+        if np.abs(column).max() > LARGEST:
+            raise InputError(f"feature {name!r} must lie within {LARGEST:g}; rescale it")
+        if np.ptp(column) == 0.0:
+            remedy = "remove it" if tasks.fixed_support else "leave it out with --features"
+            raise InputError(f"feature {name!r} is constant ({column[0]:g} in every row); {remedy}")
 
 
 def _check_classes(tasks: Tasks) -> None:

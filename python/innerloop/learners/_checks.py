@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from innerloop._checks import _kind, _sizes, _type_error, _value_error
 
@@ -97,32 +95,8 @@ def check_task_index(op: str, task: int, tasks: int) -> None:
         _value_error(op, "task", f"lie in [0, {tasks})", task)
 
 
-def check_normalisation(op: str, module: nn.Module, batches: tuple[Any, ...]) -> None:
-    """Refuses batch normalisation where its statistics would not be those of one task's rows."""
-    for name, part in module.named_modules():
-        if not isinstance(part, _NormBase):
-            continue
-        tracked = part.running_mean is not None
-        if tracked and part.training:
-            raise NotImplementedError(
-                f"{op}: layer {name!r} ({_kind(part)}) updates running statistics in training "
-                "mode, which an inner loop would fill with every task's steps; build it with "
-                "track_running_stats=False (the statistics of each forward pass, as in the "
-                "original MAML), or call .eval() on it (its running statistics as constants)"
-            )
-        uses_batch = not tracked and not isinstance(
-            part, torch.nn.modules.instancenorm._InstanceNorm
-        )
-        if uses_batch and any(_is_ragged(batch) for batch in batches):
-            raise NotImplementedError(
-                f"{op}: layer {name!r} ({_kind(part)}) takes statistics over all rows, also over "
-                "those that count or weight leave out; give tasks of equal size, or use "
-                "nn.GroupNorm or nn.LayerNorm"
-            )
-
-
-def _is_ragged(batch: Any) -> bool:
-    """Says whether a batch may leave rows out."""
+def leaves_rows_out(batch: Any) -> bool:
+    """Says whether a batch has counts or weights of rows."""
     return isinstance(batch, (tuple, list)) and any(extra is not None for extra in batch[2:])
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop._dispatch import Model
-from innerloop.models import MLP, _chain
+from innerloop.models import MLP, NotFusible, _chain, describe
 
 # what a description reads of a layer besides its kind and parameters
 _SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
@@ -37,10 +37,10 @@ class Description:
             try:
                 facts, params = _read(module)
                 if self._mlp is None or facts != self._facts:
-                    self._mlp = MLP.from_module(module)
+                    self._mlp = describe(module)
                     self._facts = facts
                 return self._mlp, params
-            except NotImplementedError:
+            except NotFusible:
                 self._facts = self._mlp = None
         return module, dict(module.named_parameters())
 

@@ -145,7 +145,8 @@ class Learner(nn.Module):
             else:
                 model, params = self._description.of(self.module)
         if model is self.module:
-            learner_checks.check_normalisation(type(self).__name__, self.module, batches)
+            selects = any(map(learner_checks.leaves_rows_out, batches))
+            _checks.check_statistics(type(self).__name__, self.module, selects_rows=selects)
         return model, params
 
     def _rates_for(self, op: str, inner_lr: InnerLr | None, steps: int) -> InnerLr:
@@ -228,8 +229,7 @@ class Learner(nn.Module):
 
         Returns:
             Evaluation: losses [T, S + 1], means and 95 % confidence half-widths over tasks.
-                Constants, no autograd
-            state.
+                Constants, no autograd state.
 
         Raises:
             ValueError: as `adapt`.
