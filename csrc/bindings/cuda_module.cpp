@@ -1,5 +1,7 @@
 // The module of the operations on a device: unpack tensors, call without the GIL, translate
 // errors. Built as innerloop._cuda over CUDA, and for tests over an emulation on the host.
+#include <algorithm>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <utility>
@@ -22,10 +24,19 @@ using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>>;
 
 ScheduleOverride fixed_schedule;
 
+/// The strategies' names, in the order of their numbers.
+constexpr const char* kStrategies[] = {"auto", "resident", "streamed", "low_rank"};
+
 const char* strategy_name(BlockStrategy strategy) {
-  return strategy == BlockStrategy::kResident   ? "resident"
-         : strategy == BlockStrategy::kStreamed ? "streamed"
-                                                : "auto";
+  return kStrategies[static_cast<int>(strategy)];
+}
+BlockStrategy named_strategy(const std::string& name) {
+  const auto found = std::find(std::begin(kStrategies), std::end(kStrategies), name);
+  if (found == std::end(kStrategies)) {
+    throw std::invalid_argument("strategy must be auto, resident, streamed or low_rank (got " +
+                                name + ")");
+  }
+  return static_cast<BlockStrategy>(found - std::begin(kStrategies));
 }
 
 /// Runs one operation with memory that Python allocates. Returns its schedule if that is all that
@@ -81,6 +92,7 @@ class DeviceCall {
     d["tasks_per_block"] = schedule_.tasks_per_block;
     d["threads"] = schedule_.threads;
     d["blocks"] = schedule_.blocks;
+    d["in_shared"] = schedule_.in_shared;
     d["workspace_bytes"] = schedule_.workspace_bytes;
     d["scratch_bytes"] = schedule_.scratch_bytes;
     d["cycles"] = schedule_.cycles;
@@ -149,14 +161,7 @@ py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_
 /// before.
 py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads) {
   ScheduleOverride fixed;
-  if (strategy == "resident") {
-    fixed.strategy = BlockStrategy::kResident;
-  } else if (strategy == "streamed") {
-    fixed.strategy = BlockStrategy::kStreamed;
-  } else if (strategy != "auto") {
-    throw std::invalid_argument("strategy must be auto, resident or streamed (got " + strategy +
-                                ")");
-  }
+  fixed.strategy = named_strategy(strategy);
   if (tasks_per_block < 0 || tasks_per_block > kMaxGroup) {
     throw std::invalid_argument("tasks_per_block must lie in [1, " + std::to_string(kMaxGroup) +
                                 "], or be 0 (got " + std::to_string(tasks_per_block) + ")");

@@ -14,6 +14,7 @@ namespace innerloop {
 struct BlockOptions {
   int threads;
   bool stages;
+  bool far_sums;
   int64_t parameters;
 };
 
@@ -32,6 +33,7 @@ class BlockBase {
   using Numbers = Source<Real, Elem>;
   using Product = BlockProduct<Real, Elem>;
   static constexpr bool kBuildsResults = true;  // in the workspace; copied out in whole rows
+  static constexpr bool kFactors = Block::kFactors;
 
   struct SideData {
     R x;

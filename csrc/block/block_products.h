@@ -30,7 +30,7 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.b_task = w.task_stride;
     x.b_row = 1;
     x.b_col = w.ld;
-    multiply(block_, x);
+    multiply(block_, stacked(x));
   }
   IL_CALL void nn(const R& c, const R& a, const WeightRef& w, const PerTask* rate, Real sign,
                   bool add) const {
@@ -44,7 +44,7 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.b_task = w.task_stride;
     x.b_row = w.ld;
     x.b_col = 1;
-    multiply(block_, x);
+    multiply(block_, stacked(x));
   }
   IL_CALL void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
                   const R* a2, const R* b2, const PerTask* rate, Real sign) const {
@@ -75,8 +75,19 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.sign = sign;
     multiply(block_, x);
   }
-  IL_CALL void rows_nt(const R& c, const R& a, const R& b) const {
-    Product x = product_into(c, a, nullptr, 1, false);
+  IL_HD void rows_nt(const R& c, const R& a, const R& b) const {
+    start_rows_nt(c, a, b, nullptr, 1);
+    end_phase();
+  }
+  IL_HD void rows_nn(const R& c, const R& a, const R& b, const PerTask* rate, Real sign,
+                     bool add) const {
+    start_rows_nn(c, a, b, rate, sign, add);
+    end_phase();
+  }
+  /// The same without the barrier: products that do not meet share a phase.
+  IL_CALL void start_rows_nt(const R& c, const R& a, const R& b, const PerTask* rate,
+                             Real sign) const {
+    Product x = product_into(c, a, rate, sign, false);
     x.m = extent(a.rows);
     x.n = extent(b.rows);
     x.k = extent(a.cols);
@@ -86,10 +97,10 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.b_task = b.rows * b.ld;
     x.b_row = 1;
     x.b_col = b.ld;
-    multiply(block_, x);
+    start_product(block_, x);
   }
-  IL_CALL void rows_nn(const R& c, const R& a, const R& b, const PerTask* rate, Real sign,
-                       bool add) const {
+  IL_CALL void start_rows_nn(const R& c, const R& a, const R& b, const PerTask* rate, Real sign,
+                             bool add) const {
     Product x = product_into(c, a, rate, sign, add);
     x.m = extent(a.rows);
     x.n = extent(b.cols);
@@ -100,8 +111,9 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.b_task = b.rows * b.ld;
     x.b_row = b.ld;
     x.b_col = 1;
-    multiply(block_, x);
+    start_product(block_, x);
   }
+  IL_HD void end_phase() const { block_.barrier(); }
   IL_CALL void rows_tn(const R& c, const R& a, const R& b) const {
     Product x = product_into(c, a, nullptr, 1, false);
     x.m = extent(a.cols);
@@ -123,6 +135,14 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
   using Base::used_;
 
  private:
+  /// A weight that all tasks of the group share meets their stacked rows as one matrix.
+  IL_HD static Product stacked(Product x) {
+    if (x.b_task == 0 && !x.rate) {
+      x.m *= static_cast<int>(x.tasks);
+      x.tasks = x.tasks > 0 ? 1 : 0;
+    }
+    return x;
+  }
   IL_HD Product product_into(const R& c, const R& a, const PerTask* rate, Real sign,
                              bool add) const {
     Product x;

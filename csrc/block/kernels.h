@@ -36,7 +36,9 @@ struct Launch {
   bool sums;               // over tasks
   void* slots;             // [blocks, parameters + rate_size]
   void* workspace;         // null: shared memory
-  int64_t workspace_size;  // numbers per block
+  int64_t workspace_size;  // numbers per block, in global memory
+  void* far;               // sums over tasks that lie apart from the workspace
+  int64_t far_size;        // numbers per block
   const char* table;       // null: the next field
   alignas(8) char inline_table[kInlineTable];
 
@@ -88,23 +90,27 @@ struct Frame {
   Plan plan;
   Engine engine;
   Pass<Engine> pass;
-  int64_t cells;  // of the workspace
+  int64_t cells, far_cells;  // of the workspace
 
-  IL_HD Frame(const Block& block, const Launch<Call>& launch, typename Engine::Elem* workspace)
+  IL_HD Frame(const Block& block, const Launch<Call>& launch, typename Engine::Elem* workspace,
+              typename Engine::Elem* far)
       : call(pointed(launch.call, launch.table_data(), launch.layout)),
         plan(pointed(launch.plan, launch.table_data(), launch.layout)),
         engine(block, call.problem, plan, launch.options),
         pass(engine, plan, call) {
-    Carver<typename Engine::Elem> c(workspace);
-    lay_out(c, engine, pass, launch.sums ? plan.sink : 0, launch.rate_size);
-    cells = c.used();
+    Carver<typename Engine::Elem> near(workspace), apart(far);
+    lay_out(near, launch.options.far_sums ? apart : near, engine, pass, launch.sums ? plan.sink : 0,
+            launch.rate_size);
+    cells = near.used();
+    far_cells = apart.used();
   }
   /// The workspace: sums over tasks, then what the pass needs.
-  IL_HD static void lay_out(Carver<typename Engine::Elem>& c, Engine& engine, Pass<Engine>& pass,
-                            int64_t sink, int64_t rates) {
-    typename Engine::Elem* sums = c.take(sink);
-    engine.set_sinks(sums, c.take(rates));
-    pass.carve(c);
+  IL_HD static void lay_out(Carver<typename Engine::Elem>& near,
+                            Carver<typename Engine::Elem>& for_sums, Engine& engine,
+                            Pass<Engine>& pass, int64_t sink, int64_t rates) {
+    typename Engine::Elem* sums = for_sums.take(sink);
+    engine.set_sinks(sums, for_sums.take(rates));
+    pass.carve(near);
   }
 };
 
@@ -120,9 +126,10 @@ IL_HD void start_group(const Engine& engine, const MetaGradCall& call) {
 template <class Block, class Real, template <class> class Pass, class Call>
 IL_HD void run_tasks(const Block& block, const Launch<Call>& launch,
                      Frame<Block, Real, Pass, Call>* frame,
-                     typename Block::template Cell<Real>* workspace, int64_t index) {
+                     typename Block::template Cell<Real>* workspace,
+                     typename Block::template Cell<Real>* far, int64_t index) {
   using F = Frame<Block, Real, Pass, Call>;
-  block.once([&] { new (frame) F(block, launch, workspace); });
+  block.once([&] { new (frame) F(block, launch, workspace, far); });
   const int64_t tasks = launch.call.problem.tasks, group = launch.plan.copies;
   if (launch.sums) frame->engine.clear_sinks(launch.rate_size);
   const int64_t last = launch.groups * (index + 1) / launch.blocks;

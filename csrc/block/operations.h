@@ -2,7 +2,7 @@
 // once for every target of launches; templates over the target T:
 //   T(const BlockContext&)
 //   const char* upload(void* to, const void* from, int64_t bytes)   at most kTablePiece bytes
-//   const char* launch<Real, Pass>(const Launch<Call>&, const Schedule&)
+//   const char* launch<kFactors, Real, Pass>(const Launch<Call>&, const Schedule&)
 //   const char* sum<Real>(const SumLaunch&, int64_t blocks)
 // which return null or what went wrong. Nothing here allocates device memory or waits for the
 // device.
@@ -10,9 +10,11 @@
 
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "block/kernels.h"
+#include "block/low_rank.h"
 #include "block/schedule.h"
 
 namespace innerloop {
@@ -41,18 +43,21 @@ struct BlockKernels {
 struct CountingBlock {
   template <class Real>
   using Cell = Real;
+  static constexpr bool kFactors = false;
 };
 
-/// A plan for groups of `copies` tasks. `stages`: every leaf has a place in the workspace.
+/// A plan for groups of `copies` tasks.
 template <class Real>
-inline void make_block_plan(Plan& plan, const Request& r, int64_t copies) {
+inline void make_block_plan(Plan& plan, const Request& r, int64_t copies, Factors factors) {
   using E = BlockEngine<CountingBlock, Real>;
   using M = ScalarMath<Real, Real>;
   plan = Plan{plan.layers};
   plan.copies = copies;
   plan.implicit_first = first_pays_implicit<E>(r);
+  const bool implicit = plan.implicit_first;
   fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
-               needs_z<M>, is_curved<M>);
+               needs_z<M>, is_curved<M>,
+               [&](int l) { return (l > 0 || !implicit) && is_factored(r, l, factors); });
   for (int l = 0; l < plan.depth; ++l) {
     LayerPlan& p = plan.layers[l];
     p.initial_w = plan.initial;
@@ -64,16 +69,20 @@ inline void make_block_plan(Plan& plan, const Request& r, int64_t copies) {
   }
 }
 
-/// Numbers in a block's workspace.
+/// Numbers in a block's workspace: near ones, and far ones if the sums over tasks lie apart.
+struct WorkspaceSize {
+  int64_t near, far;
+};
 template <class Real, template <class> class Pass, class Call>
-inline int64_t workspace_size(const Call& call, const Request& r, const Plan& plan,
-                              const BlockOptions& options) {
+inline WorkspaceSize workspace_size(const Call& call, const Request& r, const Plan& plan,
+                                    const BlockOptions& options) {
   using F = Frame<CountingBlock, Real, Pass, Call>;
   typename F::Engine engine(CountingBlock{}, call.problem, plan, options);
   Pass<typename F::Engine> pass(engine, plan, call);
-  Carver<Real> c(nullptr);
-  F::lay_out(c, engine, pass, r.wants_grad ? plan.sink : 0, r.wants_grad ? r.rate_grad_size : 0);
-  return c.used();
+  Carver<Real> near(nullptr), far(nullptr);
+  F::lay_out(near, options.far_sums ? far : near, engine, pass, r.wants_grad ? plan.sink : 0,
+             r.wants_grad ? r.rate_grad_size : 0);
+  return {near.used(), far.used()};
 }
 
 /// The arrays of a call, in one piece.
@@ -140,7 +149,9 @@ class Operation {
     sums_ = request_.wants_grad;
     schedule_ = choose();
     if (!schedule_.threads) {
-      return "the demanded strategy, tasks_per_block and threads do not fit the device's memory";
+      return "the demanded strategy, tasks_per_block and threads do not fit this call or the "
+             "device's "
+             "memory";
     }
     prepare();
     if (context_.schedule) *context_.schedule = schedule_;
@@ -152,21 +163,32 @@ class Operation {
   static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
   BlockOptions options(int threads, BlockStrategy strategy) const {
-    return {threads, strategy == BlockStrategy::kResident, call_.problem.net->parameters};
+    return {threads, strategy == BlockStrategy::kResident, strategy == BlockStrategy::kLowRank,
+            call_.problem.net->parameters};
+  }
+  Factors factors(BlockStrategy strategy) const {
+    if (strategy != BlockStrategy::kLowRank) return Factors::kNone;
+    return context_.fixed.strategy == strategy ? Factors::kAll : Factors::kWherePaying;
   }
   Schedule choose() {
-    const auto bytes = [&](int64_t group, int threads, BlockStrategy strategy) {
-      make_block_plan<Real>(plan_, request_, group);
-      const BlockOptions told = options(threads, strategy);
-      const int64_t size = workspace_size<Real, Pass>(call_, request_, plan_, told);
-      return size * static_cast<int64_t>(sizeof(Real));
+    const auto footprint = [&](int64_t group, int threads, BlockStrategy strategy) {
+      constexpr int64_t kReal = sizeof(Real);
+      make_block_plan<Real>(plan_, request_, group, factors(strategy));
+      const bool implicit = plan_.implicit_first && plan_.first_adapts;
+      if (strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) return Footprint{};
+      const WorkspaceSize size =
+          workspace_size<Real, Pass>(call_, request_, plan_, options(threads, strategy));
+      return Footprint{true, size.near * kReal, size.far * kReal};
     };
-    return choose_schedule(work_, context_.facts, call_.problem.tasks, context_.fixed, bytes);
+    const auto work = [&](BlockStrategy strategy) {
+      return with_factors(work_, request_, factors(strategy));
+    };
+    return choose_schedule(work, context_.facts, call_.problem.tasks, context_.fixed, footprint);
   }
 
-  /// Table, launch and the layout of scratch memory: [slots][workspaces][table].
+  /// Table, launch and the layout of scratch memory: [slots][workspaces][far sums][table].
   void prepare() {
-    make_block_plan<Real>(plan_, request_, schedule_.tasks_per_block);
+    make_block_plan<Real>(plan_, request_, schedule_.tasks_per_block, factors(schedule_.strategy));
     Launch<Call>& l = launch_;
     l.call = call_;
     l.plan = plan_;
@@ -175,7 +197,9 @@ class Operation {
     l.blocks = schedule_.blocks;
     l.sums = sums_;
     l.rate_size = sums_ ? request_.rate_grad_size : 0;
-    l.workspace_size = workspace_size<Real, Pass>(call_, request_, plan_, l.options);
+    const WorkspaceSize size = workspace_size<Real, Pass>(call_, request_, plan_, l.options);
+    l.workspace_size = schedule_.in_shared ? 0 : size.near;
+    l.far_size = size.far;
     l.layout.layers = table_.add(plan_.layers, plan_.depth);
     table_.add_leaves(call_.problem.params, plan_.leaves, &l.layout.params,
                       &l.layout.param_strides);
@@ -184,10 +208,10 @@ class Operation {
 
     const int64_t real = sizeof(Real), slot = l.options.parameters + l.rate_size;
     slots_bytes_ = sums_ ? aligned(l.blocks * slot * real) : 0;
-    const bool streamed = schedule_.strategy == BlockStrategy::kStreamed;
-    workspaces_bytes_ = streamed ? aligned(l.blocks * l.workspace_size * real) : 0;
+    workspaces_bytes_ = aligned(l.blocks * l.workspace_size * real);
+    far_bytes_ = aligned(l.blocks * l.far_size * real);
     table_bytes_ = table_.size() > kInlineTable ? table_.size() : 0;
-    schedule_.scratch_bytes = slots_bytes_ + workspaces_bytes_ + table_bytes_;
+    schedule_.scratch_bytes = slots_bytes_ + workspaces_bytes_ + far_bytes_ + table_bytes_;
   }
 
   const char* launch() {
@@ -199,9 +223,10 @@ class Operation {
     Launch<Call>& l = launch_;
     l.slots = scratch;
     l.workspace = workspaces_bytes_ ? scratch + slots_bytes_ : nullptr;
+    l.far = far_bytes_ ? scratch + slots_bytes_ + workspaces_bytes_ : nullptr;
     l.table = nullptr;
     if (table_bytes_) {
-      char* to = scratch + slots_bytes_ + workspaces_bytes_;
+      char* to = scratch + slots_bytes_ + workspaces_bytes_ + far_bytes_;
       for (int64_t at = 0; at < table_.size(); at += kTablePiece) {
         const int64_t size = std::min(kTablePiece, table_.size() - at);
         if (const char* error = target.upload(to + at, table_.data() + at, size)) return error;
@@ -211,9 +236,18 @@ class Operation {
       std::memcpy(l.inline_table, table_.data(), static_cast<size_t>(table_.size()));
     }
     if (l.blocks > 0) {
-      if (const char* error = target.template launch<Real, Pass>(l, schedule_)) return error;
+      if (const char* error = launch_tasks(target)) return error;
     }
     return sums_ ? sum(target) : nullptr;
+  }
+
+  const char* launch_tasks(T& target) {
+    if constexpr (std::is_same_v<Call, MetaGradCall>) {
+      if (schedule_.strategy == BlockStrategy::kLowRank) {
+        return target.template launch<true, Real, Pass>(launch_, schedule_);
+      }
+    }
+    return target.template launch<false, Real, Pass>(launch_, schedule_);
   }
 
   const char* sum(T& target) {
@@ -242,7 +276,7 @@ class Operation {
   Table table_;
   Launch<Call> launch_{};
   bool sums_ = false;
-  int64_t slots_bytes_ = 0, workspaces_bytes_ = 0, table_bytes_ = 0;
+  int64_t slots_bytes_ = 0, workspaces_bytes_ = 0, far_bytes_ = 0, table_bytes_ = 0;
 };
 
 /// The table of operations of a target and a dtype.
@@ -268,6 +302,7 @@ struct BlockOperations {
     Request r{call.problem};
     r.adapt = call.adapt;
     r.steps = call.steps;
+    r.order = call.order;
     r.support_rows = call.support.rows;
     r.query_rows = call.query.rows;
     r.wants_grad = call.grads != nullptr;

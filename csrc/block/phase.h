@@ -3,10 +3,10 @@
 // A block B is bulk-synchronous. Between two barriers lies a phase; in it `spread` hands every item
 // to one of the block's threads, in no particular order:
 //   B::Cell<Real>           how the block's workspace holds a number
-//   int threads()           the size of the block
-//   spread(rows, cols, f)   f(row, col) for every item, each on one thread
-//   barrier()               the end of a phase: what it wrote may be read from here on
-//   once(f)                 f() on one thread, then a barrier
+//   B::kFactors             whether the low-rank strategy's products are compiled, which take
+//   registers int threads()           the size of the block spread(rows, cols, f)   f(row, col) for
+//   every item, each on one thread barrier()               the end of a phase: what it wrote may be
+//   read from here on once(f)                 f() on one thread, then a barrier
 // Code outside `spread` and `once` runs on every thread and sees the same values there. Blocks:
 // cuda/device_block.h on a GPU, tests/emulation/emulated_block.h on the host with checks.
 #pragma once

@@ -126,12 +126,13 @@ IL_CALL void multiply_tiles(const Block& block, const BlockProduct<Real, Cell>& 
     if (x.a2) tile.add(x.a2, Source<Real, Cell>(x.b2, nullptr));
     tile.store();
   });
-  block.barrier();
 }
 
+/// A product without the barrier at its end. An element of C belongs to the same thread in all
+/// products with equal tasks, m and n, which may follow one another without barriers.
 /// Larger tiles read less; smaller ones leave fewer threads idle.
 template <class Block, class Real, class Cell>
-IL_HD void multiply(const Block& block, const BlockProduct<Real, Cell>& x) {
+IL_HD void start_product(const Block& block, const BlockProduct<Real, Cell>& x) {
   if (x.tasks == 0 || x.m == 0 || x.n == 0) return;
   const int64_t results = x.tasks * x.m * x.n;
   if (results >= 12 * static_cast<int64_t>(block.threads())) {
@@ -141,6 +142,12 @@ IL_HD void multiply(const Block& block, const BlockProduct<Real, Cell>& x) {
   } else {
     multiply_tiles<1, 1>(block, x);
   }
+}
+
+template <class Block, class Real, class Cell>
+IL_HD void multiply(const Block& block, const BlockProduct<Real, Cell>& x) {
+  start_product(block, x);
+  block.barrier();
 }
 
 }  // namespace innerloop

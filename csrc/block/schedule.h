@@ -10,8 +10,10 @@
 
 namespace innerloop {
 
-/// resident: a block's whole workspace lies in shared memory; streamed: in global memory.
-enum class BlockStrategy : int { kAuto = 0, kResident = 1, kStreamed = 2 };
+/// resident: a block's whole workspace lies in shared memory; streamed: in global memory; low-rank:
+/// per-task weights are kept as factors, in shared memory if they fit, sums over tasks apart from
+/// them in global memory.
+enum class BlockStrategy : int { kAuto = 0, kResident = 1, kStreamed = 2, kLowRank = 3 };
 
 struct DeviceFacts {
   int multiprocessors;
@@ -31,7 +33,8 @@ struct Schedule {
   int threads = 0;
   int64_t tasks_per_block = 0;
   int64_t groups = 0, blocks = 0;
-  int64_t workspace_bytes = 0;  // of one block, in shared or global memory
+  bool in_shared = false;       // the workspace; else in global memory
+  int64_t workspace_bytes = 0;  // of one block, without sums that lie apart
   int64_t scratch_bytes = 0;    // in global memory, of the whole call
   double cycles = 0;            // the model's estimate
 };
@@ -41,6 +44,13 @@ struct TaskWork {
   double multiply_adds;  // in products
   double width;          // results of a typical product: threads that find work
   double phases;         // barriers
+};
+
+/// What a block of a strategy needs, or that the strategy cannot run the call.
+struct Footprint {
+  bool possible = false;
+  int64_t workspace_bytes = 0;
+  int64_t far_bytes = 0;  // sums that lie apart, in global memory
 };
 
 constexpr int kThreadChoices[] = {32, 64, 128, 256};
@@ -53,29 +63,32 @@ constexpr double kPhaseCycles = 120;          // a barrier with the latency of o
 constexpr double kThreadCycles = 6;           // of a thread for one multiply-add from shared memory
 constexpr double kMultiplyAddsPerCycle = 32;  // of a multiprocessor, limited by shared memory
 constexpr double kStreamedFactor = 4;         // the same from global memory through the caches
+constexpr double kLowRankFactor = 2;          // the same where factors alone are in shared memory
 constexpr int64_t kRegisters = 65536;         // of a multiprocessor
 constexpr int64_t kThreadRegisters = 192;     // of a kernel, rounded up: docs/cuda-resources.md
+constexpr int64_t kLowRankRegisters = 224;    // of the low-rank kernels
 constexpr int64_t kBlocksPerMultiprocessor = 16;
 
 /// Blocks that one multiprocessor holds at a time.
-inline int64_t blocks_in_flight(const DeviceFacts& device, int threads, int64_t shared_bytes) {
-  const int64_t by_threads = kRegisters / (kThreadRegisters * ((threads + 31) / 32 * 32));
+inline int64_t blocks_in_flight(const DeviceFacts& device, BlockStrategy strategy, int threads,
+                                int64_t shared_bytes) {
+  const int64_t registers =
+      strategy == BlockStrategy::kLowRank ? kLowRankRegisters : kThreadRegisters;
+  const int64_t by_threads = kRegisters / (registers * ((threads + 31) / 32 * 32));
   const int64_t by_memory = device.shared_per_multiprocessor / std::max<int64_t>(shared_bytes, 1);
   return std::max<int64_t>(1, std::min<int64_t>({by_threads, by_memory, kBlocksPerMultiprocessor}));
 }
 
 /// Cycles of the whole call: waves of blocks, each as slow as the dependent chain of one block or
-/// as the work of all blocks that share a multiprocessor, whichever is more.
+/// as the work of all blocks that share a multiprocessor, whichever is more. A multiply-add is
+/// `slower` than from shared memory.
 inline double estimated_cycles(const TaskWork& work, const DeviceFacts& device, int64_t tasks,
-                               BlockStrategy strategy, int64_t per_block, int threads,
-                               int64_t shared_bytes) {
-  const double slower = strategy == BlockStrategy::kStreamed ? kStreamedFactor : 1;
+                               double slower, int64_t per_block, int threads, int64_t in_flight) {
   const double group = static_cast<double>(per_block);
   const double busy = std::min(static_cast<double>(threads), group * work.width);
   const double macs = group * work.multiply_adds * slower;
   const double alone = work.phases * kPhaseCycles * slower + macs * kThreadCycles / busy;
   const int64_t groups = (tasks + per_block - 1) / per_block;
-  const int64_t in_flight = blocks_in_flight(device, threads, shared_bytes);
   const double waves = static_cast<double>((groups + device.multiprocessors * in_flight - 1) /
                                            (device.multiprocessors * in_flight));
   const int64_t together =
@@ -83,16 +96,25 @@ inline double estimated_cycles(const TaskWork& work, const DeviceFacts& device, 
   return waves * std::max(alone, static_cast<double>(together) * macs / kMultiplyAddsPerCycle);
 }
 
-/// Chooses. `bytes(tasks_per_block, threads, strategy)` gives a block's workspace. Resident where
-/// one task fits (or where it is demanded and fits), streamed otherwise; within a strategy the
-/// fewest estimated cycles, ties to fewer tasks and threads.
-template <class Bytes>
-inline Schedule choose_schedule(const TaskWork& work, const DeviceFacts& device, int64_t tasks,
-                                const ScheduleOverride& fixed, Bytes bytes) {
+/// How much slower a multiply-add is than from shared memory.
+inline double slowness(BlockStrategy strategy, bool in_shared) {
+  return strategy == BlockStrategy::kResident ? 1 : in_shared ? kLowRankFactor : kStreamedFactor;
+}
+
+/// Chooses. `footprint(tasks_per_block, threads, strategy)` gives what a block needs and
+/// `work(strategy)` a task's work. Resident where one task fits (or where it is demanded and
+/// fits); otherwise low-rank or streamed, and cut as takes the fewest estimated cycles, ties to the
+/// earlier strategy, fewer tasks and threads.
+template <class Work, class NeedsOf>
+inline Schedule choose_schedule(Work work, const DeviceFacts& device, int64_t tasks,
+                                const ScheduleOverride& fixed, NeedsOf footprint) {
   const int64_t room = device.shared_per_block - kFrameBytes;
   Schedule best;
-  for (BlockStrategy strategy : {BlockStrategy::kResident, BlockStrategy::kStreamed}) {
+  for (BlockStrategy strategy :
+       {BlockStrategy::kResident, BlockStrategy::kLowRank, BlockStrategy::kStreamed}) {
     if (fixed.strategy != BlockStrategy::kAuto && fixed.strategy != strategy) continue;
+    const bool resident = strategy == BlockStrategy::kResident;
+    const TaskWork one = work(strategy);
     for (int64_t group : kGroupChoices) {
       if (fixed.tasks_per_block ? group != kGroupChoices[0] : group > std::max<int64_t>(tasks, 1)) {
         continue;
@@ -101,27 +123,31 @@ inline Schedule choose_schedule(const TaskWork& work, const DeviceFacts& device,
       for (int threads : kThreadChoices) {
         if (fixed.threads ? threads != kThreadChoices[0] : false) continue;
         if (fixed.threads) threads = fixed.threads;
-        const int64_t size = bytes(group, threads, strategy);
-        const bool resident = strategy == BlockStrategy::kResident;
-        if (resident ? size > room : size > kStreamedBudget && group > 1) continue;
-        const int64_t shared = (resident ? size : 0) + kFrameBytes;
-        const double cycles =
-            estimated_cycles(work, device, tasks, strategy, group, threads, shared);
+        const Footprint needs = footprint(group, threads, strategy);
+        const bool fits = needs.workspace_bytes <= room;
+        const bool in_shared = fits && strategy != BlockStrategy::kStreamed;
+        const int64_t global = needs.far_bytes + (in_shared ? 0 : needs.workspace_bytes);
+        if (!needs.possible || (resident && !fits)) continue;
+        if (global > kStreamedBudget && group > 1) continue;
+        const int64_t in_flight = blocks_in_flight(
+            device, strategy, threads, (in_shared ? needs.workspace_bytes : 0) + kFrameBytes);
+        const double cycles = estimated_cycles(one, device, tasks, slowness(strategy, in_shared),
+                                               group, threads, in_flight);
         if (best.threads && cycles >= best.cycles) continue;
         best.strategy = strategy;
         best.threads = threads;
         best.tasks_per_block = group;
         best.groups = (tasks + group - 1) / group;
-        best.blocks = std::min(best.groups,
-                               device.multiprocessors * blocks_in_flight(device, threads, shared));
-        if (!resident) {
-          best.blocks = std::min(best.blocks, std::max<int64_t>(1, kStreamedBudget / size));
+        best.blocks = std::min(best.groups, device.multiprocessors * in_flight);
+        if (global > 0) {
+          best.blocks = std::min(best.blocks, std::max<int64_t>(1, kStreamedBudget / global));
         }
-        best.workspace_bytes = size;
+        best.in_shared = in_shared;
+        best.workspace_bytes = needs.workspace_bytes;
         best.cycles = cycles;
       }
     }
-    if (best.threads) return best;
+    if (resident && best.threads) return best;
   }
   return best;
 }

@@ -9,9 +9,15 @@ namespace innerloop {
 /// Initial parameters as the sweeps read them.
 template <class E>
 struct InitialParams {
-  const E* engine;
+  using R = Rows<typename E::Elem>;
+  E* engine;
   typename E::Elem* imported;
-  IL_HD typename E::WeightRef weight(int l) const { return engine->initial_weight(l, imported); }
+  IL_HD void nt(const R& c, const R& a, int l, bool add) const {
+    engine->nt(c, a, engine->initial_weight(l, imported), nullptr, 1, add);
+  }
+  IL_HD void nn(const R& c, const R& a, int l, bool add) const {
+    engine->nn(c, a, engine->initial_weight(l, imported), nullptr, 1, add);
+  }
   IL_HD typename E::BiasRef bias(int l) const { return engine->initial_bias(l, imported); }
 };
 

@@ -52,6 +52,7 @@ struct LayerPlan {
   int64_t weight_offset, bias_offset;
   bool adapts_weight, adapts_bias;
   bool weight_per_task, bias_per_task;  // initial leaf differs between tasks
+  bool factored;  // adapted weights stay the initial ones and factors of their change
   bool stores_z, stores_a;
   // offsets in elements: per row of a tape, per row of the R-pass scratch, in a parameter block
   int64_t z, h, a, delta;
@@ -71,15 +72,16 @@ struct Plan {
   bool first_adapts = false;   // the first weight adapts
   bool turns_weights = false;  // parameter blocks carry transposed copies
   bool has_per_task_leaf = false;
-  int64_t copies = 1;  // task copies in one array (1: an element is a vector over tasks)
+  bool factored = false;  // some layer is
+  int64_t copies = 1;     // task copies in one array (1: an element is a vector over tasks)
   int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0, initial = 0;
 };
 
 /// Fills a plan. `E::pad(n)` is the row length that holds n elements; `E::turned(out, in)` the size
-/// of a transposed copy; `needs_z`, `is_curved` answer for activations.
-template <class E, class NeedsZ, class IsCurved>
+/// of a transposed copy; `needs_z`, `is_curved` answer for activations, `is_factored` for layers.
+template <class E, class NeedsZ, class IsCurved, class IsFactored>
 inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
-                      NeedsZ needs_z, IsCurved is_curved) {
+                      NeedsZ needs_z, IsCurved is_curved, IsFactored is_factored) {
   plan.depth = net.depth;
   plan.leaves = net.leaves;
   plan.lowest = net.depth;
@@ -103,6 +105,8 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     plan.has_per_task_leaf |= to.weight_per_task;
     to.bias_per_task = from.bias_leaf >= 0 && strides[from.bias_leaf] != 0;
     plan.has_per_task_leaf |= to.bias_per_task;
+    to.factored = is_factored(l);
+    plan.factored |= to.factored;
     if (l == 0) plan.first_adapts = to.adapts_weight;
     if ((to.adapts_weight || to.adapts_bias) && plan.lowest == net.depth) plan.lowest = l;
     to.stores_z = needs_z(from.activation);
@@ -121,12 +125,11 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     scratch += to.stores_a ? to.ld_out : 0;
     to.rdelta = scratch;
     scratch += to.ld_out;
+    const bool is_built = !to.factored && (l > 0 || !plan.implicit_first);
     to.w = block;
-    if (l > 0 || !plan.implicit_first) block += plan.copies * to.out * to.ld_in;
+    if (is_built) block += plan.copies * to.out * to.ld_in;
     to.w_turned = block;
-    if (plan.turns_weights && (l > 0 || !plan.implicit_first)) {
-      block += plan.copies * E::turned(to.out, to.in);
-    }
+    if (plan.turns_weights && is_built) block += plan.copies * E::turned(to.out, to.in);
     to.b = block;
     block += plan.copies * to.ld_out;
     to.sink_w = sink;

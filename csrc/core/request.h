@@ -10,6 +10,7 @@ struct Request {
   const Problem& problem;
   const uint8_t* adapt = nullptr;
   int64_t steps = 0;
+  int order = 2;
   int64_t support_rows = 0, query_rows = 0;
   bool wants_grad = false;
   bool allows_implicit = false;

@@ -35,6 +35,8 @@ class Sweep {
   using R = Rows<Elem>;
   using T = Tape<Elem>;
 
+  // Params, below: products with weights and biases of one step. params.nt(c, a, l, add) is
+  // c = a W_l^T, nn is c = a W_l, added to c if asked.
   IL_HD Sweep(E& engine, const Plan& plan) : e_(engine), plan_(plan) {}
 
   IL_HD const LayerPlan& layer(int l) const { return plan_.layers[l]; }
@@ -51,7 +53,7 @@ class Sweep {
   IL_CALL void forward_layer(const T& t, const R& in, const Params& params, int l,
                              const R* linear) {
     const R zl = z(t, l);
-    if (!linear) e_.nt(zl, in, params.weight(l), nullptr, 1, false);
+    if (!linear) params.nt(zl, in, l, false);
     e_.bias_activation(zl, h(t, l), linear ? *linear : zl, params.bias(l), layer(l));
   }
 
@@ -60,7 +62,7 @@ class Sweep {
   IL_CALL void backward(const T& t, const Params& params, int lowest) {
     activation_backward(t, plan_.depth - 1);
     for (int l = plan_.depth - 1; l > lowest; --l) {
-      e_.nn(a(t, l - 1), delta(t, l), params.weight(l), nullptr, 1, false);
+      params.nn(a(t, l - 1), delta(t, l), l, false);
       activation_backward(t, l - 1);
     }
   }
@@ -77,7 +79,7 @@ class Sweep {
       add = true;
     }
     if (r_in) {
-      e_.nt(r, *r_in, params.weight(l), nullptr, 1, add);
+      params.nt(r, *r_in, l, add);
       add = true;
     }
     if (!add) e_.clear(r);
@@ -93,7 +95,7 @@ class Sweep {
   template <class Params>
   IL_CALL void r_backward_input(const R& to, const T& t, const T& s, const Params& params,
                                 const Direction<E>& v, int l, bool has_direction, bool add) {
-    e_.nn(to, rdelta(s, l), params.weight(l), nullptr, 1, add);
+    params.nn(to, rdelta(s, l), l, add);
     if (has_direction) e_.nn(to, delta(t, l), v.weight, v.weight_rate, 1, true);
   }
 

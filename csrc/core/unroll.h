@@ -5,15 +5,18 @@
 //   lambda_S = grad l_query(phi_S),  lambda_s = lambda_{s+1} - H_s (alpha_s * lambda_{s+1})
 //   dL/dalpha_s = -lambda_{s+1} * g_s;   order 1 drops the H_s term.
 //
-// Three kinds of weight:
+// Four kinds of weight:
 //   stored    one copy per task and step; its lambda is a matrix per task.
 //   implicit  the first layer when it pays: phi_s only through U = X_s W_s^T and D = sum alpha
 //   delta,
 //             lambda only through M = X_s lambda^T and R0 = sum R{delta}.
+//   factored  phi_s only as phi_0 and the factors delta, in of its updates; lambda only as the
+//             factors of its terms, which tapes of all steps keep (core/factors.h).
 //   fixed     not adapted: one copy for all steps; contributions go straight to the sum over tasks.
 // Layers below the first adapted one are passed once, not once per step, in both directions.
 #pragma once
 
+#include "core/factors.h"
 #include "core/sweep.h"
 
 namespace innerloop {
@@ -47,7 +50,7 @@ class Unroll {
     if (has_query_) query_ = e_.carve_side(c, call_.query);
     const int64_t kept = wants_grad_ ? steps_ : smaller_of(steps_, 1);
     tape_stride_ = g * n * plan_.tape_row;
-    tapes_ = c.take(kept, tape_stride_);
+    tapes_ = c.take(plan_.factored ? steps_ : kept, tape_stride_);
     query_tape_ = c.take(has_query_ ? g * q * plan_.tape_row : 0);
     initial_ = c.take(e_.initial_size());
     blocks_ = c.take(moves_ ? kept : 0, plan_.block);
@@ -60,7 +63,8 @@ class Unroll {
     rate_grads_ = c.take(wants_rate_grad_ && !elementwise ? steps_ : 0, plan_.leaves * g);
     losses_ = c.take(g);
     const bool second = wants_grad_ && moves_ && (call_.order == 2 || wants_rate_grad_);
-    scratch_ = c.take(second ? g * n * plan_.scratch_row : 0);
+    scratch_stride_ = g * n * plan_.scratch_row;
+    scratch_ = c.take(!second ? 0 : plan_.factored ? steps_ : 1, scratch_stride_);
     const LayerPlan& below = plan_.layers[plan_.lowest > 0 ? plan_.lowest - 1 : 0];
     const bool has_body = second && call_.order == 2 && plan_.lowest > 0;
     body_ = {c.take(has_body ? g * n * below.ld_out : 0), n, below.out, below.ld_out};
@@ -74,6 +78,9 @@ class Unroll {
     d_ = {c.take(with_query ? wide : 0), n, first.out, first.ld_out};
     m_ = {c.take(with_query && wants_grad_ ? wide : 0), n, first.out, first.ld_out};
     r0_ = {c.take(implicit_ && wants_grad_ ? wide : 0), n, first.out, first.ld_out};
+    const int64_t updates = steps_ * n, terms = wants_grad_ ? q + 2 * (steps_ - 1) * n : 0;
+    const int64_t ld_small = e_.pad(updates > terms ? updates : terms), most = n > q ? n : q;
+    small_ = {c.take(plan_.factored ? g * most : 0, ld_small), most, ld_small, ld_small};
   }
 
   /// One group of tasks, already selected in the engine.
@@ -113,7 +120,12 @@ class Unroll {
   struct Params {
     const Unroll* u;
     int64_t step;
-    IL_HD typename E::WeightRef weight(int l) const { return u->weight_at(step, l); }
+    IL_HD void nt(const R& c, const R& a, int l, bool add) const {
+      u->weight_product(step, l, c, a, add, true);
+    }
+    IL_HD void nn(const R& c, const R& a, int l, bool add) const {
+      u->weight_product(step, l, c, a, add, false);
+    }
     IL_HD typename E::BiasRef bias(int l) const { return u->bias_at(step, l); }
   };
   IL_HD bool is_implicit(int l) const { return implicit_ && l == 0; }
@@ -122,13 +134,70 @@ class Unroll {
   }
   IL_HD typename E::WeightRef weight_at(int64_t step, int l) const {
     const LayerPlan& p = plan_.layers[l];
-    if (step == 0 || !p.adapts_weight || is_implicit(l)) return e_.initial_weight(l, initial_);
+    if (step == 0 || !p.adapts_weight || is_implicit(l) || p.factored) {
+      return e_.initial_weight(l, initial_);
+    }
     return e_.turned_weight(l, block(step));
   }
   IL_HD typename E::BiasRef bias_at(int64_t step, int l) const {
     const LayerPlan& p = plan_.layers[l];
     if (step == 0 || !p.adapts_bias) return e_.initial_bias(l, initial_);
     return e_.block_bias(l, block(step));
+  }
+  /// c = a W^T (`turned`) or a W with the weight of a step, added to c if asked.
+  IL_CALL void weight_product(int64_t step, int l, const R& c, const R& a, bool add,
+                              bool turned) const {
+    const auto base = [&] {
+      if (turned) {
+        e_.nt(c, a, weight_at(step, l), nullptr, 1, add);
+      } else {
+        e_.nn(c, a, weight_at(step, l), nullptr, 1, add);
+      }
+    };
+    if constexpr (E::kFactors) {
+      if (plan_.layers[l].factored && step > 0) {
+        const auto each = [&](auto f) { each_update(step, l, f); };
+        add_factors(e_, small_, c, a, turned, each, base);
+        return;
+      }
+    }
+    base();
+  }
+  /// The factors of phi_step - phi_0.
+  template <class F>
+  IL_HD void each_update(int64_t step, int l, F f) const {
+    for (int64_t s = 0; s < step; ++s) {
+      f(sweep_.delta(support_tape(s), l), support_input(s, l), rate(s, plan_.layers[l].weight_leaf),
+        Real(-1));
+    }
+  }
+  /// The factors of lambda_{step + 1}, times a rate.
+  template <class F>
+  IL_HD void each_term(int64_t step, int l, const PerTask* rate, F f) const {
+    const T t = query_tape();
+    f(sweep_.delta(t, l), l ? sweep_.h(t, l - 1) : query_.x, rate, Real(1));
+    if (call_.order == 1) return;
+    for (int64_t s = steps_ - 1; s > step; --s) {
+      f(sweep_.rdelta(scratch(s), l), support_input(s, l), rate, Real(-1));
+      if (l > plan_.lowest) {
+        f(sweep_.delta(support_tape(s), l), sweep_.rh(scratch(s), l - 1), rate, Real(-1));
+      }
+    }
+  }
+  /// c = a lambda^T (`turned`), or c += a (rate * lambda), for a factored layer.
+  IL_CALL void lambda_product(int64_t step, int l, const R& c, const R& a, const PerTask* rate,
+                              bool turned) const {
+    if constexpr (E::kFactors) {
+      const auto each = [&](auto f) { each_term(step, l, rate, f); };
+      const auto base = [&] {
+        if (turned) {
+          e_.clear(c);
+        } else {
+          e_.end_phase();
+        }
+      };
+      add_factors(e_, small_, c, a, turned, each, base);
+    }
   }
   IL_HD Out weight_in(Elem* b, int l) const { return e_.block_weight_target(l, b); }
   IL_HD Out bias_in(Elem* b, int l) const { return e_.block_bias_target(l, b); }
@@ -153,10 +222,12 @@ class Unroll {
   }
 
   IL_HD T support_tape(int64_t s) const {
-    return {tapes_ + (wants_grad_ ? s * tape_stride_ : 0), call_.support.rows};
+    return {tapes_ + (wants_grad_ || plan_.factored ? s * tape_stride_ : 0), call_.support.rows};
   }
   IL_HD T query_tape() const { return {query_tape_, call_.query.rows}; }
-  IL_HD T scratch() const { return {scratch_, call_.support.rows}; }
+  IL_HD T scratch(int64_t s) const {
+    return {scratch_ + (plan_.factored ? s * scratch_stride_ : 0), call_.support.rows};
+  }
 
   /// Output of layer l - 1 on the support at step s; layers below `lowest` ran at step 0 only.
   IL_HD R support_input(int64_t s, int l) const {
@@ -169,7 +240,7 @@ class Unroll {
     const Params params{this, s};
     for (int l = s ? plan_.lowest : 0; l < plan_.depth; ++l) {
       if (is_implicit(l)) {
-        if (s == 0) e_.nt(u_, support_.x, params.weight(0), nullptr, 1, false);
+        if (s == 0) params.nt(u_, support_.x, 0, false);
         sweep_.forward_layer(t, support_.x, params, l, &u_);
       } else {
         sweep_.forward_layer(t, support_input(s, l), params, l, nullptr);
@@ -196,7 +267,7 @@ class Unroll {
       const PerTask* alpha = rate(s, p.weight_leaf);
       if (s + 1 < steps_) e_.rows_nn(u_, gram_, delta, alpha, -1, true);
       if (has_query_) e_.add_scaled(d_, delta, alpha);
-    } else if (p.adapts_weight) {
+    } else if (p.adapts_weight && !p.factored) {
       const Out to = weight_in(block(s + 1), l);
       if (elementwise) {
         const Out g = weight_in(gradient_, l);
@@ -229,7 +300,7 @@ class Unroll {
     for (int l = 0; l < plan_.depth; ++l) {
       if (is_implicit(l)) {
         const R linear = sweep_.z(t, 0);
-        e_.nt(linear, query_.x, params.weight(0), nullptr, 1, false);
+        params.nt(linear, query_.x, 0, false);
         if (implicit_moves_ && s > 0) e_.rows_nn(linear, cross_, d_, nullptr, -1, true);
         sweep_.forward_layer(t, query_.x, params, l, &linear);
       } else {
@@ -245,7 +316,7 @@ class Unroll {
   /// the leaf's gradient is wanted per task.
   IL_HD bool keeps_lambda(int l) const {
     const LayerPlan& p = plan_.layers[l];
-    return p.weight_per_task || (p.adapts_weight && !is_implicit(l) && moves_);
+    return p.weight_per_task || (p.adapts_weight && !is_implicit(l) && !p.factored && moves_);
   }
   /// May a contribution at step s skip lambda and go to the sum over tasks?
   IL_HD bool goes_to_sink(int64_t s, int l) const {
@@ -316,7 +387,7 @@ class Unroll {
     const LayerPlan& p = plan_.layers[l];
     Direction<E> v;
     Elem* from = call_.rates.elementwise ? direction_ : lambda_;
-    if (p.adapts_weight && !is_implicit(l)) {
+    if (p.adapts_weight && !is_implicit(l) && !p.factored) {
       v.weight = e_.block_weight(l, from);
       if (!call_.rates.elementwise) v.weight_rate = rate(s, p.weight_leaf);
     }
@@ -332,7 +403,7 @@ class Unroll {
   IL_CALL bool seed(int64_t s, int l) {
     const LayerPlan& p = plan_.layers[l];
     const T t = support_tape(s);
-    const R delta = sweep_.delta(t, l), in = support_input(s, l), r = sweep_.rz(scratch(), l);
+    const R delta = sweep_.delta(t, l), in = support_input(s, l), r = sweep_.rz(scratch(s), l);
     if (p.adapts_bias && wants_rate_grad_) {
       if (call_.rates.elementwise) {
         const Out g = bias_in(gradient_, l);
@@ -364,9 +435,14 @@ class Unroll {
       e_.copy_scaled(r, m_, alpha);
       return true;
     }
-    if (!wants_rate_grad_) return false;
-    e_.nt(r, in, e_.block_weight(l, lambda_), nullptr, 1, false);
-    e_.minus_dot(rate_grad(s, p.weight_leaf), delta, r);
+    if (p.factored) {
+      lambda_product(s, l, r, in, nullptr, true);
+    } else if (wants_rate_grad_) {
+      e_.nt(r, in, e_.block_weight(l, lambda_), nullptr, 1, false);
+    } else {
+      return false;
+    }
+    if (wants_rate_grad_) e_.minus_dot(rate_grad(s, p.weight_leaf), delta, r);
     e_.copy_scaled(r, r, alpha);
     return true;
   }
@@ -375,7 +451,7 @@ class Unroll {
   }
 
   IL_CALL void reverse_step(int64_t s) {
-    const T t = support_tape(s), r = scratch();
+    const T t = support_tape(s), r = scratch(s);
     const Params params{this, s};
     const int low = plan_.lowest, top = plan_.depth - 1;
     if (wants_rate_grad_ && !call_.rates.elementwise) {
@@ -399,13 +475,11 @@ class Unroll {
     e_.loss_curvature(support_, sweep_.h(t, top), sweep_.rh(r, top), sweep_.rdelta(r, top));
     sweep_.r_activation_backward(t, r, top);
     for (int l = top; l > low; --l) {
-      sweep_.r_backward_input(sweep_.rdelta(r, l - 1), t, r, params, direction(s, l), l,
-                              plan_.layers[l].adapts_weight, false);
+      r_backward_input(s, l, sweep_.rdelta(r, l - 1), false);
       sweep_.r_activation_backward(t, r, l - 1);
     }
     if (body_.p) {
-      sweep_.r_backward_input(body_, t, r, params, direction(s, low), low,
-                              plan_.layers[low].adapts_weight, true);
+      r_backward_input(s, low, body_, true);
     }
     for (int l = low; l <= top; ++l) {
       const LayerPlan& p = plan_.layers[l];
@@ -426,6 +500,16 @@ class Unroll {
     }
   }
 
+  IL_CALL void r_backward_input(int64_t s, int l, const R& to, bool add) {
+    const LayerPlan& p = plan_.layers[l];
+    const T t = support_tape(s);
+    sweep_.r_backward_input(to, t, scratch(s), Params{this, s}, direction(s, l), l,
+                            p.adapts_weight && !p.factored, add);
+    if (p.factored) {
+      lambda_product(s, l, to, sweep_.delta(t, l), rate(s, p.weight_leaf), false);
+    }
+  }
+
   IL_CALL void scale_direction(int64_t s) {
     for (int l = plan_.lowest; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
@@ -443,14 +527,14 @@ class Unroll {
   /// Layers below `lowest` saw the same inputs at every step: one backward pass for the sum of
   /// their cotangents.
   IL_CALL void reverse_body() {
-    const T t = support_tape(0), r = scratch();
+    const T t = support_tape(0), r = scratch(0);
     const Params params{this, 0};
     for (int l = plan_.lowest - 1; l >= 0; --l) {
       const R cotangent = sweep_.rdelta(r, l);
       if (l == plan_.lowest - 1) {
         e_.copy_scaled(cotangent, body_, nullptr);
       } else {
-        e_.nn(cotangent, sweep_.rdelta(r, l + 1), params.weight(l + 1), nullptr, 1, false);
+        params.nn(cotangent, sweep_.rdelta(r, l + 1), l + 1, false);
       }
       e_.activation_backward(cotangent, cotangent, sweep_.z(t, l), sweep_.h(t, l), plan_.layers[l]);
       accumulate(0, l, cotangent, l ? sweep_.h(t, l - 1) : support_.x, nullptr, nullptr, -1);
@@ -478,12 +562,12 @@ class Unroll {
   const MetaGradCall& call_;
   Sweep<E> sweep_;
   bool wants_grad_, wants_rate_grad_, has_query_, moves_, implicit_, implicit_moves_;
-  int64_t steps_, tape_stride_ = 0;
+  int64_t steps_, tape_stride_ = 0, scratch_stride_ = 0;
   typename E::SideData support_{}, query_{};
   Elem *tapes_ = nullptr, *query_tape_ = nullptr, *initial_ = nullptr, *blocks_ = nullptr;
   Elem *lambda_ = nullptr, *direction_ = nullptr, *gradient_ = nullptr, *rates_ = nullptr;
   Elem *rate_grads_ = nullptr, *losses_ = nullptr, *scratch_ = nullptr;
-  R body_{}, u_{}, gram_{}, cross_{}, d_{}, m_{}, r0_{};
+  R body_{}, u_{}, gram_{}, cross_{}, d_{}, m_{}, r0_{}, small_{};
 };
 
 }  // namespace innerloop

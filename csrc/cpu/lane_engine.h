@@ -26,6 +26,7 @@ class LaneEngine {
   using BiasRef = Bias<Real, V>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = true;  // results are interleaved: built, then copied out
+  static constexpr bool kFactors = false;
 
   struct SideData {
     R x;

@@ -9,6 +9,7 @@ class DeviceBlock {
  public:
   template <class Real>
   using Cell = Real;
+  static constexpr bool kFactors = false;
 
 #ifdef __CUDA_ARCH__
   __device__ int threads() const { return static_cast<int>(blockDim.x); }
@@ -44,6 +45,11 @@ class DeviceBlock {
   template <class F>
   void once(F&&) const {}
 #endif
+};
+
+/// The same for kernels of the low-rank strategy.
+struct FactorBlock : DeviceBlock {
+  static constexpr bool kFactors = true;
 };
 
 }  // namespace innerloop

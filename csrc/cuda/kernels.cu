@@ -2,12 +2,14 @@
 // double.
 //
 // A kernel: one block for a group of tasks at a time (block/kernels.h). The frame lies in static
-// shared memory, the workspace in dynamic shared memory (resident) or in the caller's scratch
-// memory (streamed). At most kMaxThreads threads; block/schedule.h keeps to that and to the shared
-// memory that the device allows.
+// shared memory, the workspace in dynamic shared memory (resident, low-rank where it fits) or in
+// the caller's scratch memory (streamed), as sums over tasks of the low-rank strategy. At most
+// kMaxThreads threads; block/schedule.h keeps to that and to the shared memory that the device
+// allows.
 #include <cuda_runtime.h>
 
 #include <atomic>
+#include <type_traits>
 
 #include "block/operations.h"
 #include "cuda/device.h"
@@ -16,10 +18,10 @@
 namespace innerloop {
 namespace {
 
-template <class Real, template <class> class Pass, class Call>
+template <class Block, class Real, template <class> class Pass, class Call>
 __global__ void __launch_bounds__(kMaxThreads, 1)
     task_kernel(const __grid_constant__ Launch<Call> launch) {
-  using F = Frame<DeviceBlock, Real, Pass, Call>;
+  using F = Frame<Block, Real, Pass, Call>;
   extern __shared__ __align__(16) char dynamic[];
   __shared__ __align__(16) char frame[sizeof(F)];
   static_assert(sizeof(F) + 1024 <= kFrameBytes, "schedules count on a frame of this size");
@@ -27,8 +29,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   Real* workspace = launch.workspace
                         ? static_cast<Real*>(launch.workspace) + blockIdx.x * launch.workspace_size
                         : reinterpret_cast<Real*>(dynamic);
-  run_tasks<DeviceBlock, Real, Pass, Call>(DeviceBlock{}, launch, reinterpret_cast<F*>(frame),
-                                           workspace, blockIdx.x);
+  Real* far = launch.far ? static_cast<Real*>(launch.far) + blockIdx.x * launch.far_size : nullptr;
+  run_tasks<Block, Real, Pass, Call>(Block{}, launch, reinterpret_cast<F*>(frame), workspace, far,
+                                     blockIdx.x);
 }
 
 template <class Real>
@@ -65,10 +68,11 @@ class CudaTarget {
     store_kernel<<<1, 128, 0, stream_>>>(static_cast<char*>(to), piece, static_cast<int>(bytes));
     return text(cudaGetLastError());
   }
-  template <class Real, template <class> class Pass, class Call>
+  template <bool kFactors, class Real, template <class> class Pass, class Call>
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
-    const auto kernel = task_kernel<Real, Pass, Call>;
-    const int64_t shared = launch.workspace ? 0 : schedule.workspace_bytes;
+    using Block = std::conditional_t<kFactors, FactorBlock, DeviceBlock>;
+    const auto kernel = task_kernel<Block, Real, Pass, Call>;
+    const int64_t shared = schedule.in_shared ? schedule.workspace_bytes : 0;
     // once for each kernel and device: a later launch may be part of a graph
     static std::atomic<uint64_t> raised{0};
     const uint64_t bit = device_ < 64 ? uint64_t{1} << device_ : 0;

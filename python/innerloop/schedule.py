@@ -14,7 +14,7 @@ from innerloop._plan import LOSS_CODES, Options, find_plan
 from innerloop.models import MLP
 
 OPERATIONS = ("meta_grad", "meta_loss", "adapt", "hvp", "loss_and_grad", "predict")
-STRATEGIES = ("auto", "resident", "streamed")
+STRATEGIES = ("auto", "resident", "streamed", "low_rank")
 
 
 class DeviceFacts(NamedTuple):
@@ -29,14 +29,16 @@ H100 = DeviceFacts(132, 232448, 233472)
 
 
 class Schedule(NamedTuple):
-    """One operation's blocks. `workspace_bytes` are of one block: shared memory if the strategy is
-    "resident", global memory if "streamed". `scratch_bytes` are torch's, in global memory, for the
-    whole call. `cycles` is an estimate that is good for comparing schedules and nothing else."""
+    """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
+    (always if the strategy is "resident", where they fit if "low_rank"), else in global memory.
+    `scratch_bytes` are torch's, in global memory, for the whole call. `cycles` is an estimate that
+    is good for comparing schedules and nothing else."""
 
     strategy: str
     tasks_per_block: int
     threads: int
     blocks: int
+    in_shared: bool
     workspace_bytes: int
     scratch_bytes: int
     cycles: float
@@ -128,8 +130,9 @@ def fixed_plan(
     "auto" or 0 is chosen as ever. A call that no such schedule fits raises RuntimeError.
 
     Args:
-        strategy: "auto", "resident" (a block's workspace in shared memory) or "streamed" (in
-            global memory).
+        strategy: "auto", "resident" (a block's workspace in shared memory), "streamed" (in
+            global memory) or "low_rank" (per-task weights kept as factors; `meta_grad` and
+            `meta_loss` without rates per element, where an adapted weight is shared by all tasks).
         tasks_per_block: 1 to 32.
         threads: of a block, 1 to 256.
 

@@ -21,15 +21,19 @@ class EmulatedTarget {
     std::memcpy(to, from, static_cast<size_t>(bytes));
     return nullptr;
   }
-  template <class Real, template <class> class Pass, class Call>
+  template <bool kFactors, class Real, template <class> class Pass, class Call>
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
-    using F = Frame<EmulatedBlock, Real, Pass, Call>;
+    using Block = std::conditional_t<kFactors, EmulatedFactorBlock, EmulatedBlock>;
+    using F = Frame<Block, Real, Pass, Call>;
     ++launches;
-    const EmulatedBlock block(schedule.threads);
+    const Block block(schedule.threads);
     for (int64_t index = 0; index < launch.blocks; ++index) {
-      std::vector<WatchedCell<Real>> workspace(cells<Real, Pass>(launch, block));
+      const F counted(block, launch, nullptr, nullptr);
+      std::vector<WatchedCell<Real>> workspace(static_cast<size_t>(counted.cells));
+      std::vector<WatchedCell<Real>> far(static_cast<size_t>(counted.far_cells));
       const Storage<F> frame;
-      run_tasks<EmulatedBlock, Real, Pass, Call>(block, launch, frame.p, workspace.data(), index);
+      run_tasks<Block, Real, Pass, Call>(block, launch, frame.p, workspace.data(), far.data(),
+                                         index);
     }
     return nullptr;
   }
@@ -52,12 +56,6 @@ class EmulatedTarget {
     T* p = static_cast<T*>(::operator new(sizeof(T)));
     ~Storage() { ::operator delete(p); }
   };
-  /// The workspace with the gaps between its arrays.
-  template <class Real, template <class> class Pass, class Call>
-  static size_t cells(const Launch<Call>& launch, const EmulatedBlock& block) {
-    const Frame<EmulatedBlock, Real, Pass, Call> counted(block, launch, nullptr);
-    return static_cast<size_t>(counted.cells);
-  }
 };
 
 }  // namespace

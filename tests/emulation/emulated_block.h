@@ -83,6 +83,7 @@ class EmulatedBlock {
  public:
   template <class Real>
   using Cell = WatchedCell<Real>;
+  static constexpr bool kFactors = false;
 
   explicit EmulatedBlock(int threads) : threads_(threads) {}
 
@@ -111,6 +112,12 @@ class EmulatedBlock {
 
  private:
   int threads_;
+};
+
+/// The same for kernels of the low-rank strategy.
+struct EmulatedFactorBlock : EmulatedBlock {
+  using EmulatedBlock::EmulatedBlock;
+  static constexpr bool kFactors = true;
 };
 
 }  // namespace innerloop

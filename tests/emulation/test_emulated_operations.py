@@ -10,6 +10,7 @@ import torch
 
 import innerloop as il
 from helpers import assert_close, randn_like
+from innerloop import _native
 from problems import LOSSES, RATES, random_problem, random_problem_away_from_kinks
 
 SCHEDULES = (
@@ -132,6 +133,90 @@ def test_first_layer_that_stays_implicit(emulated):
         activation="tanh",
     )
     compare(problem)
+
+
+LOW_RANK = ((0, 0), (1, 32), (3, 7), (2, 33), (1, 1), (32, 256))
+
+
+def low_rank_problem(seed, **fixed):
+    """Returns a random problem that the low-rank strategy takes."""
+    rates = ("number", "scalar", "steps", "leaf", "leaf_steps")[seed % 5]
+    # 4 is the size of no leaf, so that rates of 4 steps are not taken for rates per element
+    steps = 4 if rates == "leaf_steps" else (1, 2, 3, 5)[seed % 4]
+    fixed = {"per_task": 0.0, "rates": rates, "steps": steps, **fixed}
+    problem = random_problem(seed, **fixed)
+    adapted = problem.options["adapt_params"]
+    if adapted is not None and not any("weight" in name for name in adapted):
+        return low_rank_problem(seed, **fixed, adapt_params=None)
+    return problem
+
+
+@pytest.mark.parametrize("seed", range(300, 348))
+def test_low_rank_sweep(emulated, seed):
+    emulated.fix_schedule("low_rank", *LOW_RANK[seed % len(LOW_RANK)])
+    compare(low_rank_problem(seed), stepwise=seed % 4 == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3000, 3300))
+def test_low_rank_long_sweep(emulated, seed):
+    emulated.fix_schedule("low_rank", *LOW_RANK[seed % len(LOW_RANK)])
+    compare(low_rank_problem(seed), stepwise=seed % 4 == 0)
+
+
+@pytest.mark.parametrize("seed", range(350, 356))
+def test_low_rank_in_float32(emulated, seed):
+    emulated.fix_schedule("low_rank", *LOW_RANK[seed % len(LOW_RANK)])
+    problem = random_problem_away_from_kinks(seed, rates="leaf", per_task=0.0, adapt_params=None)
+    if problem.options["steps"]:
+        compare(problem, torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("demanded", [False, True])
+@pytest.mark.parametrize("shared_bytes", [49152, 200000])
+def test_low_rank_in_shared_and_in_global_memory(emulated, monkeypatch, shared_bytes, demanded):
+    """Of four layers the first is implicit and the last is built, unless factors are demanded."""
+    monkeypatch.setattr(_native, "cuda", lambda: emulated)
+    emulated.set_device(3, shared_bytes, shared_bytes)
+    emulated.fix_schedule("low_rank" if demanded else "auto", 1, 0)
+    problem = low_rank_problem(
+        53, widths=[90, 80, 70, 60, 3], tasks=7, rows=4, query_rows=5, steps=2, rates="leaf",
+        adapt_params=None, order=2, activation="tanh", loss="mse",
+    )  # fmt: skip
+    found = il.plan(
+        problem.model, tasks=7, support_rows=4, query_rows=5, steps=2, dtype=torch.float64,
+        facts=il.schedule.DeviceFacts(3, shared_bytes, shared_bytes),
+    )  # fmt: skip
+    assert (found.strategy, found.in_shared) == ("low_rank", shared_bytes == 200000)
+    compare(problem)
+
+
+@pytest.mark.parametrize(("rows", "query_rows"), [(0, 3), (3, 0), (0, 0), (1, 1), (13, 9)])
+def test_low_rank_row_counts(emulated, rows, query_rows):
+    emulated.fix_schedule("low_rank", 2, 33)
+    compare(low_rank_problem(57, rows=rows, query_rows=query_rows, activation="silu"))
+
+
+@pytest.mark.parametrize("options", [{"rates": "element"}, {"per_task": 1.0}, {"steps": 0}])
+def test_low_rank_is_refused_where_updates_are_not(emulated, options):
+    emulated.fix_schedule("low_rank", 0, 0)
+    problem = random_problem(7, **{"rates": "leaf", "per_task": 0.0, "steps": 2, **options})
+    with pytest.raises(RuntimeError, match="do not fit this call"):
+        problem.call(il.meta_grad, backend="fused")
+
+
+def test_low_rank_losses_alone(emulated):
+    """Without a gradient the factors are kept all the same."""
+    emulated.fix_schedule("low_rank", 2, 40)
+    problem = low_rank_problem(61, tasks=5, steps=3, rates="scalar", activation="gelu")
+    options = {k: v for k, v in problem.options.items() if k not in ("task_weight", "stepwise")}
+    options.pop("order")
+    sides = (problem.params, problem.support, problem.query)
+
+    def loss(backend):
+        return il.meta_loss(*sides, model=problem.model, backend=backend, **options)
+
+    assert_close(loss("fused"), loss("torch"), 1e-11, "loss")
 
 
 def test_descriptions_longer_than_kernel_parameters(emulated):

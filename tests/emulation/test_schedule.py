@@ -47,16 +47,39 @@ def test_tiny_tasks_share_a_block():
 
 
 def test_what_does_not_fit_shared_memory_is_streamed():
-    found = planned(OMNIGLOT, 32, 25)
-    assert found.strategy == "streamed"
+    found = planned(OMNIGLOT, 32, 200)
+    assert (found.strategy, found.in_shared) == ("streamed", False)
     assert found.scratch_bytes >= found.blocks * found.workspace_bytes
-    assert planned(OMNIGLOT, 32, 25, steps=5).workspace_bytes > found.workspace_bytes
+    assert planned(OMNIGLOT, 32, 200, steps=5).workspace_bytes > found.workspace_bytes
+
+
+def test_few_rows_of_wide_layers_are_kept_as_factors():
+    found = planned(OMNIGLOT, 32, 5)
+    assert (found.strategy, found.in_shared) == ("low_rank", True)
+    assert found.workspace_bytes <= H100.shared_per_block
+    more = planned(OMNIGLOT, 32, 25)
+    assert (more.strategy, more.in_shared) == ("low_rank", False)
+    with il.fixed_plan("streamed", tasks_per_block=1, threads=more.threads):
+        assert planned(OMNIGLOT, 32, 25).workspace_bytes > 3 * more.workspace_bytes
+
+
+def test_adapted_weights_that_are_a_result_are_built():
+    assert planned(OMNIGLOT, 32, 5, operation="adapt").strategy == "streamed"
+    assert planned(OMNIGLOT, 32, 5, operation="hvp").strategy == "streamed"
+    assert planned(OMNIGLOT, 32, 5, per_task=True).strategy == "streamed"
+
+
+@pytest.mark.parametrize("operation", ["adapt", "hvp", "loss_and_grad", "predict"])
+def test_a_strategy_that_cannot_run_a_call_raises(operation):
+    with il.fixed_plan("low_rank"), pytest.raises(RuntimeError, match="do not fit this call"):
+        planned(OMNIGLOT, 32, 5, operation=operation)
 
 
 def test_the_same_call_may_fit_one_gpu_and_not_another():
     wide = il.MLP([8, 90, 90, 4])
     assert planned(wide, 64, 10).strategy == "resident"
-    assert planned(wide, 64, 10, SMALL).strategy == "streamed"
+    assert planned(wide, 64, 10, SMALL).strategy == "low_rank"
+    assert planned(wide, 64, 60, SMALL).strategy == "streamed"
 
 
 def test_float64_takes_twice_the_memory():
@@ -97,7 +120,7 @@ def test_a_fixed_plan_that_does_not_fit_raises():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"strategy": "cached"}, "strategy must be auto, resident or streamed"),
+        ({"strategy": "cached"}, "strategy must be auto, resident, streamed or low_rank"),
         ({"tasks_per_block": 33}, "tasks_per_block must lie in"),
         ({"threads": 257}, "threads must lie in"),
     ],
