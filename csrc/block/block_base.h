@@ -15,6 +15,8 @@ struct BlockOptions {
   int threads;
   bool stages;
   bool far_sums;
+  bool in_shared;  // the workspace
+  bool has_staging;
   int64_t parameters;
 };
 
@@ -65,6 +67,9 @@ class BlockBase {
     rate_sink_ = rate_sink;
   }
 
+  /// Shared memory for operands on their way; null: they are read where they lie.
+  IL_HD void set_staging(Elem* staging) { staging_ = staging; }
+
  protected:
   /// Sizes of one task's arrays fit 32 bits (block/operations.h); products of two of them may not.
   IL_HD static int extent(int64_t n) { return static_cast<int>(n); }
@@ -90,6 +95,7 @@ class BlockBase {
   int64_t first_ = 0;
   int used_ = 0;
   Elem *sink_ = nullptr, *rate_sink_ = nullptr, *partial_ = nullptr;
+  Elem* staging_ = nullptr;
 };
 
 }  // namespace innerloop

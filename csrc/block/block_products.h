@@ -2,6 +2,7 @@
 #pragma once
 
 #include "block/block_base.h"
+#include "block/staged_product.h"
 
 namespace innerloop {
 
@@ -30,7 +31,7 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.b_task = w.task_stride;
     x.b_row = 1;
     x.b_col = w.ld;
-    multiply(block_, stacked(x));
+    multiply(stacked(x));
   }
   IL_CALL void nn(const R& c, const R& a, const WeightRef& w, const PerTask* rate, Real sign,
                   bool add) const {
@@ -44,7 +45,7 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.b_task = w.task_stride;
     x.b_row = w.ld;
     x.b_col = 1;
-    multiply(block_, stacked(x));
+    multiply(stacked(x));
   }
   IL_CALL void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
                   const R* a2, const R* b2, const PerTask* rate, Real sign) const {
@@ -61,7 +62,7 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     }
     x.rate = rate;
     x.sign = sign;
-    multiply(block_, x);
+    multiply(x);
   }
   /// One product over the stacked rows of all tasks of the group.
   IL_CALL void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2,
@@ -73,7 +74,7 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.c0 = {x.c, nullptr};
     x.c0_row = p.ld_in;
     x.sign = sign;
-    multiply(block_, x);
+    multiply(x);
   }
   IL_HD void rows_nt(const R& c, const R& a, const R& b) const {
     start_rows_nt(c, a, b, nullptr, 1);
@@ -125,16 +126,27 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
     x.b_task = b.rows * b.ld;
     x.b_row = b.ld;
     x.b_col = 1;
-    multiply(block_, x);
+    multiply(x);
   }
 
  protected:
   using Base::block_;
   using Base::extent;
+  using Base::options_;
   using Base::sink_;
+  using Base::staging_;
   using Base::used_;
 
  private:
+  IL_HD void multiply(const Product& x) const {
+    if (x.tasks == 0 || x.m == 0 || x.n == 0) return;
+    if (staging_ && pays_staged(block_, x)) {
+      multiply_staged(block_, x, staging_, options_.in_shared);
+    } else {
+      start_product(block_, x);
+      block_.barrier();
+    }
+  }
   /// A weight that all tasks of the group share meets their stacked rows as one matrix.
   IL_HD static Product stacked(Product x) {
     if (x.b_task == 0 && !x.rate) {

@@ -39,6 +39,7 @@ struct Launch {
   int64_t workspace_size;  // numbers per block, in global memory
   void* far;               // sums over tasks that lie apart from the workspace
   int64_t far_size;        // numbers per block
+  int64_t staging_size;    // numbers in shared memory
   const char* table;       // null: the next field
   alignas(8) char inline_table[kInlineTable];
 
@@ -82,6 +83,14 @@ inline IL_HD Plan pointed(const Plan& plan, const char* table, const TableLayout
   return result;
 }
 
+/// Where a block's arrays lie; null: there are none.
+template <class Elem>
+struct BlockMemory {
+  Elem* workspace = nullptr;
+  Elem* far = nullptr;      // sums over tasks
+  Elem* staging = nullptr;  // shared memory for operands on their way
+};
+
 /// A pass with all it refers to, at one place that the whole block reads.
 template <class Block, class Real, template <class> class Pass, class Call>
 struct Frame {
@@ -92,13 +101,14 @@ struct Frame {
   Pass<Engine> pass;
   int64_t cells, far_cells;  // of the workspace
 
-  IL_HD Frame(const Block& block, const Launch<Call>& launch, typename Engine::Elem* workspace,
-              typename Engine::Elem* far)
+  IL_HD Frame(const Block& block, const Launch<Call>& launch,
+              const BlockMemory<typename Engine::Elem>& memory)
       : call(pointed(launch.call, launch.table_data(), launch.layout)),
         plan(pointed(launch.plan, launch.table_data(), launch.layout)),
         engine(block, call.problem, plan, launch.options),
         pass(engine, plan, call) {
-    Carver<typename Engine::Elem> near(workspace), apart(far);
+    engine.set_staging(memory.staging);
+    Carver<typename Engine::Elem> near(memory.workspace), apart(memory.far);
     lay_out(near, launch.options.far_sums ? apart : near, engine, pass, launch.sums ? plan.sink : 0,
             launch.rate_size);
     cells = near.used();
@@ -126,10 +136,10 @@ IL_HD void start_group(const Engine& engine, const MetaGradCall& call) {
 template <class Block, class Real, template <class> class Pass, class Call>
 IL_HD void run_tasks(const Block& block, const Launch<Call>& launch,
                      Frame<Block, Real, Pass, Call>* frame,
-                     typename Block::template Cell<Real>* workspace,
-                     typename Block::template Cell<Real>* far, int64_t index) {
+                     const BlockMemory<typename Block::template Cell<Real>>& memory,
+                     int64_t index) {
   using F = Frame<Block, Real, Pass, Call>;
-  block.once([&] { new (frame) F(block, launch, workspace, far); });
+  block.once([&] { new (frame) F(block, launch, memory); });
   const int64_t tasks = launch.call.problem.tasks, group = launch.plan.copies;
   if (launch.sums) frame->engine.clear_sinks(launch.rate_size);
   const int64_t last = launch.groups * (index + 1) / launch.blocks;

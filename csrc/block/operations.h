@@ -163,8 +163,9 @@ class Operation {
   static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
   BlockOptions options(int threads, BlockStrategy strategy) const {
-    return {threads, strategy == BlockStrategy::kResident, strategy == BlockStrategy::kLowRank,
-            call_.problem.net->parameters};
+    const bool resident = strategy == BlockStrategy::kResident;
+    return {threads,  resident,  strategy == BlockStrategy::kLowRank,
+            resident, !resident, call_.problem.net->parameters};
   }
   Factors factors(BlockStrategy strategy) const {
     if (strategy != BlockStrategy::kLowRank) return Factors::kNone;
@@ -178,7 +179,9 @@ class Operation {
       if (strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) return Footprint{};
       const WorkspaceSize size =
           workspace_size<Real, Pass>(call_, request_, plan_, options(threads, strategy));
-      return Footprint{true, size.near * kReal, size.far * kReal};
+      const bool resident = strategy == BlockStrategy::kResident;
+      return Footprint{true, size.near * kReal, size.far * kReal,
+                       resident ? 0 : staging_size<Real>(threads) * kReal};
     };
     const auto work = [&](BlockStrategy strategy) {
       return with_factors(work_, request_, factors(strategy));
@@ -193,6 +196,8 @@ class Operation {
     l.call = call_;
     l.plan = plan_;
     l.options = options(schedule_.threads, schedule_.strategy);
+    l.options.in_shared = schedule_.in_shared;
+    l.staging_size = l.options.has_staging ? staging_size<Real>(schedule_.threads) : 0;
     l.groups = schedule_.groups;
     l.blocks = schedule_.blocks;
     l.sums = sums_;

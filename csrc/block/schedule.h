@@ -35,6 +35,7 @@ struct Schedule {
   int64_t groups = 0, blocks = 0;
   bool in_shared = false;       // the workspace; else in global memory
   int64_t workspace_bytes = 0;  // of one block, without sums that lie apart
+  int64_t shared_bytes = 0;     // of one block, asked for at the launch
   int64_t scratch_bytes = 0;    // in global memory, of the whole call
   double cycles = 0;            // the model's estimate
 };
@@ -50,7 +51,8 @@ struct TaskWork {
 struct Footprint {
   bool possible = false;
   int64_t workspace_bytes = 0;
-  int64_t far_bytes = 0;  // sums that lie apart, in global memory
+  int64_t far_bytes = 0;      // sums that lie apart, in global memory
+  int64_t staging_bytes = 0;  // shared memory for operands on their way
 };
 
 constexpr int kThreadChoices[] = {32, 64, 128, 256};
@@ -124,13 +126,13 @@ inline Schedule choose_schedule(Work work, const DeviceFacts& device, int64_t ta
         if (fixed.threads ? threads != kThreadChoices[0] : false) continue;
         if (fixed.threads) threads = fixed.threads;
         const Footprint needs = footprint(group, threads, strategy);
-        const bool fits = needs.workspace_bytes <= room;
+        const bool fits = needs.workspace_bytes + needs.staging_bytes <= room;
         const bool in_shared = fits && strategy != BlockStrategy::kStreamed;
         const int64_t global = needs.far_bytes + (in_shared ? 0 : needs.workspace_bytes);
-        if (!needs.possible || (resident && !fits)) continue;
+        if (!needs.possible || (resident && !fits) || needs.staging_bytes > room) continue;
         if (global > kStreamedBudget && group > 1) continue;
-        const int64_t in_flight = blocks_in_flight(
-            device, strategy, threads, (in_shared ? needs.workspace_bytes : 0) + kFrameBytes);
+        const int64_t shared = needs.staging_bytes + (in_shared ? needs.workspace_bytes : 0);
+        const int64_t in_flight = blocks_in_flight(device, strategy, threads, shared + kFrameBytes);
         const double cycles = estimated_cycles(one, device, tasks, slowness(strategy, in_shared),
                                                group, threads, in_flight);
         if (best.threads && cycles >= best.cycles) continue;
@@ -144,6 +146,7 @@ inline Schedule choose_schedule(Work work, const DeviceFacts& device, int64_t ta
         }
         best.in_shared = in_shared;
         best.workspace_bytes = needs.workspace_bytes;
+        best.shared_bytes = shared;
         best.cycles = cycles;
       }
     }

@@ -1,6 +1,8 @@
 // A block of CUDA threads as block/phase.h describes it. The host part of a phase is never run.
 #pragma once
 
+#include <cuda_pipeline_primitives.h>
+
 #include "block/phase.h"
 
 namespace innerloop {
@@ -10,6 +12,13 @@ class DeviceBlock {
   template <class Real>
   using Cell = Real;
   static constexpr bool kFactors = false;
+  /// Lies in the thread's registers.
+  template <class T>
+  struct PerThread {
+    IL_HD explicit PerThread(const DeviceBlock&) {}
+    IL_HD T& at(int) { return value; }
+    T value;
+  };
 
 #ifdef __CUDA_ARCH__
   __device__ int threads() const { return static_cast<int>(blockDim.x); }
@@ -37,6 +46,19 @@ class DeviceBlock {
     if (threadIdx.x == 0) f();
     __syncthreads();
   }
+  template <class Real>
+  __device__ void copy(Real* to, const Real* from, bool near) const {
+    if (near) {
+      *to = *from;
+    } else {
+      __pipeline_memcpy_async(to, from, sizeof(Real));
+    }
+  }
+  __device__ void commit_copies() const { __pipeline_commit(); }
+  template <int kNewer>
+  __device__ void wait_copies() const {
+    __pipeline_wait_prior(kNewer);
+  }
 #else
   int threads() const { return 1; }
   void barrier() const {}
@@ -44,6 +66,11 @@ class DeviceBlock {
   void spread(int, int, F&&) const {}
   template <class F>
   void once(F&&) const {}
+  template <class Real>
+  void copy(Real*, const Real*, bool) const {}
+  void commit_copies() const {}
+  template <int kNewer>
+  void wait_copies() const {}
 #endif
 };
 

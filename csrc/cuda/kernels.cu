@@ -26,11 +26,17 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   __shared__ __align__(16) char frame[sizeof(F)];
   static_assert(sizeof(F) + 1024 <= kFrameBytes, "schedules count on a frame of this size");
   static_assert(sizeof(Launch<Call>) <= 4096, "kernel parameters are limited to 4 KiB");
-  Real* workspace = launch.workspace
-                        ? static_cast<Real*>(launch.workspace) + blockIdx.x * launch.workspace_size
-                        : reinterpret_cast<Real*>(dynamic);
-  Real* far = launch.far ? static_cast<Real*>(launch.far) + blockIdx.x * launch.far_size : nullptr;
-  run_tasks<Block, Real, Pass, Call>(Block{}, launch, reinterpret_cast<F*>(frame), workspace, far,
+  BlockMemory<Real> memory;
+  Real* shared = reinterpret_cast<Real*>(dynamic);
+  if (launch.options.has_staging) {
+    memory.staging = shared;
+    shared += launch.staging_size;
+  }
+  memory.workspace = launch.workspace
+                         ? static_cast<Real*>(launch.workspace) + blockIdx.x * launch.workspace_size
+                         : shared;
+  if (launch.far) memory.far = static_cast<Real*>(launch.far) + blockIdx.x * launch.far_size;
+  run_tasks<Block, Real, Pass, Call>(Block{}, launch, reinterpret_cast<F*>(frame), memory,
                                      blockIdx.x);
 }
 
@@ -72,7 +78,7 @@ class CudaTarget {
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
     using Block = std::conditional_t<kFactors, FactorBlock, DeviceBlock>;
     const auto kernel = task_kernel<Block, Real, Pass, Call>;
-    const int64_t shared = schedule.in_shared ? schedule.workspace_bytes : 0;
+    const int64_t shared = schedule.shared_bytes;
     // once for each kernel and device: a later launch may be part of a graph
     static std::atomic<uint64_t> raised{0};
     const uint64_t bit = device_ < 64 ? uint64_t{1} << device_ : 0;

@@ -11,6 +11,7 @@ namespace {
 
 DeviceFacts facts{132, 232448, 233472};
 int64_t launches = 0, uploads = 0;
+constexpr int64_t kGuard = 4096;  // cells after the staging memory that refuse to be touched
 
 class EmulatedTarget {
  public:
@@ -28,12 +29,15 @@ class EmulatedTarget {
     ++launches;
     const Block block(schedule.threads);
     for (int64_t index = 0; index < launch.blocks; ++index) {
-      const F counted(block, launch, nullptr, nullptr);
+      const F counted(block, launch, {});
       std::vector<WatchedCell<Real>> workspace(static_cast<size_t>(counted.cells));
       std::vector<WatchedCell<Real>> far(static_cast<size_t>(counted.far_cells));
+      std::vector<WatchedCell<Real>> staging(static_cast<size_t>(launch.staging_size + kGuard));
+      Gap<WatchedCell<Real>>::open(staging.data(), launch.staging_size);
       const Storage<F> frame;
-      run_tasks<Block, Real, Pass, Call>(block, launch, frame.p, workspace.data(), far.data(),
-                                         index);
+      const BlockMemory<WatchedCell<Real>> memory{
+          workspace.data(), far.data(), launch.options.has_staging ? staging.data() : nullptr};
+      run_tasks<Block, Real, Pass, Call>(block, launch, frame.p, memory, index);
     }
     return nullptr;
   }
@@ -102,6 +106,17 @@ void misuse(const std::string& rule) {
   } else if (rule == "barrier after a common read") {
     const double common = left[0];
     block.spread(1, 8, [&](int, int i) { left[i] = common; });
+  } else if (rule == "copies are waited for") {
+    block.spread(1, 8, [&](int, int i) { block.copy(right + i, left + i, false); });
+    block.commit_copies();
+    block.wait_copies<1>();
+    block.barrier();
+    block.spread(1, 8, [&](int, int i) { left[i] = right[i]; });
+  } else if (rule == "barrier after waiting for copies") {
+    block.spread(1, 8, [&](int, int i) { block.copy(right + i, left + i, false); });
+    block.commit_copies();
+    block.wait_copies<0>();
+    block.spread(1, 8, [&](int, int i) { left[7 - i] = right[7 - i]; });
   } else if (rule == "none") {
     block.spread(1, 8, [&](int, int i) { right[i] = left[7 - i]; });
     block.barrier();
@@ -114,7 +129,8 @@ void define_backend(py::module_& m) {
   m.def("set_device", [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor) {
     facts = {multiprocessors, per_block, per_multiprocessor};
   });
-  m.def("counters", [] { return py::make_tuple(launches, uploads, emulated_time.accesses); });
+  m.def("counters",
+        [] { return py::make_tuple(launches, uploads, emulated_time.accesses, copies_started); });
 }
 
 }  // namespace innerloop

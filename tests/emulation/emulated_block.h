@@ -1,13 +1,20 @@
 // A block of threads on the host, for block/phase.h: the threads of a phase run one after the
 // other, forwards and backwards in turn, and the workspace's cells watch how they are used. What
-// they refuse: reading what nothing wrote, touching what lies between arrays, and two threads of
-// one phase meeting in a cell of which at least one writes it.
+// they refuse: reading what nothing wrote, touching what lies between arrays or what an
+// asynchronous copy is about to bring, and two threads of one phase meeting in a cell of which at
+// least one writes it. A copy arrives when its thread waits for it, and counts as that thread's
+// write.
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "core/plan.h"
 
@@ -34,6 +41,7 @@ class WatchedCell {
     const EmulatedTime& now = emulated_time;
     ++emulated_time.accesses;
     if (!is_array_) fail("reads between two arrays");
+    if (is_expected_) fail("reads what a copy has not brought yet");
     if (write_phase_ < 0) fail("reads what nothing wrote");
     if (write_phase_ == now.phase && writer_ != now.thread) fail("reads what another writes");
     reader_ = read_phase_ == now.phase && reader_ != now.thread ? kSeveral : now.thread;
@@ -45,6 +53,7 @@ class WatchedCell {
     const EmulatedTime& now = emulated_time;
     ++emulated_time.accesses;
     if (!is_array_) fail("writes between two arrays");
+    if (is_expected_) fail("writes what a copy is about to bring");
     if (now.thread < 0) fail("writes outside of a phase");
     if (write_phase_ == now.phase && writer_ != now.thread) fail("writes what another writes");
     if (read_phase_ == now.phase && reader_ != now.thread) fail("writes what another reads");
@@ -54,6 +63,15 @@ class WatchedCell {
     return *this;
   }
   void open() { is_array_ = true; }
+  /// A copy by the thread is on its way into this cell: nobody may touch it until it has arrived.
+  void expect() {
+    *this = Real();
+    is_expected_ = true;
+  }
+  void arrive(Real value) {
+    is_expected_ = false;
+    *this = value;
+  }
 
  private:
   static constexpr int kSeveral = -2;
@@ -64,7 +82,7 @@ class WatchedCell {
   }
 
   Real value_{};
-  bool is_array_ = false;
+  bool is_array_ = false, is_expected_ = false;
   int writer_ = -1;
   mutable int reader_ = -1;
   int64_t write_phase_ = -1;
@@ -79,11 +97,55 @@ struct Gap<WatchedCell<Real>> {
   }
 };
 
+inline int64_t copies_started = 0;
+
+/// Asynchronous copies that have not arrived, in the batches of their block.
+class CopiesUnderWay {
+ public:
+  template <class Real>
+  void start(WatchedCell<Real>* to, Real value) {
+    to->expect();
+    ++copies_started;
+    const int thread = emulated_time.thread;
+    started_.push_back([to, value, thread] {
+      emulated_time.thread = thread;
+      to->arrive(value);
+      emulated_time.thread = -1;
+    });
+  }
+  void commit() {
+    batches_.push_back(std::move(started_));
+    started_.clear();
+  }
+  void wait(size_t newer) {
+    for (; batches_.size() > newer; batches_.pop_front()) {
+      for (const auto& arrive : batches_.front()) arrive();
+    }
+  }
+
+ private:
+  using Batch = std::vector<std::function<void()>>;
+  Batch started_;
+  std::deque<Batch> batches_;
+};
+
 class EmulatedBlock {
  public:
   template <class Real>
   using Cell = WatchedCell<Real>;
   static constexpr bool kFactors = false;
+  template <class T>
+  class PerThread {
+   public:
+    explicit PerThread(const EmulatedBlock& block) : values_(block.threads()) {}
+    T& at(int thread) {
+      if (thread != emulated_time.thread) throw std::logic_error("another thread's registers");
+      return values_.at(static_cast<size_t>(thread));
+    }
+
+   private:
+    std::vector<T> values_;
+  };
 
   explicit EmulatedBlock(int threads) : threads_(threads) {}
 
@@ -109,9 +171,32 @@ class EmulatedBlock {
     emulated_time.thread = -1;
     barrier();
   }
+  template <class Real>
+  void copy(WatchedCell<Real>* to, const WatchedCell<Real>* from, bool near) const {
+    copy_number(to, static_cast<Real>(*from), near);
+  }
+  template <class Real>
+  void copy(WatchedCell<Real>* to, const Real* from, bool near) const {
+    copy_number(to, *from, near);
+  }
+  void commit_copies() const { copies_->commit(); }
+  template <int kNewer>
+  void wait_copies() const {
+    copies_->wait(kNewer);
+  }
 
  private:
+  template <class Real>
+  void copy_number(WatchedCell<Real>* to, Real value, bool near) const {
+    if (near) {
+      *to = value;
+    } else {
+      copies_->start(to, value);
+    }
+  }
+
   int threads_;
+  std::shared_ptr<CopiesUnderWay> copies_ = std::make_shared<CopiesUnderWay>();
 };
 
 /// The same for kernels of the low-rank strategy.

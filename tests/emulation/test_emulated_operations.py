@@ -205,6 +205,21 @@ def test_low_rank_is_refused_where_updates_are_not(emulated, options):
         problem.call(il.meta_grad, backend="fused")
 
 
+@pytest.mark.parametrize("strategy", ["streamed", "low_rank"])
+@pytest.mark.parametrize(("rows", "threads"), [(9, 32), (20, 64), (35, 61), (70, 128), (17, 256)])
+def test_products_through_staging_memory(emulated, strategy, rows, threads):
+    """Wide layers: slabs of both operands come through shared memory, tiles end anywhere."""
+    emulated.fix_schedule(strategy, 1, threads)
+    problem = low_rank_problem(
+        67, widths=[37, 67, 45, 2], tasks=2, rows=rows, query_rows=rows + 3, steps=2,
+        rates="leaf", adapt_params=None, order=2, activation="tanh",
+    )  # fmt: skip
+    before = emulated.counters()[3]
+    compare(problem)
+    if strategy == "streamed" or threads < 256:
+        assert emulated.counters()[3] > before
+
+
 def test_low_rank_losses_alone(emulated):
     """Without a gradient the factors are kept all the same."""
     emulated.fix_schedule("low_rank", 2, 40)

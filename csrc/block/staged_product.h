@@ -1,0 +1,197 @@
+// Matrix products of a block with operands in global memory: slabs of both operands come through
+// shared memory by asynchronous copies, the next slab while the block multiplies the last one.
+//
+// C is cut into tiles, and the block works on one tile at a time; a thread keeps 4 x 4 of its sums
+// (2 x 2 in float64) in registers from slab to slab. Where each array lies: two buffers in the
+// staging memory, each with a slab of A [kSlab, tile rows] and one of B [kSlab, tile columns], rows
+// padded by one. Phases: copy slab 0; for each slab: start copying the next one, wait for this one,
+// barrier, multiply, barrier; at the end store, barrier.
+#pragma once
+
+#include "block/product.h"
+
+namespace innerloop {
+
+template <class Real>
+constexpr int kSlab = 64 / static_cast<int>(sizeof(Real));  // columns of A, rows of B
+
+/// The part of C that a block of threads holds in registers, kRows x kCols a thread.
+template <class Real>
+struct StagedTile {
+  static constexpr int kRows = 16 / static_cast<int>(sizeof(Real)), kCols = kRows;
+  int thread_rows, thread_cols;
+
+  IL_HD StagedTile(int threads, int m) : thread_rows(m > 8 * kRows ? 16 : m > 4 * kRows ? 8 : 4) {
+    thread_cols = threads / thread_rows;
+  }
+  IL_HD int rows() const { return kRows * thread_rows; }
+  IL_HD int cols() const { return kCols * thread_cols; }
+};
+
+/// Numbers of staging memory that a block needs, whatever it multiplies.
+template <class Real>
+IL_HD inline int64_t staging_size(int threads) {
+  int most = 0;
+  for (int m = 1; m <= 64; m *= 2) {  // meets every shape of a tile
+    const StagedTile<Real> tile(threads, m);
+    if (tile.rows() + tile.cols() > most) most = tile.rows() + tile.cols();
+  }
+  return 2 * kSlab<Real> * static_cast<int64_t>(most + 2);
+}
+
+template <class Block, class Real, class Cell>
+class StagedProduct {
+ public:
+  /// near: workspace cells lie in shared memory, so that they are copied by the threads.
+  IL_HD StagedProduct(const Block& block, const BlockProduct<Real, Cell>& x, Cell* staging,
+                      bool near)
+      : block_(block),
+        x_(x),
+        tile_(block.threads(), x.m),
+        staging_(staging),
+        near_(near),
+        slabs_((x.k + kSlab<Real> - 1) / kSlab<Real>),
+        sums_(block) {}
+
+  IL_HD void run() {
+    for (int64_t task = 0; task < x_.tasks; ++task) {
+      for (int i = 0; i < x_.m; i += tile_.rows()) {
+        for (int j = 0; j < x_.n; j += tile_.cols()) run_tile(task, i, j);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kRows = StagedTile<Real>::kRows, kCols = StagedTile<Real>::kCols;
+  struct Sums {
+    Real at[kRows][kCols];
+  };
+
+  IL_HD void run_tile(int64_t task, int i0, int j0) {
+    each_thread([&](Sums& sums, int, int) {
+      IL_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        IL_UNROLL
+        for (int c = 0; c < kCols; ++c) sums.at[r][c] = 0;
+      }
+    });
+    const int total = x_.a2 ? 2 * slabs_ : slabs_;
+    copy(task, i0, j0, 0);
+    for (int slab = 0; slab < total; ++slab) {
+      if (slab + 1 < total) {
+        copy(task, i0, j0, slab + 1);
+        block_.template wait_copies<1>();
+      } else {
+        block_.template wait_copies<0>();
+      }
+      block_.barrier();
+      multiply(slab);
+      block_.barrier();
+    }
+    store(task, i0, j0);
+    block_.barrier();
+  }
+
+  IL_HD Cell* left(int slab) const { return staging_ + slab % 2 * buffer_size(); }
+  IL_HD Cell* right(int slab) const { return left(slab) + kSlab<Real> * (tile_.rows() + 1); }
+  IL_HD int64_t buffer_size() const { return kSlab<Real> * (tile_.rows() + tile_.cols() + 2); }
+
+  /// Starts the copies of one slab; what lies beyond the operands is zero.
+  IL_HD void copy(int64_t task, int i0, int j0, int slab) const {
+    const bool second = slab >= slabs_;
+    const int k0 = (second ? slab - slabs_ : slab) * kSlab<Real>;
+    const Cell* a = (second ? x_.a2 : x_.a) + task * x_.a_task;
+    const auto b = (second ? Source<Real, Cell>(x_.b2, nullptr) : x_.b).from(task * x_.b_task);
+    Cell *to_a = left(slab), *to_b = right(slab);
+    // neighbouring threads take neighbouring numbers of the operand
+    const int rows = tile_.rows(), cols = tile_.cols();
+    const bool a_by_row = x_.a_col == 1, b_by_row = x_.b_col == 1;
+    block_.spread(a_by_row ? rows : kSlab<Real>, a_by_row ? kSlab<Real> : rows, [&](int p, int q) {
+      const int i = a_by_row ? p : q, k = a_by_row ? q : p;
+      Cell* to = to_a + k * (rows + 1) + i;
+      if (i0 + i >= x_.m || k0 + k >= x_.k) {
+        *to = Real(0);
+      } else {
+        block_.copy(to, a + (i0 + i) * x_.a_row + (k0 + k) * x_.a_col, near_);
+      }
+    });
+    block_.spread(b_by_row ? kSlab<Real> : cols, b_by_row ? cols : kSlab<Real>, [&](int p, int q) {
+      const int k = b_by_row ? p : q, j = b_by_row ? q : p;
+      Cell* to = to_b + k * (cols + 1) + j;
+      if (j0 + j >= x_.n || k0 + k >= x_.k) {
+        *to = Real(0);
+      } else {
+        b.copy(block_, to, (k0 + k) * x_.b_row + (j0 + j) * x_.b_col, near_);
+      }
+    });
+    block_.commit_copies();
+  }
+
+  IL_HD void multiply(int slab) {
+    const Cell *a = left(slab), *b = right(slab);
+    const int a_ld = tile_.rows() + 1, b_ld = tile_.cols() + 1;
+    each_thread([&](Sums& sums, int row, int col) {
+      IL_LOOP
+      for (int k = 0; k < kSlab<Real>; ++k) {
+        Real from_a[kRows], from_b[kCols];
+        IL_UNROLL
+        for (int r = 0; r < kRows; ++r) from_a[r] = a[k * a_ld + row + r * tile_.thread_rows];
+        IL_UNROLL
+        for (int c = 0; c < kCols; ++c) from_b[c] = b[k * b_ld + col + c * tile_.thread_cols];
+        IL_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          IL_UNROLL
+          for (int c = 0; c < kCols; ++c) sums.at[r][c] += from_a[r] * from_b[c];
+        }
+      }
+    });
+  }
+
+  IL_HD void store(int64_t task, int i0, int j0) {
+    const Real factor = x_.rate ? x_.sign * static_cast<Real>(x_.rate[task]) : x_.sign;
+    const Source<Real, Cell> base = x_.c0.from(task * x_.c0_task);
+    Cell* to = x_.c + task * x_.c_task;
+    each_thread([&](const Sums& sums, int row, int col) {
+      IL_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        IL_UNROLL
+        for (int c = 0; c < kCols; ++c) {
+          const int i = i0 + row + r * tile_.thread_rows, j = j0 + col + c * tile_.thread_cols;
+          if (i >= x_.m || j >= x_.n) continue;
+          const Real product = factor * sums.at[r][c];
+          to[i * x_.c_row + j] = base ? base.at(i * x_.c0_row + j) + product : product;
+        }
+      }
+    });
+  }
+
+  /// f(sums, row, col) on every thread that has a part of the tile: the same one in all phases.
+  template <class F>
+  IL_HD void each_thread(F f) {
+    block_.spread(tile_.thread_rows, tile_.thread_cols,
+                  [&](int row, int col) { f(sums_.at(row * tile_.thread_cols + col), row, col); });
+  }
+
+  const Block& block_;
+  const BlockProduct<Real, Cell>& x_;
+  const StagedTile<Real> tile_;
+  Cell* const staging_;
+  const bool near_;
+  const int slabs_;
+  typename Block::template PerThread<Sums> sums_;
+};
+
+/// Tiles pay where they are mostly full and long enough to hide a copy.
+template <class Block, class Real, class Cell>
+IL_HD bool pays_staged(const Block& block, const BlockProduct<Real, Cell>& x) {
+  const StagedTile<Real> tile(block.threads(), x.m);
+  return x.m >= 8 && x.k >= kSlab<Real> && tile.thread_cols > 0 && 2 * x.n >= tile.cols();
+}
+
+template <class Block, class Real, class Cell>
+IL_CALL void multiply_staged(const Block& block, const BlockProduct<Real, Cell>& x, Cell* staging,
+                             bool near) {
+  StagedProduct<Block, Real, Cell>(block, x, staging, near).run();
+}
+
+}  // namespace innerloop
