@@ -1,5 +1,5 @@
-"""Every CUDA kernel on emulated blocks against the float64 reference, with every option, both
-strategies and block sizes that divide nothing.
+"""Every CUDA kernel on emulated blocks against the float64 reference, with every option, every
+strategy and block sizes that divide nothing.
 
 Tolerances, relative to each leaf's norm: float64 1e-11 and float32 1e-5, as for the CPU kernels
 (tests/ops/test_meta_grad.py).
