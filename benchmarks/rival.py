@@ -133,6 +133,22 @@ def serve(text: str, name: str, expected_file: str) -> None:
         answers.flush()
 
 
+def once(request: Request, calls: int = 3) -> None:
+    """Calls innerloop on a case in this process and does nothing else, for a profiler to watch."""
+    import torch
+
+    import baselines
+    from cases import make_problem
+    from cuda_cases import CASES_ON
+    from device_timing import clock_of
+
+    case = CASES_ON[request.device][request.what]
+    problem = make_problem(case, getattr(torch, request.dtype), request.seed, request.device)
+    module = baselines.load("innerloop")
+    call = next(iter(module.formulations(problem).values()))()
+    clock_of(module, request.device).block(call, calls)
+
+
 def _prepare(
     name: str, problem: Any, expected: list[Any], request: Request, clock: timing.Clock
 ) -> tuple[dict[str, Any], timing.Call | None]:

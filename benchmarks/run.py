@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         help="result file (default: results/NAME-TIME.json; quick runs are only printed)",
     )
     parse.add_argument(
+        "--once",
+        action="store_true",
+        help="measure nothing: call innerloop a few times in this process, for a profiler",
+    )
+    parse.add_argument(
         "--resume",
         action="store_true",
         help="keep what the file of --out holds already and measure the rest",
@@ -170,6 +175,8 @@ def main(arguments: list[str]) -> int:
     rival_names = rivals(options.baseline, options.device)
     if names:
         check_device(options.device)
+    if options.once:
+        return _once(names, counts[0], options)
     target = options.out
     if target is None and names and not options.quick:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -223,6 +230,22 @@ def main(arguments: list[str]) -> int:
         for path in table.update(environment.ROOT, RESULTS, include_quick=options.quick):
             print(f"updated: {os.path.relpath(path)}")
     return 1 if failures else 0
+
+
+def _once(names: list[str], threads: int, options: argparse.Namespace) -> int:
+    """Calls each case for a profiler; routines have no single call."""
+    os.environ.update(environment.thread_environment(threads, options.device))
+    import rival
+
+    for name in names:
+        if name not in CASE_NAMES[options.device]:
+            raise SystemExit(f"run.py: --once takes cases (got {name!r})")
+        rival.once(
+            worker.Request(
+                name, threads, device=options.device, dtype=options.dtype, seed=options.seed
+            )
+        )
+    return 0
 
 
 def _report(result: dict[str, Any]) -> str:

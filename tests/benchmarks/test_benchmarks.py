@@ -380,17 +380,21 @@ def test_figure_is_the_same_every_time(results: Path, tmp_path: Path) -> None:
     assert first.stat().st_size > 2000
 
 
-def test_command_line_errors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import run
 
+    monkeypatch.setattr(run.environment, "thread_environment", lambda *_: {})  # for this process
     for arguments, text in (
         (["nothing"], "CASE must be one of"),
         (["sinusoid", "--baseline", "numpy"], "--baseline must be one of"),
         (["sinusoid", "--threads", "0"], "--threads must be numbers"),
         ([], "name at least one CASE"),
+        (["sinusoid-16384"], "CASE must be one of .* on cpu"),
+        (["memory", "--once"], "--once takes cases"),
     ):
         with pytest.raises(SystemExit, match=text):
             run.main(arguments)
+    assert run.main(["sinusoid", "--once"]) == 0
     assert run.command_line(["sinusoid", "--out", "/a/b/c.json"]).endswith("--out c.json")
 
 

@@ -204,6 +204,55 @@ def test_without_a_gpu_the_command_says_why(what: str, tmp_path: Path) -> None:
     assert not target.exists()
 
 
+def test_search_for_the_most_tasks() -> None:
+    from routines.capacity import CALL_LIMIT_S, MOST_TASKS, is_full, search
+
+    tried: list[int] = []
+
+    def card(limit: int, slow: int = 1 << 30) -> Any:
+        tried.clear()
+
+        def seconds(tasks: int) -> float | None:
+            tried.append(tasks)
+            if tasks > limit:
+                return None
+            return 2 * CALL_LIMIT_S if tasks >= slow else 0.5
+
+        return seconds
+
+    found = search(card(1000))
+    assert found["ended"] == "memory"
+    assert found["tasks"] <= 1000 < found["full_at"] <= 1.13 * found["tasks"]
+    assert search(card(10)) == {"tasks": 0, "seconds": 0.0, "full_at": 64, "ended": "memory"}
+    assert search(card(1 << 40, slow=256))["tasks"] == 256
+    assert tried == [64, 128, 256]
+    assert search(card(1 << 40))["tasks"] == MOST_TASKS
+    assert is_full(RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert is_full(ValueError("RESOURCE_EXHAUSTED: Out of memory while trying"))
+    assert not is_full(ValueError("bad shape"))
+
+
+def test_capacity_repeats_tasks() -> None:
+    from cases import make_problem
+    from routines.capacity import repeated
+
+    base = make_problem(tiny("omniglot-fc"))
+    many = repeated(base, 5)
+    assert many.case.tasks == 5
+    assert many.support[0].shape == (5, 5, 784)
+    assert torch.equal(many.query[1][3], base.query[1][1])
+
+
+def test_memory_formula_counts_results_and_scratch() -> None:
+    from cuda_cases import CUDA_CASES
+    from routines.device_memory import formula_bytes
+
+    case = CUDA_CASES["sinusoid-5"]
+    # 25 losses, 125 support losses, 1761 gradients and one of the rate, each rounded up
+    found = formula_bytes(case, {"scratch_bytes": 1000})
+    assert found == 1024 + 512 + 512 + 7168 + 512
+
+
 def test_resuming_keeps_runs_of_the_same_device(tmp_path: Path) -> None:
     import run
 
