@@ -11,6 +11,7 @@ SPEED_ORDER = CASE_NAMES["cpu"]
 SHORT = {
     "innerloop": "innerloop",
     "innerloop_graph": "innerloop in a CUDA graph",
+    "innerloop_tf32": "innerloop with tf32",
     "torch_func": "torch.func",
     "torch_compile": "torch.compile",
     "jax_jit": "JAX",

@@ -5,6 +5,7 @@ A module states `TITLE`, `LIBRARY` (it competes for "fastest library") and provi
 - `unfit(case, device) -> str | None`: why it does not apply to a case there, or None;
 - `formulations(problem) -> {name: build}`: different ways to write the same computation;
 - `settings(device) -> {name: options}`: ways to compile a formulation, the plain one first;
+- `TOLERANCE`, if it is allowed a larger error in float32 than the others;
 - `wait(result)`, if on a GPU it works in a queue that torch's events do not see.
 
 `build(**options)` returns a call without arguments that computes `(loss [T] or None, leaves)`, the
@@ -23,6 +24,7 @@ from typing import Any
 NAMES = (
     "innerloop",
     "innerloop_graph",
+    "innerloop_tf32",
     "torch_func",
     "torch_compile",
     "jax_jit",
@@ -33,7 +35,7 @@ NAMES = (
 )
 # The rivals of each device. On a GPU the loops over tasks say the same thing three times.
 NAMES_ON = {
-    "cpu": tuple(name for name in NAMES if name != "innerloop_graph"),
+    "cpu": tuple(name for name in NAMES if name not in ("innerloop_graph", "innerloop_tf32")),
     "cuda": tuple(name for name in NAMES if name not in ("higher", "learn2learn")),
 }
 

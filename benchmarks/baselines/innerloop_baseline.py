@@ -39,7 +39,7 @@ def _backend(device: str) -> str:
 
 def formulations(problem: Problem) -> dict[str, Any]:
     """One formulation: the public call."""
-    return {"functional": lambda: _build(problem)}
+    return {"functional": lambda **options: _build(problem, **options)}
 
 
 def model_of(case: Case) -> Any:
@@ -49,7 +49,7 @@ def model_of(case: Case) -> Any:
     return il.MLP(list(case.widths), activation=case.activation, bias=case.bias)
 
 
-def _build(problem: Problem) -> Any:
+def _build(problem: Problem, **options: Any) -> Any:
     import innerloop as il
 
     case = problem.case
@@ -64,7 +64,13 @@ def _build(problem: Problem) -> Any:
 
         def products() -> Any:
             result = il.hvp(
-                params, problem.support, vector, model=model, loss=case.loss, backend=backend
+                params,
+                problem.support,
+                vector,
+                model=model,
+                loss=case.loss,
+                backend=backend,
+                **options,
             )
             return None, [result[name] for name in names]
 
@@ -80,6 +86,7 @@ def _build(problem: Problem) -> Any:
             steps=case.steps,
             loss=case.loss,
             backend=backend,
+            **options,
         )
         return result.loss, [result.grad[name] for name in names]
 

@@ -105,10 +105,30 @@ def test_loops_and_graphs_are_left_out_where_they_do_not_fit() -> None:
     assert "one task after another" in loop.unfit(CUDA_CASES["linear-million"], "cuda")
     assert loop.unfit(CUDA_CASES["linear-million"], "cpu") is None
     assert graph.unfit(CUDA_CASES["linear"], "cpu") == "CUDA graphs need a GPU"
-    assert "innerloop_graph" in baselines.NAMES_ON["cuda"]
-    assert "innerloop_graph" not in baselines.NAMES_ON["cpu"]
+    for name in ("innerloop_graph", "innerloop_tf32"):
+        assert name in baselines.NAMES_ON["cuda"]
+        assert name not in baselines.NAMES_ON["cpu"]
     assert baselines.facts("torch_func", "cuda")["library"]
     assert not baselines.facts("torch_func", "cpu")["library"]
+
+
+@pytest.mark.parametrize("name", ["sinusoid-5", "hvp"])
+def test_calls_to_capture_are_the_public_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs apart: what would be captured computes the case, tf32 or not."""
+    import baselines
+    from baselines import innerloop_graph_baseline, innerloop_tf32_baseline
+    from cases import make_problem
+
+    from reference import disagreement, numbers, reference
+
+    problem = make_problem(tiny(name), torch.float64)
+    for module in (innerloop_graph_baseline, innerloop_tf32_baseline):
+        if module.missing() is not None:
+            pytest.skip(f"innerloop: {module.missing()}")
+        monkeypatch.setattr(module, "captured", lambda call: call)
+        (build,) = module.formulations(problem).values()
+        assert disagreement(numbers(build()()), reference(problem)) < 1e-11
+    assert baselines.load("innerloop_tf32").TOLERANCE > 1e-4
 
 
 def test_each_rival_has_settings_with_cuda_graphs() -> None:
