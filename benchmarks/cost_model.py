@@ -17,6 +17,7 @@ FRAME_BYTES = 3072  # static shared memory of a kernel, and the driver's own
 REGISTERS = 65536  # of a multiprocessor
 THREAD_REGISTERS = 192
 MOST_BLOCKS = 16  # on a multiprocessor
+MOST_CHANGE = 64.0  # of a constant, by the fit
 MODELLED = ("resident", "streamed")
 
 
@@ -87,9 +88,11 @@ def fitted(log_error: Callable[[Constants], float]) -> Constants:
     """The constants with the smallest error, searched from those of schedule.h.
 
     One constant after the other is multiplied or divided by a factor while that helps; then the
-    factor shrinks. The error has kinks (waves, maxima), so no derivatives are used.
+    factor shrinks. The error has kinks (waves, maxima), so no derivatives are used. A constant that
+    the times say nothing about stays within a factor of MOST_CHANGE.
     """
-    best = list(astuple(Constants()))
+    start = astuple(Constants())
+    best = list(start)
     least, factor = log_error(Constants(*best)), 4.0
     while factor > 1.01:
         moved = False
@@ -97,6 +100,8 @@ def fitted(log_error: Callable[[Constants], float]) -> Constants:
             for change in (factor, 1.0 / factor):
                 tried = list(best)
                 tried[index] *= change
+                if not 1 / MOST_CHANGE <= tried[index] / start[index] <= MOST_CHANGE:
+                    continue
                 error = log_error(Constants(*tried))
                 if error < least:
                     best, least, moved = tried, error, True

@@ -104,6 +104,14 @@ def test_fit_recovers_constants_and_the_regret_they_save():
     assert resident["sinusoid"] == pytest.approx(1.0, abs=0.02)
 
 
+def test_constants_without_evidence_stay_bounded():
+    import cost_model
+
+    found = cost_model.fitted(lambda constants: constants.thread_cycles)
+    assert cost_model.Constants().thread_cycles / 64.1 < found.thread_cycles < 1
+    assert found.phase_cycles == cost_model.Constants().phase_cycles
+
+
 def test_schedules_that_fail_are_kept_with_their_reason():
     from routines.calibration import identity, measured_row
 
