@@ -138,8 +138,8 @@ def machine(runs: Sequence[Run]) -> str:
     """Where the numbers were taken: one row per result file and thread count."""
     rows: dict[tuple[str, ...], None] = {}
     for run in runs:
-        if "processor" not in run["environment"]:
-            continue  # nothing in it is a timing
+        if "gemm_gflops" not in run["environment"]:
+            continue  # nothing in it is a timing, or it is one of a GPU
         here, versions = run["environment"], run["environment"]["versions"]
         native = here.get("innerloop_native") or {}
         row = (

@@ -14,11 +14,12 @@ void define_backend(py::module_& m);
 
 namespace {
 
-/// (device, stream, allocate, facts). allocate(bytes) returns the address of memory on the device
-/// that stays until the stream has passed the launches; without it the operation is only scheduled,
-/// for a device with these facts (multiprocessors, shared memory per block, per multiprocessor).
+/// (device, stream, allocate, facts, allow_tf32). allocate(bytes) returns the address of memory on
+/// the device that stays until the stream has passed the launches; without it the operation is only
+/// scheduled, for a device with these facts (multiprocessors, shared memory per block, per
+/// multiprocessor).
 using Facts = std::tuple<int, int64_t, int64_t>;
-using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>>;
+using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 
 ScheduleOverride fixed_schedule;
 
@@ -36,6 +37,7 @@ class DeviceCall {
     context_.device = std::get<0>(place);
     context_.stream = reinterpret_cast<void*>(std::get<1>(place));
     context_.fixed = fixed_schedule;
+    context_.allow_tf32 = std::get<4>(place);
     context_.only_schedules = allocate_.is_none();
     context_.schedule = &schedule_;
     context_.owner = this;

@@ -8,8 +8,8 @@
 // that belongs to the block, in task order.
 #pragma once
 
-#include "block/product.h"
 #include "block/scalar_math.h"
+#include "block/tensor_product.h"
 #include "core/activation.h"
 #include "core/loss.h"
 #include "core/plan.h"
@@ -20,6 +20,7 @@ namespace innerloop {
 struct BlockOptions {
   int threads;
   bool stages;
+  bool tf32;  // products of float32 may run on tensor cores
   int64_t parameters;
 };
 

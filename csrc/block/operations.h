@@ -25,6 +25,7 @@ struct BlockContext {
   void* stream = nullptr;
   void* (*allocate)(void* owner, int64_t bytes) = nullptr;
   void* owner = nullptr;
+  bool allow_tf32 = false;       // float32 products may round their operands to tf32
   bool only_schedules = false;   // the call's addresses are not real: stop before launching
   Schedule* schedule = nullptr;  // receives what was chosen, if not null
 };
@@ -152,7 +153,8 @@ class Operation {
   static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
   BlockOptions options(int threads, BlockStrategy strategy) const {
-    return {threads, strategy == BlockStrategy::kResident, call_.problem.net->parameters};
+    return {threads, strategy == BlockStrategy::kResident, context_.allow_tf32,
+            call_.problem.net->parameters};
   }
   Schedule choose() {
     const auto bytes = [&](int64_t group, int threads, BlockStrategy strategy) {

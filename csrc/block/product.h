@@ -131,7 +131,7 @@ IL_CALL void multiply_tiles(const Block& block, const BlockProduct<Real, Cell>& 
 
 /// Larger tiles read less; smaller ones leave fewer threads idle.
 template <class Block, class Real, class Cell>
-IL_HD void multiply(const Block& block, const BlockProduct<Real, Cell>& x) {
+IL_HD void multiply_in_registers(const Block& block, const BlockProduct<Real, Cell>& x) {
   if (x.tasks == 0 || x.m == 0 || x.n == 0) return;
   const int64_t results = x.tasks * x.m * x.n;
   if (results >= 12 * static_cast<int64_t>(block.threads())) {

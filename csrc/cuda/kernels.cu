@@ -27,8 +27,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   Real* workspace = launch.workspace
                         ? static_cast<Real*>(launch.workspace) + blockIdx.x * launch.workspace_size
                         : reinterpret_cast<Real*>(dynamic);
-  run_tasks<DeviceBlock, Real, Pass, Call>(DeviceBlock{}, launch, reinterpret_cast<F*>(frame),
-                                           workspace, blockIdx.x);
+  run_tasks<DeviceBlock, Real, Pass, Call>(DeviceBlock(launch.options.tf32), launch,
+                                           reinterpret_cast<F*>(frame), workspace, blockIdx.x);
 }
 
 template <class Real>

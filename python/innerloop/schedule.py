@@ -99,7 +99,7 @@ def plan(
     one = torch.empty(1)
     params = [one.reshape((1,) * (len(leaf.shape) + per_task)) for leaf in leaves]
     support, query = (support_rows, one, one, None, None), (query_rows, one, one, None, None)
-    place = (0, 0, None, tuple(facts))
+    place = (0, 0, None, tuple(facts), False)
     head = (native, dtype is torch.float64)
     losses = (*head, found.loss_code, found.loss_parameter, tasks)
     rates = (one, 0, 0, 0, False)

@@ -25,7 +25,7 @@ class EmulatedTarget {
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
     using F = Frame<EmulatedBlock, Real, Pass, Call>;
     ++launches;
-    const EmulatedBlock block(schedule.threads);
+    const EmulatedBlock block(schedule.threads, launch.options.tf32);
     for (int64_t index = 0; index < launch.blocks; ++index) {
       std::vector<WatchedCell<Real>> workspace(cells<Real, Pass>(launch, block));
       const Storage<F> frame;
@@ -116,6 +116,7 @@ void define_backend(py::module_& m) {
   m.def("set_device", [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor) {
     facts = {multiprocessors, per_block, per_multiprocessor};
   });
+  m.def("tensor_instructions", [] { return EmulatedWarp::instructions; });
   m.def("counters", [] { return py::make_tuple(launches, uploads, emulated_time.accesses); });
 }
 

@@ -4,7 +4,9 @@
 // one phase meeting in a cell of which at least one writes it.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -79,12 +81,65 @@ struct Gap<WatchedCell<Real>> {
   }
 };
 
+/// A warp of the emulated block, as block/tensor_product.h describes it: its lanes one after the
+/// other, its instruction over all of them.
+class EmulatedWarp {
+ public:
+  static constexpr int kSlots = 32;
+
+  explicit EmulatedWarp(int index) : first_(index * kSlots) {}
+
+  template <class F>
+  void lanes(F&& f) const {
+    const bool backwards = emulated_time.phase % 2;
+    for (int i = 0; i < kSlots; ++i) {
+      const int lane = backwards ? kSlots - 1 - i : i;
+      emulated_time.thread = first_ + lane;
+      f(lane, lane);
+    }
+  }
+  /// The nearest number with 10 bits of mantissa, ties away from zero.
+  static float rounded(float x) {
+    if (!std::isfinite(x)) return x;
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x1000u) & ~0x1fffu;
+    std::memcpy(&x, &bits, sizeof bits);
+    return x;
+  }
+  void multiply_add(const float (&a)[32][4], const float (&b)[32][2], float (&c)[32][4]) const {
+    ++instructions;
+    float left[16][8], right[8][8];
+    for (int lane = 0; lane < kSlots; ++lane) {
+      const int group = lane / 4, place = lane % 4;
+      left[group][place] = a[lane][0];
+      left[group + 8][place] = a[lane][1];
+      left[group][place + 4] = a[lane][2];
+      left[group + 8][place + 4] = a[lane][3];
+      right[place][group] = b[lane][0];
+      right[place + 4][group] = b[lane][1];
+    }
+    for (int lane = 0; lane < kSlots; ++lane) {
+      for (int r = 0; r < 4; ++r) {
+        const int i = lane / 4 + r / 2 * 8, j = lane % 4 * 2 + r % 2;
+        for (int k = 0; k < 8; ++k) c[lane][r] += left[i][k] * right[k][j];
+      }
+    }
+  }
+  static inline int64_t instructions = 0;
+
+ private:
+  int first_;
+};
+
 class EmulatedBlock {
  public:
   template <class Real>
   using Cell = WatchedCell<Real>;
 
-  explicit EmulatedBlock(int threads) : threads_(threads) {}
+  explicit EmulatedBlock(int threads, bool tf32 = false) : threads_(threads), tf32_(tf32) {}
+
+  bool tf32() const { return tf32_; }
 
   int threads() const { return threads_; }
   void barrier() const { ++emulated_time.phase; }
@@ -102,6 +157,16 @@ class EmulatedBlock {
     emulated_time.thread = -1;
   }
   template <class F>
+  void spread_warps(int items, F&& f) const {
+    const int warps = threads_ / EmulatedWarp::kSlots;
+    emulated_time.threads = threads_;
+    for (int w = 0; w < warps; ++w) {
+      const int warp = emulated_time.phase % 2 ? warps - 1 - w : w;
+      for (int item = warp; item < items; item += warps) f(item, EmulatedWarp(warp));
+    }
+    emulated_time.thread = -1;
+  }
+  template <class F>
   void once(F&& f) const {
     emulated_time.thread = 0;
     f();
@@ -111,6 +176,7 @@ class EmulatedBlock {
 
  private:
   int threads_;
+  bool tf32_;
 };
 
 }  // namespace innerloop
