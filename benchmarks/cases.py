@@ -178,6 +178,11 @@ class Problem:
     query: tuple[Tensor, Tensor]  # the same with Q rows; zero rows when the quantity is hvp
     vector: dict[str, Tensor] | None  # [T, ...] leaves, hvp only
 
+    @property
+    def device(self) -> str:
+        """Where the tensors are: "cpu" or "cuda"."""
+        return self.support[0].device.type
+
     def to(self, dtype: torch.dtype) -> Problem:
         """The same problem with every floating tensor in another precision."""
         return self._map(lambda t: t.to(dtype) if t.is_floating_point() else t)
@@ -258,15 +263,23 @@ _GENERATORS = {
 }
 
 
-def make_problem(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) -> Problem:
+def make_problem(
+    case: Case, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu"
+) -> Problem:
     """The tensors of a case; the same seed gives the same numbers in either precision.
 
     Args:
         case: the case.
         dtype: torch.float32 or torch.float64; values are drawn in float32 and then widened.
         seed: seed of the one generator everything is drawn from.
+        device: "cpu" or "cuda"; tensors are drawn there, so the two have different numbers.
     """
-    generator = torch.Generator().manual_seed(seed)
+    with torch.device(device):
+        return _drawn(case, torch.Generator(device).manual_seed(seed)).to(dtype)
+
+
+def _drawn(case: Case, generator: torch.Generator) -> Problem:
+    """A case's problem in float32, on the device of the generator and of the context."""
     # Support and query are cut from one draw, so that they come from the same tasks.
     x, y = _GENERATORS[case.data](case, case.support + case.query, generator)
     params: dict[str, Tensor] = {}
@@ -285,11 +298,10 @@ def make_problem(case: Case, dtype: torch.dtype = torch.float32, seed: int = 0) 
             name: torch.randn(leaf.shape, generator=generator) for name, leaf in params.items()
         }
     n = case.support
-    problem = Problem(
+    return Problem(
         case=case,
         params=params,
         support=(x[:, :n].contiguous(), y[:, :n].contiguous()),
         query=(x[:, n:].contiguous(), y[:, n:].contiguous()),
         vector=vector,
     )
-    return problem.to(dtype)

@@ -33,13 +33,22 @@ def one_cpu_per_core(count: int) -> list[int]:
     return (first + second)[:count]
 
 
-def thread_environment(threads: int) -> dict[str, str]:
+def thread_environment(threads: int, device: str = "cpu") -> dict[str, str]:
     """Variables that must be set before torch and JAX are imported."""
-    return {
+    common = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "NPROC": str(threads),  # size of JAX's CPU thread pool
+    }
+    if device == "cuda":
+        return {
+            **common,
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the rivals share the card's memory
+            "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
+        }
+    return {
+        **common,
         "JAX_PLATFORMS": "cpu",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no forked compiler pool beside JAX's threads
     }
@@ -138,9 +147,19 @@ def copy_gbytes_per_s(megabytes: int = 256, repeats: int = 6) -> float:
     return 2 * source.numel() * 4 / best / 1e9
 
 
-def record(threads: int, dtype_name: str) -> dict[str, Any]:
+def record(threads: int, dtype_name: str, device: str = "cpu") -> dict[str, Any]:
     """Everything about the machine that a reader needs to judge the numbers beside it."""
+    if device == "cuda":
+        import gpu
+
+        limits: dict[str, Any] = {"gpu": gpu.record(dtype_name)}
+    else:
+        limits = {
+            "gemm_gflops": round(gemm_gflops(dtype_name), 1),
+            "copy_gbytes_per_s": round(copy_gbytes_per_s(), 1),
+        }
     return {
+        "device": device,
         "processor": _processor(),
         "cpus_visible": os.cpu_count(),
         "threads": threads,
@@ -152,6 +171,5 @@ def record(threads: int, dtype_name: str) -> dict[str, Any]:
         "commit": commit(),
         "dtype": dtype_name,
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "gemm_gflops": round(gemm_gflops(dtype_name), 1),
-        "copy_gbytes_per_s": round(copy_gbytes_per_s(), 1),
+        **limits,
     }

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-SPEED_ORDER = (
-    "sinusoid",
-    "sinusoid-5",
-    "sinusoid-1000",
-    "omniglot-fc",
-    "omniglot-fc-5",
-    "linear",
-    "wide",
-    "hvp",
-    "hvp-omniglot",
-)
+from case_names import CASE_NAMES
+
+SPEED_ORDER = CASE_NAMES["cpu"]
 SHORT = {
+    "innerloop": "innerloop",
+    "innerloop_graph": "innerloop in a CUDA graph",
+    "innerloop_tf32": "innerloop with tf32",
     "torch_func": "torch.func",
     "torch_compile": "torch.compile",
     "jax_jit": "JAX",

@@ -22,7 +22,8 @@ def reference(problem: Problem, tasks_at_once: int | None = None) -> list[np.nda
     wide = problem.to(torch.float64)
     case = problem.case
     if tasks_at_once is None:
-        tasks_at_once = max(1, min(1000, 20_000_000 // (case.parameters() * (case.steps + 1))))
+        most = 1000 if problem.device == "cpu" else 100_000
+        tasks_at_once = max(1, min(most, 20_000_000 // (case.parameters() * (case.steps + 1))))
     losses: list[torch.Tensor] = []
     parts: list[list[torch.Tensor]] = []
     for start in range(0, case.tasks, tasks_at_once):
@@ -35,15 +36,20 @@ def reference(problem: Problem, tasks_at_once: int | None = None) -> list[np.nda
         parts.append(leaves)
     by_leaf = list(zip(*parts, strict=True))
     if case.quantity == "hvp":
-        return [torch.cat(rows).numpy() for rows in by_leaf]
-    return [torch.cat(losses).numpy(), *(torch.stack(rows).sum(0).numpy() for rows in by_leaf)]
+        return [torch.cat(rows).cpu().numpy() for rows in by_leaf]
+    summed = [torch.stack(rows).sum(0).cpu().numpy() for rows in by_leaf]
+    return [torch.cat(losses).cpu().numpy(), *summed]
 
 
 def numbers(outcome: tuple[Any, list[Any]]) -> list[np.ndarray]:
     """What a rival's call returned, as arrays in the order of `reference`."""
     loss, leaves = outcome
-    arrays = [np.asarray(leaf) for leaf in leaves]
-    return arrays if loss is None else [np.asarray(loss), *arrays]
+    arrays = [_array(leaf) for leaf in leaves]
+    return arrays if loss is None else [_array(loss), *arrays]
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
 
 
 def disagreement(found: list[np.ndarray], expected: list[np.ndarray]) -> float:

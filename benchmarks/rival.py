@@ -103,10 +103,15 @@ def serve(text: str, name: str, expected_file: str) -> None:
     import numpy as np
     import torch
 
-    from cases import CASES, make_problem
+    import baselines
+    from cases import make_problem
+    from cuda_cases import CASES_ON
+    from device_timing import clock_of
 
     torch.set_num_threads(request.threads)
-    problem = make_problem(CASES[request.what], getattr(torch, request.dtype), request.seed)
+    case = CASES_ON[request.device][request.what]
+    problem = make_problem(case, getattr(torch, request.dtype), request.seed, request.device)
+    clock = clock_of(baselines.load(name), request.device)
     with np.load(expected_file) as stored:
         expected = [stored[key] for key in stored.files]
     local: timing.LocalRival | None = None
@@ -114,8 +119,8 @@ def serve(text: str, name: str, expected_file: str) -> None:
         question = json.loads(line)
         answer: Any
         if question["do"] == "prepare":
-            answer, call = _prepare(name, problem, expected, request)
-            local = timing.LocalRival(call) if call is not None else None
+            answer, call = _prepare(name, problem, expected, request, clock)
+            local = timing.LocalRival(call, clock) if call is not None else None
             gc.collect()
             gc.freeze()  # what importing left behind is not collected again inside a block
         elif local is None:
@@ -128,28 +133,49 @@ def serve(text: str, name: str, expected_file: str) -> None:
         answers.flush()
 
 
+def once(request: Request, calls: int = 3) -> None:
+    """Calls innerloop on a case in this process and does nothing else, for a profiler to watch."""
+    import torch
+
+    import baselines
+    from cases import make_problem
+    from cuda_cases import CASES_ON
+    from device_timing import clock_of
+
+    case = CASES_ON[request.device][request.what]
+    problem = make_problem(case, getattr(torch, request.dtype), request.seed, request.device)
+    module = baselines.load("innerloop")
+    call = next(iter(module.formulations(problem).values()))()
+    clock_of(module, request.device).block(call, calls)
+
+
 def _prepare(
-    name: str, problem: Any, expected: list[Any], request: Request
+    name: str, problem: Any, expected: list[Any], request: Request, clock: timing.Clock
 ) -> tuple[dict[str, Any], timing.Call | None]:
     """What is to be reported of a rival, and its call if it can be timed."""
     import torch
 
     import baselines
+    from device_timing import peak_growth_bytes
     from reference import TOLERANCE, disagreement, numbers
     from tune import NothingRan, tune
 
     module = baselines.load(name)
-    report: dict[str, Any] = {"title": module.TITLE, "library": module.LIBRARY}
-    reason = module.missing() or module.unfit(problem.case)
+    report = baselines.facts(name, request.device)
+    reason = module.missing() or module.unfit(problem.case, request.device)
     if reason is not None:
         return {**report, "skipped": reason}, None
     if name == "innerloop":
         report["backend"] = module.backend(problem.rows(0, 1))
         fresh = next(iter(module.formulations(problem).values()))()
-        report["peak_bytes"] = timing.peak_growth_bytes(fresh)  # with its kept workspace
+        # with its kept workspace
+        report["peak_bytes"] = peak_growth_bytes(fresh, request.device)
+    elif request.device == "cuda":
+        # Graphs and compiled calls own their memory already: routines/device_memory.py measures it.
+        report["peak_bytes"] = None
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # autotuning logs
-            tuned = tune(module, problem, request.quick)
+            tuned = tune(module, problem, request.quick, clock)
     except NothingRan as error:
         return {**report, "failed": str(error)}, None
     report.update(choice=tuned.choice, first_call_s=tuned.first_call_s, trials=tuned.trials)
@@ -157,8 +183,25 @@ def _prepare(
         slow = tuned.trials[-1].get("rough_s", 0.0) > timing.SLOW_S
         report["peak_bytes"] = timing.peak_growth_bytes(tuned.call, calls=1 if slow else 3)
     tolerance = TOLERANCE[getattr(torch, request.dtype)]
+    if request.dtype == "float32":
+        tolerance = getattr(module, "TOLERANCE", tolerance)
     report["disagreement"] = disagreement(numbers(tuned.call()), expected)
     if not report["disagreement"] <= tolerance:
         failed = timing.disagreement_text(report.pop("disagreement"), tolerance)
         return {**report, "failed": failed, "disagrees": True}, None
+    if request.device == "cuda" and name.startswith("innerloop"):
+        report.update(_on_the_card(problem.case, tuned.call, request))
     return report, tuned.call
+
+
+def _on_the_card(case: Any, call: timing.Call, request: Request) -> dict[str, Any]:
+    """How a call of ours is cut into blocks, and how long its kernels take by themselves."""
+    from baselines.innerloop_baseline import schedule
+    from device_timing import kernel_times
+
+    found: dict[str, Any] = {"schedule": schedule(case, request.dtype == "float64")}
+    try:
+        found["kernels"] = kernel_times(call)
+    except Exception as error:  # a profiler that may not read this card is no reason to stop
+        found["kernels_failed"] = f"{type(error).__name__}: {error}"[:300]
+    return found

@@ -1,4 +1,4 @@
-"""Runs benchmarks: `python benchmarks/run.py CASE... [--baseline NAME...] [--quick] [--table]`.
+"""Runs benchmarks: `python benchmarks/run.py CASE... [--device cuda] [--baseline NAME...]`.
 
 The only entry of this folder. Every case and thread count is measured in its own pinned process;
 one run writes one JSON file with the command that made it, complete after every measurement.
@@ -19,20 +19,9 @@ import baselines
 import environment
 import routines
 import worker
+from case_names import CASE_NAMES
 
 RESULTS = Path(__file__).resolve().parent / "results"
-# Listed here as well as in cases.py, which imports torch: the parent must not (see worker.py).
-CASE_NAMES = (
-    "sinusoid",
-    "sinusoid-5",
-    "sinusoid-1000",
-    "omniglot-fc",
-    "omniglot-fc-5",
-    "linear",
-    "wide",
-    "hvp",
-    "hvp-omniglot",
-)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,8 +29,12 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         prog="benchmarks/run.py",
         description="Times innerloop against its rivals; results are checked before timing.",
-        epilog=f"cases: {', '.join(CASE_NAMES)}; routines: {', '.join(routines.NAMES)}; "
-        "all = the nine cases; everything = cases and routines",
+        epilog="; ".join(
+            f"{device}: cases {', '.join(CASE_NAMES[device])}; "
+            f"routines {', '.join(routines.NAMES_ON[device])}"
+            for device in CASE_NAMES
+        )
+        + "; all = the cases; everything = cases and routines",
     )
     parse.add_argument("case", nargs="*", metavar="CASE", help="cases or routines to measure")
     parse.add_argument(
@@ -51,11 +44,12 @@ def parser() -> argparse.ArgumentParser:
         default=None,
         help=f"rivals beside innerloop (default: all): {', '.join(baselines.NAMES[1:])}, none",
     )
+    parse.add_argument("--device", choices=tuple(CASE_NAMES), default="cpu")
     parse.add_argument("--quick", action="store_true", help="few repeats, first settings only")
     parse.add_argument(
         "--threads",
         default=None,
-        help="thread counts, comma-separated (default 2, or all if fewer)",
+        help="thread counts, comma-separated (default 2, or all if fewer; with a GPU all)",
     )
     parse.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parse.add_argument("--seed", type=int, default=0)
@@ -64,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         help="result file (default: results/NAME-TIME.json; quick runs are only printed)",
+    )
+    parse.add_argument(
+        "--once",
+        action="store_true",
+        help="measure nothing: call innerloop a few times in this process, for a profiler",
     )
     parse.add_argument(
         "--resume",
@@ -78,37 +77,40 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
-def chosen(names: list[str]) -> list[str]:
+def chosen(names: list[str], device: str) -> list[str]:
     """Cases and routines meant by the positional arguments, in order, once each."""
-    known = (*CASE_NAMES, *routines.NAMES)
-    groups = {"all": CASE_NAMES, "everything": known}
+    known = (*CASE_NAMES[device], *routines.NAMES_ON[device])
+    groups = {"all": CASE_NAMES[device], "everything": known}
     expanded: list[str] = []
     for name in names:
         if name not in known and name not in groups:
             raise SystemExit(
-                f"run.py: CASE must be one of {', '.join(known)}, all or everything (got {name!r})"
+                f"run.py: CASE must be one of {', '.join(known)}, all or everything on {device} "
+                f"(got {name!r})"
             )
         expanded += [each for each in groups.get(name, (name,)) if each not in expanded]
     return expanded
 
 
-def rivals(names: list[str] | None) -> tuple[str, ...]:
+def rivals(names: list[str] | None, device: str) -> tuple[str, ...]:
     """Baselines to run: innerloop first, then those asked for."""
+    known = baselines.NAMES_ON[device]
     if names is None:
-        return baselines.NAMES
+        return known
     for name in names:
-        if name != "none" and name not in baselines.NAMES:
+        if name != "none" and name not in known:
             raise SystemExit(
-                f"run.py: --baseline must be one of {', '.join(baselines.NAMES[1:])} or none "
+                f"run.py: --baseline must be one of {', '.join(known[1:])} or none on {device} "
                 f"(got {name!r})"
             )
-    return tuple(name for name in baselines.NAMES if name == "innerloop" or name in names)
+    return tuple(name for name in known if name.startswith("innerloop") or name in names)
 
 
-def thread_counts(text: str | None) -> list[int]:
+def thread_counts(text: str | None, device: str) -> list[int]:
     """Thread counts of `--threads`, each between 1 and the number of processors."""
     if text is None:
-        return [min(2, len(os.sched_getaffinity(0)))]
+        available = len(os.sched_getaffinity(0))
+        return [available if device == "cuda" else min(2, available)]
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError:
@@ -122,14 +124,26 @@ def thread_counts(text: str | None) -> list[int]:
     return counts
 
 
-def kept_runs(target: Path | None, dtype: str) -> list[dict[str, Any]]:
-    """The runs that a result file to be continued holds."""
+def check_device(device: str) -> None:
+    """Ends with the reason if the device cannot be measured here."""
+    if device == "cuda":
+        reason = worker.cuda_reason()
+        if reason:
+            raise SystemExit(f"run.py: --device cuda: nothing was run: {reason}")
+
+
+def kept_runs(target: Path | None, dtype: str, device: str) -> list[dict[str, Any]]:
+    """The runs of a device and dtype that a result file to be continued holds."""
     if target is None:
         raise SystemExit("run.py: --resume needs the file to continue: --out FILE")
     if not target.exists():
         return []
     runs: list[dict[str, Any]] = json.loads(target.read_text())["runs"]
-    return [run for run in runs if run["environment"]["dtype"] == dtype]
+
+    def fits(here: dict[str, Any]) -> bool:
+        return (here["dtype"], here.get("device", "cpu")) == (dtype, device)
+
+    return [run for run in runs if fits(run["environment"])]
 
 
 def is_of(run: dict[str, Any], name: str, threads: int) -> bool:
@@ -154,10 +168,15 @@ def command_line(arguments: list[str]) -> str:
 def main(arguments: list[str]) -> int:
     """Runs what the command line asks for and returns the exit status."""
     options = parser().parse_args(arguments)
-    names = chosen(options.case)
+    names = chosen(options.case, options.device)
     if not names and not options.table:
         raise SystemExit("run.py: name at least one CASE, or give --table (see --help)")
-    counts, rival_names = thread_counts(options.threads), rivals(options.baseline)
+    counts = thread_counts(options.threads, options.device)
+    rival_names = rivals(options.baseline, options.device)
+    if names:
+        check_device(options.device)
+    if options.once:
+        return _once(names, counts[0], options)
     target = options.out
     if target is None and names and not options.quick:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -167,7 +186,7 @@ def main(arguments: list[str]) -> int:
         "command": command_line(arguments),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "quick": options.quick,
-        "runs": kept_runs(options.out, options.dtype) if options.resume else [],
+        "runs": kept_runs(options.out, options.dtype, options.device) if options.resume else [],
     }
     busy = os.getloadavg()[0]
     if names and busy > 0.5:
@@ -186,6 +205,7 @@ def main(arguments: list[str]) -> int:
                 threads=threads,
                 baselines=rival_names,
                 quick=options.quick,
+                device=options.device,
                 dtype=options.dtype,
                 seed=options.seed,
             )
@@ -210,6 +230,22 @@ def main(arguments: list[str]) -> int:
         for path in table.update(environment.ROOT, RESULTS, include_quick=options.quick):
             print(f"updated: {os.path.relpath(path)}")
     return 1 if failures else 0
+
+
+def _once(names: list[str], threads: int, options: argparse.Namespace) -> int:
+    """Calls each case for a profiler; routines have no single call."""
+    os.environ.update(environment.thread_environment(threads, options.device))
+    import rival
+
+    for name in names:
+        if name not in CASE_NAMES[options.device]:
+            raise SystemExit(f"run.py: --once takes cases (got {name!r})")
+        rival.once(
+            worker.Request(
+                name, threads, device=options.device, dtype=options.dtype, seed=options.seed
+            )
+        )
+    return 0
 
 
 def _report(result: dict[str, Any]) -> str:

@@ -12,7 +12,9 @@ import torch
 import baselines
 import flops
 import timing
-from cases import CASES, make_problem
+import traffic
+from cases import make_problem
+from cuda_cases import CASES_ON
 from reference import reference
 from rival import RivalDied, RivalProcess, save_expected
 from worker import Request
@@ -36,22 +38,24 @@ def measure_case(request: Request) -> dict[str, Any]:
 
 
 def _measure(request: Request, seed: int) -> dict[str, Any]:
-    case = CASES[request.what]
-    problem = make_problem(case, getattr(torch, request.dtype), seed)
+    case = CASES_ON[request.device][request.what]
+    problem = make_problem(case, getattr(torch, request.dtype), seed, request.device)
     rivals: dict[str, dict[str, Any]] = {}
     ready: dict[str, RivalProcess] = {}
     samples: dict[str, tuple[list[float], int]] = {}
     with tempfile.TemporaryDirectory(prefix="innerloop-bench-") as folder:
         expected = Path(folder, "expected.npz")
         save_expected(reference(problem), expected)
+        del problem  # on a GPU the rivals share the card's memory
+        if request.device == "cuda":
+            torch.cuda.empty_cache()
         try:
             for name in request.baselines:
                 process = RivalProcess(dataclasses.replace(request, seed=seed), name, expected)
                 try:
                     rivals[name] = process.prepare()
                 except RivalDied as error:
-                    module = baselines.load(name)
-                    facts = {"title": module.TITLE, "library": module.LIBRARY}
+                    facts = baselines.facts(name, request.device)
                     rivals[name] = {**facts, "failed": str(error)}
                 if "skipped" in rivals[name] or "failed" in rivals[name]:
                     process.close()
@@ -66,10 +70,11 @@ def _measure(request: Request, seed: int) -> dict[str, Any]:
         rivals[name].update(timing.spread(taken), calls_per_sample=per_sample)
         rivals[name]["tasks_per_s"] = case.tasks / rivals[name]["median_s"]
         rivals[name]["samples_s"] = [round(sample, 9) for sample in taken]
-        if name != "innerloop" and "innerloop" in samples:
-            rivals[name]["ratio"] = timing.paired_ratio(taken, samples["innerloop"][0])
+        for ours, label in (("innerloop", "ratio"), ("innerloop_graph", "ratio_to_graph")):
+            if name != ours and ours in samples:
+                rivals[name][label] = timing.paired_ratio(taken, samples[ours][0])
     return {
-        "kind": "speed",
+        "kind": "speed" if request.device == "cpu" else "cuda-speed",
         "seed": seed,
         "case": case.name,
         "describe": case.describe(),
@@ -77,6 +82,7 @@ def _measure(request: Request, seed: int) -> dict[str, Any]:
         "goal": case.goal,
         "reported_elsewhere": case.reported,
         "flops": {"nominal": flops.nominal(case), "structured": flops.structured(case)},
+        "least_bytes": traffic.least_bytes(case, 8 if request.dtype == "float64" else 4),
         "rivals": rivals,
         "fastest_library": fastest_library(rivals),
     }

@@ -82,28 +82,30 @@ def speed_short(runs: Sequence[Run]) -> str:
 
 def rivals(runs: Sequence[Run]) -> str:
     """Median and quartiles of every rival in every case, with the settings that won."""
-    blocks = []
-    for run in speed_runs(runs):
-        rows = []
-        for name, rival in run["rivals"].items():
-            if "median_s" not in rival:
-                reason = rival.get("skipped") or rival.get("failed") or "not run"
-                rows.append([rival["title"], reason.replace("|", "/"), "", "", "", ""])
-                continue
-            quartiles = f"{milliseconds(rival['q1_s'])} - {milliseconds(rival['q3_s'])}"
-            rows.append(
-                [
-                    rival["title"],
-                    f"{milliseconds(rival['median_s'])} ({quartiles})",
-                    "1" if name == "innerloop" else times(ratio_to(run, name)),
-                    f"{rival['disagreement']:.0e}",
-                    megabytes(rival["peak_bytes"]),
-                    rival["choice"].replace("|", "/"),
-                ]
-            )
-        header = ["", "median (quartiles)", "ours is faster", "error", "peak memory", "settings"]
-        blocks.append(f"**{run['case']}**: {run['describe']}\n\n" + markdown(header, rows))
-    return "\n\n".join(blocks)
+    return "\n\n".join(map(rival_block, speed_runs(runs)))
+
+
+def rival_block(run: Run) -> str:
+    """One case with all its rivals."""
+    rows = []
+    for name, rival in run["rivals"].items():
+        if "median_s" not in rival:
+            reason = rival.get("skipped") or rival.get("failed") or "not run"
+            rows.append([rival["title"], reason.replace("|", "/"), "", "", "", ""])
+            continue
+        quartiles = f"{milliseconds(rival['q1_s'])} - {milliseconds(rival['q3_s'])}"
+        rows.append(
+            [
+                rival["title"],
+                f"{milliseconds(rival['median_s'])} ({quartiles})",
+                "1" if name == "innerloop" else times(ratio_to(run, name)),
+                f"{rival['disagreement']:.0e}",
+                megabytes(rival["peak_bytes"]),
+                rival["choice"].replace("|", "/"),
+            ]
+        )
+    header = ["", "median (quartiles)", "ours is faster", "error", "peak memory", "settings"]
+    return f"**{run['case']}**: {run['describe']}\n\n" + markdown(header, rows)
 
 
 def threads(runs: Sequence[Run]) -> str:

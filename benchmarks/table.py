@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cuda_tables
 import routine_tables
 import speed_tables
 import study_tables
@@ -26,6 +27,7 @@ DOCUMENTS = (
     "README.md",
 )
 FIGURE = "docs/images/speed.svg"
+ROOFLINE = "docs/images/roofline.svg"
 
 
 def newest_runs(folder: Path, include_quick: bool = False) -> list[Run]:
@@ -52,6 +54,15 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "threads": speed_tables.threads,
     "peak": speed_tables.peak,
     "losses": speed_tables.losses,
+    "cuda-speed": cuda_tables.speed,
+    "cuda-limits": cuda_tables.limits,
+    "cuda-roofline": cuda_tables.roofline,
+    "cuda-losses": cuda_tables.losses,
+    "cuda-rivals": cuda_tables.rivals,
+    "cuda-machine": cuda_tables.machine,
+    "calibration": cuda_tables.calibration,
+    "device-memory": cuda_tables.memory,
+    "capacity": cuda_tables.capacity,
     "first-call": routine_tables.first_call,
     "overhead": routine_tables.overhead,
     "kernels": routine_tables.kernels,
@@ -103,19 +114,26 @@ def update(root: Path, results: Path, include_quick: bool = False) -> list[Path]
         import figure
 
         changed.append(figure.draw(shown, root / FIGURE))
+    on_gpu = [run for run in runs if "gpu" in run["environment"]]
+    if on_gpu:
+        import roofline
+
+        if roofline.points(on_gpu):
+            changed.append(roofline.draw(on_gpu, root / ROOFLINE))
     return changed
 
 
 def plain(run: Run) -> str:
     """A run for the terminal."""
     machine_line = run["environment"]
+    limits = machine_line["gpu"]["limits"] if "gpu" in machine_line else machine_line
     head = (
         f"\n{run.get('case', run['kind'])} | {machine_line['threads']} thread(s), "
-        f"{machine_line['dtype']}, GEMM {machine_line['gemm_gflops']} GFLOP/s, "
+        f"{machine_line['dtype']}, GEMM {limits['gemm_gflops']:.1f} GFLOP/s, "
         f"load {machine_line['load_average'][0]} to {machine_line['load_average_after'][0]}, "
         f"{run['measured_in_s']} s"
     )
-    if run["kind"] != "speed":
+    if "rivals" not in run:
         return head + "\n" + TABLES[run["kind"]]([run])
     lines = [head, f"  {run['describe']}"]
     for name, rival in run["rivals"].items():

@@ -73,37 +73,54 @@ def paired_ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, floa
     return {"median": median, "q1": q1, "q3": q3}
 
 
-def seconds_of(call: Call) -> tuple[Any, float]:
+class Clock:
+    """The host's clock. `wait(result)` returns when a call's numbers are there; on the CPU they
+    are there when the call returns. `device_timing.EventClock` is the clock of torch on a GPU."""
+
+    def __init__(self, wait: Callable[[Any], None] = lambda _: None) -> None:
+        self._wait = wait
+
+    def block(self, call: Call, calls: int) -> float:
+        """Mean seconds of consecutive calls, the last one's numbers waited for."""
+        start = time.perf_counter()
+        for _ in range(calls - 1):
+            call()
+        self.wait(call())
+        return (time.perf_counter() - start) / calls
+
+    def wait(self, result: Any) -> None:
+        """Returns when the numbers of the last call, which returned `result`, are there."""
+        self._wait(result)
+
+
+HOST = Clock()
+
+
+def seconds_of(call: Call, clock: Clock = HOST) -> tuple[Any, float]:
     """The result of one call and its wall-clock seconds."""
     start = time.perf_counter()
     result = call()
+    clock.wait(result)
     return result, time.perf_counter() - start
 
 
-def _block(call: Call, calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
-
-
-def _settle(call: Call, seconds: float) -> None:
+def _settle(call: Call, seconds: float, clock: Clock) -> None:
     """Untimed calls: own caches warm again, the previous rival's spinning threads asleep."""
     if seconds == 0.0:
         return
     end = time.perf_counter() + seconds
-    call()
+    clock.wait(call())
     while time.perf_counter() < end:
-        call()
+        clock.wait(call())
 
 
-def rough_seconds(call: Call, budget_s: float = 0.2) -> float:
+def rough_seconds(call: Call, budget_s: float = 0.2, clock: Clock = HOST) -> float:
     """Best time of a few calls, for planning and for choosing among settings."""
     end = time.perf_counter() + budget_s
-    best = seconds_of(call)[1]
+    best = seconds_of(call, clock)[1]
     while time.perf_counter() < end:
         calls = max(1, int(0.02 / max(best, 1e-7)))
-        best = min(best, _block(call, calls))
+        best = min(best, clock.block(call, calls))
     return best
 
 
@@ -120,18 +137,19 @@ class Rival(Protocol):
 class LocalRival:
     """A call of this process."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, clock: Clock = HOST) -> None:
         self._call = call
+        self._clock = clock
 
     def estimate(self) -> float:
         """See `Rival`."""
-        first = seconds_of(self._call)[1]
-        return first if first >= SLOW_S else rough_seconds(self._call)
+        first = seconds_of(self._call, self._clock)[1]
+        return first if first >= SLOW_S else rough_seconds(self._call, clock=self._clock)
 
     def block(self, calls: int, settle_s: float) -> float:
         """See `Rival`."""
-        _settle(self._call, settle_s)
-        return _block(self._call, calls)
+        _settle(self._call, settle_s, self._clock)
+        return self._clock.block(self._call, calls)
 
 
 def interleave(rivals: Mapping[str, Rival], effort: Effort) -> dict[str, tuple[list[float], int]]:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from cases import Problem
-from timing import rough_seconds, seconds_of
+from timing import HOST, Clock, rough_seconds, seconds_of
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class NothingRan(RuntimeError):
     """Every formulation and setting of a rival failed."""
 
 
-def tune(module: ModuleType, problem: Problem, quick: bool) -> Tuned:
-    """The fastest way a rival has for a problem.
+def tune(module: ModuleType, problem: Problem, quick: bool, clock: Clock = HOST) -> Tuned:
+    """The fastest way a rival has for a problem, by `clock`.
 
     First every formulation at the plain settings, then the other settings of the best one. With
     `quick`, only the first formulation that runs, at the plain settings. Failures are recorded.
@@ -40,9 +40,10 @@ def tune(module: ModuleType, problem: Problem, quick: bool) -> Tuned:
         trials.append(trial)
         try:
             call = formulations[formulation](**options)
-            _, trial["first_call_s"] = seconds_of(call)
+            _, trial["first_call_s"] = seconds_of(call, clock)
             alone = len(formulations) == 1 and len(settings) == 1
-            trial["rough_s"] = trial["first_call_s"] if alone else rough_seconds(call)
+            rough = trial["first_call_s"] if alone else rough_seconds(call, clock=clock)
+            trial["rough_s"] = rough
         except Exception as error:  # a rival's own failure, whatever it is, is its result
             trial["error"] = f"{type(error).__name__}: {error}"[:300]
             return
@@ -51,7 +52,7 @@ def tune(module: ModuleType, problem: Problem, quick: bool) -> Tuned:
             best = (trial["rough_s"], tuned)
 
     formulations = module.formulations(problem)
-    settings = dict(module.settings())
+    settings = dict(module.settings(problem.device))
     plain, options = next(iter(settings.items()))
     for formulation in formulations:
         attempt(formulation, plain, options)

@@ -26,6 +26,7 @@ class Request:
     threads: int
     baselines: tuple[str, ...] = ()
     quick: bool = False
+    device: str = "cpu"
     dtype: str = "float32"
     seed: int = 0
     part: dict[str, Any] = field(default_factory=dict)  # one piece of a routine, if not empty
@@ -48,7 +49,7 @@ def measure(request: Request, **variables: str) -> dict[str, Any]:
     """
     surroundings = {
         **os.environ,
-        **environment.thread_environment(request.threads),
+        **environment.thread_environment(request.threads, request.device),
         "PYTHONFAULTHANDLER": "1",  # a crash says where
         **variables,
     }
@@ -64,11 +65,19 @@ def measure(request: Request, **variables: str) -> dict[str, Any]:
         done = subprocess.run(command, env=surroundings, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0 or not target.exists():
             raise WorkerFailed(
-                f"run.py: measuring {request.what} with {request.threads} thread(s) failed "
+                f"run.py: measuring {request.what} on {request.device} with "
+                f"{request.threads} thread(s) failed "
                 f"(exit status {done.returncode}):\n{done.stderr[-3000:]}"
             )
         result: dict[str, Any] = json.loads(target.read_text())
     return result
+
+
+def cuda_reason() -> str:
+    """Why innerloop's CUDA kernels cannot run here, asked of a process that may import torch."""
+    question = "from innerloop import _native; print(_native.cuda_reason())"
+    done = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else done.stderr.strip()[-300:]
 
 
 def serve(text: str, target: str) -> None:
@@ -85,10 +94,14 @@ def serve(text: str, target: str) -> None:
         import routines
         import speed
 
-        surroundings = environment.record(request.threads, request.dtype)
-        routine = request.what in routines.NAMES
+        surroundings = environment.record(request.threads, request.dtype, request.device)
+        routine = request.what in routines.NAMES_ON[request.device]
         measured = _routine(request).run(request) if routine else speed.measure_case(request)
         surroundings["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
+        if request.device == "cuda":
+            import gpu
+
+            surroundings["gpu"]["state_after"] = gpu.state()
         result = {"environment": surroundings, **measured}
     Path(target).write_text(json.dumps(result))
 

@@ -13,6 +13,7 @@ from cases import Case, Problem
 
 TITLE = "autograd loop over tasks"
 LIBRARY = False
+MOST_TASKS_ON_CUDA = 1024  # some seconds per call
 
 
 def missing() -> str | None:
@@ -20,12 +21,14 @@ def missing() -> str | None:
     return None
 
 
-def unfit(case: Case) -> str | None:
-    """Autograd covers every case."""
+def unfit(case: Case, device: str) -> str | None:
+    """Autograd covers every case, but a loop that mostly launches is not waited for."""
+    if device == "cuda" and case.tasks > MOST_TASKS_ON_CUDA:
+        return f"one task after another: taken up to {MOST_TASKS_ON_CUDA} tasks"
     return None
 
 
-def settings() -> dict[str, dict[str, Any]]:
+def settings(device: str) -> dict[str, dict[str, Any]]:
     """Eager execution has no settings."""
     return {"eager": {}}
 

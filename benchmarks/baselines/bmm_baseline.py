@@ -2,7 +2,8 @@
 
 The inner gradient is written out with `bmm` and `baddbmm`, so the outer gradient is one ordinary
 reverse pass over batched code; Hessian-vector products are written out by hand as well (Pearlmutter
-1994). Everything is under torch.compile, at the same settings as the torch.func rival.
+1994). Everything is under torch.compile, at the same settings as the torch.func rival; on a GPU
+also as it is, in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -16,10 +17,17 @@ from torch import Tensor
 from torch.func import grad
 
 from baselines import compiled
+from baselines.cuda_graph import captured
+from baselines.torch_func_baseline import ACTIVATIONS
 from cases import Case, Problem
 
-TITLE = "hand-written batched bmm, compiled"
+TITLE = "hand-written batched bmm"
 LIBRARY = False
+# The derivative of each activation, from its value.
+SLOPES: dict[str, Callable[[Tensor], Any]] = {
+    "relu": lambda h: h > 0,
+    "tanh": lambda h: 1 - h * h,
+}
 
 
 def missing() -> str | None:
@@ -27,16 +35,18 @@ def missing() -> str | None:
     return None
 
 
-def unfit(case: Case) -> str | None:
-    """Written for identity and relu hidden layers and the losses of the table."""
-    if case.layers > 1 and case.activation != "relu":
-        return f"written for relu (the case has {case.activation})"
+def unfit(case: Case, device: str) -> str | None:
+    """Written for the losses of the table and relu; meta-gradients for tanh as well."""
+    known = ("relu",) if case.quantity == "hvp" else tuple(SLOPES)
+    if case.layers > 1 and case.activation not in known:
+        return f"written for {' and '.join(known)} (the case has {case.activation})"
     return None
 
 
-def settings() -> dict[str, dict[str, Any]]:
-    """Compiler modes, the default first."""
-    return compiled.SETTINGS
+def settings(device: str) -> dict[str, dict[str, Any]]:
+    """Compiler modes, the default first; on a GPU no compiler and a CUDA graph before them."""
+    graph: dict[str, dict[str, Any]] = {"CUDA graph": {"graph": True}}
+    return {**(graph if device == "cuda" else {}), **compiled.SETTINGS[device]}
 
 
 def _linear(weight: Tensor, bias: Tensor | None, h: Tensor) -> Tensor:
@@ -53,7 +63,7 @@ def _forward(case: Case, params: dict[str, Tensor], x: Tensor) -> list[Tensor]:
     values = [x]
     for layer in range(case.layers):
         z = _linear(params[f"{layer}.weight"], params.get(f"{layer}.bias"), values[-1])
-        values.append(torch.relu(z) if layer < case.layers - 1 else z)
+        values.append(ACTIVATIONS[case.activation](z) if layer < case.layers - 1 else z)
     return values
 
 
@@ -86,7 +96,7 @@ def _inner_step(case: Case, params: dict[str, Tensor], x: Tensor, y: Tensor) -> 
         if case.bias:
             moved[f"{layer}.bias"] = params[f"{layer}.bias"] - case.inner_lr * delta.sum(1)
         if layer > 0:
-            delta = (delta @ weight) * (values[layer] > 0)
+            delta = (delta @ weight) * SLOPES[case.activation](values[layer])
     return moved
 
 
@@ -154,6 +164,15 @@ def formulations(problem: Problem) -> dict[str, Any]:
     else:
         arguments = (problem.params, *problem.support, *problem.query)
         function = _meta_gradient(case)
-    return {
-        "batched": lambda **options: compiled.compiled_call(function, arguments, names, **options)
-    }
+
+    def build(graph: bool = False, **options: Any) -> Callable[[], Any]:
+        if graph:
+            return captured(lambda: _result(function(*arguments), names))
+        return compiled.compiled_call(function, arguments, names, **options)
+
+    return {"batched": build}
+
+
+def _result(outcome: Any, names: list[str]) -> Any:
+    losses, leaves = outcome
+    return losses, [leaves[name] for name in names]

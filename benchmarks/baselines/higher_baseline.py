@@ -24,12 +24,12 @@ def missing() -> str | None:
     return None
 
 
-def unfit(case: Case) -> str | None:
+def unfit(case: Case, device: str) -> str | None:
     """higher differentiates through optimiser steps, nothing else."""
     return "has no Hessian-vector product" if case.quantity == "hvp" else None
 
 
-def settings() -> dict[str, dict[str, Any]]:
+def settings(device: str) -> dict[str, dict[str, Any]]:
     """Eager execution has no settings."""
     return {"eager": {}}
 

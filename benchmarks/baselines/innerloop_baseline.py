@@ -1,4 +1,8 @@
-"""innerloop as a user calls it: the functional API with backend="auto"."""
+"""innerloop as a user calls it: the functional API, with backend="auto" on the CPU.
+
+On a GPU the kernels are asked for by name, so that whatever "auto" takes there is not timed in
+their place.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +23,23 @@ def missing() -> str | None:
     return None if hasattr(innerloop, "meta_grad") else "this build has no meta_grad"
 
 
-def unfit(case: Case) -> str | None:
+def unfit(case: Case, device: str) -> str | None:
     """innerloop covers every case."""
     return None
 
 
-def settings() -> dict[str, dict[str, Any]]:
+def settings(device: str) -> dict[str, dict[str, Any]]:
     """There is nothing to choose."""
-    return {"auto": {}}
+    return {_backend(device): {}}
+
+
+def _backend(device: str) -> str:
+    return "fused" if device == "cuda" else "auto"
 
 
 def formulations(problem: Problem) -> dict[str, Any]:
     """One formulation: the public call."""
-    return {"functional": lambda: _build(problem)}
+    return {"functional": lambda **options: _build(problem, **options)}
 
 
 def model_of(case: Case) -> Any:
@@ -41,18 +49,29 @@ def model_of(case: Case) -> Any:
     return il.MLP(list(case.widths), activation=case.activation, bias=case.bias)
 
 
-def _build(problem: Problem) -> Any:
+def _build(problem: Problem, **options: Any) -> Any:
     import innerloop as il
 
     case = problem.case
     model = model_of(case)
     names = list(case.shapes())
     params = {name: problem.params[name] for name in names}
+    backend = _backend(problem.device)
+    # As the documentation advises for tight loops: a number becomes a tensor at each call.
+    inner_lr = case.inner_lr if problem.device == "cpu" else _rate(problem)
     if case.quantity == "hvp":
         vector = problem.vector
 
         def products() -> Any:
-            result = il.hvp(params, problem.support, vector, model=model, loss=case.loss)
+            result = il.hvp(
+                params,
+                problem.support,
+                vector,
+                model=model,
+                loss=case.loss,
+                backend=backend,
+                **options,
+            )
             return None, [result[name] for name in names]
 
         return products
@@ -63,17 +82,49 @@ def _build(problem: Problem) -> Any:
             problem.support,
             problem.query,
             model=model,
-            inner_lr=case.inner_lr,
+            inner_lr=inner_lr,
             steps=case.steps,
             loss=case.loss,
+            backend=backend,
+            **options,
         )
         return result.loss, [result.grad[name] for name in names]
 
     return gradient
 
 
+def _rate(problem: Problem) -> Any:
+    return problem.support[0].new_full((), problem.case.inner_lr)
+
+
+def schedule(case: Case, is_float64: bool = False, **options: Any) -> dict[str, Any]:
+    """How the CUDA kernels cut the case into blocks, as `innerloop.plan` says.
+
+    Args:
+        case: the case.
+        is_float64: the dtype of the call.
+        options: `facts` of another GPU than the present one.
+    """
+    import innerloop as il
+    import torch
+
+    found = il.plan(
+        model_of(case),
+        tasks=case.tasks,
+        support_rows=case.support,
+        query_rows=case.query,
+        steps=case.steps,
+        loss=case.loss,
+        operation=case.quantity,
+        dtype=torch.float64 if is_float64 else torch.float32,
+        per_task=case.quantity == "hvp",
+        **options,
+    )
+    return dict(found._asdict())
+
+
 def backend(problem: Problem) -> str:
-    """Which backend "auto" chose for the problem: "fused" or "torch"."""
+    """Which backend was taken for the problem: "fused" or "torch"."""
     import innerloop as il
 
     case = problem.case
@@ -85,5 +136,6 @@ def backend(problem: Problem) -> str:
         inner_lr=case.inner_lr,
         steps=case.steps,
         loss=case.loss,
+        backend=_backend(problem.device),
     )
     return str(result.backend)

@@ -20,13 +20,33 @@ def missing() -> str | None:
     return None
 
 
-def unfit(case: Case) -> str | None:
-    """JAX covers every case."""
+def unfit(case: Case, device: str) -> str | None:
+    """JAX covers every case, on a GPU if it was installed for one."""
+    if device == "cuda":
+        import jax
+
+        try:
+            jax.devices("gpu")
+        except RuntimeError as error:
+            return f"JAX has no GPU: {error}"
     return None
 
 
-def settings() -> dict[str, dict[str, Any]]:
-    """XLA's defaults, and the same without its own threads inside one operation."""
+def wait(result: Any) -> None:
+    """Waits for the numbers of a call on a GPU."""
+    import jax
+
+    jax.block_until_ready(result)
+
+
+def settings(device: str) -> dict[str, dict[str, Any]]:
+    """XLA's defaults, and the same without its own threads inside one operation; on a GPU, without
+    command buffers (XLA's CUDA graphs), which it uses by default."""
+    if device == "cuda":
+        return {
+            "default": {},
+            "no command buffers": {"compiler_options": {"xla_gpu_enable_command_buffer": ""}},
+        }
     return {
         "default": {},
         "no intra-op threads": {"compiler_options": {"xla_cpu_multi_thread_eigen": False}},
@@ -112,8 +132,13 @@ def _arguments(problem: Problem) -> tuple[Any, ...]:
     if problem.support[0].dtype == torch.float64:
         jax.config.update("jax_enable_x64", True)
 
+    if problem.device == "cuda":
+        # Its default lets float32 products run in tf32, which nobody else here is allowed.
+        jax.config.update("jax_default_matmul_precision", "highest")
+    there = jax.devices("gpu" if problem.device == "cuda" else "cpu")[0]
+
     def put(tensor: torch.Tensor) -> Any:
-        return jax.device_put(tensor.numpy())
+        return jax.device_put(tensor.cpu().numpy(), there)
 
     params = {name: put(leaf) for name, leaf in problem.params.items()}
     support = tuple(put(side) for side in problem.support)
@@ -127,13 +152,15 @@ def formulations(problem: Problem) -> dict[str, Any]:
     import jax
 
     names = list(problem.case.shapes())
+    # On a GPU calls queue, and the clock waits for the last one (`wait`).
+    finish = jax.block_until_ready if problem.device == "cpu" else lambda result: result
 
     def build(function: Callable[..., Any], **options: Any) -> Callable[[], Any]:
         arguments = _arguments(problem)
         compiled = jax.jit(function, **options)
 
         def call() -> Any:
-            losses, leaves = jax.block_until_ready(compiled(*arguments))
+            losses, leaves = finish(compiled(*arguments))
             return losses, [leaves[name] for name in names]
 
         return call

@@ -16,14 +16,14 @@ def missing() -> str | None:
     return None
 
 
-def unfit(case: Case) -> str | None:
+def unfit(case: Case, device: str) -> str | None:
     """torch.compile covers every case."""
     return None
 
 
-def settings() -> dict[str, dict[str, Any]]:
+def settings(device: str) -> dict[str, dict[str, Any]]:
     """Compiler modes, the default first."""
-    return compiled.SETTINGS
+    return compiled.SETTINGS[device]
 
 
 def formulations(problem: Problem) -> dict[str, Any]:

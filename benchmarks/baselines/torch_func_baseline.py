@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
 
+from baselines.cuda_graph import captured
 from cases import Case, Problem
 
 TITLE = "torch.func vmap(grad), eager"
 LIBRARY = False
+LIBRARY_ON_CUDA = True  # captured in a CUDA graph it needs no compiler to be fast
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -30,14 +32,15 @@ def missing() -> str | None:
     return None
 
 
-def unfit(case: Case) -> str | None:
+def unfit(case: Case, device: str) -> str | None:
     """torch.func covers every case."""
     return None
 
 
-def settings() -> dict[str, dict[str, Any]]:
-    """Eager execution has no settings."""
-    return {"eager": {}}
+def settings(device: str) -> dict[str, dict[str, Any]]:
+    """Eager execution has no settings; on a GPU its kernels may be captured in a CUDA graph."""
+    plain: dict[str, dict[str, Any]] = {"eager": {}}
+    return plain if device == "cpu" else {**plain, "CUDA graph": {"graph": True}}
 
 
 def forward(case: Case, params: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -127,7 +130,7 @@ def arguments(problem: Problem) -> tuple[Any, ...]:
 def formulations(problem: Problem) -> dict[str, Any]:
     """Eager calls of each way to write the case."""
 
-    def build(function: Callable[..., Any]) -> Callable[[], Any]:
+    def build(function: Callable[..., Any], graph: bool = False) -> Callable[[], Any]:
         call_arguments = arguments(problem)
         names = list(problem.case.shapes())
 
@@ -135,9 +138,9 @@ def formulations(problem: Problem) -> dict[str, Any]:
             losses, leaves = function(*call_arguments)
             return losses, [leaves[name] for name in names]
 
-        return call
+        return captured(call) if graph else call
 
     return {
-        name: lambda function=function: build(function)
+        name: lambda function=function, **options: build(function, **options)
         for name, function in functions(problem.case).items()
     }

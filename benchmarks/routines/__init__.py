@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("first-call", "overhead", "kernels", "steps", "tasks", "memory", "regression-study")
+NAMES_ON = {
+    "cpu": ("first-call", "overhead", "kernels", "steps", "tasks", "memory", "regression-study"),
+    "cuda": ("calibration", "device-memory", "capacity"),
+}
 
 
 def load(name: str) -> ModuleType:

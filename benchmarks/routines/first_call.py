@@ -27,7 +27,7 @@ def run(request: Request) -> dict[str, Any]:
             module = baselines.load(name)
             row: dict[str, Any] = {"case": case, "rival": name, "title": module.TITLE}
             rows.append(row)
-            reason = module.missing() or module.unfit(CASES[case])
+            reason = module.missing() or module.unfit(CASES[case], "cpu")
             if reason is not None:
                 row["skipped"] = reason
                 continue

@@ -2,8 +2,8 @@
 
 The native call is taken from a public call as it happens and made again with the same arguments, so
 it writes into the outputs of that first call. What lies between the two is Python: checks, outputs,
-views of results, and the cache misses of doing both in turn. Beside them stands the time that the
-machine's GEMM peak would allow for the products alone.
+views of results, and the cache misses of doing both in turn. Beside them stand the operations and
+bytes that cannot be avoided, for comparison with the machine's limits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 
 import flops
 import timing
+import traffic
 from baselines import innerloop_baseline
 from cases import CASES, make_problem
 from worker import Request
@@ -29,7 +30,11 @@ def run(request: Request) -> dict[str, Any]:
         problem = make_problem(case, getattr(torch, request.dtype), request.seed)
         call = innerloop_baseline.formulations(problem)["functional"]()
         rivals = {"call": timing.LocalRival(call), "native": timing.LocalRival(native_call(call))}
-        row: dict[str, Any] = {"case": case.name, "structured_flops": flops.structured(case)}
+        row: dict[str, Any] = {
+            "case": case.name,
+            "structured_flops": flops.structured(case),
+            "least_bytes": traffic.least_bytes(case, problem.support[0].element_size()),
+        }
         for name, (samples, _) in timing.interleave(rivals, effort).items():
             row[name] = timing.spread(samples)
         rows.append(row)

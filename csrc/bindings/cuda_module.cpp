@@ -16,11 +16,12 @@ void define_backend(py::module_& m);
 
 namespace {
 
-/// (device, stream, allocate, facts). allocate(bytes) returns the address of memory on the device
-/// that stays until the stream has passed the launches; without it the operation is only scheduled,
-/// for a device with these facts (multiprocessors, shared memory per block, per multiprocessor).
+/// (device, stream, allocate, facts, allow_tf32). allocate(bytes) returns the address of memory on
+/// the device that stays until the stream has passed the launches; without it the operation is only
+/// scheduled, for a device with these facts (multiprocessors, shared memory per block, per
+/// multiprocessor).
 using Facts = std::tuple<int, int64_t, int64_t>;
-using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>>;
+using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 
 ScheduleOverride fixed_schedule;
 
@@ -47,6 +48,7 @@ class DeviceCall {
     context_.device = std::get<0>(place);
     context_.stream = reinterpret_cast<void*>(std::get<1>(place));
     context_.fixed = fixed_schedule;
+    context_.allow_tf32 = std::get<4>(place);
     context_.only_schedules = allocate_.is_none();
     context_.schedule = &schedule_;
     context_.owner = this;
@@ -94,6 +96,7 @@ class DeviceCall {
     d["blocks"] = schedule_.blocks;
     d["in_shared"] = schedule_.in_shared;
     d["workspace_bytes"] = schedule_.workspace_bytes;
+    d["shared_bytes"] = schedule_.shared_bytes;
     d["scratch_bytes"] = schedule_.scratch_bytes;
     d["cycles"] = schedule_.cycles;
     return d;

@@ -14,6 +14,7 @@ namespace innerloop {
 struct BlockOptions {
   int threads;
   bool stages;
+  bool tf32;  // products of float32 may run on tensor cores
   bool far_sums;
   bool in_shared;  // the workspace
   bool has_staging;

@@ -7,7 +7,6 @@
 // to read (`stages`), otherwise read where the caller keeps them. Sums over tasks grow in a sink
 // that belongs to the block, in task order.
 #pragma once
-#pragma once
 
 #include "block/block_results.h"
 

@@ -3,6 +3,7 @@
 
 #include "block/block_base.h"
 #include "block/staged_product.h"
+#include "block/tensor_product.h"
 
 namespace innerloop {
 
@@ -140,6 +141,7 @@ class BlockProducts : public BlockBase<BlockType, RealType> {
  private:
   IL_HD void multiply(const Product& x) const {
     if (x.tasks == 0 || x.m == 0 || x.n == 0) return;
+    if (multiply_on_tensor_cores(block_, x)) return;
     if (staging_ && pays_staged(block_, x)) {
       multiply_staged(block_, x, staging_, options_.in_shared);
     } else {

@@ -27,6 +27,7 @@ struct BlockContext {
   void* stream = nullptr;
   void* (*allocate)(void* owner, int64_t bytes) = nullptr;
   void* owner = nullptr;
+  bool allow_tf32 = false;       // float32 products may round their operands to tf32
   bool only_schedules = false;   // the call's addresses are not real: stop before launching
   Schedule* schedule = nullptr;  // receives what was chosen, if not null
 };
@@ -164,7 +165,7 @@ class Operation {
 
   BlockOptions options(int threads, BlockStrategy strategy) const {
     const bool resident = strategy == BlockStrategy::kResident;
-    return {threads,  resident,  strategy == BlockStrategy::kLowRank,
+    return {threads,  resident,  context_.allow_tf32,          strategy == BlockStrategy::kLowRank,
             resident, !resident, call_.problem.net->parameters};
   }
   Factors factors(BlockStrategy strategy) const {

@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
                          ? static_cast<Real*>(launch.workspace) + blockIdx.x * launch.workspace_size
                          : shared;
   if (launch.far) memory.far = static_cast<Real*>(launch.far) + blockIdx.x * launch.far_size;
-  run_tasks<Block, Real, Pass, Call>(Block{}, launch, reinterpret_cast<F*>(frame), memory,
-                                     blockIdx.x);
+  run_tasks<Block, Real, Pass, Call>(Block(launch.options.tf32), launch,
+                                     reinterpret_cast<F*>(frame), memory, blockIdx.x);
 }
 
 template <class Real>

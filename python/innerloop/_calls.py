@@ -3,6 +3,7 @@ mean_meta_loss share."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -52,10 +53,11 @@ def meta_call(
     backend: str,
     task_weight: Tensor | None = None,
     stepwise: bool = False,
+    allow_tf32: bool = False,
 ) -> Call:
     """Checks the arguments of one meta-step, unless the like of it was checked before, and chooses
     its back end."""
-    options = (op, loss, steps, type(steps), order, adapt_params, stepwise, backend)
+    options = (op, loss, steps, type(steps), order, adapt_params, stepwise, backend, allow_tf32)
     key = signature(params, support, query, model, inner_lr, task_weight, options)
     known = recall(key)
     if known is not None:
@@ -76,6 +78,7 @@ def meta_call(
         )
     steps = _checks.check_options(op, loss, steps, order, backend)
     _checks.check_flag(op, "stepwise", stepwise)
+    _checks.check_flag(op, "allow_tf32", allow_tf32)
     support_parts = _checks.check_batch(op, "support", support)
     query_parts = _checks.check_batch(op, "query", query)
     ready = prepare(op, model, backend, params, support_parts[0].shape[0])
@@ -98,7 +101,7 @@ def meta_call(
         return Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
     if task_weight is not None:
         _checks.refuse_data_grad(op, task_weight=task_weight)
-    fixed = options_without_rates(loss, steps, order, stepwise)
+    fixed = options_without_rates(loss, steps, order, stepwise, allow_tf32)
     plan, rates = fused_plan(ready, adapted, inner_lr, fixed)
     lasting = is_number(inner_lr) and rates.device.type != "cuda"
     remember(key, Known(plan, rates if lasting else None))
@@ -115,7 +118,7 @@ def fused_plan(
         inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
     )
     adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
-    full = Options(options.loss, options.steps, options.order, adapt, form, options.stepwise)
+    full = dataclasses.replace(options, adapt=adapt, rates=form)
     return find_plan(ready.mlp, full), rates
 
 

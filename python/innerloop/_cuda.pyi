@@ -1,8 +1,8 @@
 """The CUDA extension: functions over tensors of a device and sizes, unchecked; see csrc/bindings.
 
 A side is (rows, x, y, count, weight); rates are (tensor, task_stride, step_stride, leaf_stride,
-elementwise), strides in elements; a place is (device, stream, allocate, facts). Without `allocate`
-a function only schedules, and returns the schedule.
+elementwise), strides in elements; a place is (device, stream, allocate, facts, allow_tf32). Without
+`allocate` a function only schedules, and returns the schedule.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 _Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
 _Rates = tuple[Tensor, int, int, int, bool]
 _Facts = tuple[int, int, int]
-_Place = tuple[int, int, Callable[[int], int] | None, _Facts | None]
+_Place = tuple[int, int, Callable[[int], int] | None, _Facts | None, bool]
 _Schedule = dict[str, Any] | None
 
 class Model:

@@ -37,7 +37,7 @@ class MetaGradOutputs(NamedTuple):
 
 class Target(NamedTuple):
     """An extension module, its description of the model, and what ends every call of it: the number
-    of threads on the CPU, (device, stream, allocate, facts) on a GPU."""
+    of threads on the CPU, (device, stream, allocate, facts, allow_tf32) on a GPU."""
 
     module: ModuleType
     model: Any
@@ -61,13 +61,16 @@ def _cpu_target(plan: Plan, x: Tensor) -> Target:
 def _cuda_target(plan: Plan, x: Tensor) -> Target:
     """Returns the CUDA kernels, on the current stream of the device of `x`."""
     module = _native.cuda()
-    return Target(module, _native_model(plan, module), device_place(x.device))
+    place = device_place(x.device, plan.options.allow_tf32)
+    return Target(module, _native_model(plan, module), place)
 
 
-def device_place(device: torch.device) -> tuple[int, int, Callable[[int], int], None]:
-    """Returns (device, stream, allocate, None): where the CUDA kernels run, and how they get
-    scratch memory. Torch's allocator may hand the memory on when `allocate` is gone, to work that
-    follows on the same stream."""
+def device_place(
+    device: torch.device, allow_tf32: bool
+) -> tuple[int, int, Callable[[int], int], None, bool]:
+    """Returns (device, stream, allocate, None, allow_tf32): where the CUDA kernels run, and how
+    they get scratch memory. Torch's allocator may hand the memory on when `allocate` is gone, to
+    work that follows on the same stream."""
     kept = []
 
     def allocate(size: int) -> int:
@@ -75,7 +78,7 @@ def device_place(device: torch.device) -> tuple[int, int, Callable[[int], int], 
         return kept[-1].data_ptr()
 
     index = torch.cuda.current_device() if device.index is None else device.index
-    return index, torch.cuda.current_stream(device).cuda_stream, allocate, None
+    return index, torch.cuda.current_stream(device).cuda_stream, allocate, None, allow_tf32
 
 
 _TARGETS: dict[str, Callable[[Plan, Tensor], Target]] = {"cpu": _cpu_target, "cuda": _cuda_target}

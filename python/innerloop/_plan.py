@@ -25,13 +25,18 @@ class Options:
     adapt: tuple[bool, ...]
     rates: RateForm
     stepwise: bool
+    allow_tf32: bool = False
 
 
 def options_without_rates(
-    loss: str = "mse", steps: int = 0, order: int = 2, stepwise: bool = False
+    loss: str = "mse",
+    steps: int = 0,
+    order: int = 2,
+    stepwise: bool = False,
+    allow_tf32: bool = False,
 ) -> Options:
     """Returns the options of a call whose inner loop is not known yet, or that has none."""
-    return Options(loss, steps, order, (), RateForm(False, False, "model"), stepwise)
+    return Options(loss, steps, order, (), RateForm(False, False, "model"), stepwise, allow_tf32)
 
 
 class Plan:
@@ -99,7 +104,7 @@ def _text(key: str, options: Options) -> str:
             str(options.order),
             "".join("1" if a else "0" for a in options.adapt),
             f"{int(form.per_task)}{int(form.per_step)}{form.unit}",
-            str(int(options.stepwise)),
+            f"{int(options.stepwise)}{int(options.allow_tf32)}",
         )
     )
 
@@ -118,10 +123,11 @@ def parse_plan(text: str) -> Plan:
     """Returns the plan that a canonical text stands for (in any process)."""
     plan = _PLANS.get(text)
     if plan is None:
-        key, loss, steps, order, adapt, rates, stepwise = text.split("|")
+        key, loss, steps, order, adapt, rates, flags = text.split("|")
         form = RateForm(rates[0] == "1", rates[1] == "1", rates[2:])
+        adapts = tuple(a == "1" for a in adapt)
         options = Options(
-            loss, int(steps), int(order), tuple(a == "1" for a in adapt), form, stepwise == "1"
+            loss, int(steps), int(order), adapts, form, flags[0] == "1", flags[1] == "1"
         )
         plan = _remember(text, Plan(from_key(key), options))
     return plan

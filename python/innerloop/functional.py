@@ -84,6 +84,7 @@ def meta_grad(
     task_weight: Tensor | None = None,
     stepwise: bool = False,
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> MetaGrad:
     """Returns the losses after the inner loop and their gradient in the initial parameters and
     rates.
@@ -109,6 +110,10 @@ def meta_grad(
         task_weight: [T]; None means 1/T.
         stepwise: also return the query loss after every step.
         backend: "auto", "fused" (raise rather than fall back) or "torch".
+        allow_tf32: let the CUDA kernels round the operands of float32 products to tf32 (10 bits of
+            mantissa), where tensor cores pay. No effect on the CPU, in float64, before compute
+            capability 8.0, and on the torch back end, which has torch's own switch. Errors:
+            docs/cuda.md.
 
     Returns:
         MetaGrad. Its tensors are constants: no gradient flows through them (use `meta_loss` for
@@ -148,6 +153,7 @@ def meta_grad(
         backend=backend,
         task_weight=task_weight,
         stepwise=stepwise,
+        allow_tf32=allow_tf32,
     )
     plan = call.plan
     if plan is None:
@@ -190,6 +196,7 @@ def meta_loss(
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> Tensor:
     """Returns each task's query loss after the inner loop, [T], for use with torch's autograd.
 
@@ -222,6 +229,7 @@ def meta_loss(
         order=order,
         adapt_params=adapt_params,
         backend=backend,
+        allow_tf32=allow_tf32,
     )
     if call.plan is None:
         return reference.meta_loss(params, call.support, call.query, **call.options)
@@ -242,6 +250,7 @@ def mean_meta_loss(
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> Tensor:
     """Returns sum_t task_weight_t loss_t, 0-d, with its gradient computed in the same pass as its
     value.
@@ -275,6 +284,7 @@ def mean_meta_loss(
         adapt_params=adapt_params,
         backend=backend,
         task_weight=task_weight,
+        allow_tf32=allow_tf32,
     )
     if call.plan is not None:
         return _autograd.mean_meta_loss(call.plan, call.tensors)
@@ -296,6 +306,7 @@ def adapt(
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> dict[str, Tensor]:
     """Returns the parameters after the inner loop, {name: [T, ...]}.
 
@@ -319,6 +330,7 @@ def adapt(
     """
     op = "adapt"
     _checks.check_flag(op, "stepwise", stepwise)
+    _checks.check_flag(op, "allow_tf32", allow_tf32)
     steps = _checks.check_options(op, loss, steps, 2, backend)
     parts = _checks.check_batch(op, "support", support)
     ready = prepare(op, model, backend, params, parts[0].shape[0])
@@ -326,7 +338,7 @@ def adapt(
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, loss, ready)
     if ready.mlp is not None:
-        options = options_without_rates(loss, steps, stepwise=stepwise)
+        options = options_without_rates(loss, steps, stepwise=stepwise, allow_tf32=allow_tf32)
         plan, rates = fused_plan(ready, adapted, inner_lr, options)
         flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
         return leaf_dict(ready, flat)
@@ -351,6 +363,7 @@ def hvp(
     model: Model,
     loss: str = "mse",
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> dict[str, Tensor]:
     """Returns the Hessian of each task's loss times a vector, {name: [T, ...]}.
 
@@ -376,6 +389,7 @@ def hvp(
     """
     op = "hvp"
     _checks.check_options(op, loss, 0, 2, backend)
+    _checks.check_flag(op, "allow_tf32", allow_tf32)
     parts = _checks.check_batch(op, "batch", batch)
     ready = prepare(op, model, backend, params, parts[0].shape[0])
     direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
@@ -383,7 +397,7 @@ def hvp(
     _checks.check_device(op, "vector", like, ready.like.device, "params")
     side = prepare_batch(op, "batch", parts, loss, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates(loss))
+        plan = find_plan(ready.mlp, options_without_rates(loss, allow_tf32=allow_tf32))
         return leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
     return reference.hvp(params, side, vector, model=model, loss=loss)
 
@@ -396,6 +410,7 @@ def loss_and_grad(
     model: Model,
     loss: str = "mse",
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns each task's loss [T] and its gradient {name: [T, ...]}.
 
@@ -415,18 +430,26 @@ def loss_and_grad(
     """
     op = "loss_and_grad"
     _checks.check_options(op, loss, 0, 2, backend)
+    _checks.check_flag(op, "allow_tf32", allow_tf32)
     parts = _checks.check_batch(op, "batch", batch)
     ready = prepare(op, model, backend, params, parts[0].shape[0])
     side = prepare_batch(op, "batch", parts, loss, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates(loss))
+        plan = find_plan(ready.mlp, options_without_rates(loss, allow_tf32=allow_tf32))
         losses, flat = _autograd.run("loss_and_grad", plan, (*side, *ready.params))
         return losses, leaf_dict(ready, flat)
     return reference.loss_and_grad(params, side, model=model, loss=loss)
 
 
 @outside_autocast
-def predict(params: Params, x: Tensor, *, model: Model, backend: str = "auto") -> Tensor:
+def predict(
+    params: Params,
+    x: Tensor,
+    *,
+    model: Model,
+    backend: str = "auto",
+    allow_tf32: bool = False,
+) -> Tensor:
     """Returns the model's outputs [T, N, K] for x [T, N, D], each task with its own parameters if
     it has them.
 
@@ -446,11 +469,12 @@ def predict(params: Params, x: Tensor, *, model: Model, backend: str = "auto") -
     """
     op = "predict"
     _checks.check_options(op, "mse", 0, 2, backend)
+    _checks.check_flag(op, "allow_tf32", allow_tf32)
     _checks.check_rows(op, "x", x)
     ready = prepare(op, model, backend, params, x.shape[0])
     x = prepare_inputs(op, "", x, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates())
+        plan = find_plan(ready.mlp, options_without_rates(allow_tf32=allow_tf32))
         result: Tensor = _autograd.run("predict", plan, (x, *ready.params))
         return result
     return reference.predict(params, x, model=model)

@@ -31,8 +31,9 @@ H100 = DeviceFacts(132, 232448, 233472)
 class Schedule(NamedTuple):
     """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
     (always if the strategy is "resident", where they fit if "low_rank"), else in global memory.
-    `scratch_bytes` are torch's, in global memory, for the whole call. `cycles` is an estimate that
-    is good for comparing schedules and nothing else."""
+    `shared_bytes` are a block's shared memory: the workspace if it lies there, and operands on
+    their way. `scratch_bytes` are torch's, in global memory, for the whole call. `cycles` is an
+    estimate that is good for comparing schedules and nothing else."""
 
     strategy: str
     tasks_per_block: int
@@ -40,6 +41,7 @@ class Schedule(NamedTuple):
     blocks: int
     in_shared: bool
     workspace_bytes: int
+    shared_bytes: int
     scratch_bytes: int
     cycles: float
 
@@ -101,7 +103,7 @@ def plan(
     one = torch.empty(1)
     params = [one.reshape((1,) * (len(leaf.shape) + per_task)) for leaf in leaves]
     support, query = (support_rows, one, one, None, None), (query_rows, one, one, None, None)
-    place = (0, 0, None, tuple(facts))
+    place = (0, 0, None, tuple(facts), False)
     head = (native, dtype is torch.float64)
     losses = (*head, found.loss_code, found.loss_parameter, tasks)
     rates = (one, 0, 0, 0, False)

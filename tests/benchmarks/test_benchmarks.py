@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,6 @@ pytestmark = [
     # torch 2.13 raises it from inside its own jvp.
     pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def benchmark_modules() -> Iterator[None]:
-    """The benchmark folder on the import path, as when run.py is started."""
-    sys.path.insert(0, str(FOLDER))
-    yield
-    sys.path.remove(str(FOLDER))
 
 
 def small_case(name: str, tasks: int = 3) -> Any:
@@ -50,13 +40,11 @@ CASE_NAMES = [
 
 
 def test_names_agree_everywhere() -> None:
-    import formatting
-    import run
-    from cases import CASES
+    from case_names import CASE_NAMES as listed
+    from cuda_cases import CASES_ON
 
-    assert list(CASES) == CASE_NAMES
-    assert list(run.CASE_NAMES) == CASE_NAMES
-    assert list(formatting.SPEED_ORDER) == CASE_NAMES
+    assert list(listed["cpu"]) == CASE_NAMES
+    assert {device: tuple(cases) for device, cases in CASES_ON.items()} == listed
 
 
 @pytest.mark.parametrize("name", CASE_NAMES)
@@ -154,7 +142,7 @@ def test_rivals_written_in_torch_agree_with_the_reference(name: str) -> None:
     expected = reference(problem, tasks_at_once=2)
     for rival in ("torch_func", "autograd_loop", "higher"):
         module = baselines.load(rival)
-        if module.missing() is not None or module.unfit(problem.case) is not None:
+        if module.missing() is not None or module.unfit(problem.case, "cpu") is not None:
             continue
         for formulation, build in module.formulations(problem).items():
             assert disagreement(numbers(build()()), expected) < 1e-12, (rival, formulation)
@@ -392,17 +380,21 @@ def test_figure_is_the_same_every_time(results: Path, tmp_path: Path) -> None:
     assert first.stat().st_size > 2000
 
 
-def test_command_line_errors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import run
 
+    monkeypatch.setattr(run.environment, "thread_environment", lambda *_: {})  # for this process
     for arguments, text in (
         (["nothing"], "CASE must be one of"),
         (["sinusoid", "--baseline", "numpy"], "--baseline must be one of"),
         (["sinusoid", "--threads", "0"], "--threads must be numbers"),
         ([], "name at least one CASE"),
+        (["sinusoid-16384"], "CASE must be one of .* on cpu"),
+        (["memory", "--once"], "--once takes cases"),
     ):
         with pytest.raises(SystemExit, match=text):
             run.main(arguments)
+    assert run.main(["sinusoid", "--once"]) == 0
     assert run.command_line(["sinusoid", "--out", "/a/b/c.json"]).endswith("--out c.json")
 
 

@@ -68,7 +68,7 @@ def module():
     return found
 
 
-def place():
+def place(allow_tf32):
     """Returns where emulated kernels run; their scratch memory holds NaN."""
     kept = []
 
@@ -76,7 +76,7 @@ def place():
         kept.append(torch.full((size,), 255, dtype=torch.uint8))
         return kept[-1].data_ptr()
 
-    return 0, 0, allocate, None
+    return 0, 0, allocate, None, allow_tf32
 
 
 @pytest.fixture
@@ -85,7 +85,8 @@ def emulated(module, monkeypatch):
     tensors hold NaN."""
 
     def target(plan, x):
-        return _kernels.Target(module, _kernels._native_model(plan, module), place())
+        there = place(plan.options.allow_tf32)
+        return _kernels.Target(module, _kernels._native_model(plan, module), there)
 
     monkeypatch.setitem(_kernels._TARGETS, "cpu", target)
     torch.use_deterministic_algorithms(True)  # which fills uninitialised memory

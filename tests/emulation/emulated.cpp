@@ -27,7 +27,7 @@ class EmulatedTarget {
     using Block = std::conditional_t<kFactors, EmulatedFactorBlock, EmulatedBlock>;
     using F = Frame<Block, Real, Pass, Call>;
     ++launches;
-    const Block block(schedule.threads);
+    const Block block(schedule.threads, launch.options.tf32);
     for (int64_t index = 0; index < launch.blocks; ++index) {
       const F counted(block, launch, {});
       std::vector<WatchedCell<Real>> workspace(static_cast<size_t>(counted.cells));
@@ -129,6 +129,7 @@ void define_backend(py::module_& m) {
   m.def("set_device", [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor) {
     facts = {multiprocessors, per_block, per_multiprocessor};
   });
+  m.def("tensor_instructions", [] { return EmulatedWarp::instructions; });
   m.def("counters",
         [] { return py::make_tuple(launches, uploads, emulated_time.accesses, copies_started); });
 }

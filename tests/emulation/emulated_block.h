@@ -6,7 +6,9 @@
 // write.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -129,6 +131,57 @@ class CopiesUnderWay {
   std::deque<Batch> batches_;
 };
 
+/// A warp of the emulated block, as block/tensor_product.h describes it: its lanes one after the
+/// other, its instruction over all of them.
+class EmulatedWarp {
+ public:
+  static constexpr int kSlots = 32;
+
+  explicit EmulatedWarp(int index) : first_(index * kSlots) {}
+
+  template <class F>
+  void lanes(F&& f) const {
+    const bool backwards = emulated_time.phase % 2;
+    for (int i = 0; i < kSlots; ++i) {
+      const int lane = backwards ? kSlots - 1 - i : i;
+      emulated_time.thread = first_ + lane;
+      f(lane, lane);
+    }
+  }
+  /// The nearest number with 10 bits of mantissa, ties away from zero.
+  static float rounded(float x) {
+    if (!std::isfinite(x)) return x;
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x1000u) & ~0x1fffu;
+    std::memcpy(&x, &bits, sizeof bits);
+    return x;
+  }
+  void multiply_add(const float (&a)[32][4], const float (&b)[32][2], float (&c)[32][4]) const {
+    ++instructions;
+    float left[16][8], right[8][8];
+    for (int lane = 0; lane < kSlots; ++lane) {
+      const int group = lane / 4, place = lane % 4;
+      left[group][place] = a[lane][0];
+      left[group + 8][place] = a[lane][1];
+      left[group][place + 4] = a[lane][2];
+      left[group + 8][place + 4] = a[lane][3];
+      right[place][group] = b[lane][0];
+      right[place + 4][group] = b[lane][1];
+    }
+    for (int lane = 0; lane < kSlots; ++lane) {
+      for (int r = 0; r < 4; ++r) {
+        const int i = lane / 4 + r / 2 * 8, j = lane % 4 * 2 + r % 2;
+        for (int k = 0; k < 8; ++k) c[lane][r] += left[i][k] * right[k][j];
+      }
+    }
+  }
+  static inline int64_t instructions = 0;
+
+ private:
+  int first_;
+};
+
 class EmulatedBlock {
  public:
   template <class Real>
@@ -147,7 +200,9 @@ class EmulatedBlock {
     std::vector<T> values_;
   };
 
-  explicit EmulatedBlock(int threads) : threads_(threads) {}
+  explicit EmulatedBlock(int threads, bool tf32 = false) : threads_(threads), tf32_(tf32) {}
+
+  bool tf32() const { return tf32_; }
 
   int threads() const { return threads_; }
   void barrier() const { ++emulated_time.phase; }
@@ -161,6 +216,16 @@ class EmulatedBlock {
       for (int64_t item = emulated_time.thread; item < items; item += threads_) {
         f(static_cast<int>(item / cols), static_cast<int>(item % cols));
       }
+    }
+    emulated_time.thread = -1;
+  }
+  template <class F>
+  void spread_warps(int items, F&& f) const {
+    const int warps = threads_ / EmulatedWarp::kSlots;
+    emulated_time.threads = threads_;
+    for (int w = 0; w < warps; ++w) {
+      const int warp = emulated_time.phase % 2 ? warps - 1 - w : w;
+      for (int item = warp; item < items; item += warps) f(item, EmulatedWarp(warp));
     }
     emulated_time.thread = -1;
   }
@@ -196,6 +261,7 @@ class EmulatedBlock {
   }
 
   int threads_;
+  bool tf32_;
   std::shared_ptr<CopiesUnderWay> copies_ = std::make_shared<CopiesUnderWay>();
 };
 

@@ -1,4 +1,5 @@
-"""What each process of the DistributedDataParallel test runs."""
+"""What each process of the DistributedDataParallel tests runs: over gloo on the CPU, over NCCL with
+a GPU of its own (tests/cuda)."""
 
 from __future__ import annotations
 
@@ -13,18 +14,23 @@ import innerloop as il
 TASKS = 6
 
 
-def learners():
-    """The learners under test, by name."""
-    return {
-        "fused": il.MAML(sine_net(), inner_lr=0.2, steps=2, learn_inner_lr="per_tensor"),
+def learners(device="cpu"):
+    """The learners under test, by name. On a GPU "auto" may mean torch: kernels are demanded."""
+    fused = "auto" if device == "cpu" else "fused"
+    found = {
+        "fused": il.MAML(
+            sine_net(), inner_lr=0.2, steps=2, learn_inner_lr="per_tensor", backend=fused
+        ),
         "unused": il.MAML(gated_net(), inner_lr=0.2, steps=2, backend="torch"),
         "joint": il.JointTraining(sine_net()),
     }
+    return {name: learner.to(device) for name, learner in found.items()}
 
 
-def data():
+def data(device="cpu"):
     """All tasks."""
-    return regression(tasks=TASKS, seed=1), regression(tasks=TASKS, rows=3, seed=2)
+    sides = regression(tasks=TASKS, seed=1), regression(tasks=TASKS, rows=3, seed=2)
+    return [tuple(v.to(device) for v in side) for side in sides]
 
 
 def step(model, support, query):
@@ -36,20 +42,38 @@ def step(model, support, query):
         optimizer.step()
 
 
-def run(rank: int, processes: int, folder: str) -> None:
+def check(found, device="cpu", rtol=1e-12):
+    """Refuses learners that did not learn, from all processes, what one process learns."""
+    for name, learner in learners(device).items():
+        before = {k: v.clone() for k, v in learner.state_dict().items()}
+        step(learner, *data(device))
+        for key, value in learner.state_dict().items():
+            start = before[key].cpu()
+            moved = value.cpu() - start
+            torch.testing.assert_close(found[name][key] - start, moved, rtol=rtol, atol=1e-3 * rtol)
+        assert any(not torch.equal(v, before[k]) for k, v in learner.state_dict().items())
+
+
+def run(rank: int, processes: int, folder: str, on_gpu: bool = False) -> None:
     """Trains every learner on this process's share of the tasks; rank 0 saves what came out."""
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    device = f"cuda:{rank}" if on_gpu else "cpu"
+    if on_gpu:
+        torch.cuda.set_device(rank)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes
+        "nccl" if on_gpu else "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=processes,
     )
     share = slice(rank * TASKS // processes, (rank + 1) * TASKS // processes)
     found = {}
-    for name, learner in learners().items():
+    for name, learner in learners(device).items():
         wrapped = nn.parallel.DistributedDataParallel(learner)
-        support, query = (tuple(v[share] for v in side) for side in data())
+        support, query = (tuple(v[share] for v in side) for side in data(device))
         step(wrapped, support, query)
-        found[name] = learner.state_dict()
+        found[name] = {key: value.cpu() for key, value in learner.state_dict().items()}
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")
     distributed.destroy_process_group()

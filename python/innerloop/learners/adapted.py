@@ -29,13 +29,19 @@ class Adapted:
     """
 
     def __init__(
-        self, module: nn.Module, model: Model, params: dict[str, Tensor], backend: str
+        self,
+        module: nn.Module,
+        model: Model,
+        params: dict[str, Tensor],
+        backend: str,
+        allow_tf32: bool = False,
     ) -> None:
         self.params = params
         self.tasks = next(iter(params.values())).shape[0]
         self._module = module
         self._model = model
         self._backend = backend
+        self._allow_tf32 = allow_tf32
 
     @property
     def backend(self) -> str:
@@ -49,7 +55,13 @@ class Adapted:
         """Returns the outputs [T, N, K] for x [T, N, ...]; no gradient flows through them."""
         _checks.check_tasks("Adapted", x, self.tasks)
         with torch.no_grad():
-            out = functional.predict(self.params, x, model=self._model, backend=self._backend)
+            out = functional.predict(
+                self.params,
+                x,
+                model=self._model,
+                backend=self._backend,
+                allow_tf32=self._allow_tf32,
+            )
         return out.detach()
 
     def module(self, task: int) -> nn.Module:

@@ -63,6 +63,7 @@ def evaluate(
     loss: str,
     adapted: Sequence[str],
     backend: str,
+    allow_tf32: bool,
 ) -> Evaluation:
     """Returns the losses of all tasks, computed for as many tasks at a time as the chunk size
     allows."""
@@ -82,6 +83,7 @@ def evaluate(
             loss=loss,
             adapted=adapted,
             backend=backend,
+            allow_tf32=allow_tf32,
         )
         losses.append(loss_part)
         if share_part is not None:
@@ -116,6 +118,7 @@ def _chunk(
     loss: str,
     adapted: Sequence[str],
     backend: str,
+    allow_tf32: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Returns (losses, accuracies or None), both [T, S + 1], of the tasks of one chunk."""
     phi = dict(params)
@@ -132,13 +135,24 @@ def _chunk(
                 loss=loss,
                 adapt_params=adapted,
                 backend=backend,
+                allow_tf32=allow_tf32,
             )
         now = functional.meta_loss(
-            phi, support, query, model=model, inner_lr=0.0, steps=0, loss=loss, backend=backend
+            phi,
+            support,
+            query,
+            model=model,
+            inner_lr=0.0,
+            steps=0,
+            loss=loss,
+            backend=backend,
+            allow_tf32=allow_tf32,
         )
         losses.append(now)
         if loss == "cross_entropy":
-            outputs = functional.predict(phi, query[0], model=model, backend=backend)
+            outputs = functional.predict(
+                phi, query[0], model=model, backend=backend, allow_tf32=allow_tf32
+            )
             shares.append(_accuracy(outputs, query))
     return torch.stack(losses, 1), torch.stack(shares, 1) if shares else None
 

@@ -24,7 +24,7 @@ class JointTraining(Learner):
     rows.
 
     Args:
-        module, loss, backend: as in MAML.
+        module, loss, backend, allow_tf32: as in MAML.
         inner_lr: rates of fine-tuning; None if it is given to each `adapt` or `evaluate`.
         steps: steps of fine-tuning.
         adapt_params: names of the parameters that fine-tuning changes; as in MAML.
@@ -47,6 +47,7 @@ class JointTraining(Learner):
         steps: int = 1,
         adapt_params: Sequence[str] | None = None,
         backend: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
         super().__init__(
             module,
@@ -57,6 +58,7 @@ class JointTraining(Learner):
             loss=loss,
             adapt_params=adapt_params,
             backend=backend,
+            allow_tf32=allow_tf32,
         )
 
     def forward(
@@ -89,6 +91,7 @@ class JointTraining(Learner):
             "steps": 0,
             "loss": self.loss,
             "backend": self._backend,
+            "allow_tf32": self._allow_tf32,
         }
         if reduction == "none":
             loss = functional.meta_loss(params, none, rows, **options)

@@ -49,16 +49,19 @@ class Learner(nn.Module):
         loss: str,
         adapt_params: Sequence[str] | None,
         backend: str,
+        allow_tf32: bool,
     ) -> None:
         super().__init__()
         op = type(self).__name__
         _checks.check_options(op, loss, steps, order, backend)
+        _checks.check_flag(op, "allow_tf32", allow_tf32)
         learner_checks.check_module(op, module)
         self.module = module
         self.steps = steps
         self.order = order
         self.loss = loss
         self._backend = backend
+        self._allow_tf32 = allow_tf32
         self._description = Description()
         leaves = self._leaves()
         named = dict(module.named_parameters())
@@ -206,9 +209,10 @@ class Learner(nn.Module):
                 loss=self.loss,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
+                allow_tf32=self._allow_tf32,
             )
         constants = {k: v.detach() for k, v in adapted.items()}
-        return Adapted(self.module, model, constants, self._backend)
+        return Adapted(self.module, model, constants, self._backend, self._allow_tf32)
 
     def evaluate(
         self,
@@ -263,6 +267,7 @@ class Learner(nn.Module):
                 loss=self.loss,
                 adapted=self.adapted_names,
                 backend=self._backend,
+                allow_tf32=self._allow_tf32,
             )
 
     def _given_rates(self, op: str, inner_lr: InnerLr, steps: int) -> InnerRates:

@@ -34,6 +34,7 @@ class MAML(Learner):
             per adapted parameter; "per_parameter" for one per element of them. Learned rates start
             at `inner_lr` and are the parameters of `learner.rates`; their sign is free.
         backend: "auto", "fused" (raise rather than fall back) or "torch".
+        allow_tf32: see `meta_grad`; of training, adaptation, evaluation and predictions.
 
     Raises:
         ValueError: an option, name or shape does not fit, or no parameter is left to adapt.
@@ -61,6 +62,7 @@ class MAML(Learner):
         adapt_params: Sequence[str] | None = None,
         learn_inner_lr: bool | str = False,
         backend: str = "auto",
+        allow_tf32: bool = False,
     ) -> None:
         super().__init__(
             module,
@@ -71,6 +73,7 @@ class MAML(Learner):
             loss=loss,
             adapt_params=adapt_params,
             backend=backend,
+            allow_tf32=allow_tf32,
         )
 
     def forward(
@@ -119,6 +122,7 @@ class MAML(Learner):
                 order=self.order,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
+                allow_tf32=self._allow_tf32,
             )
         else:
             loss = functional.mean_meta_loss(
@@ -133,6 +137,7 @@ class MAML(Learner):
                 adapt_params=self.adapted_names,
                 task_weight=task_weight,
                 backend=self._backend,
+                allow_tf32=self._allow_tf32,
             )
         return self._anchored(loss, model)
 
@@ -149,6 +154,7 @@ def FOMAML(
     adapt_params: Sequence[str] | None = None,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> MAML:
     """Returns first-order MAML: `MAML(..., order=1)`.
 
@@ -169,6 +175,7 @@ def FOMAML(
         adapt_params=adapt_params,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
+        allow_tf32=allow_tf32,
     )
 
 
@@ -182,6 +189,7 @@ def ANIL(
     loss: str = "mse",
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> MAML:
     """Returns MAML whose inner loop changes the head alone.
 
@@ -214,6 +222,7 @@ def ANIL(
         adapt_params=inside,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
+        allow_tf32=allow_tf32,
     )
 
 
@@ -226,6 +235,7 @@ def MetaSGD(
     loss: str = "mse",
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
+    allow_tf32: bool = False,
 ) -> MAML:
     """Returns MAML with a learned rate for every single parameter:
     `learn_inner_lr="per_parameter"`.
@@ -247,4 +257,5 @@ def MetaSGD(
         adapt_params=adapt_params,
         learn_inner_lr="per_parameter",
         backend=backend,
+        allow_tf32=allow_tf32,
     )

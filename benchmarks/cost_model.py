@@ -1,0 +1,145 @@
+"""The model of cost of csrc/block/schedule.h in Python, its constants fitted to measured times.
+
+The C++ model chooses while a program runs; this twin exists so that its constants can be varied.
+The tests hold both to equal estimates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from cases import Case
+
+FRAME_BYTES = 3072  # static shared memory of a kernel, and the driver's own
+REGISTERS = 65536  # of a multiprocessor
+THREAD_REGISTERS = 192
+MOST_BLOCKS = 16  # on a multiprocessor
+MOST_CHANGE = 64.0  # of a constant, by the fit
+MODELLED = ("resident", "streamed")
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What calibration may change; the values are those of schedule.h."""
+
+    phase_cycles: float = 120.0
+    thread_cycles: float = 6.0
+    multiply_adds_per_cycle: float = 32.0
+    streamed_factor: float = 4.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task's work: multiply-adds in products, results of a typical one, and barriers."""
+
+    multiply_adds: float
+    width: float
+    phases: float
+
+
+def work(case: Case) -> Work:
+    """What the model knows of a case."""
+    weights = sum(a * b for a, b in zip(case.widths, case.widths[1:], strict=False))
+    if case.quantity == "hvp":
+        sweeps, query_sweeps = 8, 0
+    else:
+        sweeps, query_sweeps = 9 * case.steps, 3
+    return Work(
+        multiply_adds=weights * (sweeps * case.support + query_sweeps * case.query),
+        width=max(case.support, case.query) * max(case.widths[1:]),
+        phases=2 * case.layers * (sweeps + query_sweeps) + 8,
+    )
+
+
+def cycles(
+    case: Case,
+    entry: dict[str, Any],
+    facts: Sequence[int],
+    constants: Constants | None = None,
+) -> float:
+    """Estimated cycles of a whole call.
+
+    Args:
+        case: the case.
+        entry: a schedule as `innerloop.plan` gives it.
+        facts: multiprocessors, shared memory per block, shared memory per multiprocessor.
+        constants: those of schedule.h unless given.
+    """
+    c = constants or Constants()
+    task, group, threads = work(case), entry["tasks_per_block"], entry["threads"]
+    resident = entry["strategy"] == "resident"
+    shared = FRAME_BYTES + entry["shared_bytes"]
+    slower = 1.0 if resident else c.streamed_factor
+    macs = group * task.multiply_adds * slower
+    alone = task.phases * c.phase_cycles * slower
+    alone += macs * c.thread_cycles / min(threads, group * task.width)
+    groups = -(-case.tasks // group)
+    by_threads = REGISTERS // (THREAD_REGISTERS * -(-threads // 32) * 32)
+    in_flight = max(1, min(by_threads, facts[2] // shared, MOST_BLOCKS))
+    waves = -(-groups // (facts[0] * in_flight))
+    together = min(in_flight, -(-groups // facts[0]))
+    return float(waves * max(alone, together * macs / c.multiply_adds_per_cycle))
+
+
+def fitted(log_error: Callable[[Constants], float]) -> Constants:
+    """The constants with the smallest error, searched from those of schedule.h.
+
+    One constant after the other is multiplied or divided by a factor while that helps; then the
+    factor shrinks. The error has kinks (waves, maxima), so no derivatives are used. A constant that
+    the times say nothing about stays within a factor of MOST_CHANGE.
+    """
+    start = astuple(Constants())
+    best = list(start)
+    least, factor = log_error(Constants(*best)), 4.0
+    while factor > 1.01:
+        moved = False
+        for index in range(len(best)):
+            for change in (factor, 1.0 / factor):
+                tried = list(best)
+                tried[index] *= change
+                if not 1 / MOST_CHANGE <= tried[index] / start[index] <= MOST_CHANGE:
+                    continue
+                error = log_error(Constants(*tried))
+                if error < least:
+                    best, least, moved = tried, error, True
+        if not moved:
+            factor = math.sqrt(factor)
+    return Constants(*best)
+
+
+def fit(
+    rows: Sequence[tuple[Case, Sequence[dict[str, Any]]]],
+    facts: Sequence[int],
+    hertz: float,
+    launch_s: float,
+) -> tuple[Constants, float]:
+    """Constants fitted to measured schedules, and the typical factor by which they miss.
+
+    Args:
+        rows: each case with its entries, schedules with `seconds`; strategies that the twin does
+            not model are left out.
+        facts: as in `cycles`.
+        hertz: clock of the multiprocessors.
+        launch_s: seconds of a call that are none of the kernels'.
+    """
+    measured = [
+        (case, entry)
+        for case, entries in rows
+        for entry in entries
+        if "seconds" in entry and entry["strategy"] in MODELLED
+    ]
+    if not measured:
+        raise ValueError("fit: no entry of a modelled strategy was measured")
+
+    def log_error(constants: Constants) -> float:
+        total = 0.0
+        for case, entry in measured:
+            estimate = launch_s + cycles(case, entry, facts, constants) / hertz
+            total += math.log(estimate / entry["seconds"]) ** 2
+        return total / len(measured)
+
+    found = fitted(log_error)
+    return found, math.exp(math.sqrt(log_error(found)))

@@ -1,0 +1,47 @@
+"""The cases taken on a GPU: those of the CPU with goals of their own, and larger ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cases import CASES, Case
+
+
+def _on_gpu(start: str, goal: float, name: str = "", **changes: int) -> Case:
+    """A case of the CPU's under its own or another name, with the GPU's goal."""
+    return replace(CASES[start], name=name or start, goal=goal, reported="", **changes)
+
+
+CUDA_CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        _on_gpu("sinusoid", 5.0),
+        _on_gpu("sinusoid-5", 8.0),
+        _on_gpu("sinusoid-1000", 5.0),
+        _on_gpu("sinusoid-1000", 5.0, "sinusoid-16384", tasks=16384),
+        _on_gpu("omniglot-fc", 3.0),
+        _on_gpu("omniglot-fc-5", 3.0),
+        _on_gpu("omniglot-fc", 3.0, "omniglot-fc-512", tasks=512),
+        _on_gpu("linear", 4.0),
+        _on_gpu("linear", 4.0, "linear-million", tasks=1_000_000),
+        _on_gpu("wide", 2.0),
+        _on_gpu("wide", 2.0, "wide-1024", tasks=1024),
+        # Sizes of a policy network adapted to as many samples as reinforcement learning collects.
+        Case(
+            name="policy",
+            widths=(17, 64, 64, 6),
+            loss="mse",
+            tasks=40,
+            support=4000,
+            query=4000,
+            steps=1,
+            data="linear",
+            activation="tanh",
+            inner_lr=0.1,
+            goal=3.0,
+        ),
+        _on_gpu("hvp", 4.0),
+        _on_gpu("hvp-omniglot", 4.0),
+    )
+}
+CASES_ON: dict[str, dict[str, Case]] = {"cpu": CASES, "cuda": CUDA_CASES}
