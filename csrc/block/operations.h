@@ -151,8 +151,7 @@ class Operation {
     schedule_ = choose();
     if (!schedule_.threads) {
       return "the demanded strategy, tasks_per_block and threads do not fit this call or the "
-             "device's "
-             "memory";
+             "device's memory";
     }
     prepare();
     if (context_.schedule) *context_.schedule = schedule_;

@@ -338,10 +338,8 @@ class _MeanMetaLoss(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps the gradients, and the inputs that have one so that a second derivative meets
         `_Scale`."""
-        ctx.plan = inputs[0]
         _, loss, grads, rate_grad = output
         ctx.mark_non_differentiable(loss, grads, rate_grad)
-        ctx.tasks = loss.shape[0]
         head = len(_HEADS["meta_grad"])
         ctx.save_for_backward(grads, rate_grad, inputs[1], *inputs[head + 1 :])
 

@@ -35,7 +35,7 @@ def compare_where_it_fits(emulated, number, problem, **changes):
     try:
         compare(problem, **changes)
     except RuntimeError as refusal:
-        if "do not fit the device's memory" not in str(refusal):
+        if "do not fit this call or the device's memory" not in str(refusal):
             raise
         _, tasks_per_block, threads = SCHEDULES[number % len(SCHEDULES)]
         emulated.fix_schedule("streamed", tasks_per_block, threads)
