@@ -15,10 +15,10 @@ from cases import Case
 
 FRAME_BYTES = 3072  # static shared memory of a kernel, and the driver's own
 REGISTERS = 65536  # of a multiprocessor
-THREAD_REGISTERS = 192
+THREAD_REGISTERS = {"resident": 192, "streamed": 192, "low_rank": 224, "cluster": 224}
 MOST_BLOCKS = 16  # on a multiprocessor
 MOST_CHANGE = 64.0  # of a constant, by the fit
-MODELLED = ("resident", "streamed")
+MODELLED = ("resident", "streamed", "cluster")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Constants:
     thread_cycles: float = 6.0
     multiply_adds_per_cycle: float = 32.0
     streamed_factor: float = 4.0
+    exchange_cycles: float = 400.0
+    remote_cycles: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,24 @@ def cycles(
     Args:
         case: the case.
         entry: a schedule as `innerloop.plan` gives it.
-        facts: multiprocessors, shared memory per block, shared memory per multiprocessor.
+        facts: as innerloop.schedule.DeviceFacts.
         constants: those of schedule.h unless given.
     """
     c = constants or Constants()
     task, group, threads = work(case), entry["tasks_per_block"], entry["threads"]
-    resident = entry["strategy"] == "resident"
+    cluster = entry["cluster"]
     shared = FRAME_BYTES + entry["shared_bytes"]
-    slower = 1.0 if resident else c.streamed_factor
-    macs = group * task.multiply_adds * slower
+    slower = 1.0 if entry["strategy"] in ("resident", "cluster") else c.streamed_factor
+    macs = group * task.multiply_adds * slower / cluster
     alone = task.phases * c.phase_cycles * slower
-    alone += macs * c.thread_cycles / min(threads, group * task.width)
+    alone += macs * c.thread_cycles / min(threads, group * task.width / cluster)
+    if cluster > 1:
+        alone += task.phases / 2 * (c.exchange_cycles + group * task.width * c.remote_cycles)
     groups = -(-case.tasks // group)
-    by_threads = REGISTERS // (THREAD_REGISTERS * -(-threads // 32) * 32)
+    by_threads = REGISTERS // (THREAD_REGISTERS[entry["strategy"]] * -(-threads // 32) * 32)
     in_flight = max(1, min(by_threads, facts[2] // shared, MOST_BLOCKS))
-    waves = -(-groups // (facts[0] * in_flight))
-    together = min(in_flight, -(-groups // facts[0]))
+    waves = -(-groups // max(1, facts[0] * in_flight // cluster))
+    together = min(in_flight, -(-groups * cluster // facts[0]))
     return float(waves * max(alone, together * macs / c.multiply_adds_per_cycle))
 
 

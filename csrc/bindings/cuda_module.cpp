@@ -19,14 +19,14 @@ namespace {
 /// (device, stream, allocate, facts, allow_tf32). allocate(bytes) returns the address of memory on
 /// the device that stays until the stream has passed the launches; without it the operation is only
 /// scheduled, for a device with these facts (multiprocessors, shared memory per block, per
-/// multiprocessor).
-using Facts = std::tuple<int, int64_t, int64_t>;
+/// multiprocessor, most blocks in a cluster).
+using Facts = std::tuple<int, int64_t, int64_t, int>;
 using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 
-ScheduleOverride fixed_schedule;
+Cut fixed_schedule;
 
 /// The strategies' names, in the order of their numbers.
-constexpr const char* kStrategies[] = {"auto", "resident", "streamed", "low_rank"};
+constexpr const char* kStrategies[] = {"auto", "resident", "streamed", "low_rank", "cluster"};
 
 const char* strategy_name(BlockStrategy strategy) {
   return kStrategies[static_cast<int>(strategy)];
@@ -34,8 +34,8 @@ const char* strategy_name(BlockStrategy strategy) {
 BlockStrategy named_strategy(const std::string& name) {
   const auto found = std::find(std::begin(kStrategies), std::end(kStrategies), name);
   if (found == std::end(kStrategies)) {
-    throw std::invalid_argument("strategy must be auto, resident, streamed or low_rank (got " +
-                                name + ")");
+    throw std::invalid_argument(
+        "strategy must be auto, resident, streamed, low_rank or cluster (got " + name + ")");
   }
   return static_cast<BlockStrategy>(found - std::begin(kStrategies));
 }
@@ -58,7 +58,8 @@ class DeviceCall {
           static_cast<DeviceCall*>(self)->allocate_(bytes).cast<int64_t>());
     };
     if (const auto& facts = std::get<3>(place)) {
-      context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts)};
+      context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts),
+                        std::get<3>(*facts)};
     }
   }
 
@@ -93,7 +94,8 @@ class DeviceCall {
     d["strategy"] = strategy_name(schedule_.strategy);
     d["tasks_per_block"] = schedule_.tasks_per_block;
     d["threads"] = schedule_.threads;
-    d["blocks"] = schedule_.blocks;
+    d["cluster"] = schedule_.cluster;
+    d["blocks"] = schedule_.blocks * schedule_.cluster;
     d["in_shared"] = schedule_.in_shared;
     d["workspace_bytes"] = schedule_.workspace_bytes;
     d["shared_bytes"] = schedule_.shared_bytes;
@@ -162,8 +164,9 @@ py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_
 
 /// What later calls must use; "auto" and 0 leave it to the model of cost. Returns what was fixed
 /// before.
-py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads) {
-  ScheduleOverride fixed;
+py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads,
+                       int cluster) {
+  Cut fixed;
   fixed.strategy = named_strategy(strategy);
   if (tasks_per_block < 0 || tasks_per_block > kMaxGroup) {
     throw std::invalid_argument("tasks_per_block must lie in [1, " + std::to_string(kMaxGroup) +
@@ -173,10 +176,16 @@ py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int
     throw std::invalid_argument("threads must lie in [1, " + std::to_string(kMaxThreads) +
                                 "], or be 0 (got " + std::to_string(threads) + ")");
   }
+  if (cluster < 0 || cluster > kMostInCluster) {
+    throw std::invalid_argument("cluster must lie in [1, " + std::to_string(kMostInCluster) +
+                                "], or be 0 (got " + std::to_string(cluster) + ")");
+  }
   fixed.tasks_per_block = tasks_per_block;
   fixed.threads = threads;
-  const ScheduleOverride before = std::exchange(fixed_schedule, fixed);
-  return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads);
+  fixed.cluster = cluster;
+  const Cut before = std::exchange(fixed_schedule, fixed);
+  return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads,
+                        before.cluster);
 }
 
 }  // namespace
@@ -189,7 +198,7 @@ PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.def("hvp", &hvp);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
-  m.def("fix_schedule", &fix_schedule);
+  m.def("fix_schedule", &fix_schedule, py::arg(), py::arg(), py::arg(), py::arg() = 0);
   define_backend(m);
 }
 

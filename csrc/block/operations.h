@@ -2,7 +2,7 @@
 // once for every target of launches; templates over the target T:
 //   T(const BlockContext&)
 //   const char* upload(void* to, const void* from, int64_t bytes)   at most kTablePiece bytes
-//   const char* launch<kFactors, Real, Pass>(const Launch<Call>&, const Schedule&)
+//   const char* launch<kKind, Real, Pass>(const Launch<Call>&, const Schedule&)
 //   const char* sum<Real>(const SumLaunch&, int64_t blocks)
 // which return null or what went wrong. Nothing here allocates device memory or waits for the
 // device.
@@ -19,10 +19,13 @@
 
 namespace innerloop {
 
+/// What a kernel's blocks can do besides: keep weights as factors, or work in clusters.
+enum class BlockKind { kPlain, kFactors, kCluster };
+
 /// Where and how to run. `allocate` gives memory of the device (and is called once at most).
 struct BlockContext {
   DeviceFacts facts;
-  ScheduleOverride fixed;
+  Cut fixed;  // by the caller; kAuto and 0 leave it to the model of cost
   int device = 0;
   void* stream = nullptr;
   void* (*allocate)(void* owner, int64_t bytes) = nullptr;
@@ -44,23 +47,41 @@ struct BlockKernels {
 struct CountingBlock {
   template <class Real>
   using Cell = Real;
-  static constexpr bool kFactors = false;
+  static constexpr bool kFactors = false, kCluster = false;
 };
 
-/// A plan for groups of `copies` tasks.
+/// The layers of which one block of a cluster keeps its parts; empty if widths cannot be divided.
+inline std::vector<Layer> block_layers(const Net& net, int cluster) {
+  std::vector<Layer> layers(net.layers, net.layers + net.depth);
+  for (Layer& layer : layers) {
+    int64_t& width = &layer == &layers.back() ? layer.in : layer.out;
+    if (width % cluster != 0) return {};
+    width /= cluster;
+  }
+  return layers;
+}
+
+/// A plan for a cut. Returns whether there is one.
 template <class Real>
-inline void make_block_plan(Plan& plan, const Request& r, int64_t copies, Factors factors) {
+inline bool make_block_plan(Plan& plan, const Request& r, const Cut& cut, Factors factors) {
   using E = BlockEngine<CountingBlock, Real>;
   using M = ScalarMath<Real, Real>;
+  const std::vector<Layer> layers = block_layers(*r.problem.net, cut.cluster);
+  if (layers.empty()) return false;
+  Net net = *r.problem.net;
+  net.layers = layers.data();
+  const int64_t copies = cut.tasks_per_block;
   plan = Plan{plan.layers};
   plan.copies = copies;
   plan.implicit_first = first_pays_implicit<E>(r);
   const bool implicit = plan.implicit_first;
-  fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
-               needs_z<M>, is_curved<M>,
+  fill_plan<E>(plan, net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride, needs_z<M>,
+               is_curved<M>,
                [&](int l) { return (l > 0 || !implicit) && is_factored(r, l, factors); });
   for (int l = 0; l < plan.depth; ++l) {
     LayerPlan& p = plan.layers[l];
+    p.leaf_in = r.problem.net->layers[l].in;
+    if (cut.cluster > 1) p.split = l + 1 < plan.depth ? Split::kOutputs : Split::kInputs;
     p.initial_w = plan.initial;
     if (l > 0 || !plan.implicit_first) {
       plan.initial += (p.weight_per_task ? copies : 1) * p.out * p.ld_in;
@@ -68,6 +89,7 @@ inline void make_block_plan(Plan& plan, const Request& r, int64_t copies, Factor
     p.initial_b = plan.initial;
     plan.initial += (p.bias_per_task ? copies : 1) * p.ld_out;
   }
+  return true;
 }
 
 /// Numbers in a block's workspace: near ones, and far ones if the sums over tasks lie apart.
@@ -162,26 +184,51 @@ class Operation {
  private:
   static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-  BlockOptions options(int threads, BlockStrategy strategy) const {
-    const bool resident = strategy == BlockStrategy::kResident;
-    return {threads,  resident,  context_.allow_tf32,          strategy == BlockStrategy::kLowRank,
-            resident, !resident, call_.problem.net->parameters};
+  BlockOptions options(const Cut& cut) const {
+    const bool resident = cut.strategy == BlockStrategy::kResident;
+    const bool cluster = cut.strategy == BlockStrategy::kCluster;
+    BlockOptions o{};
+    o.threads = cut.threads;
+    o.stages = resident;
+    o.tf32 = context_.allow_tf32;
+    o.far_sums = cluster || cut.strategy == BlockStrategy::kLowRank;
+    o.in_shared = resident || cluster;
+    o.has_staging = !o.in_shared;
+    o.parameters = call_.problem.net->parameters;
+    o.cluster = cut.cluster;
+    if (cluster) o.exchange_size = cut.tasks_per_block * exchanged_numbers();
+    return o;
+  }
+  /// The most that the blocks of a cluster exchange at a time for one task.
+  int64_t exchanged_numbers() const {
+    const Net& net = *call_.problem.net;
+    int64_t widest = net.last().out;
+    for (int l = 1; l < net.depth; ++l) widest = std::max(widest, net.layers[l].in);
+    const int64_t rows = std::max({request_.support_rows, request_.query_rows, int64_t{1}});
+    return rows * BlockEngine<CountingBlock, Real>::pad(widest);
+  }
+  /// Whether a cluster's kernel can run the call, whatever its sizes.
+  bool allows_cluster() const {
+    if constexpr (std::is_same_v<Call, MetaGradCall>) return !call_.rates.elementwise;
+    return false;
   }
   Factors factors(BlockStrategy strategy) const {
     if (strategy != BlockStrategy::kLowRank) return Factors::kNone;
     return context_.fixed.strategy == strategy ? Factors::kAll : Factors::kWherePaying;
   }
   Schedule choose() {
-    const auto footprint = [&](int64_t group, int threads, BlockStrategy strategy) {
+    const auto footprint = [&](const Cut& cut) {
       constexpr int64_t kReal = sizeof(Real);
-      make_block_plan<Real>(plan_, request_, group, factors(strategy));
+      if (cut.strategy == BlockStrategy::kCluster && !allows_cluster()) return Footprint{};
+      if (!make_block_plan<Real>(plan_, request_, cut, factors(cut.strategy))) return Footprint{};
       const bool implicit = plan_.implicit_first && plan_.first_adapts;
-      if (strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) return Footprint{};
-      const WorkspaceSize size =
-          workspace_size<Real, Pass>(call_, request_, plan_, options(threads, strategy));
-      const bool resident = strategy == BlockStrategy::kResident;
+      if (cut.strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) {
+        return Footprint{};
+      }
+      const BlockOptions o = options(cut);
+      const WorkspaceSize size = workspace_size<Real, Pass>(call_, request_, plan_, o);
       return Footprint{true, size.near * kReal, size.far * kReal,
-                       resident ? 0 : staging_size<Real>(threads) * kReal};
+                       o.has_staging ? staging_size<Real>(cut.threads) * kReal : 0};
     };
     const auto work = [&](BlockStrategy strategy) {
       return with_factors(work_, request_, factors(strategy));
@@ -191,11 +238,11 @@ class Operation {
 
   /// Table, launch and the layout of scratch memory: [slots][workspaces][far sums][table].
   void prepare() {
-    make_block_plan<Real>(plan_, request_, schedule_.tasks_per_block, factors(schedule_.strategy));
+    make_block_plan<Real>(plan_, request_, schedule_, factors(schedule_.strategy));
     Launch<Call>& l = launch_;
     l.call = call_;
     l.plan = plan_;
-    l.options = options(schedule_.threads, schedule_.strategy);
+    l.options = options(schedule_);
     l.options.in_shared = schedule_.in_shared;
     l.staging_size = l.options.has_staging ? staging_size<Real>(schedule_.threads) : 0;
     l.groups = schedule_.groups;
@@ -214,7 +261,7 @@ class Operation {
     const int64_t real = sizeof(Real), slot = l.options.parameters + l.rate_size;
     slots_bytes_ = sums_ ? aligned(l.blocks * slot * real) : 0;
     workspaces_bytes_ = aligned(l.blocks * l.workspace_size * real);
-    far_bytes_ = aligned(l.blocks * l.far_size * real);
+    far_bytes_ = aligned(l.blocks * schedule_.cluster * l.far_size * real);
     table_bytes_ = table_.size() > kInlineTable ? table_.size() : 0;
     schedule_.scratch_bytes = slots_bytes_ + workspaces_bytes_ + far_bytes_ + table_bytes_;
   }
@@ -249,10 +296,13 @@ class Operation {
   const char* launch_tasks(T& target) {
     if constexpr (std::is_same_v<Call, MetaGradCall>) {
       if (schedule_.strategy == BlockStrategy::kLowRank) {
-        return target.template launch<true, Real, Pass>(launch_, schedule_);
+        return target.template launch<BlockKind::kFactors, Real, Pass>(launch_, schedule_);
+      }
+      if (schedule_.strategy == BlockStrategy::kCluster) {
+        return target.template launch<BlockKind::kCluster, Real, Pass>(launch_, schedule_);
       }
     }
-    return target.template launch<false, Real, Pass>(launch_, schedule_);
+    return target.template launch<BlockKind::kPlain, Real, Pass>(launch_, schedule_);
   }
 
   const char* sum(T& target) {

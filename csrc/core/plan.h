@@ -43,8 +43,13 @@ struct Target {
   int64_t ld = 0, task_stride = 0;
 };
 
+/// How the blocks of a cluster share a layer: each keeps all of it, the weight's rows of its own
+/// outputs (and with them these columns of all activations), or the weight's columns of its inputs.
+enum class Split : int { kNone, kOutputs, kInputs };
+
 struct LayerPlan {
-  int64_t in, out;
+  int64_t in, out;        // of what a block of a cluster keeps; without a cluster of the layer
+  int64_t leaf_in;        // row length of the caller's weight
   int64_t ld_in, ld_out;  // padded as the back end likes
   Activation activation;
   double slope;
@@ -53,6 +58,7 @@ struct LayerPlan {
   bool adapts_weight, adapts_bias;
   bool weight_per_task, bias_per_task;  // initial leaf differs between tasks
   bool factored;  // adapted weights stay the initial ones and factors of their change
+  Split split;
   bool stores_z, stores_a;
   // offsets in elements: per row of a tape, per row of the R-pass scratch, in a parameter block
   int64_t z, h, a, delta;
@@ -91,6 +97,8 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     LayerPlan& to = plan.layers[l];
     to.in = from.in;
     to.out = from.out;
+    to.leaf_in = from.in;
+    to.split = Split::kNone;
     to.ld_in = E::pad(from.in);
     to.ld_out = E::pad(from.out);
     to.activation = from.activation;

@@ -12,7 +12,7 @@ from torch import Tensor
 
 _Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
 _Rates = tuple[Tensor, int, int, int, bool]
-_Facts = tuple[int, int, int]
+_Facts = tuple[int, int, int, int]
 _Place = tuple[int, int, Callable[[int], int] | None, _Facts | None, bool]
 _Schedule = dict[str, Any] | None
 
@@ -96,7 +96,9 @@ def meta_grad(
     out_lr_grad: Tensor | None,
     place: _Place,
 ) -> _Schedule: ...
-def fix_schedule(strategy: str, tasks_per_block: int, threads: int) -> tuple[str, int, int]: ...
+def fix_schedule(
+    strategy: str, tasks_per_block: int, threads: int, cluster: int = 0
+) -> tuple[str, int, int, int]: ...
 def toolkit_version() -> int: ...
 def driver_version() -> int: ...
 def oldest_architecture() -> int: ...
