@@ -95,6 +95,7 @@ class DeviceCall {
     d["threads"] = schedule_.threads;
     d["blocks"] = schedule_.blocks;
     d["in_shared"] = schedule_.in_shared;
+    d["one_product"] = schedule_.one_product;
     d["workspace_bytes"] = schedule_.workspace_bytes;
     d["shared_bytes"] = schedule_.shared_bytes;
     d["scratch_bytes"] = schedule_.scratch_bytes;
@@ -160,9 +161,10 @@ py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_
   return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
 }
 
-/// What later calls must use; "auto" and 0 leave it to the model of cost. Returns what was fixed
-/// before.
-py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads) {
+/// What later calls must use; "auto", 0 and None leave it to the model of cost. Returns what was
+/// fixed before.
+py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads,
+                       std::optional<bool> one_product) {
   ScheduleOverride fixed;
   fixed.strategy = named_strategy(strategy);
   if (tasks_per_block < 0 || tasks_per_block > kMaxGroup) {
@@ -175,8 +177,10 @@ py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int
   }
   fixed.tasks_per_block = tasks_per_block;
   fixed.threads = threads;
+  fixed.one_product = one_product;
   const ScheduleOverride before = std::exchange(fixed_schedule, fixed);
-  return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads);
+  return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads,
+                        before.one_product);
 }
 
 }  // namespace
@@ -189,7 +193,8 @@ PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.def("hvp", &hvp);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
-  m.def("fix_schedule", &fix_schedule);
+  m.def("fix_schedule", &fix_schedule, py::arg("strategy"), py::arg("tasks_per_block"),
+        py::arg("threads"), py::arg("one_product") = py::none());
   define_backend(m);
 }
 

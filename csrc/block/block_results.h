@@ -26,18 +26,22 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
     block_.spread(1, extent(rate_size), [&](int, int i) { rate_sink_[i] = Real(0); });
     block_.barrier();
   }
-  /// Writes the block's sums to `to`: leaves in the flat [P] order, then the rates.
+  /// Writes the block's sums to `to`: leaves in the flat [P] order, less those that are summed
+  /// apart, then the rates.
   IL_CALL void export_sinks(Real* to, int64_t rate_size) const {
+    const int64_t apart = plan_.apart();
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const Elem *weight = sink_ + p.sink_w, *bias = sink_ + p.sink_b;
-      block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
-        to[p.weight_offset + i * p.in + j] = weight[i * p.ld_in + j];
-      });
+      if (l > 0 || apart == 0) {
+        block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
+          to[p.weight_offset - apart + i * p.in + j] = weight[i * p.ld_in + j];
+        });
+      }
       if (p.bias_leaf < 0) continue;
-      block_.spread(1, extent(p.out), [&](int, int j) { to[p.bias_offset + j] = bias[j]; });
+      block_.spread(1, extent(p.out), [&](int, int j) { to[p.bias_offset - apart + j] = bias[j]; });
     }
-    Real* rates = to + options_.parameters;
+    Real* rates = to + options_.parameters - apart;
     block_.spread(1, extent(rate_size), [&](int, int i) { rates[i] = rate_sink_[i]; });
     block_.barrier();
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "core/request.h"
 
@@ -21,11 +22,12 @@ struct DeviceFacts {
   int64_t shared_per_multiprocessor;  // of all blocks together
 };
 
-/// What the caller fixes; 0 and kAuto leave the choice to the model.
+/// What the caller fixes; 0, kAuto and nothing leave the choice to the model.
 struct ScheduleOverride {
   BlockStrategy strategy = BlockStrategy::kAuto;
   int64_t tasks_per_block = 0;
   int threads = 0;
+  std::optional<bool> one_product;  // where it is possible
 };
 
 struct Schedule {
@@ -34,6 +36,7 @@ struct Schedule {
   int64_t tasks_per_block = 0;
   int64_t groups = 0, blocks = 0;
   bool in_shared = false;       // the workspace; else in global memory
+  bool one_product = false;     // of the first weight with the rows of all tasks
   int64_t workspace_bytes = 0;  // of one block, without sums that lie apart
   int64_t shared_bytes = 0;     // of one block, asked for at the launch
   int64_t scratch_bytes = 0;    // in global memory, of the whole call
@@ -45,6 +48,7 @@ struct TaskWork {
   double multiply_adds;  // in products
   double width;          // results of a typical product: threads that find work
   double phases;         // barriers
+  double apart_multiply_adds = 0, apart_launches = 0;  // in launches of all multiprocessors
 };
 
 /// What a block of a strategy needs, or that the strategy cannot run the call.
@@ -66,6 +70,7 @@ constexpr double kThreadCycles = 6;           // of a thread for one multiply-ad
 constexpr double kMultiplyAddsPerCycle = 32;  // of a multiprocessor, limited by shared memory
 constexpr double kStreamedFactor = 4;         // the same from global memory through the caches
 constexpr double kLowRankFactor = 2;          // the same where factors alone are in shared memory
+constexpr double kLaunchCycles = 4000;        // until a launch that waits for another one works
 constexpr int64_t kRegisters = 65536;         // of a multiprocessor
 constexpr int64_t kThreadRegisters = 192;     // of a kernel, rounded up: docs/cuda-resources.md
 constexpr int64_t kLowRankRegisters = 224;    // of the low-rank kernels
@@ -95,7 +100,11 @@ inline double estimated_cycles(const TaskWork& work, const DeviceFacts& device, 
                                            (device.multiprocessors * in_flight));
   const int64_t together =
       std::min<int64_t>(in_flight, (groups + device.multiprocessors - 1) / device.multiprocessors);
-  return waves * std::max(alone, static_cast<double>(together) * macs / kMultiplyAddsPerCycle);
+  const double apart =
+      work.apart_launches * kLaunchCycles + work.apart_multiply_adds * static_cast<double>(tasks) /
+                                                (kMultiplyAddsPerCycle * device.multiprocessors);
+  const double shared_out = static_cast<double>(together) * macs / kMultiplyAddsPerCycle;
+  return apart + waves * std::max(alone, shared_out);
 }
 
 /// How much slower a multiply-add is than from shared memory.

@@ -31,15 +31,17 @@ H100 = DeviceFacts(132, 232448, 233472)
 class Schedule(NamedTuple):
     """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
     (always if the strategy is "resident", where they fit if "low_rank"), else in global memory.
-    `shared_bytes` are a block's shared memory: the workspace if it lies there, and operands on
-    their way. `scratch_bytes` are torch's, in global memory, for the whole call. `cycles` is an
-    estimate that is good for comparing schedules and nothing else."""
+    `one_product`: the first layer's products with a weight that all tasks share are launches of
+    their own, for all tasks at once. `shared_bytes` are a block's shared memory: the workspace if
+    it lies there, and operands on their way. `scratch_bytes` are torch's, in global memory, for the
+    whole call. `cycles` is an estimate that is good for comparing schedules and nothing else."""
 
     strategy: str
     tasks_per_block: int
     threads: int
     blocks: int
     in_shared: bool
+    one_product: bool
     workspace_bytes: int
     shared_bytes: int
     scratch_bytes: int
@@ -126,10 +128,14 @@ def plan(
 
 @contextmanager
 def fixed_plan(
-    strategy: str = "auto", *, tasks_per_block: int = 0, threads: int = 0
+    strategy: str = "auto",
+    *,
+    tasks_per_block: int = 0,
+    threads: int = 0,
+    one_product: bool | None = None,
 ) -> Iterator[None]:
     """Fixes parts of every schedule while the context lasts, in the whole process; what is left at
-    "auto" or 0 is chosen as ever. A call that no such schedule fits raises RuntimeError.
+    "auto", 0 or None is chosen as ever. A call that no such schedule fits raises RuntimeError.
 
     Args:
         strategy: "auto", "resident" (a block's workspace in shared memory), "streamed" (in
@@ -137,6 +143,9 @@ def fixed_plan(
             `meta_loss` without rates per element, where an adapted weight is shared by all tasks).
         tasks_per_block: 1 to 32.
         threads: of a block, 1 to 256.
+        one_product: whether the first layer's products with a weight that all tasks share are
+            taken for all tasks at once, where its per-task weights are never built; elsewhere it
+            has no effect.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -148,7 +157,7 @@ def fixed_plan(
         ...     il.meta_grad(...)
     """
     module = _native.cuda()
-    before = module.fix_schedule(strategy, tasks_per_block, threads)
+    before = module.fix_schedule(strategy, tasks_per_block, threads, one_product)
     try:
         yield
     finally:

@@ -32,13 +32,26 @@ class EmulatedTarget {
       const F counted(block, launch, {});
       std::vector<WatchedCell<Real>> workspace(static_cast<size_t>(counted.cells));
       std::vector<WatchedCell<Real>> far(static_cast<size_t>(counted.far_cells));
-      std::vector<WatchedCell<Real>> staging(static_cast<size_t>(launch.staging_size + kGuard));
-      Gap<WatchedCell<Real>>::open(staging.data(), launch.staging_size);
+      auto staging = staging_memory<Real>(launch.staging_size);
       const Storage<F> frame;
       const BlockMemory<WatchedCell<Real>> memory{
           workspace.data(), far.data(), launch.options.has_staging ? staging.data() : nullptr};
       run_tasks<Block, Real, Pass, Call>(block, launch, frame.p, memory, index);
     }
+    return nullptr;
+  }
+  template <class Real>
+  const char* multiply_inputs(const FirstLayerLaunch& launch, int64_t blocks) {
+    multiply<Real>(blocks, [&](const EmulatedBlock& block, WatchedCell<Real>* staging, int64_t i) {
+      innerloop::multiply_inputs<EmulatedBlock, Real>(block, launch, staging, i);
+    });
+    return nullptr;
+  }
+  template <class Real>
+  const char* multiply_cotangents(const FirstLayerLaunch& launch, int64_t blocks) {
+    multiply<Real>(blocks, [&](const EmulatedBlock& block, WatchedCell<Real>* staging, int64_t i) {
+      innerloop::multiply_cotangents<EmulatedBlock, Real>(block, launch, staging, i);
+    });
     return nullptr;
   }
   template <class Real>
@@ -54,6 +67,21 @@ class EmulatedTarget {
   }
 
  private:
+  template <class Real, class F>
+  void multiply(int64_t blocks, F f) {
+    ++launches;
+    const EmulatedBlock block(kProductThreads);
+    for (int64_t index = 0; index < blocks; ++index) {
+      auto staging = staging_memory<Real>(staging_size<Real>(kProductThreads));
+      f(block, staging.data(), index);
+    }
+  }
+  template <class Real>
+  static std::vector<WatchedCell<Real>> staging_memory(int64_t size) {
+    std::vector<WatchedCell<Real>> staging(static_cast<size_t>(size + kGuard));
+    Gap<WatchedCell<Real>>::open(staging.data(), size);
+    return staging;
+  }
   /// Memory for one object that the kernel constructs.
   template <class T>
   struct Storage {
