@@ -17,6 +17,8 @@ FRAME_BYTES = 3072  # static shared memory of a kernel, and the driver's own
 REGISTERS = 65536  # of a multiprocessor
 THREAD_REGISTERS = {"resident": 192, "streamed": 192, "low_rank": 224, "cluster": 224}
 MOST_BLOCKS = 16  # on a multiprocessor
+LAUNCH_CYCLES = 4000.0  # until a launch that waits for another one works
+APART_LAUNCHES = 2  # with `one_product`: X W^T and the gradient of W
 MOST_CHANGE = 64.0  # of a constant, by the fit
 MODELLED = ("resident", "streamed", "cluster")
 
@@ -35,24 +37,29 @@ class Constants:
 
 @dataclass(frozen=True)
 class Work:
-    """One task's work: multiply-adds in products, results of a typical one, and barriers."""
+    """One task's work: multiply-adds in products, results of a typical one, and barriers; and the
+    multiply-adds of products that launches of their own take for all tasks at once."""
 
     multiply_adds: float
     width: float
     phases: float
+    apart: float = 0.0
 
 
-def work(case: Case) -> Work:
-    """What the model knows of a case."""
+def work(case: Case, one_product: bool = False) -> Work:
+    """What the model knows of a case, and of a schedule with or without `one_product`."""
     weights = sum(a * b for a, b in zip(case.widths, case.widths[1:], strict=False))
     if case.quantity == "hvp":
         sweeps, query_sweeps = 8, 0
     else:
         sweeps, query_sweeps = 9 * case.steps, 3
+    products = APART_LAUNCHES * (case.support + case.query) * case.widths[0] * case.widths[1]
+    apart = float(products) if one_product else 0.0
     return Work(
-        multiply_adds=weights * (sweeps * case.support + query_sweeps * case.query),
+        multiply_adds=weights * (sweeps * case.support + query_sweeps * case.query) - apart,
         width=max(case.support, case.query) * max(case.widths[1:]),
         phases=2 * case.layers * (sweeps + query_sweeps) + 8,
+        apart=apart,
     )
 
 
@@ -71,8 +78,8 @@ def cycles(
         constants: those of schedule.h unless given.
     """
     c = constants or Constants()
-    task, group, threads = work(case), entry["tasks_per_block"], entry["threads"]
-    cluster = entry["cluster"]
+    task = work(case, entry["one_product"])
+    group, threads, cluster = entry["tasks_per_block"], entry["threads"], entry["cluster"]
     shared = FRAME_BYTES + entry["shared_bytes"]
     slower = 1.0 if entry["strategy"] in ("resident", "cluster") else c.streamed_factor
     macs = group * task.multiply_adds * slower / cluster
@@ -85,7 +92,9 @@ def cycles(
     in_flight = max(1, min(by_threads, facts[2] // shared, MOST_BLOCKS))
     waves = -(-groups // max(1, facts[0] * in_flight // cluster))
     together = min(in_flight, -(-groups * cluster // facts[0]))
-    return float(waves * max(alone, together * macs / c.multiply_adds_per_cycle))
+    apart = case.tasks * task.apart / (c.multiply_adds_per_cycle * facts[0])
+    apart += APART_LAUNCHES * LAUNCH_CYCLES if entry["one_product"] else 0.0
+    return float(apart + waves * max(alone, together * macs / c.multiply_adds_per_cycle))
 
 
 def fitted(log_error: Callable[[Constants], float]) -> Constants:

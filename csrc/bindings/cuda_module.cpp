@@ -23,7 +23,7 @@ namespace {
 using Facts = std::tuple<int, int64_t, int64_t, int>;
 using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 
-Cut fixed_schedule;
+FixedParts fixed_schedule;
 
 /// The strategies' names, in the order of their numbers.
 constexpr const char* kStrategies[] = {"auto", "resident", "streamed", "low_rank", "cluster"};
@@ -97,6 +97,7 @@ class DeviceCall {
     d["cluster"] = schedule_.cluster;
     d["blocks"] = schedule_.blocks * schedule_.cluster;
     d["in_shared"] = schedule_.in_shared;
+    d["one_product"] = schedule_.one_product;
     d["workspace_bytes"] = schedule_.workspace_bytes;
     d["shared_bytes"] = schedule_.shared_bytes;
     d["scratch_bytes"] = schedule_.scratch_bytes;
@@ -162,11 +163,11 @@ py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_
   return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
 }
 
-/// What later calls must use; "auto" and 0 leave it to the model of cost. Returns what was fixed
-/// before.
+/// What later calls must use; "auto", 0 and None leave it to the model of cost. Returns what was
+/// fixed before.
 py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads,
-                       int cluster) {
-  Cut fixed;
+                       int cluster, std::optional<bool> one_product) {
+  FixedParts fixed;
   fixed.strategy = named_strategy(strategy);
   if (tasks_per_block < 0 || tasks_per_block > kMaxGroup) {
     throw std::invalid_argument("tasks_per_block must lie in [1, " + std::to_string(kMaxGroup) +
@@ -183,9 +184,10 @@ py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int
   fixed.tasks_per_block = tasks_per_block;
   fixed.threads = threads;
   fixed.cluster = cluster;
-  const Cut before = std::exchange(fixed_schedule, fixed);
+  fixed.one_product = one_product;
+  const FixedParts before = std::exchange(fixed_schedule, fixed);
   return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads,
-                        before.cluster);
+                        before.cluster, before.one_product);
 }
 
 }  // namespace
@@ -198,7 +200,8 @@ PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.def("hvp", &hvp);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
-  m.def("fix_schedule", &fix_schedule, py::arg(), py::arg(), py::arg(), py::arg() = 0);
+  m.def("fix_schedule", &fix_schedule, py::arg("strategy"), py::arg("tasks_per_block"),
+        py::arg("threads"), py::arg("cluster") = 0, py::arg("one_product") = py::none());
   define_backend(m);
 }
 

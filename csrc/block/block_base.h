@@ -42,6 +42,7 @@ class BlockBase {
   static constexpr bool kBuildsResults = true;  // in the workspace; copied out in whole rows
   static constexpr bool kFactors = Block::kFactors;
   static constexpr bool kCluster = Block::kCluster;
+  static constexpr bool kOneProduct = true;  // other launches may multiply with the first weight
 
   struct SideData {
     R x;

@@ -8,14 +8,14 @@
 // that belongs to the block, in task order.
 #pragma once
 
-#include "block/block_results.h"
+#include "block/block_first_layer.h"
 
 namespace innerloop {
 
 template <class BlockType, class RealType>
-class BlockEngine : public BlockResults<BlockType, RealType> {
+class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
  public:
-  using Base = BlockResults<BlockType, RealType>;
+  using Base = BlockFirstLayer<BlockType, RealType>;
   using Base::Base;
   using typename Base::BiasRef;
   using typename Base::Elem;
@@ -33,9 +33,10 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
     Base::carve(c);
   }
   IL_HD SideData carve_side(Carver<Elem>& c, const Side& side) const {
-    const int64_t n = side.rows, in = plan_.layers[0].leaf_in, all = plan_.copies * n;
+    const int64_t n = side.rows, columns = this->input_columns(), all = plan_.copies * n;
+    const int64_t ld = columns > 0 ? Base::pad(columns) : 0;
     SideData d{};
-    d.x = {c.take(all, Base::pad(in)), n, in, Base::pad(in)};
+    d.x = {c.take(all, ld), n, columns, ld};
     if (!side.y) return d;
     d.y = c.take(all, target_columns());
     d.weight = c.take(all);
@@ -46,18 +47,15 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
   IL_CALL void load_side(const SideData& d, const Side& side, const void* task_weight,
                          bool is_query) {
     const int n = extent(side.rows);
-    const Real* given = static_cast<const Real*>(side.weight);
     const int64_t* labels =
         has_classes() ? static_cast<const int64_t*>(side.y) + first_ * n : nullptr;
     block_.spread(used_, n, [&](int t, int i) {
-      const int64_t task = first_ + t, count = side.count ? side.count[task] : n;
-      Real w = i >= count ? Real(0) : given ? given[task * n + i] : Real(1) / Real(count);
-      const int64_t at = static_cast<int64_t>(t) * n + i;
+      const int64_t task = first_ + t, at = static_cast<int64_t>(t) * n + i;
+      Real w = row_weight<Real>(side, task, i);
       if (labels) {
         if (w != Real(0) && (labels[at] < 0 || labels[at] >= outputs())) w = not_a_number();
         d.y[at] = static_cast<Real>(labels[at]);
       }
-      if (count < 0 || count > n) w = not_a_number();
       const Real scale = !is_query     ? Real(1)
                          : task_weight ? static_cast<const Real*>(task_weight)[task]
                                        : Real(1) / static_cast<Real>(problem_.tasks);
@@ -65,11 +63,7 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
       d.gradient[at] = w * scale;
     });
     block_.barrier();
-    // NaN in ignored rows must not meet a product
-    const Real* x = static_cast<const Real*>(side.x) + first_ * n * d.x.cols;
-    block_.spread(used_ * n, extent(d.x.cols), [&](int r, int j) {
-      d.x.p[r * d.x.ld + j] = d.weight[r] != Real(0) ? x[r * d.x.cols + j] : Real(0);
-    });
+    if (!plan_.one_product) this->slab(d, side, 0, d.x.cols);
     if (!labels) {
       const int64_t columns = outputs();
       const Real* y = static_cast<const Real*>(side.y) + first_ * n * columns;

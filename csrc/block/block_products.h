@@ -58,7 +58,7 @@ class BlockProducts : public BlockExchange<BlockType, RealType> {
     with_inputs(p, b, b2, [&](const R& in, const R* in2) { own_sink_tn(p, a, in, a2, in2, sign); });
   }
   IL_HD void rows_nt(const R& c, const R& a, const R& b) const {
-    start_rows_nt(c, a, b, nullptr, 1);
+    start_rows_nt(c, a, b, nullptr, 1, false);
     end_phase();
   }
   IL_HD void rows_nn(const R& c, const R& a, const R& b, const PerTask* rate, Real sign,
@@ -67,9 +67,9 @@ class BlockProducts : public BlockExchange<BlockType, RealType> {
     end_phase();
   }
   /// The same without the barrier: products that do not meet share a phase.
-  IL_CALL void start_rows_nt(const R& c, const R& a, const R& b, const PerTask* rate,
-                             Real sign) const {
-    Product x = product_into(c, a, rate, sign, false);
+  IL_CALL void start_rows_nt(const R& c, const R& a, const R& b, const PerTask* rate, Real sign,
+                             bool add) const {
+    Product x = product_into(c, a, rate, sign, add);
     x.m = extent(a.rows);
     x.n = extent(b.rows);
     x.k = extent(a.cols);

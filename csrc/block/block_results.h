@@ -26,19 +26,24 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
     block_.spread(1, extent(rate_size), [&](int, int i) { rate_sink_[i] = Real(0); });
     block_.barrier();
   }
-  /// Writes the block's sums to `to`: leaves in the flat [P] order, then the rates.
+  /// Writes the block's sums to `to`: leaves in the flat [P] order, less those that are summed
+  /// apart, then the rates.
   IL_CALL void export_sinks(Real* to, int64_t rate_size) const {
+    const int64_t apart = plan_.apart;
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const Elem *weight = sink_ + p.sink_w, *bias = sink_ + p.sink_b;
-      block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
-        to[p.weight_offset + weight_start(p) + i * p.leaf_in + j] = weight[i * p.ld_in + j];
-      });
+      if (l > 0 || apart == 0) {
+        block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
+          const int64_t at = p.weight_offset - apart + weight_start(p) + i * p.leaf_in + j;
+          to[at] = weight[i * p.ld_in + j];
+        });
+      }
       if (p.bias_leaf < 0 || !writes_bias(p)) continue;
-      Real* to_bias = to + p.bias_offset + bias_start(p);
+      Real* to_bias = to + p.bias_offset - apart + bias_start(p);
       block_.spread(1, extent(p.out), [&](int, int j) { to_bias[j] = bias[j]; });
     }
-    Real* rates = to + options_.parameters;
+    Real* rates = to + options_.parameters - apart;
     if (speaks()) {
       block_.spread(1, extent(rate_size), [&](int, int i) { rates[i] = rate_sink_[i]; });
     }

@@ -1,6 +1,6 @@
-// The kernels: what a block of threads does in one launch. A block works on its share of the groups
-// of tasks, one group after the other, and leaves its sum over them in a slot; a second kernel adds
-// the slots in a fixed order.
+// The kernels of tasks and of sums over them: what a block of threads does in one launch. A block
+// works on its share of the groups of tasks, one group after the other, and leaves its sum over
+// them in a slot; another kernel adds the slots in a fixed order.
 #pragma once
 
 #include <new>
@@ -34,7 +34,9 @@ struct Launch {
   int64_t groups, blocks;  // blocks, or clusters of blocks, that work on the groups
   int64_t rate_size;       // of the rates' gradients, when they are summed over tasks
   bool sums;               // over tasks
-  void* slots;             // [blocks, parameters + rate_size]
+  void* slots;             // [blocks, slot_size]
+  int64_t slot_size;       // parameters less those summed apart, and rate_size
+  void* first_rows;        // of products that other launches take for all tasks, or null
   void* workspace;         // null: shared memory
   int64_t workspace_size;  // numbers per block, in global memory
   void* far;               // sums over tasks that lie apart from the workspace
@@ -108,6 +110,7 @@ struct Frame {
         engine(block, call.problem, plan, launch.options),
         pass(engine, plan, call) {
     engine.set_staging(memory.staging);
+    engine.set_first_rows(static_cast<Real*>(launch.first_rows));
     Carver<typename Engine::Elem> near(memory.workspace), apart(memory.far);
     lay_out(near, launch.options.far_sums ? apart : near, engine, pass, launch.sums ? plan.sink : 0,
             launch.rate_size);
@@ -151,17 +154,24 @@ IL_HD void run_tasks(const Block& block, const Launch<Call>& launch,
     frame->pass.run();
   }
   if (launch.sums) {
-    const int64_t size = launch.options.parameters + launch.rate_size;
-    frame->engine.export_sinks(static_cast<Real*>(launch.slots) + index * size, launch.rate_size);
+    Real* slot = static_cast<Real*>(launch.slots) + index * launch.slot_size;
+    frame->engine.export_sinks(slot, launch.rate_size);
   }
   if constexpr (Block::kCluster) block.cluster_barrier();  // others may still read what is here
 }
 
-/// Adds the slots into the leaves and rates that all tasks share.
+/// Arrays of equal size, to be added.
+struct Slots {
+  const void* data;
+  int64_t count, size;
+};
+
+/// Adds slots into the leaves and rates that all tasks share. The sums are numbered in the flat [P]
+/// order, rates last: first those of `apart`, then those of the blocks' slots.
 struct SumLaunch {
-  const void* slots;
-  int64_t count;       // slots
-  int64_t parameters;  // numbers of the leaves in a slot; the rates follow
+  Slots apart, slots;
+  int64_t start;       // the first number that is not there yet
+  int64_t parameters;  // numbers of the leaves; the rates follow
   int64_t rate_size;
   int depth, leaves;
   void* rates;
@@ -183,20 +193,28 @@ IL_HD inline int64_t leaf_start(const LayerPlan* layers, int depth, int leaf) {
   return 0;
 }
 
-/// Block `index` adds kSumColumns numbers over all slots: kSumLanes threads a number, each over
-/// every kSumLanes-th slot in ascending order, then these sums in order. partial: [kSumLanes,
-/// kSumColumns].
+/// Every kSumLanes-th slot's share of number `at`, in ascending order.
+template <class Real>
+IL_HD inline Real sum_lane(const SumLaunch& launch, int64_t at, int lane) {
+  const bool is_apart = at < launch.apart.size;
+  const Slots& slots = is_apart ? launch.apart : launch.slots;
+  const Real* from =
+      static_cast<const Real*>(slots.data) + (is_apart ? at : at - launch.apart.size);
+  Real total = 0;
+  for (int64_t s = lane; s < slots.count; s += kSumLanes) total += from[s * slots.size];
+  return total;
+}
+
+/// Block `index` adds kSumColumns numbers over all slots: kSumLanes threads a number, then these
+/// sums in order. partial: [kSumLanes, kSumColumns].
 template <class Block, class Real>
 IL_HD void sum_slots(const Block& block, const SumLaunch& launch,
                      typename Block::template Cell<Real>* partial, int64_t index) {
-  const Real* slots = static_cast<const Real*>(launch.slots);
-  const int64_t size = launch.parameters + launch.rate_size, first = index * kSumColumns;
-  const int columns = static_cast<int>(size - first < kSumColumns ? size - first : kSumColumns);
+  const int64_t first = launch.start + index * kSumColumns;
+  const int64_t left = launch.parameters + launch.rate_size - first;
+  const int columns = static_cast<int>(left < kSumColumns ? left : kSumColumns);
   block.spread(kSumLanes, columns, [&](int lane, int column) {
-    Real total = 0;
-    for (int64_t s = lane; s < launch.count; s += kSumLanes)
-      total += slots[s * size + first + column];
-    partial[lane * kSumColumns + column] = total;
+    partial[lane * kSumColumns + column] = sum_lane<Real>(launch, first + column, lane);
   });
   block.barrier();
   const char* table = launch.table_data();

@@ -3,6 +3,8 @@
 //   T(const BlockContext&)
 //   const char* upload(void* to, const void* from, int64_t bytes)   at most kTablePiece bytes
 //   const char* launch<kKind, Real, Pass>(const Launch<Call>&, const Schedule&)
+//   const char* multiply_inputs<Real>(const FirstLayerLaunch&, int64_t blocks)
+//   const char* multiply_cotangents<Real>(const FirstLayerLaunch&, int64_t blocks)
 //   const char* sum<Real>(const SumLaunch&, int64_t blocks)
 // which return null or what went wrong. Nothing here allocates device memory or waits for the
 // device.
@@ -13,6 +15,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "block/first_layer.h"
 #include "block/kernels.h"
 #include "block/low_rank.h"
 #include "block/schedule.h"
@@ -25,7 +28,7 @@ enum class BlockKind { kPlain, kFactors, kCluster };
 /// Where and how to run. `allocate` gives memory of the device (and is called once at most).
 struct BlockContext {
   DeviceFacts facts;
-  Cut fixed;  // by the caller; kAuto and 0 leave it to the model of cost
+  FixedParts fixed;
   int device = 0;
   void* stream = nullptr;
   void* (*allocate)(void* owner, int64_t bytes) = nullptr;
@@ -63,7 +66,8 @@ inline std::vector<Layer> block_layers(const Net& net, int cluster) {
 
 /// A plan for a cut. Returns whether there is one.
 template <class Real>
-inline bool make_block_plan(Plan& plan, const Request& r, const Cut& cut, Factors factors) {
+inline bool make_block_plan(Plan& plan, const Request& r, const Cut& cut, Factors factors,
+                            bool one_product) {
   using E = BlockEngine<CountingBlock, Real>;
   using M = ScalarMath<Real, Real>;
   const std::vector<Layer> layers = block_layers(*r.problem.net, cut.cluster);
@@ -74,6 +78,8 @@ inline bool make_block_plan(Plan& plan, const Request& r, const Cut& cut, Factor
   plan = Plan{plan.layers};
   plan.copies = copies;
   plan.implicit_first = first_pays_implicit<E>(r);
+  plan.one_product = one_product;
+  plan.apart = one_product ? r.problem.net->first().in * r.problem.net->first().out : 0;
   const bool implicit = plan.implicit_first;
   fill_plan<E>(plan, net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride, needs_z<M>,
                is_curved<M>,
@@ -146,6 +152,20 @@ inline void* rate_output(const Call&) {
   return nullptr;
 }
 
+inline void* first_gradient(const MetaGradCall& call) {
+  return call.grads[call.problem.net->first().weight_leaf];
+}
+template <class Call>
+inline void* first_gradient(const Call&) {
+  return nullptr;
+}
+
+/// A piece of scratch memory, at a multiple of 256 bytes.
+struct Scratch {
+  int64_t offset = 0, bytes = 0;
+  char* at(char* memory) const { return bytes > 0 ? memory + offset : nullptr; }
+};
+
 /// Every size that block code keeps in 32 bits, for any group.
 inline bool fits_block(const Request& r, int64_t parameters) {
   constexpr int64_t kMost = std::numeric_limits<int>::max() / 64;
@@ -170,6 +190,7 @@ class Operation {
     layers_.resize(static_cast<size_t>(net.depth));
     plan_.layers = layers_.data();
     sums_ = request_.wants_grad;
+    one_product_ = takes_one_product();
     schedule_ = choose();
     if (!schedule_.threads) {
       return "the demanded strategy, tasks_per_block and threads do not fit this call or the "
@@ -182,6 +203,7 @@ class Operation {
   }
 
  private:
+  static constexpr bool kUnrolls = std::is_same_v<Call, MetaGradCall>;
   static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
   BlockOptions options(const Cut& cut) const {
@@ -216,11 +238,19 @@ class Operation {
     if (strategy != BlockStrategy::kLowRank) return Factors::kNone;
     return context_.fixed.strategy == strategy ? Factors::kAll : Factors::kWherePaying;
   }
+  bool takes_one_product() const {
+    const bool implicit = first_pays_implicit<BlockEngine<CountingBlock, Real>>(request_);
+    if (!implicit || call_.problem.tasks == 0) return false;
+    return context_.fixed.one_product.value_or(pays_one_product(request_, sizeof(Real)));
+  }
+  bool make_plan(const Cut& cut) {
+    return make_block_plan<Real>(plan_, request_, cut, factors(cut.strategy), one_product_);
+  }
   Schedule choose() {
     const auto footprint = [&](const Cut& cut) {
       constexpr int64_t kReal = sizeof(Real);
       if (cut.strategy == BlockStrategy::kCluster && !allows_cluster()) return Footprint{};
-      if (!make_block_plan<Real>(plan_, request_, cut, factors(cut.strategy))) return Footprint{};
+      if (!make_plan(cut)) return Footprint{};
       const bool implicit = plan_.implicit_first && plan_.first_adapts;
       if (cut.strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) {
         return Footprint{};
@@ -231,14 +261,16 @@ class Operation {
                        o.has_staging ? staging_size<Real>(cut.threads) * kReal : 0};
     };
     const auto work = [&](BlockStrategy strategy) {
-      return with_factors(work_, request_, factors(strategy));
+      const TaskWork work = with_factors(work_, request_, factors(strategy));
+      return one_product_ ? with_one_product(work, request_) : work;
     };
     return choose_schedule(work, context_.facts, call_.problem.tasks, context_.fixed, footprint);
   }
 
-  /// Table, launch and the layout of scratch memory: [slots][workspaces][far sums][table].
+  /// Table, launch and the layout of scratch memory.
   void prepare() {
-    make_block_plan<Real>(plan_, request_, schedule_, factors(schedule_.strategy));
+    make_plan(schedule_);
+    schedule_.one_product = one_product_;
     Launch<Call>& l = launch_;
     l.call = call_;
     l.plan = plan_;
@@ -258,12 +290,38 @@ class Operation {
     add_arrays(table_, l.layout, call_);
     l.layout.bytes = table_.size();
 
-    const int64_t real = sizeof(Real), slot = l.options.parameters + l.rate_size;
-    slots_bytes_ = sums_ ? aligned(l.blocks * slot * real) : 0;
-    workspaces_bytes_ = aligned(l.blocks * l.workspace_size * real);
-    far_bytes_ = aligned(l.blocks * schedule_.cluster * l.far_size * real);
-    table_bytes_ = table_.size() > kInlineTable ? table_.size() : 0;
-    schedule_.scratch_bytes = slots_bytes_ + workspaces_bytes_ + far_bytes_ + table_bytes_;
+    l.slot_size = l.options.parameters - plan_.apart + l.rate_size;
+    if constexpr (kUnrolls) first_ = first_layer();
+    const int64_t real = sizeof(Real);
+    slots_ = reserve(sums_ ? l.blocks * l.slot_size * real : 0);
+    workspaces_ = reserve(l.blocks * l.workspace_size * real);
+    far_ = reserve(l.blocks * schedule_.cluster * l.far_size * real);
+    first_rows_ = reserve(one_product_ ? first_rows_bytes(request_, real) : 0);
+    parts_ = reserve(first_.parts > 1 ? first_.parts * plan_.apart * real : 0);
+    piece_of_table_ = reserve(table_.size() > kInlineTable ? table_.size() : 0);
+  }
+  /// What follows the pieces of scratch memory that are reserved already.
+  Scratch reserve(int64_t bytes) {
+    const Scratch piece{schedule_.scratch_bytes, bytes};
+    schedule_.scratch_bytes += aligned(bytes);
+    return piece;
+  }
+  /// What the launches before and after the tasks' own are told, but for their rows.
+  FirstLayerLaunch first_layer() const {
+    FirstLayerLaunch f{};
+    if (!one_product_) return f;
+    const Layer& first = call_.problem.net->first();
+    f.support = call_.support;
+    f.query = call_.query;
+    f.tasks = call_.problem.tasks;
+    f.in = first.in;
+    f.out = first.out;
+    f.last = f.tasks * (f.support.rows + f.query.rows);
+    f.weight = call_.problem.params.data[first.weight_leaf];
+    if (sums_) {
+      f.parts = gradient_parts<Real>(f.out, f.in, f.last, context_.facts.multiprocessors);
+    }
+    return f;
   }
 
   const char* launch() {
@@ -273,12 +331,12 @@ class Operation {
     }
     T target(context_);
     Launch<Call>& l = launch_;
-    l.slots = scratch;
-    l.workspace = workspaces_bytes_ ? scratch + slots_bytes_ : nullptr;
-    l.far = far_bytes_ ? scratch + slots_bytes_ + workspaces_bytes_ : nullptr;
+    l.slots = slots_.at(scratch);
+    l.workspace = workspaces_.at(scratch);
+    l.far = far_.at(scratch);
+    l.first_rows = first_rows_.at(scratch);
     l.table = nullptr;
-    if (table_bytes_) {
-      char* to = scratch + slots_bytes_ + workspaces_bytes_ + far_bytes_;
+    if (char* to = piece_of_table_.at(scratch)) {
       for (int64_t at = 0; at < table_.size(); at += kTablePiece) {
         const int64_t size = std::min(kTablePiece, table_.size() - at);
         if (const char* error = target.upload(to + at, table_.data() + at, size)) return error;
@@ -288,13 +346,34 @@ class Operation {
       std::memcpy(l.inline_table, table_.data(), static_cast<size_t>(table_.size()));
     }
     if (l.blocks > 0) {
-      if (const char* error = launch_tasks(target)) return error;
+      const char* error = multiply_inputs(target);
+      if (!error) error = launch_tasks(target);
+      if (!error) error = multiply_cotangents(target, scratch);
+      if (error) return error;
     }
     return sums_ ? sum(target) : nullptr;
   }
 
+  /// X W^T: of the support only if there are steps.
+  const char* multiply_inputs(T& target) {
+    if (!one_product_) return nullptr;
+    first_.rows = launch_.first_rows;
+    first_.first = request_.steps > 0 ? 0 : first_.tasks * first_.support.rows;
+    const int64_t blocks = product_tiles<Real>(first_.last - first_.first, first_.out);
+    return blocks > 0 ? target.template multiply_inputs<Real>(first_, blocks) : nullptr;
+  }
+  /// D^T X: of the support only if its cotangents count.
+  const char* multiply_cotangents(T& target, char* scratch) {
+    if (!one_product_ || !sums_) return nullptr;
+    const bool moves = request_.steps > 0 && plan_.lowest < plan_.depth;
+    first_.first = moves && request_.order == 2 ? 0 : first_.tasks * first_.support.rows;
+    first_.gradient = first_.parts > 1 ? parts_.at(scratch) : first_gradient(call_);
+    const int64_t blocks = first_.parts * product_tiles<Real>(first_.out, first_.in);
+    return target.template multiply_cotangents<Real>(first_, blocks);
+  }
+
   const char* launch_tasks(T& target) {
-    if constexpr (std::is_same_v<Call, MetaGradCall>) {
+    if constexpr (kUnrolls) {
       if (schedule_.strategy == BlockStrategy::kLowRank) {
         return target.template launch<BlockKind::kFactors, Real, Pass>(launch_, schedule_);
       }
@@ -307,8 +386,9 @@ class Operation {
 
   const char* sum(T& target) {
     SumLaunch s{};
-    s.slots = launch_.slots;
-    s.count = launch_.blocks;
+    s.slots = {launch_.slots, launch_.blocks, launch_.slot_size};
+    s.apart = {first_.gradient, first_.parts, plan_.apart};
+    s.start = first_.parts > 1 ? 0 : plan_.apart;
     s.parameters = launch_.options.parameters;
     s.rate_size = launch_.rate_size;
     s.depth = plan_.depth;
@@ -317,7 +397,7 @@ class Operation {
     s.layout = launch_.layout;
     s.table = launch_.table;
     if (!s.table) std::memcpy(s.inline_table, launch_.inline_table, sizeof s.inline_table);
-    const int64_t columns = s.parameters + s.rate_size;
+    const int64_t columns = s.parameters + s.rate_size - s.start;
     return target.template sum<Real>(s, (columns + kSumColumns - 1) / kSumColumns);
   }
 
@@ -330,8 +410,9 @@ class Operation {
   Schedule schedule_;
   Table table_;
   Launch<Call> launch_{};
-  bool sums_ = false;
-  int64_t slots_bytes_ = 0, workspaces_bytes_ = 0, far_bytes_ = 0, table_bytes_ = 0;
+  FirstLayerLaunch first_{};
+  bool sums_ = false, one_product_ = false;
+  Scratch slots_, workspaces_, far_, first_rows_, parts_, piece_of_table_;
 };
 
 /// The table of operations of a target and a dtype.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "core/request.h"
 
@@ -37,10 +38,16 @@ struct Cut {
   int threads = 0;
 };
 
+/// What the caller fixes; kAuto, 0 and nothing leave the choice to the model.
+struct FixedParts : Cut {
+  std::optional<bool> one_product;  // where it is possible
+};
+
 /// What was chosen; no threads: nothing fits.
 struct Schedule : Cut {
   int64_t groups = 0, blocks = 0;  // blocks, or clusters
   bool in_shared = false;          // the workspace; else in global memory
+  bool one_product = false;        // of the first weight with the rows of all tasks
   int64_t workspace_bytes = 0;     // of one block, without sums that lie apart
   int64_t shared_bytes = 0;        // of one block, asked for at the launch
   int64_t scratch_bytes = 0;       // in global memory, of the whole call
@@ -52,6 +59,7 @@ struct TaskWork {
   double multiply_adds;  // in products
   double width;          // results of a typical product: threads that find work
   double phases;         // barriers
+  double apart_multiply_adds = 0, apart_launches = 0;  // in launches of all multiprocessors
 };
 
 /// What a block of a strategy needs, or that the strategy cannot run the call.
@@ -77,6 +85,7 @@ constexpr double kStreamedFactor = 4;         // the same from global memory thr
 constexpr double kLowRankFactor = 2;          // the same where factors alone are in shared memory
 constexpr double kExchangeCycles = 400;       // a barrier of a cluster and the way to another block
 constexpr double kRemoteCycles = 0.25;        // of a multiprocessor for a number from another
+constexpr double kLaunchCycles = 4000;        // until a launch that waits for another one works
 constexpr int64_t kRegisters = 65536;         // of a multiprocessor
 constexpr int64_t kThreadRegisters = 192;     // of a kernel, rounded up: docs/cuda-resources.md
 constexpr int64_t kMoreRegisters = 224;       // of the low-rank and cluster kernels
@@ -117,7 +126,11 @@ inline double estimated_cycles(const TaskWork& work, const DeviceFacts& device, 
   const int64_t blocks = groups * cut.cluster;
   const int64_t together =
       std::min<int64_t>(in_flight, (blocks + device.multiprocessors - 1) / device.multiprocessors);
-  return waves * std::max(alone, static_cast<double>(together) * macs / kMultiplyAddsPerCycle);
+  const double apart =
+      work.apart_launches * kLaunchCycles + work.apart_multiply_adds * static_cast<double>(tasks) /
+                                                (kMultiplyAddsPerCycle * device.multiprocessors);
+  const double shared_out = static_cast<double>(together) * macs / kMultiplyAddsPerCycle;
+  return apart + waves * std::max(alone, shared_out);
 }
 
 /// How much slower a multiply-add is than from shared memory.

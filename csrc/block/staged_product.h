@@ -21,7 +21,10 @@ struct StagedTile {
   static constexpr int kRows = 16 / static_cast<int>(sizeof(Real)), kCols = kRows;
   int thread_rows, thread_cols;
 
-  IL_HD StagedTile(int threads, int m) : thread_rows(m > 8 * kRows ? 16 : m > 4 * kRows ? 8 : 4) {
+  IL_HD StagedTile(int threads, int64_t m)
+      : thread_rows(m > 8 * kRows   ? 16
+                    : m > 4 * kRows ? 8
+                                    : 4) {
     thread_cols = threads / thread_rows;
   }
   IL_HD int rows() const { return kRows * thread_rows; }
@@ -39,35 +42,18 @@ IL_HD inline int64_t staging_size(int threads) {
   return 2 * kSlab<Real> * static_cast<int64_t>(most + 2);
 }
 
+/// The tile that a block works on: its sums in registers, slabs of both operands in two buffers.
 template <class Block, class Real, class Cell>
-class StagedProduct {
+class StagedSums {
  public:
-  /// near: workspace cells lie in shared memory, so that they are copied by the threads.
-  IL_HD StagedProduct(const Block& block, const BlockProduct<Real, Cell>& x, Cell* staging,
-                      bool near)
-      : block_(block),
-        x_(x),
-        tile_(block.threads(), x.m),
-        staging_(staging),
-        near_(near),
-        slabs_((x.k + kSlab<Real> - 1) / kSlab<Real>),
-        sums_(block) {}
+  IL_HD StagedSums(const Block& block, int64_t m, Cell* staging)
+      : tile(block.threads(), m), block_(block), staging_(staging), sums_(block) {}
 
-  IL_HD void run() {
-    for (int64_t task = 0; task < x_.tasks; ++task) {
-      for (int i = 0; i < x_.m; i += tile_.rows()) {
-        for (int j = 0; j < x_.n; j += tile_.cols()) run_tile(task, i, j);
-      }
-    }
-  }
-
- private:
-  static constexpr int kRows = StagedTile<Real>::kRows, kCols = StagedTile<Real>::kCols;
-  struct Sums {
-    Real at[kRows][kCols];
-  };
-
-  IL_HD void run_tile(int64_t task, int i0, int j0) {
+  /// The sums over all slabs. copy(slab, left, right) starts the copies of one slab, A to left
+  /// [kSlab, tile rows] and B to right [kSlab, tile columns], by `fill`; store(i, j, sum) takes a
+  /// result of the tile.
+  template <class Copy, class Store>
+  IL_HD void run(int slabs, Copy copy, Store store) {
     each_thread([&](Sums& sums, int, int) {
       IL_UNROLL
       for (int r = 0; r < kRows; ++r) {
@@ -75,11 +61,10 @@ class StagedProduct {
         for (int c = 0; c < kCols; ++c) sums.at[r][c] = 0;
       }
     });
-    const int total = x_.a2 ? 2 * slabs_ : slabs_;
-    copy(task, i0, j0, 0);
-    for (int slab = 0; slab < total; ++slab) {
-      if (slab + 1 < total) {
-        copy(task, i0, j0, slab + 1);
+    if (slabs > 0) start(0, copy);
+    for (int slab = 0; slab < slabs; ++slab) {
+      if (slab + 1 < slabs) {
+        start(slab + 1, copy);
         block_.template wait_copies<1>();
       } else {
         block_.template wait_copies<0>();
@@ -88,56 +73,57 @@ class StagedProduct {
       multiply(slab);
       block_.barrier();
     }
-    store(task, i0, j0);
+    each_thread([&](const Sums& sums, int row, int col) {
+      IL_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        IL_UNROLL
+        for (int c = 0; c < kCols; ++c) {
+          store(row + r * tile.thread_rows, col + c * tile.thread_cols, sums.at[r][c]);
+        }
+      }
+    });
     block_.barrier();
   }
 
-  IL_HD Cell* left(int slab) const { return staging_ + slab % 2 * buffer_size(); }
-  IL_HD Cell* right(int slab) const { return left(slab) + kSlab<Real> * (tile_.rows() + 1); }
-  IL_HD int64_t buffer_size() const { return kSlab<Real> * (tile_.rows() + tile_.cols() + 2); }
+  /// f(to, i, k) for every number of a slab that is `width` wide. Neighbouring threads take
+  /// neighbouring numbers of the operand: in direction k, or in direction i.
+  template <class F>
+  IL_HD void fill(Cell* to, int width, bool along_k, F f) const {
+    block_.spread(along_k ? width : kSlab<Real>, along_k ? kSlab<Real> : width, [&](int p, int q) {
+      const int i = along_k ? p : q, k = along_k ? q : p;
+      f(to + k * (width + 1) + i, i, k);
+    });
+  }
 
-  /// Starts the copies of one slab; what lies beyond the operands is zero.
-  IL_HD void copy(int64_t task, int i0, int j0, int slab) const {
-    const bool second = slab >= slabs_;
-    const int k0 = (second ? slab - slabs_ : slab) * kSlab<Real>;
-    const Cell* a = (second ? x_.a2 : x_.a) + task * x_.a_task;
-    const auto b = (second ? Source<Real, Cell>(x_.b2, nullptr) : x_.b).from(task * x_.b_task);
-    Cell *to_a = left(slab), *to_b = right(slab);
-    // neighbouring threads take neighbouring numbers of the operand
-    const int rows = tile_.rows(), cols = tile_.cols();
-    const bool a_by_row = x_.a_col == 1, b_by_row = x_.b_col == 1;
-    block_.spread(a_by_row ? rows : kSlab<Real>, a_by_row ? kSlab<Real> : rows, [&](int p, int q) {
-      const int i = a_by_row ? p : q, k = a_by_row ? q : p;
-      Cell* to = to_a + k * (rows + 1) + i;
-      if (i0 + i >= x_.m || k0 + k >= x_.k) {
-        *to = Real(0);
-      } else {
-        block_.copy(to, a + (i0 + i) * x_.a_row + (k0 + k) * x_.a_col, near_);
-      }
-    });
-    block_.spread(b_by_row ? kSlab<Real> : cols, b_by_row ? cols : kSlab<Real>, [&](int p, int q) {
-      const int k = b_by_row ? p : q, j = b_by_row ? q : p;
-      Cell* to = to_b + k * (cols + 1) + j;
-      if (j0 + j >= x_.n || k0 + k >= x_.k) {
-        *to = Real(0);
-      } else {
-        b.copy(block_, to, (k0 + k) * x_.b_row + (j0 + j) * x_.b_col, near_);
-      }
-    });
+  const StagedTile<Real> tile;
+
+ private:
+  static constexpr int kRows = StagedTile<Real>::kRows, kCols = StagedTile<Real>::kCols;
+  struct Sums {
+    Real at[kRows][kCols];
+  };
+
+  IL_HD Cell* left(int slab) const { return staging_ + slab % 2 * buffer_size(); }
+  IL_HD Cell* right(int slab) const { return left(slab) + kSlab<Real> * (tile.rows() + 1); }
+  IL_HD int64_t buffer_size() const { return kSlab<Real> * (tile.rows() + tile.cols() + 2); }
+
+  template <class Copy>
+  IL_HD void start(int slab, Copy copy) const {
+    copy(slab, left(slab), right(slab));
     block_.commit_copies();
   }
 
   IL_HD void multiply(int slab) {
     const Cell *a = left(slab), *b = right(slab);
-    const int a_ld = tile_.rows() + 1, b_ld = tile_.cols() + 1;
+    const int a_ld = tile.rows() + 1, b_ld = tile.cols() + 1;
     each_thread([&](Sums& sums, int row, int col) {
       IL_LOOP
       for (int k = 0; k < kSlab<Real>; ++k) {
         Real from_a[kRows], from_b[kCols];
         IL_UNROLL
-        for (int r = 0; r < kRows; ++r) from_a[r] = a[k * a_ld + row + r * tile_.thread_rows];
+        for (int r = 0; r < kRows; ++r) from_a[r] = a[k * a_ld + row + r * tile.thread_rows];
         IL_UNROLL
-        for (int c = 0; c < kCols; ++c) from_b[c] = b[k * b_ld + col + c * tile_.thread_cols];
+        for (int c = 0; c < kCols; ++c) from_b[c] = b[k * b_ld + col + c * tile.thread_cols];
         IL_UNROLL
         for (int r = 0; r < kRows; ++r) {
           IL_UNROLL
@@ -147,38 +133,82 @@ class StagedProduct {
     });
   }
 
-  IL_HD void store(int64_t task, int i0, int j0) {
+  /// f(sums, row, col) on every thread that has a part of the tile: the same one in all phases.
+  template <class F>
+  IL_HD void each_thread(F f) {
+    block_.spread(tile.thread_rows, tile.thread_cols,
+                  [&](int row, int col) { f(sums_.at(row * tile.thread_cols + col), row, col); });
+  }
+
+  const Block& block_;
+  Cell* const staging_;
+  typename Block::template PerThread<Sums> sums_;
+};
+
+template <class Block, class Real, class Cell>
+class StagedProduct {
+ public:
+  /// near: workspace cells lie in shared memory, so that they are copied by the threads.
+  IL_HD StagedProduct(const Block& block, const BlockProduct<Real, Cell>& x, Cell* staging,
+                      bool near)
+      : block_(block),
+        x_(x),
+        near_(near),
+        slabs_((x.k + kSlab<Real> - 1) / kSlab<Real>),
+        sums_(block, x.m, staging) {}
+
+  IL_HD void run() {
+    const int rows = sums_.tile.rows(), cols = sums_.tile.cols();
+    for (int64_t task = 0; task < x_.tasks; ++task) {
+      for (int i = 0; i < x_.m; i += rows) {
+        for (int j = 0; j < x_.n; j += cols) run_tile(task, i, j);
+      }
+    }
+  }
+
+ private:
+  IL_HD void run_tile(int64_t task, int i0, int j0) {
     const Real factor = x_.rate ? x_.sign * static_cast<Real>(x_.rate[task]) : x_.sign;
     const Source<Real, Cell> base = x_.c0.from(task * x_.c0_task);
     Cell* to = x_.c + task * x_.c_task;
-    each_thread([&](const Sums& sums, int row, int col) {
-      IL_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        IL_UNROLL
-        for (int c = 0; c < kCols; ++c) {
-          const int i = i0 + row + r * tile_.thread_rows, j = j0 + col + c * tile_.thread_cols;
-          if (i >= x_.m || j >= x_.n) continue;
-          const Real product = factor * sums.at[r][c];
+    sums_.run(
+        x_.a2 ? 2 * slabs_ : slabs_,
+        [&](int slab, Cell* left, Cell* right) { copy(task, i0, j0, slab, left, right); },
+        [&](int row, int col, Real sum) {
+          const int i = i0 + row, j = j0 + col;
+          if (i >= x_.m || j >= x_.n) return;
+          const Real product = factor * sum;
           to[i * x_.c_row + j] = base ? base.at(i * x_.c0_row + j) + product : product;
-        }
+        });
+  }
+
+  /// Starts the copies of one slab; what lies beyond the operands is zero.
+  IL_HD void copy(int64_t task, int i0, int j0, int slab, Cell* left, Cell* right) const {
+    const bool second = slab >= slabs_;
+    const int k0 = (second ? slab - slabs_ : slab) * kSlab<Real>;
+    const Cell* a = (second ? x_.a2 : x_.a) + task * x_.a_task;
+    const auto b = (second ? Source<Real, Cell>(x_.b2, nullptr) : x_.b).from(task * x_.b_task);
+    sums_.fill(left, sums_.tile.rows(), x_.a_col == 1, [&](Cell* to, int i, int k) {
+      if (i0 + i >= x_.m || k0 + k >= x_.k) {
+        *to = Real(0);
+      } else {
+        block_.copy(to, a + (i0 + i) * x_.a_row + (k0 + k) * x_.a_col, near_);
+      }
+    });
+    sums_.fill(right, sums_.tile.cols(), x_.b_col != 1, [&](Cell* to, int j, int k) {
+      if (j0 + j >= x_.n || k0 + k >= x_.k) {
+        *to = Real(0);
+      } else {
+        b.copy(block_, to, (k0 + k) * x_.b_row + (j0 + j) * x_.b_col, near_);
       }
     });
   }
 
-  /// f(sums, row, col) on every thread that has a part of the tile: the same one in all phases.
-  template <class F>
-  IL_HD void each_thread(F f) {
-    block_.spread(tile_.thread_rows, tile_.thread_cols,
-                  [&](int row, int col) { f(sums_.at(row * tile_.thread_cols + col), row, col); });
-  }
-
   const Block& block_;
   const BlockProduct<Real, Cell>& x_;
-  const StagedTile<Real> tile_;
-  Cell* const staging_;
   const bool near_;
   const int slabs_;
-  typename Block::template PerThread<Sums> sums_;
+  StagedSums<Block, Real, Cell> sums_;
 };
 
 /// Tiles pay where they are mostly full and long enough to hide a copy.

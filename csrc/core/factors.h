@@ -21,7 +21,7 @@ IL_HD void add_factors(const E& e, const Rows<typename E::Elem>& small,
   };
   int64_t column = 0;
   each([&](const R& left, const R& right, const typename E::PerTask* rate, typename E::Real sign) {
-    e.start_rows_nt(part(column, left.rows), x, turned ? right : left, rate, sign);
+    e.start_rows_nt(part(column, left.rows), x, turned ? right : left, rate, sign, false);
     column += left.rows;
   });
   base();

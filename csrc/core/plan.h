@@ -78,9 +78,11 @@ struct Plan {
   bool first_adapts = false;   // the first weight adapts
   bool turns_weights = false;  // parameter blocks carry transposed copies
   bool has_per_task_leaf = false;
-  bool factored = false;  // some layer is
-  int64_t copies = 1;     // task copies in one array (1: an element is a vector over tasks)
+  bool factored = false;     // some layer is
+  bool one_product = false;  // other launches multiply with the first weight for all tasks at once
+  int64_t copies = 1;        // task copies in one array (1: an element is a vector over tasks)
   int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0, initial = 0;
+  int64_t apart = 0;  // numbers at the front of the flat order whose sum is not in the sink
 };
 
 /// Fills a plan. `E::pad(n)` is the row length that holds n elements; `E::turned(out, in)` the size
@@ -141,7 +143,7 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     to.b = block;
     block += plan.copies * to.ld_out;
     to.sink_w = sink;
-    sink += to.out * to.ld_in;
+    if (l > 0 || !plan.one_product) sink += to.out * to.ld_in;
     to.sink_b = sink;
     sink += to.ld_out;
   }

@@ -13,6 +13,8 @@
 //   factored  phi_s only as phi_0 and the factors delta, in of its updates; lambda only as the
 //             factors of its terms, which tapes of all steps keep (core/factors.h).
 //   fixed     not adapted: one copy for all steps; contributions go straight to the sum over tasks.
+// An engine with kOneProduct may leave the two products of an implicit layer's initial weight,
+// X W_0^T and cotangents^T X, to others that take all tasks at once (plan.one_product).
 // Layers below the first adapted one are passed once, not once per step, in both directions.
 #pragma once
 
@@ -92,11 +94,8 @@ class Unroll {
     e_.load_params(initial_);
     if (!call_.rates.elementwise) load_rates();
     if (implicit_moves_) {
-      e_.rows_nt(gram_, support_.x, support_.x);
-      if (has_query_) {
-        e_.rows_nt(cross_, query_.x, support_.x);
-        e_.clear(d_);
-      }
+      gram_products();
+      if (has_query_) e_.clear(d_);
     }
     if (call_.adapted && call_.adapted_stepwise) export_adapted(0);
     for (int64_t s = 0; s < steps_; ++s) {
@@ -235,12 +234,48 @@ class Unroll {
     return sweep_.h(support_tape(l - 1 < plan_.lowest ? 0 : s), l - 1);
   }
 
+  IL_CALL void gram_products() {
+    if constexpr (E::kOneProduct) {
+      if (plan_.one_product) {
+        e_.gram_products(gram_, cross_, support_, call_.support, query_, call_.query);
+        return;
+      }
+    }
+    e_.rows_nt(gram_, support_.x, support_.x);
+    if (has_query_) e_.rows_nt(cross_, query_.x, support_.x);
+  }
+  /// Where the rows of a side begin among those of all tasks: the query's come last.
+  IL_HD int64_t first_row(bool is_query) const {
+    return is_query ? call_.problem.tasks * call_.support.rows : 0;
+  }
+  /// c = X W_0^T of the implicit first layer.
+  IL_CALL void initial_product(const R& c, bool is_query) {
+    if constexpr (E::kOneProduct) {
+      if (plan_.one_product) {
+        e_.load_first_rows(c, first_row(is_query));
+        return;
+      }
+    }
+    Params{this, 0}.nt(c, is_query ? query_.x : support_.x, 0, false);
+  }
+  /// sign * cotangents^T X of the implicit first layer, to the sum over tasks.
+  IL_CALL void sink_first(const R& cotangents, bool is_query, Real sign) {
+    if constexpr (E::kOneProduct) {
+      if (plan_.one_product) {
+        e_.store_first_rows(cotangents, first_row(is_query), sign);
+        return;
+      }
+    }
+    e_.sink_tn(plan_.layers[0], cotangents, is_query ? query_.x : support_.x, nullptr, nullptr,
+               sign);
+  }
+
   IL_CALL void inner_step(int64_t s) {
     const T t = support_tape(s);
     const Params params{this, s};
     for (int l = s ? plan_.lowest : 0; l < plan_.depth; ++l) {
       if (is_implicit(l)) {
-        if (s == 0) params.nt(u_, support_.x, 0, false);
+        if (s == 0) initial_product(u_, false);
         sweep_.forward_layer(t, support_.x, params, l, &u_);
       } else {
         sweep_.forward_layer(t, support_input(s, l), params, l, nullptr);
@@ -300,7 +335,7 @@ class Unroll {
     for (int l = 0; l < plan_.depth; ++l) {
       if (is_implicit(l)) {
         const R linear = sweep_.z(t, 0);
-        params.nt(linear, query_.x, 0, false);
+        initial_product(linear, true);
         if (implicit_moves_ && s > 0) e_.rows_nn(linear, cross_, d_, nullptr, -1, true);
         sweep_.forward_layer(t, query_.x, params, l, &linear);
       } else {
@@ -344,6 +379,8 @@ class Unroll {
       const R delta = sweep_.delta(t, l), in = l ? sweep_.h(t, l - 1) : query_.x;
       if (keeps_lambda(l)) {
         e_.tn(weight_in(lambda_, l), nullptr, p, delta, in, nullptr, nullptr, nullptr, 1);
+      } else if (is_implicit(l)) {
+        sink_first(delta, true, 1);
       } else {
         e_.sink_tn(p, delta, in, nullptr, nullptr, 1);
       }
@@ -359,7 +396,7 @@ class Unroll {
     }
     if (body_.p) reverse_body();
     if (implicit_ && moves_ && call_.order == 2 && plan_.lowest == 0) {
-      e_.sink_tn(plan_.layers[0], r0_, support_.x, nullptr, nullptr, -1);
+      sink_first(r0_, false, -1);
     }
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
@@ -537,7 +574,11 @@ class Unroll {
         params.nn(cotangent, sweep_.rdelta(r, l + 1), l + 1, false);
       }
       e_.activation_backward(cotangent, cotangent, sweep_.z(t, l), sweep_.h(t, l), plan_.layers[l]);
-      accumulate(0, l, cotangent, l ? sweep_.h(t, l - 1) : support_.x, nullptr, nullptr, -1);
+      if (is_implicit(l)) {
+        sink_first(cotangent, false, -1);
+      } else {
+        accumulate(0, l, cotangent, l ? sweep_.h(t, l - 1) : support_.x, nullptr, nullptr, -1);
+      }
       if (plan_.layers[l].bias_leaf >= 0) {
         const typename E::BiasRef from = e_.block_bias(l, lambda_);
         e_.column_sums(bias_in(lambda_, l), &from, cotangent, nullptr, -1);

@@ -27,6 +27,7 @@ class LaneEngine {
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = true;  // results are interleaved: built, then copied out
   static constexpr bool kFactors = false;
+  static constexpr bool kOneProduct = false;
 
   struct SideData {
     R x;

@@ -37,6 +37,7 @@ class RowEngine {
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = false;  // results are written in place
   static constexpr bool kFactors = false;
+  static constexpr bool kOneProduct = false;
   static constexpr int kPanel = kPanelVectors * S::kLanes;
   static constexpr int64_t kFewRows = 8;  // up to here a dot product beats turning the weights
 

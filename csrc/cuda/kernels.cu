@@ -1,12 +1,13 @@
 // The operations on CUDA for one dtype. CMake compiles this file once for float and once for
 // double.
 //
-// A kernel: one block for a group of tasks at a time (block/kernels.h). The frame lies in static
-// shared memory, the workspace in dynamic shared memory (resident, low-rank where it fits) or in
-// the caller's scratch memory (streamed), as sums over tasks of the low-rank strategy. At most
-// kMaxThreads threads; block/schedule.h keeps to that and to the shared memory that the device
-// allows. Kernels for clusters are empty for architectures without them, where nothing launches
-// them.
+// The tasks' kernel: one block for a group of tasks at a time (block/kernels.h). The frame lies in
+// static shared memory, the workspace in dynamic shared memory (resident, cluster, low-rank where
+// it fits) or in the caller's scratch memory (streamed), as sums over tasks of the low-rank and
+// cluster strategies. At most kMaxThreads threads; block/schedule.h keeps to that and to the shared
+// memory that the device allows. Kernels for clusters are empty for architectures without them,
+// where nothing launches them. Before and after it, kernels that multiply for all tasks at once
+// (block/first_layer.h).
 #include <cuda_runtime.h>
 
 #include <atomic>
@@ -52,6 +53,22 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 }
 
 template <class Real>
+__global__ void __launch_bounds__(kProductThreads, kProductBlocks)
+    inputs_kernel(const __grid_constant__ FirstLayerLaunch launch) {
+  extern __shared__ __align__(16) char dynamic[];
+  multiply_inputs<DeviceBlock, Real>(DeviceBlock{}, launch, reinterpret_cast<Real*>(dynamic),
+                                     blockIdx.x);
+}
+
+template <class Real>
+__global__ void __launch_bounds__(kProductThreads, kProductBlocks)
+    cotangents_kernel(const __grid_constant__ FirstLayerLaunch launch) {
+  extern __shared__ __align__(16) char dynamic[];
+  multiply_cotangents<DeviceBlock, Real>(DeviceBlock{}, launch, reinterpret_cast<Real*>(dynamic),
+                                         blockIdx.x);
+}
+
+template <class Real>
 __global__ void __launch_bounds__(kSumColumns* kSumLanes)
     sum_kernel(const __grid_constant__ SumLaunch launch) {
   __shared__ Real partial[kSumColumns * kSumLanes];
@@ -67,6 +84,12 @@ __global__ void store_kernel(char* to, const __grid_constant__ Piece piece, int 
   for (int i = static_cast<int>(threadIdx.x); i < size; i += static_cast<int>(blockDim.x)) {
     to[i] = piece.bytes[i];
   }
+}
+
+/// At most 48 KiB, which every kernel may take.
+template <class Real>
+size_t product_staging_bytes() {
+  return static_cast<size_t>(staging_size<Real>(kProductThreads)) * sizeof(Real);
 }
 
 const char* text(cudaError_t error) {
@@ -110,6 +133,18 @@ class CudaTarget {
     config.attrs = &cluster;
     config.numAttrs = kKind == BlockKind::kCluster ? 1 : 0;
     return text(cudaLaunchKernelEx(&config, kernel, launch));
+  }
+  template <class Real>
+  const char* multiply_inputs(const FirstLayerLaunch& launch, int64_t blocks) {
+    inputs_kernel<Real><<<static_cast<unsigned>(blocks), kProductThreads,
+                          product_staging_bytes<Real>(), stream_>>>(launch);
+    return text(cudaGetLastError());
+  }
+  template <class Real>
+  const char* multiply_cotangents(const FirstLayerLaunch& launch, int64_t blocks) {
+    cotangents_kernel<Real><<<static_cast<unsigned>(blocks), kProductThreads,
+                              product_staging_bytes<Real>(), stream_>>>(launch);
+    return text(cudaGetLastError());
   }
   template <class Real>
   const char* sum(const SumLaunch& launch, int64_t blocks) {

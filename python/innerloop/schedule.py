@@ -33,10 +33,11 @@ H100 = DeviceFacts(132, 232448, 233472, 8)
 class Schedule(NamedTuple):
     """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
     (always if the strategy is "resident" or "cluster", where they fit if "low_rank"), else in
-    global memory. `cluster` blocks share a group of `tasks_per_block` tasks.
-    `shared_bytes` are a block's shared memory: the workspace if it lies there, and operands on
-    their way. `scratch_bytes` are torch's, in global memory, for the whole call. `cycles` is an
-    estimate that is good for comparing schedules and nothing else."""
+    global memory. `cluster` blocks share a group of `tasks_per_block` tasks. `one_product`: the
+    first layer's products with a weight that all tasks share are launches of their own, for all
+    tasks at once. `shared_bytes` are a block's shared memory: the workspace if it lies there, and
+    operands on their way. `scratch_bytes` are torch's, in global memory, for the whole call.
+    `cycles` is an estimate that is good for comparing schedules and nothing else."""
 
     strategy: str
     tasks_per_block: int
@@ -44,6 +45,7 @@ class Schedule(NamedTuple):
     cluster: int
     blocks: int
     in_shared: bool
+    one_product: bool
     workspace_bytes: int
     shared_bytes: int
     scratch_bytes: int
@@ -130,10 +132,15 @@ def plan(
 
 @contextmanager
 def fixed_plan(
-    strategy: str = "auto", *, tasks_per_block: int = 0, threads: int = 0, cluster: int = 0
+    strategy: str = "auto",
+    *,
+    tasks_per_block: int = 0,
+    threads: int = 0,
+    cluster: int = 0,
+    one_product: bool | None = None,
 ) -> Iterator[None]:
     """Fixes parts of every schedule while the context lasts, in the whole process; what is left at
-    "auto" or 0 is chosen as ever. A call that no such schedule fits raises RuntimeError.
+    "auto", 0 or None is chosen as ever. A call that no such schedule fits raises RuntimeError.
 
     Args:
         strategy: "auto", "resident" (a block's workspace in shared memory), "streamed" (in
@@ -145,6 +152,9 @@ def fixed_plan(
         threads: of a block, 1 to 256.
         cluster: blocks that share a group of tasks, 2 to 8, of the strategy "cluster"; a divisor of
             the widths of all hidden layers (of the inputs, if there are none).
+        one_product: whether the first layer's products with a weight that all tasks share are
+            taken for all tasks at once, where its per-task weights are never built; elsewhere it
+            has no effect.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -156,7 +166,7 @@ def fixed_plan(
         ...     il.meta_grad(...)
     """
     module = _native.cuda()
-    before = module.fix_schedule(strategy, tasks_per_block, threads, cluster)
+    before = module.fix_schedule(strategy, tasks_per_block, threads, cluster, one_product)
     try:
         yield
     finally:

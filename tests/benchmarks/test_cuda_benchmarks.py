@@ -166,6 +166,7 @@ def test_schedules_add_their_sums_and_workspaces() -> None:
         "blocks": 10,
         "tasks_per_block": 3,
         "in_shared": True,
+        "one_product": False,
         "workspace_bytes": 1000,
     }
     sums = 2 * 10 * case.parameters() * 4
@@ -173,6 +174,9 @@ def test_schedules_add_their_sums_and_workspaces() -> None:
     streamed = {**schedule, "strategy": "streamed", "in_shared": False}
     moved = traffic.schedule_bytes(case, streamed) - traffic.schedule_bytes(case, schedule)
     assert moved == 2 * 11 * 1000  # 32 tasks in groups of three
+    apart = {**schedule, "one_product": True}
+    moved = traffic.schedule_bytes(case, apart) - traffic.schedule_bytes(case, schedule)
+    assert moved == 4 * (4 * 32 * 80 * 256 - 2 * 10 * 784 * 256)
 
 
 def test_clock_waits_for_the_last_call_of_a_block() -> None:

@@ -19,6 +19,7 @@ RESIDENT = {
     "threads": 128,
     "blocks": 25,
     "in_shared": True,
+    "one_product": False,
     "workspace_bytes": 60_000,
     "shared_bytes": 60_000,
     "scratch_bytes": 200_000,

@@ -39,6 +39,20 @@ class EmulatedTarget {
     return nullptr;
   }
   template <class Real>
+  const char* multiply_inputs(const FirstLayerLaunch& launch, int64_t blocks) {
+    multiply<Real>(blocks, [&](const EmulatedBlock& block, WatchedCell<Real>* staging, int64_t i) {
+      innerloop::multiply_inputs<EmulatedBlock, Real>(block, launch, staging, i);
+    });
+    return nullptr;
+  }
+  template <class Real>
+  const char* multiply_cotangents(const FirstLayerLaunch& launch, int64_t blocks) {
+    multiply<Real>(blocks, [&](const EmulatedBlock& block, WatchedCell<Real>* staging, int64_t i) {
+      innerloop::multiply_cotangents<EmulatedBlock, Real>(block, launch, staging, i);
+    });
+    return nullptr;
+  }
+  template <class Real>
   const char* sum(const SumLaunch& launch, int64_t blocks) {
     ++launches;
     const EmulatedBlock block(kSumColumns * kSumLanes);
@@ -58,12 +72,11 @@ class EmulatedTarget {
 
     template <class Block, class Call>
     Memory(const Block& block, const Launch<Call>& launch)
-        : has_staging(launch.options.has_staging) {
+        : staging(staging_memory<Real>(launch.staging_size)),
+          has_staging(launch.options.has_staging) {
       const F counted(block, launch, {});
       workspace = Cells(static_cast<size_t>(counted.cells));
       far = Cells(static_cast<size_t>(counted.far_cells));
-      staging = Cells(static_cast<size_t>(launch.staging_size + kGuard));
-      Gap<WatchedCell<Real>>::open(staging.data(), launch.staging_size);
     }
     Memory(Memory&& other) = delete;
     ~Memory() { ::operator delete(frame); }
@@ -74,6 +87,22 @@ class EmulatedTarget {
     F* frame = static_cast<F*>(::operator new(sizeof(F)));  // the kernel constructs it
     Cells workspace, far, staging;
     bool has_staging;
+  };
+
+  template <class Real, class F>
+  void multiply(int64_t blocks, F f) {
+    ++launches;
+    const EmulatedBlock block(kProductThreads);
+    for (int64_t index = 0; index < blocks; ++index) {
+      auto staging = staging_memory<Real>(staging_size<Real>(kProductThreads));
+      f(block, staging.data(), index);
+    }
+  }
+  template <class Real>
+  static std::vector<WatchedCell<Real>> staging_memory(int64_t size) {
+    std::vector<WatchedCell<Real>> staging(static_cast<size_t>(size + kGuard));
+    Gap<WatchedCell<Real>>::open(staging.data(), size);
+    return staging;
   };
 
   template <class Real, template <class> class Pass, class Call>

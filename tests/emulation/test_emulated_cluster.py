@@ -61,6 +61,18 @@ def test_implicit_first_layer_in_a_cluster(emulated, number):
     compare(problem)
 
 
+@pytest.mark.parametrize("one_product", [False, True])
+@pytest.mark.parametrize("seed", range(4300, 4312))
+def test_first_layer_for_all_tasks_at_once_in_a_cluster(emulated, seed, one_product):
+    cluster, tasks_per_block, threads = CLUSTERS[seed % len(CLUSTERS)]
+    emulated.fix_schedule("cluster", tasks_per_block, threads, cluster, one_product)
+    problem = cluster_problem(
+        seed, widths=[[40, 8, 2], [80, 16, 24, 3], [32, 2]][seed % 3], rows=3, query_rows=4,
+        rates="leaf", steps=3, per_task=0.0, activation="tanh",
+    )  # fmt: skip
+    compare(problem, stepwise=seed % 4 == 0)
+
+
 @pytest.mark.parametrize("widths", [[8, 1], [3, 8, 1], [40, 8, 40, 2], [1, 16, 8, 8, 8, 5]])
 def test_widths_in_a_cluster(emulated, widths):
     demand(emulated, 2)

@@ -7,6 +7,7 @@ Tolerances, relative to each leaf's norm: float64 1e-11 and float32 1e-5, as for
 
 import pytest
 import torch
+from comparing import compare
 
 import innerloop as il
 from helpers import assert_close, randn_like
@@ -40,21 +41,6 @@ def compare_where_it_fits(emulated, number, problem, **changes):
         _, tasks_per_block, threads = SCHEDULES[number % len(SCHEDULES)]
         emulated.fix_schedule("streamed", tasks_per_block, threads)
         compare(problem, **changes)
-
-
-def compare(problem, dtype=torch.float64, tolerance=1e-11, **changes):
-    """Asserts that meta_grad on emulated blocks equals the float64 reference."""
-    expected = problem.call(il.meta_grad, backend="torch", **changes)
-    actual = problem.to(dtype).call(il.meta_grad, backend="fused", **changes)
-    for name in ("loss", "grad", "inner_lr_grad", "support_loss", "query_loss"):
-        want, got = getattr(expected, name), getattr(actual, name)
-        if want is None:
-            assert got is None
-        elif name == "inner_lr_grad" and dtype is torch.float32:
-            # inner products, which cancel: the largest shows the size of what did
-            assert_close(got, want, 20 * tolerance, name, floor=1.0)
-        else:
-            assert_close(got, want, tolerance, name)
 
 
 @pytest.mark.parametrize("seed", range(36))

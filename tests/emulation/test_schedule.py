@@ -62,7 +62,7 @@ def test_few_rows_of_wide_layers_are_kept_as_factors():
     more = planned(OMNIGLOT, 32, 25, WITHOUT_CLUSTERS)
     assert (more.strategy, more.in_shared) == ("low_rank", False)
     with il.fixed_plan("streamed", tasks_per_block=1, threads=more.threads):
-        assert planned(OMNIGLOT, 32, 25).workspace_bytes > 2.5 * more.workspace_bytes
+        assert planned(OMNIGLOT, 32, 25).workspace_bytes > 1.5 * more.workspace_bytes
 
 
 @pytest.mark.parametrize("options", [{"operation": "adapt"}, {"operation": "hvp"}])
