@@ -20,7 +20,8 @@ struct BlockOptions {
   bool has_staging;
   int64_t parameters;
   int cluster;            // blocks that share a group of tasks
-  int64_t exchange_size;  // numbers of a buffer for what they send each other
+  int64_t exchange_rows;  // of a task, at most, that they send each other at a time
+  int64_t exchange_size;  // numbers of a buffer for what they send
 };
 
 template <class BlockType, class RealType>

@@ -38,6 +38,17 @@ class BlockExchange : public BlockBase<BlockType, RealType> {
   using Base::options_;
   using Base::used_;
 
+  /// f(part) for parts of the rows that an exchange has room for; part(r) is that part of an array.
+  template <class F>
+  IL_HD void each_part(int64_t rows, F f) const {
+    int64_t first = 0;
+    do {
+      const int64_t left = rows - first;
+      const int64_t count = left < options_.exchange_rows ? left : options_.exchange_rows;
+      f([&](const R& r) { return R{r.p + first * r.ld, count, r.cols, r.ld}; });
+      first += count;
+    } while (first < rows);
+  }
   /// All columns of an array of which each block has some; the array itself if it has them.
   IL_CALL R gathered(const R& part, int64_t columns) const {
     if (part.cols == columns) return part;

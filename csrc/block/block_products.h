@@ -23,13 +23,16 @@ class BlockProducts : public BlockExchange<BlockType, RealType> {
   IL_CALL void nt(const R& c, const R& a, const WeightRef& w, const PerTask* rate, Real sign,
                   bool add) const {
     if constexpr (Base::kCluster) {
-      if (w.split == Split::kInputs) {
-        const R share = this->share(c.rows, c.cols);
-        own_nt(share, this->own_columns(a, w.in), w, rate, sign, false);
-        this->sum_shares(c, share, add);
-      } else {
-        own_nt(c, this->gathered(a, w.in), w, rate, sign, add);
-      }
+      this->each_part(a.rows, [&](auto part) {
+        const R to = part(c), from = part(a);
+        if (w.split == Split::kInputs) {
+          const R share = this->share(to.rows, to.cols);
+          own_nt(share, this->own_columns(from, w.in), w, rate, sign, false);
+          this->sum_shares(to, share, add);
+        } else {
+          own_nt(to, this->gathered(from, w.in), w, rate, sign, add);
+        }
+      });
     } else {
       own_nt(c, a, w, rate, sign, add);
     }
@@ -38,9 +41,11 @@ class BlockProducts : public BlockExchange<BlockType, RealType> {
                   bool add) const {
     if constexpr (Base::kCluster) {
       if (w.split == Split::kOutputs) {
-        const R share = this->share(c.rows, w.in);
-        own_nn(share, a, w, rate, sign, false);
-        this->sum_shares(c, share, add);
+        this->each_part(a.rows, [&](auto part) {
+          const R to = part(c), share = this->share(to.rows, w.in);
+          own_nn(share, part(a), w, rate, sign, false);
+          this->sum_shares(to, share, add);
+        });
         return;
       }
     }
@@ -48,14 +53,30 @@ class BlockProducts : public BlockExchange<BlockType, RealType> {
   }
   IL_CALL void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
                   const R* a2, const R* b2, const PerTask* rate, Real sign) const {
-    with_inputs(p, b, b2, [&](const R& in, const R* in2) {
-      own_tn(to, from, p, a, in, a2, in2, rate, sign);
-    });
+    if constexpr (Base::kCluster) {
+      WeightRef sum = Base::empty_weight(p);
+      sum.own = to.p;
+      sum.ld = to.ld;
+      sum.task_stride = to.task_stride;
+      const WeightRef* base = from;
+      with_inputs(p, a, b, a2, b2, [&](const R& x, const R& y, const R* x2, const R* y2) {
+        own_tn(to, base, p, x, y, x2, y2, rate, sign);
+        base = &sum;
+      });
+    } else {
+      own_tn(to, from, p, a, b, a2, b2, rate, sign);
+    }
   }
   /// One product over the stacked rows of all tasks of the group.
   IL_CALL void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2,
                        Real sign) const {
-    with_inputs(p, b, b2, [&](const R& in, const R* in2) { own_sink_tn(p, a, in, a2, in2, sign); });
+    if constexpr (Base::kCluster) {
+      with_inputs(p, a, b, a2, b2, [&](const R& x, const R& y, const R* x2, const R* y2) {
+        own_sink_tn(p, x, y, x2, y2, sign);
+      });
+    } else {
+      own_sink_tn(p, a, b, a2, b2, sign);
+    }
   }
   IL_HD void rows_nt(const R& c, const R& a, const R& b) const {
     start_rows_nt(c, a, b, nullptr, 1, false);
@@ -119,18 +140,20 @@ class BlockProducts : public BlockExchange<BlockType, RealType> {
   using Base::used_;
 
  private:
-  /// f(in, in2) with the inputs that meet this block's part of a layer's weight.
+  /// f(a, b, a2, b2), part by part of the rows, with the inputs b and b2 that meet this block's
+  /// part of a layer's weight.
   template <class F>
-  IL_HD void with_inputs(const LayerPlan& p, const R& in, const R* in2, F f) const {
-    if constexpr (Base::kCluster) {
-      const bool gathers = p.split == Split::kOutputs;
-      const R first = gathers ? this->gathered(in, p.in) : this->own_columns(in, p.in);
-      if (!in2) return f(first, in2);
-      const R second = gathers ? this->gathered(*in2, p.in) : this->own_columns(*in2, p.in);
-      f(first, &second);
-    } else {
-      f(in, in2);
-    }
+  IL_HD void with_inputs(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2,
+                         F f) const {
+    const auto inputs = [&](const R& in) {
+      return p.split == Split::kOutputs ? this->gathered(in, p.in) : this->own_columns(in, p.in);
+    };
+    this->each_part(a.rows, [&](auto part) {
+      const R left = part(a), right = inputs(part(b));
+      if (!a2) return f(left, right, nullptr, nullptr);
+      const R left2 = part(*a2), right2 = inputs(part(*b2));
+      f(left, right, &left2, &right2);
+    });
   }
   /// Products of this block's parts.
   IL_HD void own_nt(const R& c, const R& a, const WeightRef& w, const PerTask* rate, Real sign,

@@ -177,9 +177,14 @@ inline bool fits_block(const Request& r, int64_t parameters) {
 template <class T, class Real, template <class> class Pass, class Call>
 class Operation {
  public:
-  Operation(const Call& call, const Request& request, const TaskWork& work,
+  /// `sweeps` and `query_sweeps`: products with every weight, in units of one forward pass.
+  Operation(const Call& call, const Request& request, double sweeps, double query_sweeps,
             const BlockContext& context)
-      : call_(call), request_(request), work_(work), context_(context) {}
+      : call_(call),
+        request_(request),
+        context_(context),
+        implicit_(first_pays_implicit<BlockEngine<CountingBlock, Real>>(request)),
+        work_(task_work(request, sweeps, query_sweeps, implicit_)) {}
 
   const char* run() {
     const Net& net = *call_.problem.net;
@@ -218,16 +223,20 @@ class Operation {
     o.has_staging = !o.in_shared;
     o.parameters = call_.problem.net->parameters;
     o.cluster = cut.cluster;
-    if (cluster) o.exchange_size = cut.tasks_per_block * exchanged_numbers();
+    if (cluster) {
+      const int64_t rows = std::max({request_.support_rows, request_.query_rows, int64_t{1}});
+      // a part of the rows is an array of its own only if there is one task
+      o.exchange_rows = cut.tasks_per_block > 1 ? rows : std::min(rows, kExchangeRows);
+      o.exchange_size = cut.tasks_per_block * o.exchange_rows * exchanged_columns();
+    }
     return o;
   }
-  /// The most that the blocks of a cluster exchange at a time for one task.
-  int64_t exchanged_numbers() const {
+  /// The longest row that the blocks of a cluster exchange.
+  int64_t exchanged_columns() const {
     const Net& net = *call_.problem.net;
     int64_t widest = net.last().out;
     for (int l = 1; l < net.depth; ++l) widest = std::max(widest, net.layers[l].in);
-    const int64_t rows = std::max({request_.support_rows, request_.query_rows, int64_t{1}});
-    return rows * BlockEngine<CountingBlock, Real>::pad(widest);
+    return BlockEngine<CountingBlock, Real>::pad(widest);
   }
   /// Whether a cluster's kernel can run the call, whatever its sizes.
   bool allows_cluster() const {
@@ -239,8 +248,7 @@ class Operation {
     return context_.fixed.strategy == strategy ? Factors::kAll : Factors::kWherePaying;
   }
   bool takes_one_product() const {
-    const bool implicit = first_pays_implicit<BlockEngine<CountingBlock, Real>>(request_);
-    if (!implicit || call_.problem.tasks == 0) return false;
+    if (!implicit_ || call_.problem.tasks == 0) return false;
     return context_.fixed.one_product.value_or(pays_one_product(request_, sizeof(Real)));
   }
   bool make_plan(const Cut& cut) {
@@ -261,7 +269,7 @@ class Operation {
                        o.has_staging ? staging_size<Real>(cut.threads) * kReal : 0};
     };
     const auto work = [&](BlockStrategy strategy) {
-      const TaskWork work = with_factors(work_, request_, factors(strategy));
+      const TaskWork work = with_factors(work_, request_, factors(strategy), implicit_);
       return one_product_ ? with_one_product(work, request_) : work;
     };
     return choose_schedule(work, context_.facts, call_.problem.tasks, context_.fixed, footprint);
@@ -403,8 +411,9 @@ class Operation {
 
   const Call& call_;
   const Request& request_;
-  const TaskWork& work_;
   const BlockContext& context_;
+  const bool implicit_;  // the first layer
+  const TaskWork work_;
   std::vector<LayerPlan> layers_;
   Plan plan_;
   Schedule schedule_;
@@ -455,12 +464,10 @@ struct BlockOperations {
   static constexpr BlockKernels kTable = {predict, loss_and_grad, hvp, meta_grad};
 
  private:
-  /// `sweeps` and `query_sweeps`: products with every weight, in units of one forward pass.
   template <template <class> class Pass, class Call>
   static const char* run(const Call& call, const Request& request, double sweeps,
                          double query_sweeps, const BlockContext& context) {
-    const TaskWork work = task_work(request, sweeps, query_sweeps);
-    return Operation<T, Real, Pass, Call>(call, request, work, context).run();
+    return Operation<T, Real, Pass, Call>(call, request, sweeps, query_sweeps, context).run();
   }
 };
 

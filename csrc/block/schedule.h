@@ -59,6 +59,8 @@ struct TaskWork {
   double multiply_adds;  // in products
   double width;          // results of a typical product: threads that find work
   double phases;         // barriers
+  double exchanges;      // between the blocks of a cluster
+  double exchanged;      // numbers that a block then reads from others, at most
   double apart_multiply_adds = 0, apart_launches = 0;  // in launches of all multiprocessors
 };
 
@@ -72,6 +74,7 @@ struct Footprint {
 
 constexpr int kMostInCluster = 8;  // blocks, on every device that has clusters
 constexpr int kClusterChoices[] = {1, 2, 4, 8};
+constexpr int64_t kExchangeRows = 32;  // of a task, between the blocks of a cluster
 constexpr int kThreadChoices[] = {32, 64, 128, 256};
 constexpr int64_t kGroupChoices[] = {1, 2, 4, 8, 16, 32};
 constexpr int kMaxThreads = 256;
@@ -109,17 +112,16 @@ inline int64_t groups_in_flight(const DeviceFacts& device, const Cut& cut, int64
 
 /// Cycles of the whole call: waves of groups, each as slow as the dependent chain of one group or
 /// as the work of all blocks that share a multiprocessor, whichever is more. A multiply-add is
-/// `slower` than from shared memory. A product between blocks of a cluster, about every other
-/// phase, sends its result.
+/// `slower` than from shared memory.
 inline double estimated_cycles(const TaskWork& work, const DeviceFacts& device, int64_t tasks,
                                const Cut& cut, double slower, int64_t in_flight) {
   const double group = static_cast<double>(cut.tasks_per_block);
   const double cluster = static_cast<double>(cut.cluster);
   const double busy = std::min(static_cast<double>(cut.threads), group * work.width / cluster);
   const double macs = group * work.multiply_adds * slower / cluster;
-  const double sent = kExchangeCycles + group * work.width * kRemoteCycles;
+  const double sent = work.exchanges * kExchangeCycles + group * work.exchanged * kRemoteCycles;
   const double alone = work.phases * kPhaseCycles * slower + macs * kThreadCycles / busy +
-                       (cut.cluster > 1 ? work.phases / 2 * sent : 0);
+                       (cut.cluster > 1 ? sent : 0);
   const int64_t groups = (tasks + cut.tasks_per_block - 1) / cut.tasks_per_block;
   const int64_t at_once = groups_in_flight(device, cut, in_flight);
   const double waves = static_cast<double>((groups + at_once - 1) / at_once);
@@ -214,21 +216,42 @@ inline Schedule choose_schedule(Work work, const DeviceFacts& device, int64_t ta
   return best;
 }
 
+/// Multiply-adds of one product of a task's rows with the initial first weight.
+inline double first_product_work(const Request& r) {
+  const Layer& first = r.problem.net->first();
+  const double rows = static_cast<double>((r.steps > 0 ? r.support_rows : 0) + r.query_rows);
+  return rows * static_cast<double>(first.in) * static_cast<double>(first.out);
+}
+
 /// Counts of one task's work: `sweeps` passes over the layers with `support_rows` rows, and
-/// `query_sweeps` with query_rows.
-inline TaskWork task_work(const Request& r, double sweeps, double query_sweeps) {
+/// `query_sweeps` with query_rows. An implicit first layer meets its initial weight once in each
+/// direction and passes are products with Gram matrices.
+inline TaskWork task_work(const Request& r, double sweeps, double query_sweeps, bool implicit) {
   const Net& net = *r.problem.net;
-  double weights = 0, widest = 1;
+  const double support = static_cast<double>(r.support_rows);
+  const double query = static_cast<double>(r.query_rows);
+  const double passed = sweeps * support + query_sweeps * query;  // rows
+  TaskWork work{};
+  double widest = 1;
   for (int l = 0; l < net.depth; ++l) {
-    weights += static_cast<double>(net.layers[l].in) * static_cast<double>(net.layers[l].out);
-    widest = std::max(widest, static_cast<double>(net.layers[l].out));
+    const double in = static_cast<double>(net.layers[l].in);
+    const double out = static_cast<double>(net.layers[l].out);
+    widest = std::max(widest, out);
+    work.multiply_adds += passed * out * (l == 0 && implicit ? support : in);
+    if (l > 0) work.exchanged += passed * in;
   }
-  const double rows = static_cast<double>(std::max(r.support_rows, r.query_rows));
-  TaskWork work;
-  work.multiply_adds = weights * (sweeps * static_cast<double>(r.support_rows) +
-                                  query_sweeps * static_cast<double>(r.query_rows));
-  work.width = std::max(1.0, rows * widest);
+  if (implicit) {
+    const double in = static_cast<double>(net.first().in);
+    work.multiply_adds += (support + query) * support * in;
+    work.multiply_adds += (r.wants_grad ? 2 : 1) * first_product_work(r);
+  }
+  work.width = std::max(1.0, std::max(support, query) * widest);
   work.phases = 2 * net.depth * (sweeps + query_sweeps) + 8;
+  const auto parts = [](int64_t rows) {
+    return static_cast<double>((rows + kExchangeRows - 1) / kExchangeRows);
+  };
+  work.exchanges = std::max(1, net.depth - 1) *
+                   (sweeps * parts(r.support_rows) + query_sweeps * parts(r.query_rows));
   return work;
 }
 

@@ -45,9 +45,12 @@ def test_each_loss_in_a_cluster(emulated, loss):
 
 
 @pytest.mark.parametrize("number", range(len(CLUSTERS)))
-@pytest.mark.parametrize(("rows", "query_rows"), [(0, 3), (3, 0), (0, 0), (1, 1), (13, 9)])
+@pytest.mark.parametrize(
+    ("rows", "query_rows"), [(0, 3), (3, 0), (0, 0), (1, 1), (13, 9), (65, 40)]
+)
 def test_row_counts_in_each_cluster(emulated, rows, query_rows, number):
     demand(emulated, number)
+    emulated.set_device(132, 500_000, 500_000, 8)
     compare(cluster_problem(18, rows=rows, query_rows=query_rows, activation="silu", steps=2))
 
 
