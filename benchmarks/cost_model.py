@@ -16,13 +16,14 @@ from cases import Case
 
 FRAME_BYTES = 3072  # static shared memory of a kernel, and the driver's own
 REGISTERS = 65536  # of a multiprocessor
-THREAD_REGISTERS = {"resident": 192, "streamed": 192, "low_rank": 224, "cluster": 224}
+THREAD_REGISTERS = {"resident": 192, "streamed": 192}
+MORE_REGISTERS = 224  # of the other strategies
 MOST_BLOCKS = 16  # on a multiprocessor
 LAUNCH_CYCLES = 4000.0  # until a launch that waits for another one works
 APART_LAUNCHES = 2  # with `one_product`: X W^T and the gradient of W
 EXCHANGE_ROWS = 32  # between the blocks of a cluster
 MOST_CHANGE = 64.0  # of a constant, by the fit
-MODELLED = ("resident", "streamed", "cluster")
+MODELLED = ("resident", "streamed", "cluster", "tiled")
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,28 @@ class Work:
     apart: float
 
 
-def work(case: Case, one_product: bool = False) -> Work:
-    """What the model knows of a case, and of a schedule with or without `one_product`."""
-    sweeps, query_sweeps = (8, 0) if case.quantity == "hvp" else (9 * case.steps, 3)
+def work(case: Case, one_product: bool = False, tiled: bool = False) -> Work:
+    """What the model knows of a case, and of schedules with `one_product` or of tiles."""
+    again = 3 if tiled else 0  # activations, back through a step
+    sweeps, query_sweeps = (8, 0) if case.quantity == "hvp" else ((9 + again) * case.steps, 3)
     n, q, widths = case.support, case.query, case.widths
     passed = sweeps * n + query_sweeps * q  # rows
     multiply_adds = passed * sum(a * b for a, b in pairwise(widths))
     products = APART_LAUNCHES * (n + q) * widths[0] * widths[1]
-    if is_implicit(case):
+    if is_implicit(case) and not tiled:
         multiply_adds += passed * (n - widths[0]) * widths[1] + (n + q) * n * widths[0] + products
     apart = float(products) if one_product else 0.0
+    parts = sweeps * -(-n // EXCHANGE_ROWS) + query_sweeps * -(-q // EXCHANGE_ROWS)
+    exchanges, exchanged = max(1, case.layers - 1) * parts, passed * sum(widths[1:-1])
+    if tiled:
+        exchanges = 2 * case.steps + 1
+        exchanged = exchanges * case.parameters
     return Work(
         multiply_adds=multiply_adds - apart,
         width=max(n, q) * max(widths[1:]),
         phases=2 * case.layers * (sweeps + query_sweeps) + 8,
-        exchanges=max(1, case.layers - 1)
-        * (sweeps * -(-n // EXCHANGE_ROWS) + query_sweeps * -(-q // EXCHANGE_ROWS)),
-        exchanged=passed * sum(widths[1:-1]),
+        exchanges=exchanges,
+        exchanged=exchanged,
         apart=apart,
     )
 
@@ -95,17 +101,21 @@ def cycles(
         constants: those of schedule.h unless given.
     """
     c = constants or Constants()
-    task = work(case, entry["one_product"])
+    tiled = entry["strategy"] == "tiled"
+    task = work(case, entry["one_product"], tiled)
     group, threads, cluster = entry["tasks_per_block"], entry["threads"], entry["cluster"]
     shared = FRAME_BYTES + entry["shared_bytes"]
-    slower = 1.0 if entry["strategy"] in ("resident", "cluster") else c.streamed_factor
+    slower = c.streamed_factor if entry["strategy"] in ("streamed", "low_rank") else 1.0
+    tiles = max(1, -(-max(case.support, case.query) // entry["tile_rows"])) if tiled else 1
+    width = group * task.width / (tiles if tiled else cluster)
     macs = group * task.multiply_adds * slower / cluster
-    alone = task.phases * c.phase_cycles * slower
-    alone += macs * c.thread_cycles / min(threads, group * task.width / cluster)
+    alone = -(-tiles // cluster) * task.phases * c.phase_cycles * slower
+    alone += macs * c.thread_cycles / min(threads, width)
     if cluster > 1:
         alone += task.exchanges * c.exchange_cycles + group * task.exchanged * c.remote_cycles
     groups = -(-case.tasks // group)
-    by_threads = REGISTERS // (THREAD_REGISTERS[entry["strategy"]] * -(-threads // 32) * 32)
+    registers = THREAD_REGISTERS.get(entry["strategy"], MORE_REGISTERS)
+    by_threads = REGISTERS // (registers * -(-threads // 32) * 32)
     in_flight = max(1, min(by_threads, facts[2] // shared, MOST_BLOCKS))
     waves = -(-groups // max(1, facts[0] * in_flight // cluster))
     together = min(in_flight, -(-groups * cluster // facts[0]))

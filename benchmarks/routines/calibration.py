@@ -20,7 +20,7 @@ from worker import Request
 
 GROUPS = (1, 2, 4, 8, 16, 32)
 THREADS = (32, 64, 128, 256)
-CLUSTERS = (2, 4, 8)
+CLUSTERS = {"cluster": (2, 4, 8), "tiled": (1, 2, 3, 4, 6, 8)}
 HOPELESS = 8.0  # times the best so far: not measured again
 Entry = dict[str, Any]
 
@@ -58,7 +58,7 @@ def grid(case: Case, **options: Any) -> Iterator[Entry]:
     seen = set()
     groups = [size for size in GROUPS if size <= case.tasks]
     for strategy in STRATEGIES[1:]:
-        clusters = CLUSTERS if strategy == "cluster" else (0,)
+        clusters = CLUSTERS.get(strategy, (0,))
         for group, threads, cluster in itertools.product(groups, THREADS, clusters):
             cut = {"tasks_per_block": group, "threads": threads, "cluster": cluster}
             try:

@@ -26,7 +26,8 @@ using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 FixedParts fixed_schedule;
 
 /// The strategies' names, in the order of their numbers.
-constexpr const char* kStrategies[] = {"auto", "resident", "streamed", "low_rank", "cluster"};
+constexpr const char* kStrategies[] = {"auto",     "resident", "streamed",
+                                       "low_rank", "cluster",  "tiled"};
 
 const char* strategy_name(BlockStrategy strategy) {
   return kStrategies[static_cast<int>(strategy)];
@@ -35,7 +36,7 @@ BlockStrategy named_strategy(const std::string& name) {
   const auto found = std::find(std::begin(kStrategies), std::end(kStrategies), name);
   if (found == std::end(kStrategies)) {
     throw std::invalid_argument(
-        "strategy must be auto, resident, streamed, low_rank or cluster (got " + name + ")");
+        "strategy must be auto, resident, streamed, low_rank, cluster or tiled (got " + name + ")");
   }
   return static_cast<BlockStrategy>(found - std::begin(kStrategies));
 }
@@ -96,6 +97,7 @@ class DeviceCall {
     d["threads"] = schedule_.threads;
     d["cluster"] = schedule_.cluster;
     d["blocks"] = schedule_.blocks * schedule_.cluster;
+    d["tile_rows"] = schedule_.tile_rows;
     d["in_shared"] = schedule_.in_shared;
     d["one_product"] = schedule_.one_product;
     d["workspace_bytes"] = schedule_.workspace_bytes;

@@ -19,6 +19,7 @@ struct BlockOptions {
   bool in_shared;  // the workspace
   bool has_staging;
   int64_t parameters;
+  int64_t tile_rows;      // of a task, that pass at a time
   int cluster;            // blocks that share a group of tasks
   int64_t exchange_rows;  // of a task, at most, that they send each other at a time
   int64_t exchange_size;  // numbers of a buffer for what they send
@@ -107,6 +108,7 @@ class BlockBase {
   }
   /// Whether this block writes what all blocks of a cluster have alike.
   IL_HD bool speaks() const { return block_.rank() == 0; }
+  IL_HD bool writes_weight(const LayerPlan& p) const { return p.split != Split::kNone || speaks(); }
   IL_HD bool writes_bias(const LayerPlan& p) const {
     return p.split == Split::kOutputs || speaks();
   }

@@ -8,14 +8,14 @@
 // that belongs to the block, in task order.
 #pragma once
 
-#include "block/block_first_layer.h"
+#include "block/block_tiles.h"
 
 namespace innerloop {
 
 template <class BlockType, class RealType>
-class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
+class BlockEngine : public BlockTiles<BlockType, RealType> {
  public:
-  using Base = BlockFirstLayer<BlockType, RealType>;
+  using Base = BlockTiles<BlockType, RealType>;
   using Base::Base;
   using typename Base::BiasRef;
   using typename Base::Elem;
@@ -44,17 +44,21 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
     d.losses = c.take(all);
     return d;
   }
-  IL_CALL void load_side(const SideData& d, const Side& side, const void* task_weight,
+  IL_HD void load_side(const SideData& d, const Side& side, const void* task_weight,
+                       bool is_query) {
+    load_tile(d, side, 0, task_weight, is_query);
+  }
+  /// As many rows of each task as `d` has, from `row` on; what lies beyond the last is not in use.
+  IL_CALL void load_tile(const SideData& d, const Side& side, int64_t row, const void* task_weight,
                          bool is_query) {
-    const int n = extent(side.rows);
-    const int64_t* labels =
-        has_classes() ? static_cast<const int64_t*>(side.y) + first_ * n : nullptr;
-    block_.spread(used_, n, [&](int t, int i) {
-      const int64_t task = first_ + t, at = static_cast<int64_t>(t) * n + i;
-      Real w = row_weight<Real>(side, task, i);
+    const int64_t* labels = has_classes() ? static_cast<const int64_t*>(side.y) : nullptr;
+    block_.spread(used_, extent(d.x.rows), [&](int t, int i) {
+      const int64_t task = first_ + t, at = t * d.x.rows + i;
+      Real w = row_weight<Real>(side, task, row + i);
       if (labels) {
-        if (w != Real(0) && (labels[at] < 0 || labels[at] >= outputs())) w = not_a_number();
-        d.y[at] = static_cast<Real>(labels[at]);
+        const int64_t label = row + i < side.rows ? labels[task * side.rows + row + i] : 0;
+        if (w != Real(0) && (label < 0 || label >= outputs())) w = not_a_number();
+        d.y[at] = static_cast<Real>(label);
       }
       const Real scale = !is_query     ? Real(1)
                          : task_weight ? static_cast<const Real*>(task_weight)[task]
@@ -63,12 +67,13 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
       d.gradient[at] = w * scale;
     });
     block_.barrier();
-    if (!plan_.one_product) this->slab(d, side, 0, d.x.cols);
+    if (!plan_.one_product) this->slab(d, side, row, 0, d.x.cols);
     if (!labels) {
       const int64_t columns = outputs();
-      const Real* y = static_cast<const Real*>(side.y) + first_ * n * columns;
-      block_.spread(used_ * n, extent(columns), [&](int r, int j) {
-        d.y[r * columns + j] = d.weight[r] != Real(0) ? y[r * columns + j] : Real(0);
+      const Real* y = static_cast<const Real*>(side.y);
+      block_.spread(used_ * extent(d.x.rows), extent(columns), [&](int r, int j) {
+        const int64_t from = this->row_of_side(d, side, row, r);
+        d.y[r * columns + j] = d.weight[r] != Real(0) ? y[from * columns + j] : Real(0);
       });
     }
     block_.barrier();

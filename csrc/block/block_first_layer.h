@@ -45,7 +45,8 @@ class BlockFirstLayer : public BlockResults<BlockType, RealType> {
     const int64_t in = plan_.layers[0].leaf_in;
     for (int64_t column = 0; column < in; column += s.x.cols) {
       const int64_t width = in - column < s.x.cols ? in - column : s.x.cols;
-      const R left = slab(s, support, column, width), right = slab(q, query, column, width);
+      const R left = slab(s, support, 0, column, width);
+      const R right = slab(q, query, 0, column, width);
       block_.barrier();
       this->start_rows_nt(gram, left, left, nullptr, 1, column > 0);
       if (cross.p) this->start_rows_nt(cross, right, left, nullptr, 1, column > 0);
@@ -66,13 +67,21 @@ class BlockFirstLayer : public BlockResults<BlockType, RealType> {
     if (!plan_.one_product) return first.leaf_in;
     return !plan_.first_adapts ? 0 : first.leaf_in < kGramColumns ? first.leaf_in : kGramColumns;
   }
-  /// The first columns of d.x become columns of X from `column` on. NaN in rows out of use must not
-  /// meet a product. No barrier.
-  IL_HD R slab(const SideData& d, const Side& side, int64_t column, int64_t width) const {
+  /// Where the caller keeps row r of `d`, whose tasks have rows from `row` on.
+  IL_HD int64_t row_of_side(const SideData& d, const Side& side, int64_t row, int r) const {
+    if (d.x.rows == side.rows) return first_ * side.rows + r;
+    const int rows = extent(d.x.rows), t = r / rows;
+    return (first_ + t) * side.rows + row + (r - t * rows);
+  }
+  /// The first columns of d.x become columns of X from `column` on, of rows from `row` on. NaN in
+  /// rows out of use must not meet a product. No barrier.
+  IL_HD R slab(const SideData& d, const Side& side, int64_t row, int64_t column,
+               int64_t width) const {
     const int64_t in = plan_.layers[0].leaf_in;
-    const Real* x = static_cast<const Real*>(side.x) + first_ * side.rows * in + column;
-    block_.spread(used_ * extent(side.rows), extent(width), [&](int r, int j) {
-      d.x.p[r * d.x.ld + j] = d.weight[r] != Real(0) ? x[r * in + j] : Real(0);
+    const Real* x = static_cast<const Real*>(side.x) + column;
+    block_.spread(used_ * extent(d.x.rows), extent(width), [&](int r, int j) {
+      const int64_t from = row_of_side(d, side, row, r);
+      d.x.p[r * d.x.ld + j] = d.weight[r] != Real(0) ? x[from * in + j] : Real(0);
     });
     return {d.x.p, d.x.rows, width, d.x.ld};
   }

@@ -33,7 +33,7 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const Elem *weight = sink_ + p.sink_w, *bias = sink_ + p.sink_b;
-      if (l > 0 || apart == 0) {
+      if (writes_weight(p) && (l > 0 || apart == 0)) {
         block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
           const int64_t at = p.weight_offset - apart + weight_start(p) + i * p.leaf_in + j;
           to[at] = weight[i * p.ld_in + j];
@@ -89,6 +89,7 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   // ---- results ---------------------------------------------------------------------------------
   IL_CALL void finish_weight(const LayerPlan& p, const Out& lambda,
                              const MetaGradCall& call) const {
+    if (!writes_weight(p)) return;
     const Place place{p.weight_leaf, weight_start(p), p.out, p.in, p.leaf_in};
     finish(p.weight_per_task, place, sink_ + p.sink_w, lambda, call);
   }
@@ -115,6 +116,7 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   /// Into the tasks' parameters `out`, in the flat [P] order.
   IL_CALL void export_weight(Real* out, int64_t stride, const LayerPlan& p,
                              const WeightRef& w) const {
+    if (!writes_weight(p)) return;
     write_out(out + p.weight_offset + weight_start(p), stride, p.leaf_in, {w.own, w.shared},
               w.task_stride, w.ld, w.out, w.in);
   }
@@ -144,6 +146,7 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   using Base::used_;
   using Base::weight_start;
   using Base::writes_bias;
+  using Base::writes_weight;
 
  private:
   IL_HD void step(const Out& to, const Numbers& from, int64_t from_task, int64_t from_ld,

@@ -19,6 +19,7 @@
 #include "block/kernels.h"
 #include "block/low_rank.h"
 #include "block/schedule.h"
+#include "block/tiled_unroll.h"
 
 namespace innerloop {
 
@@ -70,16 +71,17 @@ inline bool make_block_plan(Plan& plan, const Request& r, const Cut& cut, Factor
                             bool one_product) {
   using E = BlockEngine<CountingBlock, Real>;
   using M = ScalarMath<Real, Real>;
-  const std::vector<Layer> layers = block_layers(*r.problem.net, cut.cluster);
+  const int parts = cut.strategy == BlockStrategy::kCluster ? cut.cluster : 1;  // of every layer
+  const std::vector<Layer> layers = block_layers(*r.problem.net, parts);
   if (layers.empty()) return false;
   Net net = *r.problem.net;
   net.layers = layers.data();
   const int64_t copies = cut.tasks_per_block;
   plan = Plan{plan.layers};
   plan.copies = copies;
-  plan.implicit_first = first_pays_implicit<E>(r);
-  plan.one_product = one_product;
-  plan.apart = one_product ? r.problem.net->first().in * r.problem.net->first().out : 0;
+  plan.implicit_first = cut.strategy != BlockStrategy::kTiled && first_pays_implicit<E>(r);
+  plan.one_product = one_product && plan.implicit_first;
+  plan.apart = plan.one_product ? r.problem.net->first().in * r.problem.net->first().out : 0;
   const bool implicit = plan.implicit_first;
   fill_plan<E>(plan, net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride, needs_z<M>,
                is_curved<M>,
@@ -87,7 +89,7 @@ inline bool make_block_plan(Plan& plan, const Request& r, const Cut& cut, Factor
   for (int l = 0; l < plan.depth; ++l) {
     LayerPlan& p = plan.layers[l];
     p.leaf_in = r.problem.net->layers[l].in;
-    if (cut.cluster > 1) p.split = l + 1 < plan.depth ? Split::kOutputs : Split::kInputs;
+    if (parts > 1) p.split = l + 1 < plan.depth ? Split::kOutputs : Split::kInputs;
     p.initial_w = plan.initial;
     if (l > 0 || !plan.implicit_first) {
       plan.initial += (p.weight_per_task ? copies : 1) * p.out * p.ld_in;
@@ -184,7 +186,8 @@ class Operation {
         request_(request),
         context_(context),
         implicit_(first_pays_implicit<BlockEngine<CountingBlock, Real>>(request)),
-        work_(task_work(request, sweeps, query_sweeps, implicit_)) {}
+        work_(task_work(request, sweeps, query_sweeps, implicit_)),
+        tiled_work_(tiled_work(request, sweeps, query_sweeps)) {}
 
   const char* run() {
     const Net& net = *call_.problem.net;
@@ -212,14 +215,15 @@ class Operation {
   static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
   BlockOptions options(const Cut& cut) const {
-    const bool resident = cut.strategy == BlockStrategy::kResident;
     const bool cluster = cut.strategy == BlockStrategy::kCluster;
+    const bool stages =
+        cut.strategy == BlockStrategy::kResident || cut.strategy == BlockStrategy::kTiled;
     BlockOptions o{};
     o.threads = cut.threads;
-    o.stages = resident;
+    o.stages = stages;
     o.tf32 = context_.allow_tf32;
     o.far_sums = cluster || cut.strategy == BlockStrategy::kLowRank;
-    o.in_shared = resident || cluster;
+    o.in_shared = stages || cluster;
     o.has_staging = !o.in_shared;
     o.parameters = call_.problem.net->parameters;
     o.cluster = cut.cluster;
@@ -238,9 +242,31 @@ class Operation {
     for (int l = 1; l < net.depth; ++l) widest = std::max(widest, net.layers[l].in);
     return BlockEngine<CountingBlock, Real>::pad(widest);
   }
-  /// Whether a cluster's kernel can run the call, whatever its sizes.
-  bool allows_cluster() const {
-    if constexpr (std::is_same_v<Call, MetaGradCall>) return !call_.rates.elementwise;
+  /// A cut's options, and what its workspace takes; tiles have as many rows as fit.
+  WorkspaceSize fit(const Cut& cut, BlockOptions* o) const {
+    *o = options(cut);
+    if constexpr (kUnrolls) {
+      if (cut.strategy == BlockStrategy::kTiled) return fit_tiles(o);
+    }
+    return workspace_size<Real, Pass>(call_, request_, plan_, *o);
+  }
+  WorkspaceSize fit_tiles(BlockOptions* o) const {
+    const int64_t room = context_.facts.shared_per_block - kFrameBytes;
+    WorkspaceSize size{};
+    for (int64_t rows : kTileChoices) {
+      o->tile_rows = o->exchange_rows = rows;
+      size = workspace_size<Real, TiledUnroll>(call_, request_, plan_, *o);
+      const bool is_wasteful =
+          rows > kTileChoices[std::size(kTileChoices) - 1] && rows / 2 >= most_rows();
+      if (!is_wasteful && size.near * static_cast<int64_t>(sizeof(Real)) <= room) break;
+    }
+    return size;
+  }
+  int64_t most_rows() const { return std::max(request_.support_rows, request_.query_rows); }
+  /// Whether the kernel of a strategy can run the call, whatever its sizes.
+  bool allows(BlockStrategy strategy) const {
+    if (strategy != BlockStrategy::kCluster && strategy != BlockStrategy::kTiled) return true;
+    if constexpr (kUnrolls) return !call_.rates.elementwise;
     return false;
   }
   Factors factors(BlockStrategy strategy) const {
@@ -257,18 +283,21 @@ class Operation {
   Schedule choose() {
     const auto footprint = [&](const Cut& cut) {
       constexpr int64_t kReal = sizeof(Real);
-      if (cut.strategy == BlockStrategy::kCluster && !allows_cluster()) return Footprint{};
-      if (!make_plan(cut)) return Footprint{};
+      if (!allows(cut.strategy) || !make_plan(cut)) return Footprint{};
       const bool implicit = plan_.implicit_first && plan_.first_adapts;
       if (cut.strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) {
         return Footprint{};
       }
-      const BlockOptions o = options(cut);
-      const WorkspaceSize size = workspace_size<Real, Pass>(call_, request_, plan_, o);
-      return Footprint{true, size.near * kReal, size.far * kReal,
-                       o.has_staging ? staging_size<Real>(cut.threads) * kReal : 0};
+      BlockOptions o;
+      const WorkspaceSize size = fit(cut, &o);
+      Footprint f{true, size.near * kReal, size.far * kReal,
+                  o.has_staging ? staging_size<Real>(cut.threads) * kReal : 0};
+      if (o.tile_rows)
+        f.tiles = std::max<int64_t>(1, (most_rows() + o.tile_rows - 1) / o.tile_rows);
+      return f;
     };
     const auto work = [&](BlockStrategy strategy) {
+      if (strategy == BlockStrategy::kTiled) return tiled_work_;
       const TaskWork work = with_factors(work_, request_, factors(strategy), implicit_);
       return one_product_ ? with_one_product(work, request_) : work;
     };
@@ -278,18 +307,18 @@ class Operation {
   /// Table, launch and the layout of scratch memory.
   void prepare() {
     make_plan(schedule_);
-    schedule_.one_product = one_product_;
+    schedule_.one_product = one_product_ = plan_.one_product;
     Launch<Call>& l = launch_;
     l.call = call_;
     l.plan = plan_;
-    l.options = options(schedule_);
+    const WorkspaceSize size = fit(schedule_, &l.options);
     l.options.in_shared = schedule_.in_shared;
+    schedule_.tile_rows = l.options.tile_rows;
     l.staging_size = l.options.has_staging ? staging_size<Real>(schedule_.threads) : 0;
     l.groups = schedule_.groups;
     l.blocks = schedule_.blocks;
     l.sums = sums_;
     l.rate_size = sums_ ? request_.rate_grad_size : 0;
-    const WorkspaceSize size = workspace_size<Real, Pass>(call_, request_, plan_, l.options);
     l.workspace_size = schedule_.in_shared ? 0 : size.near;
     l.far_size = size.far;
     l.layout.layers = table_.add(plan_.layers, plan_.depth);
@@ -388,6 +417,13 @@ class Operation {
       if (schedule_.strategy == BlockStrategy::kCluster) {
         return target.template launch<BlockKind::kCluster, Real, Pass>(launch_, schedule_);
       }
+      if (schedule_.strategy == BlockStrategy::kTiled) {
+        return schedule_.cluster > 1
+                   ? target.template launch<BlockKind::kCluster, Real, TiledUnroll>(launch_,
+                                                                                    schedule_)
+                   : target.template launch<BlockKind::kPlain, Real, TiledUnroll>(launch_,
+                                                                                  schedule_);
+      }
     }
     return target.template launch<BlockKind::kPlain, Real, Pass>(launch_, schedule_);
   }
@@ -413,7 +449,7 @@ class Operation {
   const Request& request_;
   const BlockContext& context_;
   const bool implicit_;  // the first layer
-  const TaskWork work_;
+  const TaskWork work_, tiled_work_;
   std::vector<LayerPlan> layers_;
   Plan plan_;
   Schedule schedule_;

@@ -14,13 +14,16 @@ namespace innerloop {
 /// resident: a block's whole workspace lies in shared memory; streamed: in global memory; low-rank:
 /// per-task weights are kept as factors, in shared memory if they fit; cluster: several blocks
 /// share a group of tasks and its workspace, each with a part of every layer in its shared memory
-/// (block/block_exchange.h). Sums over tasks of the latter two lie apart in global memory.
+/// (block/block_exchange.h); tiled: rows pass in tiles through blocks that keep all parameters in
+/// shared memory, and a cluster may share the tiles of a group (block/tiled_unroll.h). Sums over
+/// tasks of low-rank and cluster lie apart in global memory.
 enum class BlockStrategy : int {
   kAuto = 0,
   kResident = 1,
   kStreamed = 2,
   kLowRank = 3,
-  kCluster = 4
+  kCluster = 4,
+  kTiled = 5
 };
 
 struct DeviceFacts {
@@ -46,6 +49,7 @@ struct FixedParts : Cut {
 /// What was chosen; no threads: nothing fits.
 struct Schedule : Cut {
   int64_t groups = 0, blocks = 0;  // blocks, or clusters
+  int64_t tile_rows = 0;           // rows of a task that pass at a time; 0: all
   bool in_shared = false;          // the workspace; else in global memory
   bool one_product = false;        // of the first weight with the rows of all tasks
   int64_t workspace_bytes = 0;     // of one block, without sums that lie apart
@@ -70,10 +74,12 @@ struct Footprint {
   int64_t workspace_bytes = 0;
   int64_t far_bytes = 0;      // sums that lie apart, in global memory
   int64_t staging_bytes = 0;  // shared memory for operands on their way
+  int64_t tiles = 1;          // in which the rows of a task pass
 };
 
 constexpr int kMostInCluster = 8;  // blocks, on every device that has clusters
-constexpr int kClusterChoices[] = {1, 2, 4, 8};
+constexpr int kClusterChoices[] = {1, 2, 3, 4, 6, 8};
+constexpr int64_t kTileChoices[] = {128, 64, 32, 16, 8};  // rows of a task
 constexpr int64_t kExchangeRows = 32;  // of a task, between the blocks of a cluster
 constexpr int kThreadChoices[] = {32, 64, 128, 256};
 constexpr int64_t kGroupChoices[] = {1, 2, 4, 8, 16, 32};
@@ -91,14 +97,14 @@ constexpr double kRemoteCycles = 0.25;        // of a multiprocessor for a numbe
 constexpr double kLaunchCycles = 4000;        // until a launch that waits for another one works
 constexpr int64_t kRegisters = 65536;         // of a multiprocessor
 constexpr int64_t kThreadRegisters = 192;     // of a kernel, rounded up: docs/cuda-resources.md
-constexpr int64_t kMoreRegisters = 224;       // of the low-rank and cluster kernels
+constexpr int64_t kMoreRegisters = 224;       // of the other strategies' kernels
 constexpr int64_t kBlocksPerMultiprocessor = 16;
 
 /// Blocks that one multiprocessor holds at a time.
 inline int64_t blocks_in_flight(const DeviceFacts& device, BlockStrategy strategy, int threads,
                                 int64_t shared_bytes) {
   const bool needs_more =
-      strategy == BlockStrategy::kLowRank || strategy == BlockStrategy::kCluster;
+      strategy != BlockStrategy::kResident && strategy != BlockStrategy::kStreamed;
   const int64_t registers = needs_more ? kMoreRegisters : kThreadRegisters;
   const int64_t by_threads = kRegisters / (registers * ((threads + 31) / 32 * 32));
   const int64_t by_memory = device.shared_per_multiprocessor / std::max<int64_t>(shared_bytes, 1);
@@ -114,13 +120,16 @@ inline int64_t groups_in_flight(const DeviceFacts& device, const Cut& cut, int64
 /// as the work of all blocks that share a multiprocessor, whichever is more. A multiply-add is
 /// `slower` than from shared memory.
 inline double estimated_cycles(const TaskWork& work, const DeviceFacts& device, int64_t tasks,
-                               const Cut& cut, double slower, int64_t in_flight) {
+                               const Cut& cut, double slower, int64_t tiles, int64_t in_flight) {
   const double group = static_cast<double>(cut.tasks_per_block);
   const double cluster = static_cast<double>(cut.cluster);
-  const double busy = std::min(static_cast<double>(cut.threads), group * work.width / cluster);
+  const bool tiled = cut.strategy == BlockStrategy::kTiled;
+  const double width = group * work.width / (tiled ? static_cast<double>(tiles) : cluster);
+  const double busy = std::min(static_cast<double>(cut.threads), width);
+  const double rounds = static_cast<double>((tiles + cut.cluster - 1) / cut.cluster);
   const double macs = group * work.multiply_adds * slower / cluster;
   const double sent = work.exchanges * kExchangeCycles + group * work.exchanged * kRemoteCycles;
-  const double alone = work.phases * kPhaseCycles * slower + macs * kThreadCycles / busy +
+  const double alone = rounds * work.phases * kPhaseCycles * slower + macs * kThreadCycles / busy +
                        (cut.cluster > 1 ? sent : 0);
   const int64_t groups = (tasks + cut.tasks_per_block - 1) / cut.tasks_per_block;
   const int64_t at_once = groups_in_flight(device, cut, in_flight);
@@ -152,11 +161,11 @@ inline void each_cut(BlockStrategy strategy, const DeviceFacts& device, int64_t 
     }
     if (fixed_one) g(fixed_one);
   };
+  const bool tiled = strategy == BlockStrategy::kTiled, split = strategy == BlockStrategy::kCluster;
   const auto is_shared = [&](int cluster) {
-    return (strategy == BlockStrategy::kCluster) == (cluster > 1) &&
-           cluster <= device.most_in_cluster;
+    return (tiled || split == (cluster > 1)) && cluster <= device.most_in_cluster;
   };
-  const int fixed_cluster = strategy == BlockStrategy::kCluster ? fixed.cluster : 0;
+  const int fixed_cluster = tiled || split ? fixed.cluster : 0;
   if (fixed_cluster > device.most_in_cluster) return;
   const auto has_tasks = [&](int64_t group) { return group <= std::max<int64_t>(tasks, 1); };
   choices(kClusterChoices, fixed_cluster, is_shared, [&](int cluster) {
@@ -175,7 +184,7 @@ inline Schedule cut_schedule(const Cut& cut, const TaskWork& work, const DeviceF
   const bool fits = needs.workspace_bytes + needs.staging_bytes <= room;
   const bool in_shared = fits && cut.strategy != BlockStrategy::kStreamed;
   const bool must_fit =
-      cut.strategy == BlockStrategy::kResident || cut.strategy == BlockStrategy::kCluster;
+      cut.strategy != BlockStrategy::kStreamed && cut.strategy != BlockStrategy::kLowRank;
   const int64_t global = needs.far_bytes + (in_shared ? 0 : needs.workspace_bytes);
   Schedule s;
   if (!needs.possible || (must_fit && !fits) || needs.staging_bytes > room) return s;
@@ -191,8 +200,8 @@ inline Schedule cut_schedule(const Cut& cut, const TaskWork& work, const DeviceF
   if (global > 0) {
     s.blocks = std::min(s.blocks, std::max<int64_t>(1, kStreamedBudget / (global * cut.cluster)));
   }
-  s.cycles =
-      estimated_cycles(work, device, tasks, cut, slowness(cut.strategy, in_shared), in_flight);
+  s.cycles = estimated_cycles(work, device, tasks, cut, slowness(cut.strategy, in_shared),
+                              needs.tiles, in_flight);
   return s;
 }
 
@@ -203,8 +212,9 @@ template <class Work, class NeedsOf>
 inline Schedule choose_schedule(Work work, const DeviceFacts& device, int64_t tasks,
                                 const Cut& fixed, NeedsOf footprint) {
   Schedule best;
-  for (BlockStrategy strategy : {BlockStrategy::kResident, BlockStrategy::kLowRank,
-                                 BlockStrategy::kCluster, BlockStrategy::kStreamed}) {
+  for (BlockStrategy strategy :
+       {BlockStrategy::kResident, BlockStrategy::kLowRank, BlockStrategy::kCluster,
+        BlockStrategy::kTiled, BlockStrategy::kStreamed}) {
     if (fixed.strategy != BlockStrategy::kAuto && fixed.strategy != strategy) continue;
     const TaskWork one = work(strategy);
     each_cut(strategy, device, tasks, fixed, [&](const Cut& cut) {
@@ -252,6 +262,17 @@ inline TaskWork task_work(const Request& r, double sweeps, double query_sweeps, 
   };
   work.exchanges = std::max(1, net.depth - 1) *
                    (sweeps * parts(r.support_rows) + query_sweeps * parts(r.query_rows));
+  return work;
+}
+
+/// The same for rows that pass in tiles: back through a step, activations are computed again. The
+/// blocks of a cluster add up their gradients.
+inline TaskWork tiled_work(const Request& r, double sweeps, double query_sweeps) {
+  const double steps = static_cast<double>(r.steps);
+  const bool again = r.wants_grad && r.order == 2;
+  TaskWork work = task_work(r, sweeps + (again ? 3 * steps : 0), query_sweeps, false);
+  work.exchanges = (again ? 2 : 1) * steps + 1;
+  work.exchanged = work.exchanges * static_cast<double>(r.problem.net->parameters);
   return work;
 }
 

@@ -14,7 +14,7 @@ from innerloop._plan import LOSS_CODES, Options, find_plan
 from innerloop.models import MLP
 
 OPERATIONS = ("meta_grad", "meta_loss", "adapt", "hvp", "loss_and_grad", "predict")
-STRATEGIES = ("auto", "resident", "streamed", "low_rank", "cluster")
+STRATEGIES = ("auto", "resident", "streamed", "low_rank", "cluster", "tiled")
 
 
 class DeviceFacts(NamedTuple):
@@ -32,8 +32,9 @@ H100 = DeviceFacts(132, 232448, 233472, 8)
 
 class Schedule(NamedTuple):
     """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
-    (always if the strategy is "resident" or "cluster", where they fit if "low_rank"), else in
-    global memory. `cluster` blocks share a group of `tasks_per_block` tasks. `one_product`: the
+    (always unless the strategy is "streamed", or "low_rank" and they do not fit), else in global
+    memory. `cluster` blocks share a group of `tasks_per_block` tasks. `tile_rows` of a task pass at
+    a time if the strategy is "tiled"; otherwise it is 0. `one_product`: the
     first layer's products with a weight that all tasks share are launches of their own, for all
     tasks at once. `shared_bytes` are a block's shared memory: the workspace if it lies there, and
     operands on their way. `scratch_bytes` are torch's, in global memory, for the whole call.
@@ -44,6 +45,7 @@ class Schedule(NamedTuple):
     threads: int
     cluster: int
     blocks: int
+    tile_rows: int
     in_shared: bool
     one_product: bool
     workspace_bytes: int
@@ -145,13 +147,15 @@ def fixed_plan(
     Args:
         strategy: "auto", "resident" (a block's workspace in shared memory), "streamed" (in
             global memory), "low_rank" (per-task weights kept as factors; `meta_grad` and
-            `meta_loss` without rates per element, where an adapted weight is shared by all tasks)
-            or "cluster" (parts of every layer in the shared memory of several blocks; sm_90 and
-            later, `meta_grad`, `meta_loss` and `adapt` without rates per element).
+            `meta_loss` without rates per element, where an adapted weight is shared by all tasks),
+            "cluster" (parts of every layer in the shared memory of several blocks; sm_90 and later)
+            or "tiled" (rows pass in tiles through blocks that keep all parameters); the latter two
+            for `meta_grad`, `meta_loss` and `adapt` without rates per element.
         tasks_per_block: 1 to 32.
         threads: of a block, 1 to 256.
-        cluster: blocks that share a group of tasks, 2 to 8, of the strategy "cluster"; a divisor of
-            the widths of all hidden layers (of the inputs, if there are none).
+        cluster: blocks that share a group of tasks, 1 to 8. Of the strategy "cluster" a divisor,
+            from 2 on, of the widths of all hidden layers (of the inputs, if there are none); of
+            "tiled" any, more than 1 on sm_90 and later; otherwise it has no effect.
         one_product: whether the first layer's products with a weight that all tasks share are
             taken for all tasks at once, where its per-task weights are never built; elsewhere it
             has no effect.
