@@ -16,8 +16,8 @@ from cases import Case
 
 FRAME_BYTES = 3072  # static shared memory of a kernel, and the driver's own
 REGISTERS = 65536  # of a multiprocessor
-THREAD_REGISTERS = {"resident": 192, "streamed": 192}
-MORE_REGISTERS = 224  # of the other strategies
+THREAD_REGISTERS = {"resident": 200, "streamed": 200}
+MORE_REGISTERS = 240  # of the other strategies
 MOST_BLOCKS = 16  # on a multiprocessor
 LAUNCH_CYCLES = 4000.0  # until a launch that waits for another one works
 APART_LAUNCHES = 2  # with `one_product`: X W^T and the gradient of W
@@ -67,7 +67,7 @@ def work(case: Case, one_product: bool = False, tiled: bool = False) -> Work:
     exchanges, exchanged = max(1, case.layers - 1) * parts, passed * sum(widths[1:-1])
     if tiled:
         exchanges = 2 * case.steps + 1
-        exchanged = exchanges * case.parameters
+        exchanged = exchanges * case.parameters()
     return Work(
         multiply_adds=multiply_adds - apart,
         width=max(n, q) * max(widths[1:]),

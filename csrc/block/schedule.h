@@ -96,8 +96,8 @@ constexpr double kExchangeCycles = 400;       // a barrier of a cluster and the 
 constexpr double kRemoteCycles = 0.25;        // of a multiprocessor for a number from another
 constexpr double kLaunchCycles = 4000;        // until a launch that waits for another one works
 constexpr int64_t kRegisters = 65536;         // of a multiprocessor
-constexpr int64_t kThreadRegisters = 192;     // of a kernel, rounded up: docs/cuda-resources.md
-constexpr int64_t kMoreRegisters = 224;       // of the other strategies' kernels
+constexpr int64_t kThreadRegisters = 200;     // of a kernel, rounded up: docs/cuda-resources.md
+constexpr int64_t kMoreRegisters = 240;       // of the other strategies' kernels
 constexpr int64_t kBlocksPerMultiprocessor = 16;
 
 /// Blocks that one multiprocessor holds at a time.

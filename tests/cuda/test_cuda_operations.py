@@ -67,6 +67,17 @@ def test_cluster_sweep(seed, cluster):
         compare(cluster_problem(seed), stepwise=seed % 4 == 0)
 
 
+@pytest.mark.parametrize("cluster", [1, 2, 3, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_rows_in_tiles(dtype, cluster):
+    with il.fixed_plan("tiled", cluster=cluster):
+        problem = random_problem(
+            3, widths=[17, 64, 64, 6], tasks=9, rows=700, query_rows=900, steps=2, rates="leaf",
+            activation="tanh", loss="mse", adapt_params=None, order=2,
+        )  # fmt: skip
+        compare(problem, dtype, 1e-5 if dtype is torch.float32 else 1e-11)
+
+
 @pytest.mark.parametrize("steps", [1, 3])
 def test_wide_layers_in_a_cluster(steps):
     with il.fixed_plan("cluster"):
