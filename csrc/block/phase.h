@@ -14,7 +14,8 @@
 //   wait_copies<n>()        until all but the n latest batches of the thread have arrived
 //   B::PerThread<T>         a T of every thread, which stays from phase to phase: at(thread)
 //   bool tf32()             whether tensor cores may be used (tensor_product.h), and then
-//   spread_warps(items, f)  f(item, warp), each item by the 32 threads of a warp together
+//   spread_warps(items, f)  f(item, warp), each item by the 32 threads of a warp B::Warp together
+//   B::PerWarp<T>           as PerThread, of every warp: at(warp)
 // Code outside `spread` and `once` runs on every thread and sees the same values there. Blocks:
 // cuda/device_block.h on a GPU, tests/emulation/emulated_block.h on the host with checks.
 #pragma once
