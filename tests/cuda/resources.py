@@ -26,6 +26,8 @@ KERNELS = {  # how a kernel's mangled name is recognised, and what runs it
     "HvpPass": "hvp",
     "LossPass": "loss_and_grad",
     "PredictPass": "predict",
+    "inputs_kernel": "inputs of all tasks",
+    "cotangents_kernel": "first gradient of all tasks",
     "sum_kernel": "sum over blocks",
     "store_kernel": "long descriptions",
 }
