@@ -139,6 +139,21 @@ def test_what_the_support_adds_to_the_gradient(emulated, adapted, order, steps):
     compare(problem)
 
 
+def test_only_rows_that_matter_are_multiplied(emulated):
+    """Without steps the support has no forward pass; of a frozen network no cotangents either."""
+    emulated.fix_schedule("resident", 1, 64, True)
+    copied = {}
+    for steps in (0, 1):
+        problem = implicit_problem(
+            53, widths=[40, 10, 3], tasks=2, rows=5, query_rows=4, adapt_params=[], steps=steps,
+            rates="scalar", ragged=False, weighted=False,
+        )  # fmt: skip
+        before = emulated.counters()[3]
+        problem.call(il.meta_grad, backend="fused")
+        copied[steps] = emulated.counters()[3] - before
+    assert copied[1] - copied[0] == 2 * 5 * 40  # one tile either way
+
+
 @pytest.mark.parametrize("number", range(len(SCHEDULES)))
 def test_losses_alone(emulated, number):
     """Without a gradient one product is left, and there are no sums."""
