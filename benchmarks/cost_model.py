@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 from typing import Any
 
 from cases import Case
 
 FRAME_BYTES = 3072  # static shared memory of a kernel, and the driver's own
 REGISTERS = 65536  # of a multiprocessor
-THREAD_REGISTERS = 192
+THREAD_REGISTERS = {"resident": 192, "streamed": 192, "low_rank": 224, "cluster": 224}
 MOST_BLOCKS = 16  # on a multiprocessor
 LAUNCH_CYCLES = 4000.0  # until a launch that waits for another one works
 APART_LAUNCHES = 2  # with `one_product`: X W^T and the gradient of W
+EXCHANGE_ROWS = 32  # between the blocks of a cluster
 MOST_CHANGE = 64.0  # of a constant, by the fit
-MODELLED = ("resident", "streamed")
+MODELLED = ("resident", "streamed", "cluster")
 
 
 @dataclass(frozen=True)
@@ -31,34 +33,51 @@ class Constants:
     thread_cycles: float = 6.0
     multiply_adds_per_cycle: float = 32.0
     streamed_factor: float = 4.0
+    exchange_cycles: float = 400.0
+    remote_cycles: float = 0.25
 
 
 @dataclass(frozen=True)
 class Work:
-    """One task's work: multiply-adds in products, results of a typical one, and barriers; and the
-    multiply-adds of products that launches of their own take for all tasks at once."""
+    """One task's work: multiply-adds in products, results of a typical one, and barriers; exchanges
+    between the blocks of a cluster and the numbers in them; and the multiply-adds of products that
+    launches of their own take for all tasks at once."""
 
     multiply_adds: float
     width: float
     phases: float
-    apart: float = 0.0
+    exchanges: float
+    exchanged: float
+    apart: float
 
 
 def work(case: Case, one_product: bool = False) -> Work:
     """What the model knows of a case, and of a schedule with or without `one_product`."""
-    weights = sum(a * b for a, b in zip(case.widths, case.widths[1:], strict=False))
-    if case.quantity == "hvp":
-        sweeps, query_sweeps = 8, 0
-    else:
-        sweeps, query_sweeps = 9 * case.steps, 3
-    products = APART_LAUNCHES * (case.support + case.query) * case.widths[0] * case.widths[1]
+    sweeps, query_sweeps = (8, 0) if case.quantity == "hvp" else (9 * case.steps, 3)
+    n, q, widths = case.support, case.query, case.widths
+    passed = sweeps * n + query_sweeps * q  # rows
+    multiply_adds = passed * sum(a * b for a, b in pairwise(widths))
+    products = APART_LAUNCHES * (n + q) * widths[0] * widths[1]
+    if is_implicit(case):
+        multiply_adds += passed * (n - widths[0]) * widths[1] + (n + q) * n * widths[0] + products
     apart = float(products) if one_product else 0.0
     return Work(
-        multiply_adds=weights * (sweeps * case.support + query_sweeps * case.query) - apart,
-        width=max(case.support, case.query) * max(case.widths[1:]),
+        multiply_adds=multiply_adds - apart,
+        width=max(n, q) * max(widths[1:]),
         phases=2 * case.layers * (sweeps + query_sweeps) + 8,
+        exchanges=max(1, case.layers - 1)
+        * (sweeps * -(-n // EXCHANGE_ROWS) + query_sweeps * -(-q // EXCHANGE_ROWS)),
+        exchanged=passed * sum(widths[1:-1]),
         apart=apart,
     )
+
+
+def is_implicit(case: Case) -> bool:
+    """Whether the first layer's per-task weights are never built (csrc/core/request.h)."""
+    n, q, (inputs, outputs) = case.support, case.query, case.widths[:2]
+    saved = case.steps * (4 * inputs - 2 * n) * outputs
+    pays = n <= inputs and saved > (n + q) * inputs + q * outputs
+    return case.quantity != "hvp" and pays
 
 
 def cycles(
@@ -72,23 +91,24 @@ def cycles(
     Args:
         case: the case.
         entry: a schedule as `innerloop.plan` gives it.
-        facts: multiprocessors, shared memory per block, shared memory per multiprocessor.
+        facts: as innerloop.schedule.DeviceFacts.
         constants: those of schedule.h unless given.
     """
     c = constants or Constants()
     task = work(case, entry["one_product"])
-    group, threads = entry["tasks_per_block"], entry["threads"]
-    resident = entry["strategy"] == "resident"
+    group, threads, cluster = entry["tasks_per_block"], entry["threads"], entry["cluster"]
     shared = FRAME_BYTES + entry["shared_bytes"]
-    slower = 1.0 if resident else c.streamed_factor
-    macs = group * task.multiply_adds * slower
+    slower = 1.0 if entry["strategy"] in ("resident", "cluster") else c.streamed_factor
+    macs = group * task.multiply_adds * slower / cluster
     alone = task.phases * c.phase_cycles * slower
-    alone += macs * c.thread_cycles / min(threads, group * task.width)
+    alone += macs * c.thread_cycles / min(threads, group * task.width / cluster)
+    if cluster > 1:
+        alone += task.exchanges * c.exchange_cycles + group * task.exchanged * c.remote_cycles
     groups = -(-case.tasks // group)
-    by_threads = REGISTERS // (THREAD_REGISTERS * -(-threads // 32) * 32)
+    by_threads = REGISTERS // (THREAD_REGISTERS[entry["strategy"]] * -(-threads // 32) * 32)
     in_flight = max(1, min(by_threads, facts[2] // shared, MOST_BLOCKS))
-    waves = -(-groups // (facts[0] * in_flight))
-    together = min(in_flight, -(-groups // facts[0]))
+    waves = -(-groups // max(1, facts[0] * in_flight // cluster))
+    together = min(in_flight, -(-groups * cluster // facts[0]))
     apart = case.tasks * task.apart / (c.multiply_adds_per_cycle * facts[0])
     apart += APART_LAUNCHES * LAUNCH_CYCLES if entry["one_product"] else 0.0
     return float(apart + waves * max(alone, together * macs / c.multiply_adds_per_cycle))

@@ -19,14 +19,14 @@ namespace {
 /// (device, stream, allocate, facts, allow_tf32). allocate(bytes) returns the address of memory on
 /// the device that stays until the stream has passed the launches; without it the operation is only
 /// scheduled, for a device with these facts (multiprocessors, shared memory per block, per
-/// multiprocessor).
-using Facts = std::tuple<int, int64_t, int64_t>;
+/// multiprocessor, most blocks in a cluster).
+using Facts = std::tuple<int, int64_t, int64_t, int>;
 using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 
-ScheduleOverride fixed_schedule;
+FixedParts fixed_schedule;
 
 /// The strategies' names, in the order of their numbers.
-constexpr const char* kStrategies[] = {"auto", "resident", "streamed", "low_rank"};
+constexpr const char* kStrategies[] = {"auto", "resident", "streamed", "low_rank", "cluster"};
 
 const char* strategy_name(BlockStrategy strategy) {
   return kStrategies[static_cast<int>(strategy)];
@@ -34,8 +34,8 @@ const char* strategy_name(BlockStrategy strategy) {
 BlockStrategy named_strategy(const std::string& name) {
   const auto found = std::find(std::begin(kStrategies), std::end(kStrategies), name);
   if (found == std::end(kStrategies)) {
-    throw std::invalid_argument("strategy must be auto, resident, streamed or low_rank (got " +
-                                name + ")");
+    throw std::invalid_argument(
+        "strategy must be auto, resident, streamed, low_rank or cluster (got " + name + ")");
   }
   return static_cast<BlockStrategy>(found - std::begin(kStrategies));
 }
@@ -58,7 +58,8 @@ class DeviceCall {
           static_cast<DeviceCall*>(self)->allocate_(bytes).cast<int64_t>());
     };
     if (const auto& facts = std::get<3>(place)) {
-      context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts)};
+      context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts),
+                        std::get<3>(*facts)};
     }
   }
 
@@ -93,7 +94,8 @@ class DeviceCall {
     d["strategy"] = strategy_name(schedule_.strategy);
     d["tasks_per_block"] = schedule_.tasks_per_block;
     d["threads"] = schedule_.threads;
-    d["blocks"] = schedule_.blocks;
+    d["cluster"] = schedule_.cluster;
+    d["blocks"] = schedule_.blocks * schedule_.cluster;
     d["in_shared"] = schedule_.in_shared;
     d["one_product"] = schedule_.one_product;
     d["workspace_bytes"] = schedule_.workspace_bytes;
@@ -164,8 +166,8 @@ py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_
 /// What later calls must use; "auto", 0 and None leave it to the model of cost. Returns what was
 /// fixed before.
 py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads,
-                       std::optional<bool> one_product) {
-  ScheduleOverride fixed;
+                       int cluster, std::optional<bool> one_product) {
+  FixedParts fixed;
   fixed.strategy = named_strategy(strategy);
   if (tasks_per_block < 0 || tasks_per_block > kMaxGroup) {
     throw std::invalid_argument("tasks_per_block must lie in [1, " + std::to_string(kMaxGroup) +
@@ -175,12 +177,17 @@ py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int
     throw std::invalid_argument("threads must lie in [1, " + std::to_string(kMaxThreads) +
                                 "], or be 0 (got " + std::to_string(threads) + ")");
   }
+  if (cluster < 0 || cluster > kMostInCluster) {
+    throw std::invalid_argument("cluster must lie in [1, " + std::to_string(kMostInCluster) +
+                                "], or be 0 (got " + std::to_string(cluster) + ")");
+  }
   fixed.tasks_per_block = tasks_per_block;
   fixed.threads = threads;
+  fixed.cluster = cluster;
   fixed.one_product = one_product;
-  const ScheduleOverride before = std::exchange(fixed_schedule, fixed);
+  const FixedParts before = std::exchange(fixed_schedule, fixed);
   return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads,
-                        before.one_product);
+                        before.cluster, before.one_product);
 }
 
 }  // namespace
@@ -194,7 +201,7 @@ PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
   m.def("fix_schedule", &fix_schedule, py::arg("strategy"), py::arg("tasks_per_block"),
-        py::arg("threads"), py::arg("one_product") = py::none());
+        py::arg("threads"), py::arg("cluster") = 0, py::arg("one_product") = py::none());
   define_backend(m);
 }
 

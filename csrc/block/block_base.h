@@ -19,6 +19,9 @@ struct BlockOptions {
   bool in_shared;  // the workspace
   bool has_staging;
   int64_t parameters;
+  int cluster;            // blocks that share a group of tasks
+  int64_t exchange_rows;  // of a task, at most, that they send each other at a time
+  int64_t exchange_size;  // numbers of a buffer for what they send
 };
 
 template <class BlockType, class RealType>
@@ -31,12 +34,15 @@ class BlockBase {
   using M = ScalarMath<Real, Elem>;
   using R = Rows<Elem>;
   using Out = Target<Elem>;
-  using WeightRef = Weight<Real, Elem>;
+  struct WeightRef : Weight<Real, Elem> {
+    Split split = Split::kNone;
+  };
   using BiasRef = Bias<Real, Elem>;
   using Numbers = Source<Real, Elem>;
   using Product = BlockProduct<Real, Elem>;
   static constexpr bool kBuildsResults = true;  // in the workspace; copied out in whole rows
   static constexpr bool kFactors = Block::kFactors;
+  static constexpr bool kCluster = Block::kCluster;
   static constexpr bool kOneProduct = true;  // other launches may multiply with the first weight
 
   struct SideData {
@@ -87,7 +93,22 @@ class BlockBase {
     WeightRef w;
     w.out = p.out;
     w.in = p.in;
+    w.split = p.split;
     return w;
+  }
+  /// Where this block's part of a leaf starts.
+  IL_HD int64_t weight_start(const LayerPlan& p) const {
+    return p.split == Split::kNone      ? 0
+           : p.split == Split::kOutputs ? block_.rank() * p.out * p.leaf_in
+                                        : block_.rank() * p.in;
+  }
+  IL_HD int64_t bias_start(const LayerPlan& p) const {
+    return p.split == Split::kOutputs ? block_.rank() * p.out : 0;
+  }
+  /// Whether this block writes what all blocks of a cluster have alike.
+  IL_HD bool speaks() const { return block_.rank() == 0; }
+  IL_HD bool writes_bias(const LayerPlan& p) const {
+    return p.split == Split::kOutputs || speaks();
   }
 
   Block block_;

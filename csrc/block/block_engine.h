@@ -30,6 +30,7 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
   // ---- workspace and loading -------------------------------------------------------------------
   IL_HD void carve(Carver<Elem>& c) {
     partial_ = c.take(options_.threads > plan_.copies ? options_.threads : plan_.copies);
+    Base::carve(c);
   }
   IL_HD SideData carve_side(Carver<Elem>& c, const Side& side) const {
     const int64_t n = side.rows, columns = this->input_columns(), all = plan_.copies * n;
@@ -97,7 +98,9 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
   }
   IL_CALL void store_per_task(Real* to, int64_t stride, int64_t index,
                               const PerTask* values) const {
-    block_.spread(1, used_, [&](int, int t) { to[(first_ + t) * stride + index] = values[t]; });
+    if (speaks()) {
+      block_.spread(1, used_, [&](int, int t) { to[(first_ + t) * stride + index] = values[t]; });
+    }
     block_.barrier();
   }
   IL_CALL void clear_per_task(PerTask* to) const {
@@ -125,7 +128,7 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
       b.task_stride = p.bias_per_task ? p.ld_out : 0;
     } else {
       b.task_stride = problem_.params.task_stride[p.bias_leaf];
-      b.shared = leaf(problem_.params, p.bias_leaf);
+      b.shared = leaf(problem_.params, p.bias_leaf) + bias_start(p);
     }
     return b;
   }
@@ -168,7 +171,7 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
     if (p.bias_leaf < 0) return b;
     b.out = p.out;
     b.task_stride = leaves.task_stride[p.bias_leaf];
-    b.shared = leaf(leaves, p.bias_leaf);
+    b.shared = leaf(leaves, p.bias_leaf) + bias_start(p);
     return b;
   }
 
@@ -181,11 +184,12 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
   }
   IL_HD void publish(int l, Elem* block, Real* out, int64_t stride) const {
     const LayerPlan& p = plan_.layers[l];
-    this->export_weight(out + p.weight_offset, stride, block_weight(l, block));
-    if (p.bias_leaf >= 0) this->export_bias(out + p.bias_offset, stride, block_bias(l, block));
+    this->export_weight(out, stride, p, block_weight(l, block));
+    if (p.bias_leaf >= 0) this->export_bias(out, stride, p, block_bias(l, block));
   }
 
  protected:
+  using Base::bias_start;
   using Base::block_;
   using Base::empty_weight;
   using Base::extent;
@@ -197,8 +201,10 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
   using Base::partial_;
   using Base::plan_;
   using Base::problem_;
+  using Base::speaks;
   using Base::target_columns;
   using Base::used_;
+  using Base::weight_start;
 
  private:
   IL_HD bool stages_weight(int l) const {
@@ -210,8 +216,8 @@ class BlockEngine : public BlockFirstLayer<BlockType, RealType> {
   }
   IL_HD WeightRef leaf_weight(const LayerPlan& p, const Leaves& leaves) const {
     WeightRef w = empty_weight(p);
-    w.shared = leaf(leaves, p.weight_leaf);
-    w.ld = p.in;
+    w.shared = leaf(leaves, p.weight_leaf) + weight_start(p);
+    w.ld = p.leaf_in;
     w.task_stride = leaves.task_stride[p.weight_leaf];
     return w;
   }

@@ -23,23 +23,26 @@ class BlockFirstLayer : public BlockResults<BlockType, RealType> {
 
   /// The group's rows of X W^T, where those of its side begin at row `start`.
   IL_CALL void load_first_rows(const R& to, int64_t start) const {
-    const Real* from = first_rows_ + (start + first_ * to.rows) * to.cols;
+    const Real* from = own_first_rows(start + first_ * to.rows);
+    const int64_t ld = outputs_of_first();
     block_.spread(used_ * extent(to.rows), extent(to.cols),
-                  [&](int r, int j) { to.p[r * to.ld + j] = from[r * to.cols + j]; });
+                  [&](int r, int j) { to.p[r * to.ld + j] = from[r * ld + j]; });
     block_.barrier();
   }
   /// Their cotangents, in the place of X W^T.
   IL_CALL void store_first_rows(const R& from, int64_t start, Real sign) const {
-    Real* to = first_rows_ + (start + first_ * from.rows) * from.cols;
+    if (!this->writes_bias(plan_.layers[0])) return;  // a cotangent for each of its numbers
+    Real* to = own_first_rows(start + first_ * from.rows);
+    const int64_t ld = outputs_of_first();
     block_.spread(used_ * extent(from.rows), extent(from.cols), [&](int r, int j) {
-      to[r * from.cols + j] = sign * static_cast<Real>(from.p[r * from.ld + j]);
+      to[r * ld + j] = sign * static_cast<Real>(from.p[r * from.ld + j]);
     });
     block_.barrier();
   }
   /// gram = X_s X_s^T and, if there is one, cross = X_q X_s^T, from slabs of columns of X.
   IL_CALL void gram_products(const R& gram, const R& cross, const SideData& s, const Side& support,
                              const SideData& q, const Side& query) const {
-    const int64_t in = plan_.layers[0].in;
+    const int64_t in = plan_.layers[0].leaf_in;
     for (int64_t column = 0; column < in; column += s.x.cols) {
       const int64_t width = in - column < s.x.cols ? in - column : s.x.cols;
       const R left = slab(s, support, column, width), right = slab(q, query, column, width);
@@ -60,13 +63,13 @@ class BlockFirstLayer : public BlockResults<BlockType, RealType> {
   /// Columns of X that the workspace holds at a time.
   IL_HD int64_t input_columns() const {
     const LayerPlan& first = plan_.layers[0];
-    if (!plan_.one_product) return first.in;
-    return !plan_.first_adapts ? 0 : first.in < kGramColumns ? first.in : kGramColumns;
+    if (!plan_.one_product) return first.leaf_in;
+    return !plan_.first_adapts ? 0 : first.leaf_in < kGramColumns ? first.leaf_in : kGramColumns;
   }
   /// The first columns of d.x become columns of X from `column` on. NaN in rows out of use must not
   /// meet a product. No barrier.
   IL_HD R slab(const SideData& d, const Side& side, int64_t column, int64_t width) const {
-    const int64_t in = plan_.layers[0].in;
+    const int64_t in = plan_.layers[0].leaf_in;
     const Real* x = static_cast<const Real*>(side.x) + first_ * side.rows * in + column;
     block_.spread(used_ * extent(side.rows), extent(width), [&](int r, int j) {
       d.x.p[r * d.x.ld + j] = d.weight[r] != Real(0) ? x[r * in + j] : Real(0);
@@ -76,6 +79,15 @@ class BlockFirstLayer : public BlockResults<BlockType, RealType> {
 
  private:
   static constexpr int64_t kGramColumns = 64;
+
+  IL_HD int64_t outputs_of_first() const {
+    const LayerPlan& first = plan_.layers[0];
+    return first.split == Split::kOutputs ? first.out * this->options_.cluster : first.out;
+  }
+  /// This block's columns from a row on.
+  IL_HD Real* own_first_rows(int64_t row) const {
+    return first_rows_ + row * outputs_of_first() + this->bias_start(plan_.layers[0]);
+  }
 
   Real* first_rows_ = nullptr;
 };

@@ -29,26 +29,31 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   /// Writes the block's sums to `to`: leaves in the flat [P] order, less those that are summed
   /// apart, then the rates.
   IL_CALL void export_sinks(Real* to, int64_t rate_size) const {
-    const int64_t apart = plan_.apart();
+    const int64_t apart = plan_.apart;
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const Elem *weight = sink_ + p.sink_w, *bias = sink_ + p.sink_b;
       if (l > 0 || apart == 0) {
         block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
-          to[p.weight_offset - apart + i * p.in + j] = weight[i * p.ld_in + j];
+          const int64_t at = p.weight_offset - apart + weight_start(p) + i * p.leaf_in + j;
+          to[at] = weight[i * p.ld_in + j];
         });
       }
-      if (p.bias_leaf < 0) continue;
-      block_.spread(1, extent(p.out), [&](int, int j) { to[p.bias_offset - apart + j] = bias[j]; });
+      if (p.bias_leaf < 0 || !writes_bias(p)) continue;
+      Real* to_bias = to + p.bias_offset - apart + bias_start(p);
+      block_.spread(1, extent(p.out), [&](int, int j) { to_bias[j] = bias[j]; });
     }
     Real* rates = to + options_.parameters - apart;
-    block_.spread(1, extent(rate_size), [&](int, int i) { rates[i] = rate_sink_[i]; });
+    if (speaks()) {
+      block_.spread(1, extent(rate_size), [&](int, int i) { rates[i] = rate_sink_[i]; });
+    }
     block_.barrier();
   }
   /// Gradients of rates that every task has of its own are sums over steps: they start at zero.
   IL_CALL void clear_rates(const MetaGradCall& call) const {
     const int64_t size = call.rates.task_stride;
     if (!call.out_rate_grad || size == 0) return;
+    if (!speaks()) return;
     Real* to = static_cast<Real*>(call.out_rate_grad) + first_ * size;
     block_.spread(used_, extent(size), [&](int t, int i) { to[t * size + i] = Real(0); });
     block_.barrier();
@@ -84,12 +89,16 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   // ---- results ---------------------------------------------------------------------------------
   IL_CALL void finish_weight(const LayerPlan& p, const Out& lambda,
                              const MetaGradCall& call) const {
-    finish(p.weight_per_task, p.weight_leaf, p.sink_w, p.out, p.in, p.ld_in, lambda, call);
+    const Place place{p.weight_leaf, weight_start(p), p.out, p.in, p.leaf_in};
+    finish(p.weight_per_task, place, sink_ + p.sink_w, lambda, call);
   }
   IL_CALL void finish_bias(const LayerPlan& p, const Out& lambda, const MetaGradCall& call) const {
-    finish(p.bias_per_task, p.bias_leaf, p.sink_b, 1, p.out, p.ld_out, lambda, call);
+    if (!writes_bias(p)) return;
+    const Place place{p.bias_leaf, bias_start(p), 1, p.out, p.out};
+    finish(p.bias_per_task, place, sink_ + p.sink_b, lambda, call);
   }
   IL_CALL void finish_rate(const MetaGradCall& call, int64_t offset, const PerTask* values) const {
+    if (!speaks()) return;
     const int64_t stride = call.rates.task_stride;
     if (stride) {
       Real* out = static_cast<Real*>(call.out_rate_grad) + first_ * stride + offset;
@@ -103,11 +112,16 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
     }
     block_.barrier();
   }
-  IL_CALL void export_weight(Real* out, int64_t stride, const WeightRef& w) const {
-    write_out(out, stride, {w.own, w.shared}, w.task_stride, w.ld, w.out, w.in);
+  /// Into the tasks' parameters `out`, in the flat [P] order.
+  IL_CALL void export_weight(Real* out, int64_t stride, const LayerPlan& p,
+                             const WeightRef& w) const {
+    write_out(out + p.weight_offset + weight_start(p), stride, p.leaf_in, {w.own, w.shared},
+              w.task_stride, w.ld, w.out, w.in);
   }
-  IL_CALL void export_bias(Real* out, int64_t stride, const BiasRef& b) const {
-    write_out(out, stride, numbers(b), b.task_stride, 0, 1, b.out);
+  IL_CALL void export_bias(Real* out, int64_t stride, const LayerPlan& p, const BiasRef& b) const {
+    if (!writes_bias(p)) return;
+    write_out(out + p.bias_offset + bias_start(p), stride, 0, numbers(b), b.task_stride, 0, 1,
+              b.out);
   }
   IL_CALL void export_rows(Real* out, const R& r) const {
     Real* to = out + first_ * r.rows * r.cols;
@@ -117,6 +131,7 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   }
 
  protected:
+  using Base::bias_start;
   using Base::block_;
   using Base::extent;
   using Base::first_;
@@ -125,7 +140,10 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   using Base::plan_;
   using Base::rate_sink_;
   using Base::sink_;
+  using Base::speaks;
   using Base::used_;
+  using Base::weight_start;
+  using Base::writes_bias;
 
  private:
   IL_HD void step(const Out& to, const Numbers& from, int64_t from_task, int64_t from_ld,
@@ -172,30 +190,36 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
     });
     block_.barrier();
   }
-  IL_HD void finish(bool per_task, int index, int64_t sink, int64_t rows, int64_t cols, int64_t ld,
-                    const Out& lambda, const MetaGradCall& call) const {
-    const int64_t stride = per_task ? call.grad_strides[index] : 0;
-    Real* out = per_task ? static_cast<Real*>(call.grads[index]) + first_ * stride : nullptr;
-    block_.spread(extent(rows), extent(cols), [&](int i, int j) {
+  /// A [rows, cols] part of a leaf: rows of the leaf are `ld` apart.
+  struct Place {
+    int leaf;
+    int64_t start, rows, cols, ld;
+  };
+  IL_HD void finish(bool per_task, const Place& at, Elem* sink, const Out& lambda,
+                    const MetaGradCall& call) const {
+    const int64_t stride = per_task ? call.grad_strides[at.leaf] : 0;
+    Real* out =
+        per_task ? static_cast<Real*>(call.grads[at.leaf]) + first_ * stride + at.start : nullptr;
+    block_.spread(extent(at.rows), extent(at.cols), [&](int i, int j) {
       Real total = 0;
       for (int t = 0; t < used_; ++t) {
         const Real value = lambda.p[t * lambda.task_stride + i * lambda.ld + j];
         total += value;
-        if (per_task) out[t * stride + i * cols + j] = value;
+        if (per_task) out[t * stride + i * at.ld + j] = value;
       }
       if (!per_task) {
-        Elem& sum = sink_[sink + i * ld + j];
+        Elem& sum = sink[i * lambda.ld + j];
         sum = sum + total;
       }
     });
     block_.barrier();
   }
-  IL_HD void write_out(Real* out, int64_t stride, const Numbers& from, int64_t from_task,
-                       int64_t from_ld, int64_t rows, int64_t cols) const {
+  IL_HD void write_out(Real* out, int64_t stride, int64_t ld, const Numbers& from,
+                       int64_t from_task, int64_t from_ld, int64_t rows, int64_t cols) const {
     Real* to = out + first_ * stride;
     for (int t = 0; t < used_; ++t) {
       block_.spread(extent(rows), extent(cols), [&](int i, int j) {
-        to[t * stride + i * cols + j] = from.at(t * from_task + i * from_ld + j);
+        to[t * stride + i * ld + j] = from.at(t * from_task + i * from_ld + j);
       });
     }
     block_.barrier();

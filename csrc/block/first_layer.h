@@ -170,13 +170,6 @@ IL_HD void multiply_cotangents(const Block& block, const FirstLayerLaunch& launc
 // ---- when, and in how many blocks
 // ----------------------------------------------------------------
 
-/// Multiply-adds of one such product for one task; the gradient takes as many again.
-inline double first_product_work(const Request& r) {
-  const Layer& first = r.problem.net->first();
-  const double rows = static_cast<double>((r.steps > 0 ? r.support_rows : 0) + r.query_rows);
-  return rows * static_cast<double>(first.in) * static_cast<double>(first.out);
-}
-
 /// Bytes of the rows that pass between the launches.
 inline int64_t first_rows_bytes(const Request& r, int64_t real) {
   return r.problem.tasks * (r.support_rows + r.query_rows) * r.problem.net->first().out * real;

@@ -31,7 +31,7 @@ struct Launch {
   Plan plan;
   TableLayout layout;
   BlockOptions options;
-  int64_t groups, blocks;
+  int64_t groups, blocks;  // blocks, or clusters of blocks, that work on the groups
   int64_t rate_size;       // of the rates' gradients, when they are summed over tasks
   bool sums;               // over tasks
   void* slots;             // [blocks, slot_size]
@@ -134,8 +134,9 @@ IL_HD void start_group(const Engine& engine, const MetaGradCall& call) {
   engine.clear_rates(call);
 }
 
-/// Block `index` of the launch. Phases: one thread lays out the frame; then, group after group, the
-/// phases of the pass; at the end the block's sums go to its slot.
+/// Block `index` of the launch, or a block of cluster `index`. Phases: one thread lays out the
+/// frame; then, group after group, the phases of the pass; at the end the block's sums go to its
+/// slot, which the blocks of a cluster share.
 template <class Block, class Real, template <class> class Pass, class Call>
 IL_HD void run_tasks(const Block& block, const Launch<Call>& launch,
                      Frame<Block, Real, Pass, Call>* frame,
@@ -156,6 +157,7 @@ IL_HD void run_tasks(const Block& block, const Launch<Call>& launch,
     Real* slot = static_cast<Real*>(launch.slots) + index * launch.slot_size;
     frame->engine.export_sinks(slot, launch.rate_size);
   }
+  if constexpr (Block::kCluster) block.cluster_barrier();  // others may still read what is here
 }
 
 /// Arrays of equal size, to be added.

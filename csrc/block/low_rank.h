@@ -54,9 +54,9 @@ inline bool is_factored(const Request& r, int l, Factors factors) {
                                             : false;
 }
 
-/// A task's work when layers are factored.
-inline TaskWork with_factors(TaskWork work, const Request& r, Factors factors) {
-  for (int l = 0; l < r.problem.net->depth; ++l) {
+/// A task's work when layers are factored; an implicit first one never is.
+inline TaskWork with_factors(TaskWork work, const Request& r, Factors factors, bool implicit) {
+  for (int l = implicit ? 1 : 0; l < r.problem.net->depth; ++l) {
     if (!is_factored(r, l, factors)) continue;
     const FactorWork change = factor_work(r, l);
     work.multiply_adds += change.added - change.saved;

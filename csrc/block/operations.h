@@ -2,7 +2,7 @@
 // once for every target of launches; templates over the target T:
 //   T(const BlockContext&)
 //   const char* upload(void* to, const void* from, int64_t bytes)   at most kTablePiece bytes
-//   const char* launch<kFactors, Real, Pass>(const Launch<Call>&, const Schedule&)
+//   const char* launch<kKind, Real, Pass>(const Launch<Call>&, const Schedule&)
 //   const char* multiply_inputs<Real>(const FirstLayerLaunch&, int64_t blocks)
 //   const char* multiply_cotangents<Real>(const FirstLayerLaunch&, int64_t blocks)
 //   const char* sum<Real>(const SumLaunch&, int64_t blocks)
@@ -22,10 +22,13 @@
 
 namespace innerloop {
 
+/// What a kernel's blocks can do besides: keep weights as factors, or work in clusters.
+enum class BlockKind { kPlain, kFactors, kCluster };
+
 /// Where and how to run. `allocate` gives memory of the device (and is called once at most).
 struct BlockContext {
   DeviceFacts facts;
-  ScheduleOverride fixed;
+  FixedParts fixed;
   int device = 0;
   void* stream = nullptr;
   void* (*allocate)(void* owner, int64_t bytes) = nullptr;
@@ -47,25 +50,44 @@ struct BlockKernels {
 struct CountingBlock {
   template <class Real>
   using Cell = Real;
-  static constexpr bool kFactors = false;
+  static constexpr bool kFactors = false, kCluster = false;
 };
 
-/// A plan for groups of `copies` tasks.
+/// The layers of which one block of a cluster keeps its parts; empty if widths cannot be divided.
+inline std::vector<Layer> block_layers(const Net& net, int cluster) {
+  std::vector<Layer> layers(net.layers, net.layers + net.depth);
+  for (Layer& layer : layers) {
+    int64_t& width = &layer == &layers.back() ? layer.in : layer.out;
+    if (width % cluster != 0) return {};
+    width /= cluster;
+  }
+  return layers;
+}
+
+/// A plan for a cut. Returns whether there is one.
 template <class Real>
-inline void make_block_plan(Plan& plan, const Request& r, int64_t copies, Factors factors,
+inline bool make_block_plan(Plan& plan, const Request& r, const Cut& cut, Factors factors,
                             bool one_product) {
   using E = BlockEngine<CountingBlock, Real>;
   using M = ScalarMath<Real, Real>;
+  const std::vector<Layer> layers = block_layers(*r.problem.net, cut.cluster);
+  if (layers.empty()) return false;
+  Net net = *r.problem.net;
+  net.layers = layers.data();
+  const int64_t copies = cut.tasks_per_block;
   plan = Plan{plan.layers};
   plan.copies = copies;
   plan.implicit_first = first_pays_implicit<E>(r);
   plan.one_product = one_product;
+  plan.apart = one_product ? r.problem.net->first().in * r.problem.net->first().out : 0;
   const bool implicit = plan.implicit_first;
-  fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
-               needs_z<M>, is_curved<M>,
+  fill_plan<E>(plan, net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride, needs_z<M>,
+               is_curved<M>,
                [&](int l) { return (l > 0 || !implicit) && is_factored(r, l, factors); });
   for (int l = 0; l < plan.depth; ++l) {
     LayerPlan& p = plan.layers[l];
+    p.leaf_in = r.problem.net->layers[l].in;
+    if (cut.cluster > 1) p.split = l + 1 < plan.depth ? Split::kOutputs : Split::kInputs;
     p.initial_w = plan.initial;
     if (l > 0 || !plan.implicit_first) {
       plan.initial += (p.weight_per_task ? copies : 1) * p.out * p.ld_in;
@@ -73,6 +95,7 @@ inline void make_block_plan(Plan& plan, const Request& r, int64_t copies, Factor
     p.initial_b = plan.initial;
     plan.initial += (p.bias_per_task ? copies : 1) * p.ld_out;
   }
+  return true;
 }
 
 /// Numbers in a block's workspace: near ones, and far ones if the sums over tasks lie apart.
@@ -154,9 +177,14 @@ inline bool fits_block(const Request& r, int64_t parameters) {
 template <class T, class Real, template <class> class Pass, class Call>
 class Operation {
  public:
-  Operation(const Call& call, const Request& request, const TaskWork& work,
+  /// `sweeps` and `query_sweeps`: products with every weight, in units of one forward pass.
+  Operation(const Call& call, const Request& request, double sweeps, double query_sweeps,
             const BlockContext& context)
-      : call_(call), request_(request), work_(work), context_(context) {}
+      : call_(call),
+        request_(request),
+        context_(context),
+        implicit_(first_pays_implicit<BlockEngine<CountingBlock, Real>>(request)),
+        work_(task_work(request, sweeps, query_sweeps, implicit_)) {}
 
   const char* run() {
     const Net& net = *call_.problem.net;
@@ -183,37 +211,65 @@ class Operation {
   static constexpr bool kUnrolls = std::is_same_v<Call, MetaGradCall>;
   static constexpr int64_t aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-  BlockOptions options(int threads, BlockStrategy strategy) const {
-    const bool resident = strategy == BlockStrategy::kResident;
-    return {threads,  resident,  context_.allow_tf32,          strategy == BlockStrategy::kLowRank,
-            resident, !resident, call_.problem.net->parameters};
+  BlockOptions options(const Cut& cut) const {
+    const bool resident = cut.strategy == BlockStrategy::kResident;
+    const bool cluster = cut.strategy == BlockStrategy::kCluster;
+    BlockOptions o{};
+    o.threads = cut.threads;
+    o.stages = resident;
+    o.tf32 = context_.allow_tf32;
+    o.far_sums = cluster || cut.strategy == BlockStrategy::kLowRank;
+    o.in_shared = resident || cluster;
+    o.has_staging = !o.in_shared;
+    o.parameters = call_.problem.net->parameters;
+    o.cluster = cut.cluster;
+    if (cluster) {
+      const int64_t rows = std::max({request_.support_rows, request_.query_rows, int64_t{1}});
+      // a part of the rows is an array of its own only if there is one task
+      o.exchange_rows = cut.tasks_per_block > 1 ? rows : std::min(rows, kExchangeRows);
+      o.exchange_size = cut.tasks_per_block * o.exchange_rows * exchanged_columns();
+    }
+    return o;
+  }
+  /// The longest row that the blocks of a cluster exchange.
+  int64_t exchanged_columns() const {
+    const Net& net = *call_.problem.net;
+    int64_t widest = net.last().out;
+    for (int l = 1; l < net.depth; ++l) widest = std::max(widest, net.layers[l].in);
+    return BlockEngine<CountingBlock, Real>::pad(widest);
+  }
+  /// Whether a cluster's kernel can run the call, whatever its sizes.
+  bool allows_cluster() const {
+    if constexpr (std::is_same_v<Call, MetaGradCall>) return !call_.rates.elementwise;
+    return false;
   }
   Factors factors(BlockStrategy strategy) const {
     if (strategy != BlockStrategy::kLowRank) return Factors::kNone;
     return context_.fixed.strategy == strategy ? Factors::kAll : Factors::kWherePaying;
   }
   bool takes_one_product() const {
-    const bool implicit = first_pays_implicit<BlockEngine<CountingBlock, Real>>(request_);
-    if (!implicit || call_.problem.tasks == 0) return false;
+    if (!implicit_ || call_.problem.tasks == 0) return false;
     return context_.fixed.one_product.value_or(pays_one_product(request_, sizeof(Real)));
   }
-  void make_plan(int64_t copies, BlockStrategy strategy) {
-    make_block_plan<Real>(plan_, request_, copies, factors(strategy), one_product_);
+  bool make_plan(const Cut& cut) {
+    return make_block_plan<Real>(plan_, request_, cut, factors(cut.strategy), one_product_);
   }
   Schedule choose() {
-    const auto footprint = [&](int64_t group, int threads, BlockStrategy strategy) {
+    const auto footprint = [&](const Cut& cut) {
       constexpr int64_t kReal = sizeof(Real);
-      make_plan(group, strategy);
+      if (cut.strategy == BlockStrategy::kCluster && !allows_cluster()) return Footprint{};
+      if (!make_plan(cut)) return Footprint{};
       const bool implicit = plan_.implicit_first && plan_.first_adapts;
-      if (strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) return Footprint{};
-      const WorkspaceSize size =
-          workspace_size<Real, Pass>(call_, request_, plan_, options(threads, strategy));
-      const bool resident = strategy == BlockStrategy::kResident;
+      if (cut.strategy == BlockStrategy::kLowRank && !implicit && !plan_.factored) {
+        return Footprint{};
+      }
+      const BlockOptions o = options(cut);
+      const WorkspaceSize size = workspace_size<Real, Pass>(call_, request_, plan_, o);
       return Footprint{true, size.near * kReal, size.far * kReal,
-                       resident ? 0 : staging_size<Real>(threads) * kReal};
+                       o.has_staging ? staging_size<Real>(cut.threads) * kReal : 0};
     };
     const auto work = [&](BlockStrategy strategy) {
-      const TaskWork work = with_factors(work_, request_, factors(strategy));
+      const TaskWork work = with_factors(work_, request_, factors(strategy), implicit_);
       return one_product_ ? with_one_product(work, request_) : work;
     };
     return choose_schedule(work, context_.facts, call_.problem.tasks, context_.fixed, footprint);
@@ -221,12 +277,12 @@ class Operation {
 
   /// Table, launch and the layout of scratch memory.
   void prepare() {
-    make_plan(schedule_.tasks_per_block, schedule_.strategy);
+    make_plan(schedule_);
     schedule_.one_product = one_product_;
     Launch<Call>& l = launch_;
     l.call = call_;
     l.plan = plan_;
-    l.options = options(schedule_.threads, schedule_.strategy);
+    l.options = options(schedule_);
     l.options.in_shared = schedule_.in_shared;
     l.staging_size = l.options.has_staging ? staging_size<Real>(schedule_.threads) : 0;
     l.groups = schedule_.groups;
@@ -242,14 +298,14 @@ class Operation {
     add_arrays(table_, l.layout, call_);
     l.layout.bytes = table_.size();
 
-    l.slot_size = l.options.parameters - plan_.apart() + l.rate_size;
+    l.slot_size = l.options.parameters - plan_.apart + l.rate_size;
     if constexpr (kUnrolls) first_ = first_layer();
     const int64_t real = sizeof(Real);
     slots_ = reserve(sums_ ? l.blocks * l.slot_size * real : 0);
     workspaces_ = reserve(l.blocks * l.workspace_size * real);
-    far_ = reserve(l.blocks * l.far_size * real);
+    far_ = reserve(l.blocks * schedule_.cluster * l.far_size * real);
     first_rows_ = reserve(one_product_ ? first_rows_bytes(request_, real) : 0);
-    parts_ = reserve(first_.parts > 1 ? first_.parts * plan_.apart() * real : 0);
+    parts_ = reserve(first_.parts > 1 ? first_.parts * plan_.apart * real : 0);
     piece_of_table_ = reserve(table_.size() > kInlineTable ? table_.size() : 0);
   }
   /// What follows the pieces of scratch memory that are reserved already.
@@ -262,7 +318,7 @@ class Operation {
   FirstLayerLaunch first_layer() const {
     FirstLayerLaunch f{};
     if (!one_product_) return f;
-    const LayerPlan& first = plan_.layers[0];
+    const Layer& first = call_.problem.net->first();
     f.support = call_.support;
     f.query = call_.query;
     f.tasks = call_.problem.tasks;
@@ -328,17 +384,20 @@ class Operation {
   const char* launch_tasks(T& target) {
     if constexpr (kUnrolls) {
       if (schedule_.strategy == BlockStrategy::kLowRank) {
-        return target.template launch<true, Real, Pass>(launch_, schedule_);
+        return target.template launch<BlockKind::kFactors, Real, Pass>(launch_, schedule_);
+      }
+      if (schedule_.strategy == BlockStrategy::kCluster) {
+        return target.template launch<BlockKind::kCluster, Real, Pass>(launch_, schedule_);
       }
     }
-    return target.template launch<false, Real, Pass>(launch_, schedule_);
+    return target.template launch<BlockKind::kPlain, Real, Pass>(launch_, schedule_);
   }
 
   const char* sum(T& target) {
     SumLaunch s{};
     s.slots = {launch_.slots, launch_.blocks, launch_.slot_size};
-    s.apart = {first_.gradient, first_.parts, plan_.apart()};
-    s.start = first_.parts > 1 ? 0 : plan_.apart();
+    s.apart = {first_.gradient, first_.parts, plan_.apart};
+    s.start = first_.parts > 1 ? 0 : plan_.apart;
     s.parameters = launch_.options.parameters;
     s.rate_size = launch_.rate_size;
     s.depth = plan_.depth;
@@ -353,8 +412,9 @@ class Operation {
 
   const Call& call_;
   const Request& request_;
-  const TaskWork& work_;
   const BlockContext& context_;
+  const bool implicit_;  // the first layer
+  const TaskWork work_;
   std::vector<LayerPlan> layers_;
   Plan plan_;
   Schedule schedule_;
@@ -405,12 +465,10 @@ struct BlockOperations {
   static constexpr BlockKernels kTable = {predict, loss_and_grad, hvp, meta_grad};
 
  private:
-  /// `sweeps` and `query_sweeps`: products with every weight, in units of one forward pass.
   template <template <class> class Pass, class Call>
   static const char* run(const Call& call, const Request& request, double sweeps,
                          double query_sweeps, const BlockContext& context) {
-    const TaskWork work = task_work(request, sweeps, query_sweeps);
-    return Operation<T, Real, Pass, Call>(call, request, work, context).run();
+    return Operation<T, Real, Pass, Call>(call, request, sweeps, query_sweeps, context).run();
   }
 };
 

@@ -43,8 +43,13 @@ struct Target {
   int64_t ld = 0, task_stride = 0;
 };
 
+/// How the blocks of a cluster share a layer: each keeps all of it, the weight's rows of its own
+/// outputs (and with them these columns of all activations), or the weight's columns of its inputs.
+enum class Split : int { kNone, kOutputs, kInputs };
+
 struct LayerPlan {
-  int64_t in, out;
+  int64_t in, out;        // of what a block of a cluster keeps; without a cluster of the layer
+  int64_t leaf_in;        // row length of the caller's weight
   int64_t ld_in, ld_out;  // padded as the back end likes
   Activation activation;
   double slope;
@@ -53,6 +58,7 @@ struct LayerPlan {
   bool adapts_weight, adapts_bias;
   bool weight_per_task, bias_per_task;  // initial leaf differs between tasks
   bool factored;  // adapted weights stay the initial ones and factors of their change
+  Split split;
   bool stores_z, stores_a;
   // offsets in elements: per row of a tape, per row of the R-pass scratch, in a parameter block
   int64_t z, h, a, delta;
@@ -76,9 +82,7 @@ struct Plan {
   bool one_product = false;  // other launches multiply with the first weight for all tasks at once
   int64_t copies = 1;        // task copies in one array (1: an element is a vector over tasks)
   int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0, initial = 0;
-
-  /// Numbers at the front of the flat order whose sum over tasks is not in the sink.
-  IL_HD int64_t apart() const { return one_product ? layers[0].out * layers[0].in : 0; }
+  int64_t apart = 0;  // numbers at the front of the flat order whose sum is not in the sink
 };
 
 /// Fills a plan. `E::pad(n)` is the row length that holds n elements; `E::turned(out, in)` the size
@@ -95,6 +99,8 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     LayerPlan& to = plan.layers[l];
     to.in = from.in;
     to.out = from.out;
+    to.leaf_in = from.in;
+    to.split = Split::kNone;
     to.ld_in = E::pad(from.in);
     to.ld_out = E::pad(from.out);
     to.activation = from.activation;

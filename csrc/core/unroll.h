@@ -56,8 +56,8 @@ class Unroll {
     query_tape_ = c.take(has_query_ ? g * q * plan_.tape_row : 0);
     initial_ = c.take(e_.initial_size());
     blocks_ = c.take(moves_ ? kept : 0, plan_.block);
-    const bool keeps_lambda = wants_grad_;
-    lambda_ = c.take(keeps_lambda ? plan_.block : 0);
+    // phi_S is read for the last time before lambda_S is written
+    lambda_ = wants_grad_ && moves_ ? block(steps_) : c.take(wants_grad_ ? plan_.block : 0);
     const bool elementwise = call_.rates.elementwise && moves_;
     direction_ = c.take(elementwise && wants_grad_ ? plan_.block : 0);
     gradient_ = c.take(elementwise ? plan_.block : 0);
@@ -447,7 +447,7 @@ class Unroll {
         e_.column_sums(g, nullptr, delta, nullptr, 1);
         e_.rate_grad_bias(call_, element_offset(s, p.bias_offset), p, bias_in(lambda_, l), g);
       } else {
-        e_.minus_dot_bias(rate_grad(s, p.bias_leaf), delta, bias_in(lambda_, l));
+        e_.minus_dot_bias(rate_grad(s, p.bias_leaf), p, delta, bias_in(lambda_, l));
       }
     } else if (wants_rate_grad_ && !call_.rates.elementwise && p.bias_leaf >= 0) {
       e_.clear_per_task(rate_grad(s, p.bias_leaf));
@@ -468,7 +468,7 @@ class Unroll {
     }
     const PerTask* alpha = rate(s, p.weight_leaf);
     if (is_implicit(l)) {
-      if (wants_rate_grad_) e_.minus_dot(rate_grad(s, p.weight_leaf), delta, m_);
+      if (wants_rate_grad_) e_.minus_dot(rate_grad(s, p.weight_leaf), p, delta, m_);
       e_.copy_scaled(r, m_, alpha);
       return true;
     }
@@ -479,7 +479,7 @@ class Unroll {
     } else {
       return false;
     }
-    if (wants_rate_grad_) e_.minus_dot(rate_grad(s, p.weight_leaf), delta, r);
+    if (wants_rate_grad_) e_.minus_dot(rate_grad(s, p.weight_leaf), p, delta, r);
     e_.copy_scaled(r, r, alpha);
     return true;
   }
@@ -593,8 +593,8 @@ class Unroll {
     const int64_t stride = copies * e_.parameter_count();
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
-      e_.export_weight(out + p.weight_offset, stride, weight_at(s, l));
-      if (p.bias_leaf >= 0) e_.export_bias(out + p.bias_offset, stride, bias_at(s, l));
+      e_.export_weight(out, stride, p, weight_at(s, l));
+      if (p.bias_leaf >= 0) e_.export_bias(out, stride, p, bias_at(s, l));
     }
   }
 

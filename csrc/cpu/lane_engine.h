@@ -296,12 +296,12 @@ class LaneEngine {
         r, [&](int64_t j, V total) { to.p[j] = (from ? bias_at(*from, j) : V{}) + scale * total; });
   }
   /// -<a, b> for every task.
-  void minus_dot(Real* to, const R& a, const R& b) {
+  void minus_dot(Real* to, const LayerPlan&, const R& a, const R& b) {
     V total{};
     for (int64_t i = 0; i < a.rows * a.ld; ++i) total -= a.p[i] * b.p[i];
     S::store(to, total);
   }
-  void minus_dot_bias(Real* to, const R& delta, const Out& lambda) {
+  void minus_dot_bias(Real* to, const LayerPlan&, const R& delta, const Out& lambda) {
     V total{};
     sum_columns(delta, [&](int64_t j, V sum) { total -= lambda.p[j] * sum; });
     S::store(to, total);
@@ -382,11 +382,11 @@ class LaneEngine {
       }
     }
   }
-  void export_weight(Real* out, int64_t stride, const WeightRef& w) const {
-    export_values(out, stride, w.own, w.shared, w.out * w.in);
+  void export_weight(Real* out, int64_t stride, const LayerPlan& p, const WeightRef& w) const {
+    export_values(out + p.weight_offset, stride, w.own, w.shared, w.out * w.in);
   }
-  void export_bias(Real* out, int64_t stride, const BiasRef& b) const {
-    export_values(out, stride, b.own, b.shared, b.out);
+  void export_bias(Real* out, int64_t stride, const LayerPlan& p, const BiasRef& b) const {
+    export_values(out + p.bias_offset, stride, b.own, b.shared, b.out);
   }
   void export_rows(Real* out, const R& r) const {
     const int64_t size = r.rows * r.cols;
@@ -397,8 +397,8 @@ class LaneEngine {
   Out result_bias(int l, V* block, Real*, int64_t) const { return block_bias_target(l, block); }
   void publish(int l, V* block, Real* out, int64_t stride) const {
     const LayerPlan& p = plan_.layers[l];
-    export_weight(out + p.weight_offset, stride, block_weight(l, block));
-    if (p.bias_leaf >= 0) export_bias(out + p.bias_offset, stride, block_bias(l, block));
+    export_weight(out, stride, p, block_weight(l, block));
+    if (p.bias_leaf >= 0) export_bias(out, stride, p, block_bias(l, block));
   }
 
  private:

@@ -418,7 +418,7 @@ class RowEngine {
     }
   }
   /// -<a, b> for every task, over true columns: padding may hold anything finite.
-  void minus_dot(Real* to, const R& a, const R& b) {
+  void minus_dot(Real* to, const LayerPlan&, const R& a, const R& b) {
     for (int64_t t = 0; t < used_; ++t) {
       V total{};
       for (int64_t i = 0; i < a.rows; ++i) {
@@ -431,7 +431,7 @@ class RowEngine {
       to[t] = -S::sum(total);
     }
   }
-  void minus_dot_bias(Real* to, const R& delta, const Out& lambda) {
+  void minus_dot_bias(Real* to, const LayerPlan&, const R& delta, const Out& lambda) {
     for (int64_t t = 0; t < used_; ++t) {
       V total{};
       for (int64_t i = 0; i < delta.rows; ++i) {
@@ -574,18 +574,18 @@ class RowEngine {
       }
     }
   }
-  void export_weight(Real* out, int64_t stride, const WeightRef& w) const {
+  void export_weight(Real* out, int64_t stride, const LayerPlan& p, const WeightRef& w) const {
     for (int64_t t = 0; t < used_; ++t) {
       const Real* from = w.shared ? w.shared : w.own + t * w.task_stride;
-      Real* to = out + (first_ + t) * stride;
+      Real* to = out + p.weight_offset + (first_ + t) * stride;
       for (int64_t i = 0; i < w.out; ++i) {
         std::memcpy(to + i * w.in, from + i * w.ld, w.in * sizeof(Real));
       }
     }
   }
-  void export_bias(Real* out, int64_t stride, const BiasRef& b) const {
+  void export_bias(Real* out, int64_t stride, const LayerPlan& p, const BiasRef& b) const {
     for (int64_t t = 0; t < used_; ++t) {
-      std::memcpy(out + (first_ + t) * stride, bias_of(b, t), b.out * sizeof(Real));
+      std::memcpy(out + p.bias_offset + (first_ + t) * stride, bias_of(b, t), b.out * sizeof(Real));
     }
   }
   void export_rows(Real* out, const R& r) const {

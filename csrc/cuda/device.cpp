@@ -13,7 +13,7 @@ const char* text(cudaError_t error) {
 }
 
 const char* query(int device, DeviceFacts* facts) {
-  int shared = 0, all = 0;
+  int shared = 0, all = 0, clusters = 0;
   cudaError_t error =
       cudaDeviceGetAttribute(&facts->multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) {
@@ -22,6 +22,10 @@ const char* query(int device, DeviceFacts* facts) {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   }
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
+  }
+  facts->most_in_cluster = clusters ? kMostInCluster : 1;
   facts->shared_per_block = shared;
   facts->shared_per_multiprocessor = all;
   return text(error);

@@ -1,6 +1,7 @@
 // A block of CUDA threads as block/phase.h describes it. The host part of a phase is never run.
 #pragma once
 
+#include <cooperative_groups.h>
 #include <cuda_pipeline_primitives.h>
 
 #include "block/phase.h"
@@ -46,7 +47,7 @@ class DeviceBlock {
   template <class Real>
   using Cell = Real;
   using Warp = DeviceWarp;
-  static constexpr bool kFactors = false;
+  static constexpr bool kFactors = false, kCluster = false;
   /// Lies in the thread's registers.
   template <class T>
   struct PerThread {
@@ -63,6 +64,7 @@ class DeviceBlock {
   };
 
   IL_HD explicit DeviceBlock(bool tf32 = false) : tf32_(tf32) {}
+  IL_HD int rank() const { return 0; }
   /// Tensor cores take tf32 from sm_80 on.
   IL_HD bool tf32() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -142,6 +144,30 @@ class DeviceBlock {
 struct FactorBlock : DeviceBlock {
   using DeviceBlock::DeviceBlock;
   static constexpr bool kFactors = true;
+};
+
+/// A block of a cluster, which sm_90 and later have.
+struct ClusterBlock : DeviceBlock {
+  using DeviceBlock::DeviceBlock;
+  static constexpr bool kCluster = true;
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  __device__ int rank() const {
+    return static_cast<int>(cooperative_groups::this_cluster().block_rank());
+  }
+  __device__ void cluster_barrier() const { cooperative_groups::this_cluster().sync(); }
+  template <class Real>
+  __device__ const Real* peer(const Real* p, int rank) const {
+    auto cluster = cooperative_groups::this_cluster();
+    return cluster.map_shared_rank(const_cast<Real*>(p), static_cast<unsigned>(rank));
+  }
+#else
+  IL_HD void cluster_barrier() const {}
+  template <class Real>
+  IL_HD const Real* peer(const Real* p, int) const {
+    return p;
+  }
+#endif
 };
 
 }  // namespace innerloop

@@ -2,10 +2,12 @@
 // double.
 //
 // The tasks' kernel: one block for a group of tasks at a time (block/kernels.h). The frame lies in
-// static shared memory, the workspace in dynamic shared memory (resident, low-rank where it fits)
-// or in the caller's scratch memory (streamed), as sums over tasks of the low-rank strategy. At
-// most kMaxThreads threads; block/schedule.h keeps to that and to the shared memory that the device
-// allows. Before and after it, kernels that multiply for all tasks at once (block/first_layer.h).
+// static shared memory, the workspace in dynamic shared memory (resident, cluster, low-rank where
+// it fits) or in the caller's scratch memory (streamed), as sums over tasks of the low-rank and
+// cluster strategies. At most kMaxThreads threads; block/schedule.h keeps to that and to the shared
+// memory that the device allows. Kernels for clusters are empty for architectures without them,
+// where nothing launches them. Before and after it, kernels that multiply for all tasks at once
+// (block/first_layer.h).
 #include <cuda_runtime.h>
 
 #include <atomic>
@@ -19,8 +21,7 @@ namespace innerloop {
 namespace {
 
 template <class Block, class Real, template <class> class Pass, class Call>
-__global__ void __launch_bounds__(kMaxThreads, 1)
-    task_kernel(const __grid_constant__ Launch<Call> launch) {
+__device__ __forceinline__ void run_block(const Launch<Call>& launch) {
   using F = Frame<Block, Real, Pass, Call>;
   extern __shared__ __align__(16) char dynamic[];
   __shared__ __align__(16) char frame[sizeof(F)];
@@ -36,8 +37,19 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
                          ? static_cast<Real*>(launch.workspace) + blockIdx.x * launch.workspace_size
                          : shared;
   if (launch.far) memory.far = static_cast<Real*>(launch.far) + blockIdx.x * launch.far_size;
+  const unsigned index = blockIdx.x / static_cast<unsigned>(launch.options.cluster);
   run_tasks<Block, Real, Pass, Call>(Block(launch.options.tf32), launch,
-                                     reinterpret_cast<F*>(frame), memory, blockIdx.x);
+                                     reinterpret_cast<F*>(frame), memory, index);
+}
+
+template <class Block, class Real, template <class> class Pass, class Call>
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    task_kernel(const __grid_constant__ Launch<Call> launch) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if constexpr (!Block::kCluster) run_block<Block, Real, Pass, Call>(launch);
+#else
+  run_block<Block, Real, Pass, Call>(launch);
+#endif
 }
 
 template <class Real>
@@ -96,11 +108,12 @@ class CudaTarget {
     store_kernel<<<1, 128, 0, stream_>>>(static_cast<char*>(to), piece, static_cast<int>(bytes));
     return text(cudaGetLastError());
   }
-  template <bool kFactors, class Real, template <class> class Pass, class Call>
+  template <BlockKind kKind, class Real, template <class> class Pass, class Call>
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
-    using Block = std::conditional_t<kFactors, FactorBlock, DeviceBlock>;
+    using Block = std::conditional_t<
+        kKind == BlockKind::kFactors, FactorBlock,
+        std::conditional_t<kKind == BlockKind::kCluster, ClusterBlock, DeviceBlock>>;
     const auto kernel = task_kernel<Block, Real, Pass, Call>;
-    const int64_t shared = schedule.shared_bytes;
     // once for each kernel and device: a later launch may be part of a graph
     static std::atomic<uint64_t> raised{0};
     const uint64_t bit = device_ < 64 ? uint64_t{1} << device_ : 0;
@@ -109,9 +122,17 @@ class CudaTarget {
       if (error) return error;
       raised.fetch_or(bit);
     }
-    kernel<<<static_cast<unsigned>(launch.blocks), schedule.threads, static_cast<size_t>(shared),
-             stream_>>>(launch);
-    return text(cudaGetLastError());
+    cudaLaunchAttribute cluster{};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(schedule.cluster), 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(launch.blocks * schedule.cluster));
+    config.blockDim = dim3(static_cast<unsigned>(schedule.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(schedule.shared_bytes);
+    config.stream = stream_;
+    config.attrs = &cluster;
+    config.numAttrs = kKind == BlockKind::kCluster ? 1 : 0;
+    return text(cudaLaunchKernelEx(&config, kernel, launch));
   }
   template <class Real>
   const char* multiply_inputs(const FirstLayerLaunch& launch, int64_t blocks) {

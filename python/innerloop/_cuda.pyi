@@ -12,7 +12,7 @@ from torch import Tensor
 
 _Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
 _Rates = tuple[Tensor, int, int, int, bool]
-_Facts = tuple[int, int, int]
+_Facts = tuple[int, int, int, int]
 _Place = tuple[int, int, Callable[[int], int] | None, _Facts | None, bool]
 _Schedule = dict[str, Any] | None
 
@@ -97,8 +97,12 @@ def meta_grad(
     place: _Place,
 ) -> _Schedule: ...
 def fix_schedule(
-    strategy: str, tasks_per_block: int, threads: int, one_product: bool | None = None
-) -> tuple[str, int, int, bool | None]: ...
+    strategy: str,
+    tasks_per_block: int,
+    threads: int,
+    cluster: int = 0,
+    one_product: bool | None = None,
+) -> tuple[str, int, int, int, bool | None]: ...
 def toolkit_version() -> int: ...
 def driver_version() -> int: ...
 def oldest_architecture() -> int: ...

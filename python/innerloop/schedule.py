@@ -14,31 +14,35 @@ from innerloop._plan import LOSS_CODES, Options, find_plan
 from innerloop.models import MLP
 
 OPERATIONS = ("meta_grad", "meta_loss", "adapt", "hvp", "loss_and_grad", "predict")
-STRATEGIES = ("auto", "resident", "streamed", "low_rank")
+STRATEGIES = ("auto", "resident", "streamed", "low_rank", "cluster")
 
 
 class DeviceFacts(NamedTuple):
-    """What the model of cost knows of a GPU: multiprocessors, and bytes of shared memory."""
+    """What the model of cost knows of a GPU: multiprocessors, bytes of shared memory, and the most
+    blocks that may share theirs (1 before sm_90)."""
 
     multiprocessors: int
     shared_per_block: int
     shared_per_multiprocessor: int
+    most_in_cluster: int = 1
 
 
-H100 = DeviceFacts(132, 232448, 233472)
+H100 = DeviceFacts(132, 232448, 233472, 8)
 
 
 class Schedule(NamedTuple):
     """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
-    (always if the strategy is "resident", where they fit if "low_rank"), else in global memory.
-    `one_product`: the first layer's products with a weight that all tasks share are launches of
-    their own, for all tasks at once. `shared_bytes` are a block's shared memory: the workspace if
-    it lies there, and operands on their way. `scratch_bytes` are torch's, in global memory, for the
-    whole call. `cycles` is an estimate that is good for comparing schedules and nothing else."""
+    (always if the strategy is "resident" or "cluster", where they fit if "low_rank"), else in
+    global memory. `cluster` blocks share a group of `tasks_per_block` tasks. `one_product`: the
+    first layer's products with a weight that all tasks share are launches of their own, for all
+    tasks at once. `shared_bytes` are a block's shared memory: the workspace if it lies there, and
+    operands on their way. `scratch_bytes` are torch's, in global memory, for the whole call.
+    `cycles` is an estimate that is good for comparing schedules and nothing else."""
 
     strategy: str
     tasks_per_block: int
     threads: int
+    cluster: int
     blocks: int
     in_shared: bool
     one_product: bool
@@ -132,6 +136,7 @@ def fixed_plan(
     *,
     tasks_per_block: int = 0,
     threads: int = 0,
+    cluster: int = 0,
     one_product: bool | None = None,
 ) -> Iterator[None]:
     """Fixes parts of every schedule while the context lasts, in the whole process; what is left at
@@ -139,10 +144,14 @@ def fixed_plan(
 
     Args:
         strategy: "auto", "resident" (a block's workspace in shared memory), "streamed" (in
-            global memory) or "low_rank" (per-task weights kept as factors; `meta_grad` and
-            `meta_loss` without rates per element, where an adapted weight is shared by all tasks).
+            global memory), "low_rank" (per-task weights kept as factors; `meta_grad` and
+            `meta_loss` without rates per element, where an adapted weight is shared by all tasks)
+            or "cluster" (parts of every layer in the shared memory of several blocks; sm_90 and
+            later, `meta_grad`, `meta_loss` and `adapt` without rates per element).
         tasks_per_block: 1 to 32.
         threads: of a block, 1 to 256.
+        cluster: blocks that share a group of tasks, 2 to 8, of the strategy "cluster"; a divisor of
+            the widths of all hidden layers (of the inputs, if there are none).
         one_product: whether the first layer's products with a weight that all tasks share are
             taken for all tasks at once, where its per-task weights are never built; elsewhere it
             has no effect.
@@ -157,7 +166,7 @@ def fixed_plan(
         ...     il.meta_grad(...)
     """
     module = _native.cuda()
-    before = module.fix_schedule(strategy, tasks_per_block, threads, one_product)
+    before = module.fix_schedule(strategy, tasks_per_block, threads, cluster, one_product)
     try:
         yield
     finally:

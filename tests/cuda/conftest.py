@@ -24,7 +24,7 @@ def gpu():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=["auto", "resident", "streamed", "low_rank"])
+@pytest.fixture(params=["auto", "resident", "streamed", "low_rank", "cluster"])
 def strategy(request):
     """Each strategy in turn; a call that does not fit one is skipped."""
     import innerloop as il

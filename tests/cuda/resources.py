@@ -22,6 +22,7 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # as in cmake/Cuda.cmake
 DTYPES = {"float32": "float", "float64": "double"}
 KERNELS = {  # how a kernel's mangled name is recognised, and what runs it
     "FactorBlock": "meta_grad, meta_loss: low-rank",
+    "ClusterBlock": "meta_grad, meta_loss, adapt: cluster",
     "Unroll": "meta_grad, meta_loss, adapt",
     "HvpPass": "hvp",
     "LossPass": "loss_and_grad",

@@ -14,6 +14,7 @@ from innerloop import _native
 from problems import (
     LOSSES,
     RATES,
+    cluster_problem,
     implicit_problem,
     random_problem,
     random_problem_away_from_kinks,
@@ -64,6 +65,23 @@ def compare(problem, dtype=torch.float64, tolerance=1e-11, **changes):
 @pytest.mark.parametrize("seed", range(60))
 def test_meta_grad_sweep(strategy, seed):
     compare(random_problem(seed), stepwise=seed % 4 == 0)
+
+
+@pytest.mark.parametrize("cluster", [2, 4, 8])
+@pytest.mark.parametrize("seed", range(4000, 4060))
+def test_cluster_sweep(seed, cluster):
+    with il.fixed_plan("cluster", cluster=cluster):
+        compare(cluster_problem(seed), stepwise=seed % 4 == 0)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_wide_layers_in_a_cluster(steps):
+    with il.fixed_plan("cluster"):
+        problem = cluster_problem(
+            1, widths=[64, 256, 256, 10], tasks=70, rows=10, query_rows=10, steps=steps,
+            activation="tanh", loss="cross_entropy",
+        )  # fmt: skip
+        compare(problem, torch.float32, 1e-5)
 
 
 @pytest.mark.parametrize("seed", range(100, 130))

@@ -9,7 +9,7 @@
 namespace innerloop {
 namespace {
 
-DeviceFacts facts{132, 232448, 233472};
+DeviceFacts facts{132, 232448, 233472, kMostInCluster};
 int64_t launches = 0, uploads = 0;
 constexpr int64_t kGuard = 4096;  // cells after the staging memory that refuse to be touched
 
@@ -22,21 +22,19 @@ class EmulatedTarget {
     std::memcpy(to, from, static_cast<size_t>(bytes));
     return nullptr;
   }
-  template <bool kFactors, class Real, template <class> class Pass, class Call>
+  template <BlockKind kKind, class Real, template <class> class Pass, class Call>
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
-    using Block = std::conditional_t<kFactors, EmulatedFactorBlock, EmulatedBlock>;
-    using F = Frame<Block, Real, Pass, Call>;
     ++launches;
-    const Block block(schedule.threads, launch.options.tf32);
     for (int64_t index = 0; index < launch.blocks; ++index) {
-      const F counted(block, launch, {});
-      std::vector<WatchedCell<Real>> workspace(static_cast<size_t>(counted.cells));
-      std::vector<WatchedCell<Real>> far(static_cast<size_t>(counted.far_cells));
-      auto staging = staging_memory<Real>(launch.staging_size);
-      const Storage<F> frame;
-      const BlockMemory<WatchedCell<Real>> memory{
-          workspace.data(), far.data(), launch.options.has_staging ? staging.data() : nullptr};
-      run_tasks<Block, Real, Pass, Call>(block, launch, frame.p, memory, index);
+      if constexpr (kKind == BlockKind::kCluster) {
+        run_cluster<Real, Pass>(launch, schedule, index);
+      } else {
+        using Block =
+            std::conditional_t<kKind == BlockKind::kFactors, EmulatedFactorBlock, EmulatedBlock>;
+        const Block block(schedule.threads, launch.options.tf32);
+        Memory<Frame<Block, Real, Pass, Call>, Real> memory(block, launch);
+        run_tasks<Block, Real, Pass, Call>(block, launch, memory.frame, memory.arrays(), index);
+      }
     }
     return nullptr;
   }
@@ -67,6 +65,30 @@ class EmulatedTarget {
   }
 
  private:
+  /// What one block works in.
+  template <class F, class Real>
+  struct Memory {
+    using Cells = std::vector<WatchedCell<Real>>;
+
+    template <class Block, class Call>
+    Memory(const Block& block, const Launch<Call>& launch)
+        : staging(staging_memory<Real>(launch.staging_size)),
+          has_staging(launch.options.has_staging) {
+      const F counted(block, launch, {});
+      workspace = Cells(static_cast<size_t>(counted.cells));
+      far = Cells(static_cast<size_t>(counted.far_cells));
+    }
+    Memory(Memory&& other) = delete;
+    ~Memory() { ::operator delete(frame); }
+    BlockMemory<WatchedCell<Real>> arrays() {
+      return {workspace.data(), far.data(), has_staging ? staging.data() : nullptr};
+    }
+
+    F* frame = static_cast<F*>(::operator new(sizeof(F)));  // the kernel constructs it
+    Cells workspace, far, staging;
+    bool has_staging;
+  };
+
   template <class Real, class F>
   void multiply(const FirstLayerLaunch& launch, int64_t blocks, F f) {
     ++launches;
@@ -81,13 +103,26 @@ class EmulatedTarget {
     std::vector<WatchedCell<Real>> staging(static_cast<size_t>(size + kGuard));
     Gap<WatchedCell<Real>>::open(staging.data(), size);
     return staging;
-  }
-  /// Memory for one object that the kernel constructs.
-  template <class T>
-  struct Storage {
-    T* p = static_cast<T*>(::operator new(sizeof(T)));
-    ~Storage() { ::operator delete(p); }
   };
+
+  template <class Real, template <class> class Pass, class Call>
+  static void run_cluster(const Launch<Call>& launch, const Schedule& schedule, int64_t index) {
+    using Block = EmulatedClusterBlock;
+    using BlockMemory = Memory<Frame<Block, Real, Pass, Call>, Real>;
+    EmulatedCluster cluster(schedule.cluster);
+    std::vector<std::unique_ptr<BlockMemory>> memory;
+    std::vector<const void*> workspaces;
+    for (int rank = 0; rank < schedule.cluster; ++rank) {
+      const Block counting(schedule.threads, false, nullptr, rank, {});
+      memory.push_back(std::make_unique<BlockMemory>(counting, launch));
+      workspaces.push_back(memory.back()->workspace.data());
+    }
+    cluster.run([&](int rank) {
+      const Block block(schedule.threads, launch.options.tf32, &cluster, rank, workspaces);
+      run_tasks<Block, Real, Pass, Call>(block, launch, memory[rank]->frame, memory[rank]->arrays(),
+                                         index);
+    });
+  }
 };
 
 }  // namespace
@@ -152,14 +187,60 @@ void misuse(const std::string& rule) {
   }
 }
 
+/// The same for two blocks that exchange numbers.
+void misuse_cluster(const std::string& rule) {
+  EmulatedCluster cluster(2);
+  std::vector<WatchedCell<double>> memory[2];
+  std::vector<const void*> workspaces;
+  for (auto& cells : memory) {
+    cells = std::vector<WatchedCell<double>>(8);
+    Gap<WatchedCell<double>>::open(cells.data(), 8);
+    workspaces.push_back(cells.data());
+  }
+  cluster.run([&](int rank) {
+    const EmulatedClusterBlock block(4, false, &cluster, rank, workspaces);
+    WatchedCell<double>* own = memory[rank].data();
+    const auto fill = [&](WatchedCell<double>* cells) {
+      block.spread(1, 4, [&](int, int i) { cells[i] = 1.0 + rank; });
+      block.barrier();
+    };
+    const auto read_peer = [&] {
+      block.spread(1, 4, [&](int, int i) {
+        own[4 + i] = static_cast<double>(*block.peer(own + i, 1 - rank));
+      });
+      block.barrier();
+    };
+    fill(own);
+    if (rule == "cluster barrier between write and read") {
+      if (rank == 1) read_peer();  // block 0 had its turn
+    }
+    block.cluster_barrier();
+    if (rule == "cluster barrier between read and write") {
+      if (rank == 0) read_peer();
+      if (rank == 1) fill(own);
+    } else if (rule == "peers are read only") {
+      fill(const_cast<WatchedCell<double>*>(block.peer(own, 0)));
+    } else if (rule == "all blocks meet") {
+      if (rank == 0) return;
+    } else {
+      read_peer();
+    }
+    block.cluster_barrier();
+    fill(own);
+  });
+}
+
 void define_backend(py::module_& m) {
   m.def("misuse", &misuse);
-  m.def("set_device", [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor) {
-    facts = {multiprocessors, per_block, per_multiprocessor};
-  });
+  m.def("misuse_cluster", &misuse_cluster);
+  m.def(
+      "set_device",
+      [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor, int most_in_cluster) {
+        facts = {multiprocessors, per_block, per_multiprocessor, most_in_cluster};
+      },
+      py::arg(), py::arg(), py::arg(), py::arg() = 1);
   m.def("tensor_instructions", [] { return EmulatedWarp::instructions; });
-  m.def("counters",
-        [] { return py::make_tuple(launches, uploads, emulated_time.accesses, copies_started); });
+  m.def("counters", [] { return py::make_tuple(launches, uploads, accesses, copies_started); });
 }
 
 }  // namespace innerloop

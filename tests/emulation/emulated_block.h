@@ -4,16 +4,26 @@
 // asynchronous copy is about to bring, and two threads of one phase meeting in a cell of which at
 // least one writes it. A copy arrives when its thread waits for it, and counts as that thread's
 // write.
+//
+// The blocks of a cluster take turns, each until it reaches the cluster's barrier. What lies
+// between two of these barriers is an epoch; in one epoch no block may write what another reads or
+// writes.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <functional>
+#include <limits>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -22,14 +32,19 @@
 
 namespace innerloop {
 
-/// The phase and thread that the emulation is in. One block at a time.
+/// The phase and thread that the emulation is in, of the block that this thread of the host
+/// emulates. Only one block runs at a time. No two blocks of a cluster share the number of a phase.
 struct EmulatedTime {
   int64_t phase = 0;
   int thread = -1;  // -1: outside of spread, where every thread does the same
   int threads = 1;
-  int64_t accesses = 0;
+  int block = 0;  // in the cluster
+  int64_t epoch = 0;
 };
-inline EmulatedTime emulated_time;
+inline thread_local EmulatedTime emulated_time;
+inline int64_t latest_phase = 0, accesses = 0;
+
+inline void begin_phase() { emulated_time.phase = ++latest_phase; }
 
 /// A number of the workspace.
 template <class Real>
@@ -41,26 +56,37 @@ class WatchedCell {
 
   operator Real() const {
     const EmulatedTime& now = emulated_time;
-    ++emulated_time.accesses;
+    ++accesses;
     if (!is_array_) fail("reads between two arrays");
     if (is_expected_) fail("reads what a copy has not brought yet");
     if (write_phase_ < 0) fail("reads what nothing wrote");
     if (write_phase_ == now.phase && writer_ != now.thread) fail("reads what another writes");
+    if (write_epoch_ == now.epoch && write_block_ != now.block) {
+      fail("reads what another block writes");
+    }
     reader_ = read_phase_ == now.phase && reader_ != now.thread ? kSeveral : now.thread;
     if (now.thread < 0) reader_ = kSeveral;
     read_phase_ = now.phase;
+    read_block_ = read_epoch_ == now.epoch && read_block_ != now.block ? kSeveral : now.block;
+    read_epoch_ = now.epoch;
     return value_;
   }
   WatchedCell& operator=(Real value) {
     const EmulatedTime& now = emulated_time;
-    ++emulated_time.accesses;
+    ++accesses;
     if (!is_array_) fail("writes between two arrays");
     if (is_expected_) fail("writes what a copy is about to bring");
     if (now.thread < 0) fail("writes outside of a phase");
     if (write_phase_ == now.phase && writer_ != now.thread) fail("writes what another writes");
     if (read_phase_ == now.phase && reader_ != now.thread) fail("writes what another reads");
+    if (read_epoch_ == now.epoch && read_block_ != now.block) {
+      fail("writes what another block reads");
+    }
+    if (write_phase_ >= 0 && write_block_ != now.block) fail("writes to another block");
     write_phase_ = now.phase;
     writer_ = now.thread;
+    write_block_ = now.block;
+    write_epoch_ = now.epoch;
     value_ = value;
     return *this;
   }
@@ -79,16 +105,17 @@ class WatchedCell {
   static constexpr int kSeveral = -2;
   [[noreturn]] static void fail(const char* what) {
     throw std::logic_error("emulated block: thread " + std::to_string(emulated_time.thread) +
-                           " of " + std::to_string(emulated_time.threads) + " " + what +
-                           " in phase " + std::to_string(emulated_time.phase));
+                           " of " + std::to_string(emulated_time.threads) + " in block " +
+                           std::to_string(emulated_time.block) + " " + what + " in phase " +
+                           std::to_string(emulated_time.phase));
   }
 
   Real value_{};
   bool is_array_ = false, is_expected_ = false;
-  int writer_ = -1;
-  mutable int reader_ = -1;
-  int64_t write_phase_ = -1;
-  mutable int64_t read_phase_ = -1;
+  int writer_ = -1, write_block_ = 0;
+  mutable int reader_ = -1, read_block_ = 0;
+  int64_t write_phase_ = -1, write_epoch_ = -1;
+  mutable int64_t read_phase_ = -1, read_epoch_ = -1;
 };
 
 template <class Real>
@@ -187,7 +214,7 @@ class EmulatedBlock {
  public:
   template <class Real>
   using Cell = WatchedCell<Real>;
-  static constexpr bool kFactors = false;
+  static constexpr bool kFactors = false, kCluster = false;
   template <class T>
   class PerThread {
    public:
@@ -217,8 +244,9 @@ class EmulatedBlock {
 
   bool tf32() const { return tf32_; }
 
+  int rank() const { return 0; }
   int threads() const { return threads_; }
-  void barrier() const { ++emulated_time.phase; }
+  void barrier() const { begin_phase(); }
   template <class F>
   void spread(int rows, int cols, F&& f) const {
     const int64_t items = rows > 0 && cols > 0 ? static_cast<int64_t>(rows) * cols : 0;
@@ -282,6 +310,98 @@ class EmulatedBlock {
 struct EmulatedFactorBlock : EmulatedBlock {
   using EmulatedBlock::EmulatedBlock;
   static constexpr bool kFactors = true;
+};
+
+/// The blocks of one cluster on threads of the host, of which one at a time runs.
+class EmulatedCluster {
+ public:
+  explicit EmulatedCluster(int size) : size_(size) {}
+
+  /// work(rank) for every block; rethrows the first block's failure.
+  template <class F>
+  void run(F&& work) {
+    std::vector<std::thread> blocks;
+    for (int rank = 0; rank < size_; ++rank) {
+      blocks.emplace_back([&, rank] {
+        emulated_time.block = rank;
+        begin_phase();
+        try {
+          wait_for_turn(rank);
+          work(rank);
+          finished_ = std::min(finished_, emulated_time.epoch);
+        } catch (...) {
+          const std::lock_guard<std::mutex> lock(mutex_);
+          if (!failure_) failure_ = std::current_exception();
+        }
+        pass_turn(rank);
+      });
+    }
+    for (std::thread& block : blocks) block.join();
+    if (failure_) std::rethrow_exception(failure_);
+  }
+  /// In the order of ranks all others reach their next barrier before the caller goes on.
+  void barrier(int rank) {
+    refuse_to_wait_alone();
+    pass_turn(rank);
+    wait_for_turn(rank);
+    refuse_to_wait_alone();
+    ++emulated_time.epoch;
+    begin_phase();
+  }
+
+ private:
+  void refuse_to_wait_alone() const {
+    if (finished_ <= emulated_time.epoch) {
+      throw std::logic_error("emulated cluster: a block waits for one that has ended");
+    }
+  }
+  void pass_turn(int rank) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      turn_ = (rank + 1) % size_;
+    }
+    changed_.notify_all();
+  }
+  void wait_for_turn(int rank) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return turn_ == rank || failure_; });
+    if (failure_) throw std::logic_error("emulated cluster: another block failed");
+  }
+
+  const int size_;
+  int turn_ = 0;
+  int64_t finished_ = std::numeric_limits<int64_t>::max();  // the epoch in which a block ended
+  std::exception_ptr failure_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+/// A block of a cluster. `workspaces[rank]` is where that block's workspace starts.
+class EmulatedClusterBlock : public EmulatedBlock {
+ public:
+  static constexpr bool kCluster = true;
+
+  EmulatedClusterBlock(int threads, bool tf32, EmulatedCluster* cluster, int rank,
+                       std::vector<const void*> workspaces)
+      : EmulatedBlock(threads, tf32),
+        cluster_(cluster),
+        rank_(rank),
+        workspaces_(std::move(workspaces)) {}
+
+  int rank() const { return rank_; }
+  void cluster_barrier() const { cluster_->barrier(rank_); }
+  template <class Real>
+  const WatchedCell<Real>* peer(const WatchedCell<Real>* p, int rank) const {
+    const auto start = [&](int r) {
+      return static_cast<const WatchedCell<Real>*>(workspaces_.at(r));
+    };
+    return start(rank) + (p - start(rank_));
+  }
+
+ private:
+  EmulatedCluster* cluster_;
+  int rank_;
+  std::vector<const void*> workspaces_;
 };
 
 }  // namespace innerloop

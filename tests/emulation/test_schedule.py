@@ -11,6 +11,8 @@ SINUSOID = il.MLP([1, 40, 40, 1], "relu")
 OMNIGLOT = il.MLP([784, 256, 128, 64, 64, 5], "relu")
 LINEAR = il.MLP([16, 1], bias=False)
 SMALL = DeviceFacts(46, 65536, 65536)
+WITHOUT_CLUSTERS = H100._replace(most_in_cluster=1)
+WIDE = il.MLP([64, 256, 256, 10])
 
 
 @pytest.fixture(autouse=True)
@@ -47,26 +49,62 @@ def test_tiny_tasks_share_a_block():
 
 
 def test_what_does_not_fit_shared_memory_is_streamed():
-    found = planned(OMNIGLOT, 32, 200)
+    found = planned(OMNIGLOT, 32, 900)
     assert (found.strategy, found.in_shared) == ("streamed", False)
     assert found.scratch_bytes >= found.blocks * found.workspace_bytes
-    assert planned(OMNIGLOT, 32, 200, steps=5).workspace_bytes > found.workspace_bytes
+    assert planned(OMNIGLOT, 32, 900, steps=5).workspace_bytes > found.workspace_bytes
 
 
 def test_few_rows_of_wide_layers_are_kept_as_factors():
-    found = planned(OMNIGLOT, 32, 5)
+    found = planned(OMNIGLOT, 32, 5, WITHOUT_CLUSTERS)
     assert (found.strategy, found.in_shared) == ("low_rank", True)
     assert found.workspace_bytes <= H100.shared_per_block
-    more = planned(OMNIGLOT, 32, 25)
+    more = planned(OMNIGLOT, 32, 25, WITHOUT_CLUSTERS)
     assert (more.strategy, more.in_shared) == ("low_rank", False)
     with il.fixed_plan("streamed", tasks_per_block=1, threads=more.threads):
-        assert planned(OMNIGLOT, 32, 25).workspace_bytes > 2 * more.workspace_bytes
+        assert planned(OMNIGLOT, 32, 25).workspace_bytes > 1.5 * more.workspace_bytes
 
 
-def test_adapted_weights_that_are_a_result_are_built():
-    assert planned(OMNIGLOT, 32, 5, operation="adapt").strategy == "streamed"
-    assert planned(OMNIGLOT, 32, 5, operation="hvp").strategy == "streamed"
-    assert planned(OMNIGLOT, 32, 5, per_task=True).strategy == "streamed"
+@pytest.mark.parametrize("options", [{"operation": "adapt"}, {"operation": "hvp"}])
+def test_adapted_weights_that_are_a_result_are_built(options):
+    assert planned(OMNIGLOT, 32, 5, WITHOUT_CLUSTERS, **options).strategy == "streamed"
+    assert planned(OMNIGLOT, 32, 5, WITHOUT_CLUSTERS, per_task=True).strategy == "streamed"
+
+
+def test_parameters_that_exceed_one_block_are_spread_over_a_cluster():
+    found = planned(WIDE, 64, 10)
+    assert found.strategy == "cluster"
+    assert found.in_shared
+    assert found.workspace_bytes <= H100.shared_per_block < found.cluster * found.workspace_bytes
+    assert found.blocks % found.cluster == 0
+    assert planned(WIDE, 64, 10, WITHOUT_CLUSTERS).strategy == "low_rank"
+    assert planned(WIDE, 64, 10, operation="adapt").strategy == "cluster"
+    assert planned(il.MLP([64, 255, 255, 10]), 64, 10).strategy == "low_rank"
+
+
+@pytest.mark.parametrize("cluster", [2, 4, 8])
+def test_a_block_of_a_cluster_keeps_its_share_of_the_weights(cluster):
+    with il.fixed_plan("streamed", tasks_per_block=1, threads=256):
+        alone = planned(WIDE, 64, 5).workspace_bytes
+    with il.fixed_plan("cluster", cluster=cluster):
+        found = planned(WIDE, 64, 5)
+        assert found.cluster == cluster
+        assert found.workspace_bytes < alone / cluster
+        with pytest.raises(RuntimeError, match="do not fit"):
+            planned(WIDE, 64, 5, steps=cluster)
+
+
+@pytest.mark.parametrize(("model", "cluster"), [(il.MLP([3, 12, 2]), 8), (WIDE, 3), (LINEAR, 7)])
+def test_a_cluster_must_divide_the_widths(model, cluster):
+    with il.fixed_plan("cluster", cluster=cluster), pytest.raises(RuntimeError, match="not fit"):
+        planned(model, 8, 5)
+
+
+def test_a_cluster_larger_than_the_gpu_allows_is_refused():
+    with il.fixed_plan("cluster", cluster=4):
+        assert planned(WIDE, 8, 5).cluster == 4
+        with pytest.raises(RuntimeError, match="do not fit"):
+            planned(WIDE, 8, 5, H100._replace(most_in_cluster=2))
 
 
 @pytest.mark.parametrize("operation", ["adapt", "hvp", "loss_and_grad", "predict"])
@@ -120,9 +158,10 @@ def test_a_fixed_plan_that_does_not_fit_raises():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"strategy": "cached"}, "strategy must be auto, resident, streamed or low_rank"),
+        ({"strategy": "cached"}, "strategy must be auto, resident, streamed, low_rank or cluster"),
         ({"tasks_per_block": 33}, "tasks_per_block must lie in"),
         ({"threads": 257}, "threads must lie in"),
+        ({"cluster": 9}, "cluster must lie in"),
     ],
 )
 def test_bad_fixed_parts_raise(arguments, text):
