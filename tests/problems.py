@@ -185,6 +185,28 @@ def cluster_problem(seed, **fixed):
     return random_problem(seed, **fixed)
 
 
+def implicit_problem(seed, **fixed):
+    """Returns a random problem whose first layer stays implicit: few rows, many inputs, a weight
+    that all tasks share. It adapts everything, or not the first weight, or the last layer alone."""
+    widths = [(19, 40, 70)[seed % 3], 8 + seed % 7, 4, 3][: 2 + seed % 3]
+    bias = fixed.get("bias", seed % 4 > 0)
+    names = list(il.MLP(widths, bias=bias).shapes)
+    rates = RATES_OF_LEAVES[seed % len(RATES_OF_LEAVES)]
+    # 6 is the size of no leaf, so that rates of 6 steps are not taken for rates per element
+    steps = 6 if rates == "leaf_steps" else 1 + seed % 3
+    defaults = {
+        "widths": widths,
+        "bias": bias,
+        "adapt_params": (None, names[1:], names[-1 - bias :])[seed // 5 % 3],
+        "rates": rates,
+        "steps": steps,
+        "rows": 1 + seed % 5,
+        "query_rows": 1 + seed % 4,
+        "per_task": 0.0,
+    }
+    return random_problem(seed, **{**defaults, **fixed})
+
+
 def kink_margin(problem):
     """Returns the smallest distance to a kink of relu, leaky_relu or huber along the inner loops:
     float32 takes the same branches as float64 if this is far above 1e-6."""

@@ -20,7 +20,7 @@ from worker import Request
 
 GROUPS = (1, 2, 4, 8, 16, 32)
 THREADS = (32, 64, 128, 256)
-CLUSTERS = {"cluster": (2, 4, 8), "tiled": (1, 2, 3, 4, 6, 8)}
+CLUSTERS = {"cluster": (2, 3, 4, 6, 8), "tiled": (1, 2, 3, 4, 6, 8)}
 HOPELESS = 8.0  # times the best so far: not measured again
 Entry = dict[str, Any]
 

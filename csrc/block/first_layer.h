@@ -9,7 +9,7 @@
 
 #include "block/schedule.h"
 #include "block/side_rows.h"
-#include "block/staged_product.h"
+#include "block/tensor_product.h"
 
 namespace innerloop {
 
@@ -22,6 +22,7 @@ struct FirstLayerLaunch {
   int64_t tasks, in, out;
   int64_t first, last;  // rows that take part, of tasks (N + Q)
   int64_t parts;        // of these rows in D^T X
+  bool tf32;            // the products may run on tensor cores
   const void* weight;   // [out, in]
   void* rows;           // [tasks (N + Q), out]
   void* gradient;       // [parts, out, in]
@@ -60,6 +61,26 @@ IL_HD void copy_or_clear(const Block& block, Cell* to, const Real* from) {
   }
 }
 
+/// f(sums) with a tile of an m x n product of k terms.
+template <class Real, class Block, class Cell, class F>
+IL_HD void with_tile(const Block& block, Cell* staging, int64_t m, int64_t n, int64_t k, F f) {
+  if constexpr (std::is_same_v<Real, float>) {
+    if (suits_tensor_cores(block, m, n, k)) {
+      StagedTensorSums<Block, Cell> sums(block, m, staging);
+      f(sums);
+      return;
+    }
+  }
+  StagedSums<Block, Real, Cell> sums(block, m, staging);
+  f(sums);
+}
+
+/// Numbers of staging memory that a block of these launches needs.
+template <class Real>
+inline int64_t product_staging_size() {
+  return staging_size<Real>(kProductThreads, kTensorPad);
+}
+
 /// Tiles of a product with m x n results.
 template <class Real>
 IL_HD inline int64_t product_tiles(int64_t m, int64_t n) {
@@ -67,12 +88,11 @@ IL_HD inline int64_t product_tiles(int64_t m, int64_t n) {
   return (m + tile.rows() - 1) / tile.rows() * ((n + tile.cols() - 1) / tile.cols());
 }
 
-/// Block `index` computes one tile of X W^T.
-template <class Block, class Real>
-IL_HD void multiply_inputs(const Block& block, const FirstLayerLaunch& launch,
-                           typename Block::template Cell<Real>* staging, int64_t index) {
+/// One tile of X W^T.
+template <class Block, class Real, class Sums>
+IL_HD void inputs_tile(const Block& block, const FirstLayerLaunch& launch, Sums& sums,
+                       int64_t index) {
   using Cell = typename Block::template Cell<Real>;
-  StagedSums<Block, Real, Cell> sums(block, launch.last - launch.first, staging);
   const int rows = sums.tile.rows(), cols = sums.tile.cols();
   const int64_t across = (launch.out + cols - 1) / cols;
   const int64_t i0 = launch.first + index / across * rows, j0 = index % across * cols;
@@ -97,22 +117,16 @@ IL_HD void multiply_inputs(const Block& block, const FirstLayerLaunch& launch,
   });
 }
 
-/// Block `index` computes one tile of one part of D^T X.
-template <class Block, class Real>
-IL_HD void multiply_cotangents(const Block& block, const FirstLayerLaunch& launch,
-                               typename Block::template Cell<Real>* staging, int64_t index) {
+/// One tile of a part of D^T X, of its rows first to last.
+template <class Block, class Real, class Sums>
+IL_HD void cotangents_tile(const Block& block, const FirstLayerLaunch& launch, Sums& sums,
+                           int64_t first, int64_t last, int64_t index, Real* to) {
   using Cell = typename Block::template Cell<Real>;
-  StagedSums<Block, Real, Cell> sums(block, launch.out, staging);
   const int rows = sums.tile.rows(), cols = sums.tile.cols();
   const int64_t across = (launch.in + cols - 1) / cols;
-  const int64_t tiles = product_tiles<Real>(launch.out, launch.in);
-  const int64_t part = index / tiles, tile = index % tiles, all = launch.last - launch.first;
-  const int64_t first = launch.first + all * part / launch.parts;
-  const int64_t last = launch.first + all * (part + 1) / launch.parts;
-  const int64_t i0 = tile / across * rows, j0 = tile % across * cols;
+  const int64_t i0 = index / across * rows, j0 = index % across * cols;
   const InputRows<Real> inputs(launch);
   const Real* cotangents = static_cast<const Real*>(launch.rows);
-  Real* to = static_cast<Real*>(launch.gradient) + part * launch.out * launch.in;
   const auto copy = [&](int slab, Cell* left, Cell* right) {
     const int64_t k0 = first + static_cast<int64_t>(slab) * kSlab<Real>;
     sums.fill(left, rows, false, [&](Cell* cell, int i, int k) {
@@ -128,6 +142,28 @@ IL_HD void multiply_cotangents(const Block& block, const FirstLayerLaunch& launc
   const int64_t slabs = (last - first + kSlab<Real> - 1) / kSlab<Real>;
   sums.run(static_cast<int>(slabs), copy, [&](int i, int j, Real sum) {
     if (i0 + i < launch.out && j0 + j < launch.in) to[(i0 + i) * launch.in + j0 + j] = sum;
+  });
+}
+
+/// Block `index` of the launch of X W^T.
+template <class Block, class Real>
+IL_HD void multiply_inputs(const Block& block, const FirstLayerLaunch& launch,
+                           typename Block::template Cell<Real>* staging, int64_t index) {
+  with_tile<Real>(block, staging, launch.last - launch.first, launch.out, launch.in,
+                  [&](auto& sums) { inputs_tile<Block, Real>(block, launch, sums, index); });
+}
+
+/// Block `index` of the launch of D^T X: all tiles of its first part, then those of the second, ...
+template <class Block, class Real>
+IL_HD void multiply_cotangents(const Block& block, const FirstLayerLaunch& launch,
+                               typename Block::template Cell<Real>* staging, int64_t index) {
+  const int64_t tiles = product_tiles<Real>(launch.out, launch.in), part = index / tiles;
+  const int64_t all = launch.last - launch.first;
+  const int64_t first = launch.first + all * part / launch.parts;
+  const int64_t last = launch.first + all * (part + 1) / launch.parts;
+  Real* to = static_cast<Real*>(launch.gradient) + part * launch.out * launch.in;
+  with_tile<Real>(block, staging, launch.out, launch.in, last - first, [&](auto& sums) {
+    cotangents_tile<Block, Real>(block, launch, sums, first, last, index % tiles, to);
   });
 }
 

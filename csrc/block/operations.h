@@ -354,6 +354,7 @@ class Operation {
     f.in = first.in;
     f.out = first.out;
     f.last = f.tasks * (f.support.rows + f.query.rows);
+    f.tf32 = context_.allow_tf32;
     f.weight = call_.problem.params.data[first.weight_leaf];
     if (sums_) {
       f.parts = gradient_parts<Real>(f.out, f.in, f.last, context_.facts.multiprocessors);

@@ -16,7 +16,8 @@
 //   wait_copies<n>()        until all but the n latest batches of the thread have arrived
 //   B::PerThread<T>         a T of every thread, which stays from phase to phase: at(thread)
 //   bool tf32()             whether tensor cores may be used (tensor_product.h), and then
-//   spread_warps(items, f)  f(item, warp), each item by the 32 threads of a warp together
+//   spread_warps(items, f)  f(item, warp), each item by the 32 threads of a warp B::Warp together
+//   B::PerWarp<T>           as PerThread, of every warp: at(warp)
 // and, of a block in a cluster,
 //   cluster_barrier()       a barrier of all threads of all its blocks
 //   peer(p, rank)           where the block of that rank has what this block has at p, in shared

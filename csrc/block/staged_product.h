@@ -4,7 +4,7 @@
 // C is cut into tiles, and the block works on one tile at a time; a thread keeps 4 x 4 of its sums
 // (2 x 2 in float64) in registers from slab to slab. Where each array lies: two buffers in the
 // staging memory, each with a slab of A [kSlab, tile rows] and one of B [kSlab, tile columns], rows
-// padded by one. Phases: copy slab 0; for each slab: start copying the next one, wait for this one,
+// padded. Phases: copy slab 0; for each slab: start copying the next one, wait for this one,
 // barrier, multiply, barrier; at the end store, barrier.
 #pragma once
 
@@ -33,21 +33,81 @@ struct StagedTile {
 
 /// Numbers of staging memory that a block needs, whatever it multiplies.
 template <class Real>
-IL_HD inline int64_t staging_size(int threads) {
+IL_HD inline int64_t staging_size(int threads, int pad = 1) {
   int most = 0;
   for (int m = 1; m <= 64; m *= 2) {  // meets every shape of a tile
     const StagedTile<Real> tile(threads, m);
     if (tile.rows() + tile.cols() > most) most = tile.rows() + tile.cols();
   }
-  return 2 * kSlab<Real> * static_cast<int64_t>(most + 2);
+  return 2 * kSlab<Real> * static_cast<int64_t>(most + 2 * pad);
 }
 
-/// The tile that a block works on: its sums in registers, slabs of both operands in two buffers.
-template <class Block, class Real, class Cell>
-class StagedSums {
+/// The tile that a block works on, and slabs of both operands in two buffers. kPad: numbers between
+/// two rows of a slab, so that threads that read or write together meet different banks.
+template <class Block, class Real, class Cell, int kPad>
+class StagedSlabs {
  public:
+  IL_HD StagedSlabs(const Block& block, int64_t m, Cell* staging)
+      : tile(block.threads(), m), block_(block), staging_(staging) {}
+
+  /// f(to, i, k) for every number of a slab that is `width` wide. Neighbouring threads take
+  /// neighbouring numbers of the operand: in direction k, or in direction i.
+  template <class F>
+  IL_HD void fill(Cell* to, int width, bool along_k, F f) const {
+    block_.spread(along_k ? width : kSlab<Real>, along_k ? kSlab<Real> : width, [&](int p, int q) {
+      const int i = along_k ? p : q, k = along_k ? q : p;
+      f(to + k * (width + kPad) + i, i, k);
+    });
+  }
+
+  const StagedTile<Real> tile;
+
+ protected:
+  /// One slab after the other: copy(slab, left, right) starts its copies, multiply(left, right)
+  /// adds its part.
+  template <class Copy, class Multiply>
+  IL_HD void run_slabs(int slabs, Copy copy, Multiply multiply) const {
+    if (slabs > 0) start(0, copy);
+    for (int slab = 0; slab < slabs; ++slab) {
+      if (slab + 1 < slabs) {
+        start(slab + 1, copy);
+        block_.template wait_copies<1>();
+      } else {
+        block_.template wait_copies<0>();
+      }
+      block_.barrier();
+      multiply(left(slab), right(slab));
+      block_.barrier();
+    }
+  }
+  IL_HD int left_ld() const { return tile.rows() + kPad; }
+  IL_HD int right_ld() const { return tile.cols() + kPad; }
+
+  const Block& block_;
+
+ private:
+  IL_HD Cell* left(int slab) const { return staging_ + slab % 2 * buffer_size(); }
+  IL_HD Cell* right(int slab) const { return left(slab) + kSlab<Real> * left_ld(); }
+  IL_HD int64_t buffer_size() const { return kSlab<Real> * (left_ld() + right_ld()); }
+
+  template <class Copy>
+  IL_HD void start(int slab, Copy copy) const {
+    copy(slab, left(slab), right(slab));
+    block_.commit_copies();
+  }
+
+  Cell* const staging_;
+};
+
+/// A tile whose sums the threads keep.
+template <class Block, class Real, class Cell>
+class StagedSums : public StagedSlabs<Block, Real, Cell, 1> {
+ public:
+  using Slabs = StagedSlabs<Block, Real, Cell, 1>;
+  using Slabs::tile;
+
   IL_HD StagedSums(const Block& block, int64_t m, Cell* staging)
-      : tile(block.threads(), m), block_(block), staging_(staging), sums_(block) {}
+      : Slabs(block, m, staging), sums_(block) {}
 
   /// The sums over all slabs. copy(slab, left, right) starts the copies of one slab, A to left
   /// [kSlab, tile rows] and B to right [kSlab, tile columns], by `fill`; store(i, j, sum) takes a
@@ -61,18 +121,7 @@ class StagedSums {
         for (int c = 0; c < kCols; ++c) sums.at[r][c] = 0;
       }
     });
-    if (slabs > 0) start(0, copy);
-    for (int slab = 0; slab < slabs; ++slab) {
-      if (slab + 1 < slabs) {
-        start(slab + 1, copy);
-        block_.template wait_copies<1>();
-      } else {
-        block_.template wait_copies<0>();
-      }
-      block_.barrier();
-      multiply(slab);
-      block_.barrier();
-    }
+    this->run_slabs(slabs, copy, [&](const Cell* a, const Cell* b) { multiply(a, b); });
     each_thread([&](const Sums& sums, int row, int col) {
       IL_UNROLL
       for (int r = 0; r < kRows; ++r) {
@@ -85,37 +134,15 @@ class StagedSums {
     block_.barrier();
   }
 
-  /// f(to, i, k) for every number of a slab that is `width` wide. Neighbouring threads take
-  /// neighbouring numbers of the operand: in direction k, or in direction i.
-  template <class F>
-  IL_HD void fill(Cell* to, int width, bool along_k, F f) const {
-    block_.spread(along_k ? width : kSlab<Real>, along_k ? kSlab<Real> : width, [&](int p, int q) {
-      const int i = along_k ? p : q, k = along_k ? q : p;
-      f(to + k * (width + 1) + i, i, k);
-    });
-  }
-
-  const StagedTile<Real> tile;
-
  private:
+  using Slabs::block_;
   static constexpr int kRows = StagedTile<Real>::kRows, kCols = StagedTile<Real>::kCols;
   struct Sums {
     Real at[kRows][kCols];
   };
 
-  IL_HD Cell* left(int slab) const { return staging_ + slab % 2 * buffer_size(); }
-  IL_HD Cell* right(int slab) const { return left(slab) + kSlab<Real> * (tile.rows() + 1); }
-  IL_HD int64_t buffer_size() const { return kSlab<Real> * (tile.rows() + tile.cols() + 2); }
-
-  template <class Copy>
-  IL_HD void start(int slab, Copy copy) const {
-    copy(slab, left(slab), right(slab));
-    block_.commit_copies();
-  }
-
-  IL_HD void multiply(int slab) {
-    const Cell *a = left(slab), *b = right(slab);
-    const int a_ld = tile.rows() + 1, b_ld = tile.cols() + 1;
+  IL_HD void multiply(const Cell* a, const Cell* b) {
+    const int a_ld = this->left_ld(), b_ld = this->right_ld();
     each_thread([&](Sums& sums, int row, int col) {
       IL_LOOP
       for (int k = 0; k < kSlab<Real>; ++k) {
@@ -140,8 +167,6 @@ class StagedSums {
                   [&](int row, int col) { f(sums_.at(row * tile.thread_cols + col), row, col); });
   }
 
-  const Block& block_;
-  Cell* const staging_;
   typename Block::template PerThread<Sums> sums_;
 };
 

@@ -11,6 +11,8 @@
 // and columns beyond the last are computed from the last and not stored; beyond the last k lie
 // zeros.
 //
+// Operands in global memory may come through slabs (staged_product.h): StagedTensorSums.
+//
 // A block's warp W, beside what phase.h says: `W::kSlots` lanes live in one execution (1 on a GPU,
 // where each lane is a thread; 32 on the host), `lanes(f)` is f(lane, slot) for these, `rounded`
 // the conversion, and `multiply_add(a, b, c)` the instruction over all slots.
@@ -18,30 +20,54 @@
 
 #include <type_traits>
 
-#include "block/product.h"
+#include "block/staged_product.h"
 
 namespace innerloop {
 
 constexpr int kTensorRows = 16, kTensorColumns = 8, kTensorDepth = 8;
+constexpr int kTensorPad = 8;  // of staged slabs: lanes read 4 rows of 8 numbers at a time
+
+/// The sums of one warp's tile, as its lanes hold them.
+template <int kColumns, class Warp>
+struct TensorSums {
+  static constexpr int kSlots = Warp::kSlots;
+  float at[kColumns][kSlots][4];
+
+  IL_HD void clear() {
+    IL_UNROLL
+    for (int n = 0; n < kColumns; ++n) {
+      IL_UNROLL
+      for (int s = 0; s < kSlots; ++s) {
+        IL_UNROLL
+        for (int r = 0; r < 4; ++r) at[n][s][r] = 0;
+      }
+    }
+  }
+  /// f(row, column, sum) for every result, on the lane that holds it.
+  template <class F>
+  IL_HD void each(const Warp& warp, F f) const {
+    warp.lanes([&](int lane, int slot) {
+      IL_UNROLL
+      for (int n = 0; n < kColumns; ++n) {
+        IL_UNROLL
+        for (int r = 0; r < 4; ++r) {
+          f(lane / 4 + r / 2 * 8, n * kTensorColumns + lane % 4 * 2 + r % 2, at[n][slot][r]);
+        }
+      }
+    });
+  }
+};
 
 /// One warp's part of a product: rows i.. and columns j.. of task `task`.
 template <int kColumns, class Warp, class Cell>
 class TensorTile {
  public:
   using Product = BlockProduct<float, Cell>;
+  using Sums = TensorSums<kColumns, Warp>;
   static constexpr int kSlots = Warp::kSlots;
 
-  IL_HD TensorTile(const Warp& warp, const Product& x, int64_t task, int i, int j)
-      : warp_(warp), x_(x), task_(task), i_(i), j_(j) {
-    IL_UNROLL
-    for (int n = 0; n < kColumns; ++n) {
-      IL_UNROLL
-      for (int s = 0; s < kSlots; ++s) {
-        IL_UNROLL
-        for (int r = 0; r < 4; ++r) c_[n][s][r] = 0;
-      }
-    }
-  }
+  IL_HD TensorTile(const Warp& warp, const Product& x, int64_t task, int i, int j, Sums& sums)
+      : warp_(warp), x_(x), task_(task), i_(i), j_(j), sums_(sums) {}
   /// Adds A B.
   template <class B>
   IL_HD void add(const Cell* a, const B& b) {
@@ -71,26 +97,18 @@ class TensorTile {
         }
       });
       IL_UNROLL
-      for (int n = 0; n < kColumns; ++n) warp_.multiply_add(left, right[n], c_[n]);
+      for (int n = 0; n < kColumns; ++n) warp_.multiply_add(left, right[n], sums_.at[n]);
     }
   }
-  /// Each lane stores what it holds.
   IL_HD void store() const {
     const float factor = x_.rate ? x_.sign * static_cast<float>(x_.rate[task_]) : x_.sign;
     const Source<float, Cell> base = x_.c0.from(task_ * x_.c0_task);
     Cell* to = x_.c + task_ * x_.c_task;
-    warp_.lanes([&](int lane, int slot) {
-      IL_UNROLL
-      for (int n = 0; n < kColumns; ++n) {
-        IL_UNROLL
-        for (int r = 0; r < 4; ++r) {
-          const int i = i_ + lane / 4 + r / 2 * 8;
-          const int j = j_ + n * kTensorColumns + lane % 4 * 2 + r % 2;
-          if (i >= x_.m || j >= x_.n) continue;
-          const float product = factor * c_[n][slot][r];
-          to[i * x_.c_row + j] = base ? base.at(i * x_.c0_row + j) + product : product;
-        }
-      }
+    sums_.each(warp_, [&](int row, int column, float sum) {
+      const int i = i_ + row, j = j_ + column;
+      if (i >= x_.m || j >= x_.n) return;
+      const float product = factor * sum;
+      to[i * x_.c_row + j] = base ? base.at(i * x_.c0_row + j) + product : product;
     });
   }
 
@@ -101,7 +119,62 @@ class TensorTile {
   const Product& x_;
   const int64_t task_;
   const int i_, j_;
-  float c_[kColumns][kSlots][4];
+  Sums& sums_;
+};
+
+/// A staged tile whose sums the warps keep, 16 rows and 32 columns each.
+template <class Block, class Cell>
+class StagedTensorSums : public StagedSlabs<Block, float, Cell, kTensorPad> {
+ public:
+  using Slabs = StagedSlabs<Block, float, Cell, kTensorPad>;
+  using Slabs::tile;
+
+  /// The block has whole warps.
+  IL_HD StagedTensorSums(const Block& block, int64_t m, Cell* staging)
+      : Slabs(block, m, staging), sums_(block) {}
+
+  /// As StagedSums.
+  template <class Copy, class Store>
+  IL_HD void run(int slabs, Copy copy, Store store) {
+    each_warp([&](const Warp&, Sums& sums, int, int) { sums.clear(); });
+    this->run_slabs(slabs, copy, [&](const Cell* a, const Cell* b) { multiply(a, b); });
+    each_warp([&](const Warp& warp, const Sums& sums, int i, int j) {
+      sums.each(warp, [&](int row, int column, float sum) { store(i + row, j + column, sum); });
+    });
+    block_.barrier();
+  }
+
+ private:
+  using Slabs::block_;
+  using Warp = typename Block::Warp;
+  static constexpr int kColumns = 4, kWide = kColumns * kTensorColumns;
+  using Sums = TensorSums<kColumns, Warp>;
+
+  IL_HD void multiply(const Cell* a, const Cell* b) {
+    BlockProduct<float, Cell> x;
+    x.m = tile.rows();
+    x.n = tile.cols();
+    x.k = kSlab<float>;
+    x.a_row = 1;
+    x.a_col = this->left_ld();
+    x.b_row = this->right_ld();
+    x.b_col = 1;
+    each_warp([&](const Warp& warp, Sums& sums, int i, int j) {
+      TensorTile<kColumns, Warp, Cell>(warp, x, 0, i, j, sums)
+          .add(a, Source<float, Cell>(b, nullptr));
+    });
+  }
+
+  /// f(warp, sums, i, j) on every warp: a tile has as many parts as the block has warps.
+  template <class F>
+  IL_HD void each_warp(F f) {
+    const int across = tile.cols() / kWide, parts = tile.rows() / kTensorRows * across;
+    block_.spread_warps(parts, [&](int part, const Warp& warp) {
+      f(warp, sums_.at(warp), part / across * kTensorRows, part % across * kWide);
+    });
+  }
+
+  typename Block::template PerWarp<Sums> sums_;
 };
 
 template <int kColumns, class Block, class Cell>
@@ -110,9 +183,11 @@ IL_CALL void multiply_warp_tiles(const Block& block, const BlockProduct<float, C
   const int rows = (x.m + kTensorRows - 1) / kTensorRows, cols = (x.n + kWide - 1) / kWide;
   block.spread_warps(static_cast<int>(x.tasks) * rows * cols, [&](int item, const auto& warp) {
     using Warp = std::decay_t<decltype(warp)>;
+    TensorSums<kColumns, Warp> sums;
+    sums.clear();
     const int task = item / (rows * cols), tile = item % (rows * cols);
     TensorTile<kColumns, Warp, Cell> c(warp, x, task, tile / cols * kTensorRows,
-                                       tile % cols * kWide);
+                                       tile % cols * kWide, sums);
     c.add(x.a, x.b);
     if (x.a2) c.add(x.a2, Source<float, Cell>(x.b2, nullptr));
     c.store();
@@ -121,17 +196,17 @@ IL_CALL void multiply_warp_tiles(const Block& block, const BlockProduct<float, C
 }
 
 /// Whether a product fills enough of the instruction to be worth its rounding.
-template <class Block, class Real, class Cell>
-IL_HD bool suits_tensor_cores(const Block& block, const BlockProduct<Real, Cell>& x) {
-  return block.tf32() && block.threads() % 32 == 0 && x.m >= kTensorRows / 2 &&
-         x.n >= kTensorColumns && x.k >= kTensorDepth;
+template <class Block>
+IL_HD bool suits_tensor_cores(const Block& block, int64_t m, int64_t n, int64_t k) {
+  return block.tf32() && block.threads() % 32 == 0 && m >= kTensorRows / 2 && n >= kTensorColumns &&
+         k >= kTensorDepth;
 }
 
 /// The product, if it suits tensor cores: whether it does.
 template <class Block, class Real, class Cell>
 IL_HD bool multiply_on_tensor_cores(const Block& block, const BlockProduct<Real, Cell>& x) {
   if constexpr (std::is_same_v<Real, float>) {
-    if (!suits_tensor_cores(block, x)) return false;
+    if (!suits_tensor_cores(block, x.m, x.n, x.k)) return false;
     if (x.n > kTensorColumns) {
       multiply_warp_tiles<2>(block, x);
     } else {

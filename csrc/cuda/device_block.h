@@ -46,12 +46,20 @@ class DeviceBlock {
  public:
   template <class Real>
   using Cell = Real;
+  using Warp = DeviceWarp;
   static constexpr bool kFactors = false, kCluster = false;
   /// Lies in the thread's registers.
   template <class T>
   struct PerThread {
     IL_HD explicit PerThread(const DeviceBlock&) {}
     IL_HD T& at(int) { return value; }
+    T value;
+  };
+  /// A part of it in each lane's registers.
+  template <class T>
+  struct PerWarp {
+    IL_HD explicit PerWarp(const DeviceBlock&) {}
+    IL_HD T& at(const DeviceWarp&) { return value; }
     T value;
   };
 

@@ -56,16 +56,16 @@ template <class Real>
 __global__ void __launch_bounds__(kProductThreads, kProductBlocks)
     inputs_kernel(const __grid_constant__ FirstLayerLaunch launch) {
   extern __shared__ __align__(16) char dynamic[];
-  multiply_inputs<DeviceBlock, Real>(DeviceBlock{}, launch, reinterpret_cast<Real*>(dynamic),
-                                     blockIdx.x);
+  multiply_inputs<DeviceBlock, Real>(DeviceBlock(launch.tf32), launch,
+                                     reinterpret_cast<Real*>(dynamic), blockIdx.x);
 }
 
 template <class Real>
 __global__ void __launch_bounds__(kProductThreads, kProductBlocks)
     cotangents_kernel(const __grid_constant__ FirstLayerLaunch launch) {
   extern __shared__ __align__(16) char dynamic[];
-  multiply_cotangents<DeviceBlock, Real>(DeviceBlock{}, launch, reinterpret_cast<Real*>(dynamic),
-                                         blockIdx.x);
+  multiply_cotangents<DeviceBlock, Real>(DeviceBlock(launch.tf32), launch,
+                                         reinterpret_cast<Real*>(dynamic), blockIdx.x);
 }
 
 template <class Real>
@@ -89,7 +89,7 @@ __global__ void store_kernel(char* to, const __grid_constant__ Piece piece, int 
 /// At most 48 KiB, which every kernel may take.
 template <class Real>
 size_t product_staging_bytes() {
-  return static_cast<size_t>(staging_size<Real>(kProductThreads)) * sizeof(Real);
+  return static_cast<size_t>(product_staging_size<Real>()) * sizeof(Real);
 }
 
 const char* text(cudaError_t error) {

@@ -21,12 +21,16 @@ TABLE = ROOT / "docs/cuda-resources.md"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # as in cmake/Cuda.cmake
 DTYPES = {"float32": "float", "float64": "double"}
 KERNELS = {  # how a kernel's mangled name is recognised, and what runs it
+    "ClusterBlock.*TiledUnroll": "meta_grad, meta_loss, adapt: tiled, in clusters",
+    "TiledUnroll": "meta_grad, meta_loss, adapt: tiled",
     "FactorBlock": "meta_grad, meta_loss: low-rank",
     "ClusterBlock": "meta_grad, meta_loss, adapt: cluster",
     "Unroll": "meta_grad, meta_loss, adapt",
     "HvpPass": "hvp",
     "LossPass": "loss_and_grad",
     "PredictPass": "predict",
+    "inputs_kernel": "inputs of all tasks",
+    "cotangents_kernel": "first gradient of all tasks",
     "sum_kernel": "sum over blocks",
     "store_kernel": "long descriptions",
 }
@@ -62,7 +66,7 @@ def compile_one(architecture, dtype, folder):
 
 def kernel_name(mangled):
     """Returns the key of KERNELS that a mangled name belongs to."""
-    return next(name for name in KERNELS if name in mangled)
+    return next(pattern for pattern in KERNELS if re.search(pattern, mangled))
 
 
 def read_report(report):

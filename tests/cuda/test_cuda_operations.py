@@ -11,7 +11,14 @@ from moving import on_gpu
 import innerloop as il
 from helpers import assert_close, leaves_of, randn_like
 from innerloop import _native
-from problems import LOSSES, RATES, cluster_problem, random_problem, random_problem_away_from_kinks
+from problems import (
+    LOSSES,
+    RATES,
+    cluster_problem,
+    implicit_problem,
+    random_problem,
+    random_problem_away_from_kinks,
+)
 
 
 def to_cpu(value):
@@ -122,6 +129,28 @@ def test_row_counts(strategy, rows, query_rows):
 @pytest.mark.parametrize("widths", [[1, 1], [33, 1, 65, 2], [784, 64, 5], [64, 256, 256, 10]])
 def test_widths(strategy, widths):
     compare(random_problem(19, widths=widths, tasks=4, activation="gelu", steps=2, loss="mse"))
+
+
+@pytest.mark.parametrize("one_product", [False, True])
+@pytest.mark.parametrize("seed", range(30))
+def test_first_layer_that_stays_implicit(seed, one_product):
+    with il.fixed_plan(one_product=one_product):
+        compare(implicit_problem(seed), stepwise=seed % 4 == 0)
+
+
+@pytest.mark.parametrize("one_product", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-11)])
+@pytest.mark.parametrize("widths", [[784, 256, 64, 5], [500, 20, 2], [90, 700, 3]])
+def test_one_product_in_tiles_and_parts(widths, dtype, tolerance, one_product):
+    problem = implicit_problem(
+        80, widths=widths, tasks=37, rows=5, query_rows=30, steps=2, rates="leaf", order=2,
+        activation="tanh", loss="mse", adapt_params=None, ragged=True, weighted=True,
+    )  # fmt: skip
+    with il.fixed_plan(one_product=one_product):
+        compare(problem, dtype, tolerance)
+        moved = on_gpu(problem, torch.float32)
+        first, second = (moved.call(il.meta_grad, backend="fused") for _ in "ab")
+    torch.testing.assert_close(second.grad, first.grad, rtol=0, atol=0)
 
 
 def test_descriptions_longer_than_kernel_parameters(strategy):

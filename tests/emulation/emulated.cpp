@@ -40,14 +40,14 @@ class EmulatedTarget {
   }
   template <class Real>
   const char* multiply_inputs(const FirstLayerLaunch& launch, int64_t blocks) {
-    multiply<Real>(blocks, [&](const EmulatedBlock& block, WatchedCell<Real>* staging, int64_t i) {
+    multiply<Real>(launch, blocks, [&](const auto& block, WatchedCell<Real>* staging, int64_t i) {
       innerloop::multiply_inputs<EmulatedBlock, Real>(block, launch, staging, i);
     });
     return nullptr;
   }
   template <class Real>
   const char* multiply_cotangents(const FirstLayerLaunch& launch, int64_t blocks) {
-    multiply<Real>(blocks, [&](const EmulatedBlock& block, WatchedCell<Real>* staging, int64_t i) {
+    multiply<Real>(launch, blocks, [&](const auto& block, WatchedCell<Real>* staging, int64_t i) {
       innerloop::multiply_cotangents<EmulatedBlock, Real>(block, launch, staging, i);
     });
     return nullptr;
@@ -90,11 +90,11 @@ class EmulatedTarget {
   };
 
   template <class Real, class F>
-  void multiply(int64_t blocks, F f) {
+  void multiply(const FirstLayerLaunch& launch, int64_t blocks, F f) {
     ++launches;
-    const EmulatedBlock block(kProductThreads);
+    const EmulatedBlock block(kProductThreads, launch.tf32);
     for (int64_t index = 0; index < blocks; ++index) {
-      auto staging = staging_memory<Real>(staging_size<Real>(kProductThreads));
+      auto staging = staging_memory<Real>(product_staging_size<Real>());
       f(block, staging.data(), index);
     }
   }

@@ -165,6 +165,7 @@ class EmulatedWarp {
   static constexpr int kSlots = 32;
 
   explicit EmulatedWarp(int index) : first_(index * kSlots) {}
+  int index() const { return first_ / kSlots; }
 
   template <class F>
   void lanes(F&& f) const {
@@ -222,6 +223,18 @@ class EmulatedBlock {
       if (thread != emulated_time.thread) throw std::logic_error("another thread's registers");
       return values_.at(static_cast<size_t>(thread));
     }
+
+   private:
+    std::vector<T> values_;
+  };
+
+  using Warp = EmulatedWarp;
+  template <class T>
+  class PerWarp {
+   public:
+    explicit PerWarp(const EmulatedBlock& block)
+        : values_(block.threads() / EmulatedWarp::kSlots) {}
+    T& at(const EmulatedWarp& warp) { return values_.at(static_cast<size_t>(warp.index())); }
 
    private:
     std::vector<T> values_;

@@ -12,7 +12,7 @@ import innerloop as il
 from helpers import assert_close
 from innerloop import _native
 from innerloop.schedule import H100, DeviceFacts
-from problems import LOSSES, random_problem
+from problems import LOSSES, implicit_problem
 
 SCHEDULES = (
     ("auto", 0, 0),
@@ -33,28 +33,6 @@ def fix(emulated, number, problem=None, one_product=True):
     if names is not None and not any("weight" in name for name in names):
         fixed = SCHEDULES[0]
     emulated.fix_schedule(*fixed, one_product=one_product)
-
-
-def implicit_problem(seed, **fixed):
-    """Returns a random problem whose first layer stays implicit: few rows, many inputs, a weight
-    that all tasks share. It adapts everything, or not the first weight, or the last layer alone."""
-    widths = [(19, 40, 70)[seed % 3], 8 + seed % 7, 4, 3][: 2 + seed % 3]
-    bias = fixed.get("bias", seed % 4 > 0)
-    names = list(il.MLP(widths, bias=bias).shapes)
-    rates = ("number", "scalar", "steps", "leaf", "leaf_steps")[seed % 5]
-    # 6 is the size of no leaf, so that rates of 6 steps are not taken for rates per element
-    steps = 6 if rates == "leaf_steps" else 1 + seed % 3
-    defaults = {
-        "widths": widths,
-        "bias": bias,
-        "adapt_params": (None, names[1:], names[-1 - bias :])[seed // 5 % 3],
-        "rates": rates,
-        "steps": steps,
-        "rows": 1 + seed % 5,
-        "query_rows": 1 + seed % 4,
-        "per_task": 0.0,
-    }
-    return random_problem(seed, **{**defaults, **fixed})
 
 
 def launches(emulated, call):
@@ -161,6 +139,21 @@ def test_what_the_support_adds_to_the_gradient(emulated, adapted, order, steps):
     compare(problem)
 
 
+def test_only_rows_that_matter_are_multiplied(emulated):
+    """Without steps the support has no forward pass; of a frozen network no cotangents either."""
+    emulated.fix_schedule("resident", 1, 64, one_product=True)
+    copied = {}
+    for steps in (0, 1):
+        problem = implicit_problem(
+            53, widths=[40, 10, 3], tasks=2, rows=5, query_rows=4, adapt_params=[], steps=steps,
+            rates="scalar", ragged=False, weighted=False,
+        )  # fmt: skip
+        before = emulated.counters()[3]
+        problem.call(il.meta_grad, backend="fused")
+        copied[steps] = emulated.counters()[3] - before
+    assert copied[1] - copied[0] == 2 * 5 * 40  # one tile either way
+
+
 @pytest.mark.parametrize("number", range(len(SCHEDULES)))
 def test_losses_alone(emulated, number):
     """Without a gradient one product is left, and there are no sums."""
@@ -196,6 +189,47 @@ def test_bad_labels_and_counts_give_nan_in_their_task_alone(emulated):
     problem.query.count[2] = 4
     loss = problem.call(il.meta_grad, backend="fused").loss
     assert torch.isnan(loss).tolist() == [False, True, True, False]
+
+
+def test_tensor_cores_multiply_exactly_what_tf32_holds(emulated):
+    """Whatever lane holds which element: small integers and means over powers of two leave nothing
+    to rounding. The block's own 33 threads have no tensor cores."""
+    generator = torch.Generator().manual_seed(0)
+
+    def whole(*shape):
+        return torch.randint(-2, 3, shape, generator=generator).float()
+
+    model = il.MLP([70, 64], bias=False)
+    params = {"0.weight": whole(64, 70)}
+    support, query = ((whole(16, rows, 70), whole(16, rows, 64)) for rows in (1, 8))
+    emulated.fix_schedule("streamed", 1, 33, one_product=True)
+
+    def gradient(dtype, **options):
+        leaves = {k: v.to(dtype) for k, v in params.items()}
+        sides = (tuple(v.to(dtype) for v in side) for side in (support, query))
+        rates = {"model": model, "inner_lr": 0.5, "steps": 1, "adapt_params": []}
+        return il.meta_grad(leaves, *sides, **rates, **options).grad["0.weight"]
+
+    before = emulated.tensor_instructions()
+    found = gradient(torch.float32, backend="fused", allow_tf32=True)
+    assert emulated.tensor_instructions() > before
+    assert torch.equal(found.double(), gradient(torch.float64, backend="torch"))
+
+
+@pytest.mark.parametrize("outputs", [8, 33, 70])
+def test_meta_gradients_on_tensor_cores_stay_near(emulated, outputs):
+    """Tiles of each shape. The bound is that of test_emulated_tf32.py."""
+    emulated.fix_schedule("streamed", 1, 33, one_product=True)
+    problem = wide_problem(47, widths=[150, outputs, 3], ragged=True, weighted=True)
+    before = emulated.tensor_instructions()
+    expected = problem.call(il.meta_grad, backend="torch")
+    narrow = problem.to(torch.float32)
+    actual = narrow.call(il.meta_grad, backend="fused", allow_tf32=True)
+    assert emulated.tensor_instructions() > before
+    assert_close(actual.loss, expected.loss, 5e-3, "loss")
+    assert_close(actual.grad, expected.grad, 5e-3, "grad")
+    plain = narrow.call(il.meta_grad, backend="fused")
+    assert not torch.equal(plain.grad["0.weight"], actual.grad["0.weight"])
 
 
 # ---- when ----------------------------------------------------------------------------------------
