@@ -106,6 +106,7 @@ def cycles(
     group, threads, cluster = entry["tasks_per_block"], entry["threads"], entry["cluster"]
     shared = FRAME_BYTES + entry["shared_bytes"]
     slower = c.streamed_factor if entry["strategy"] in ("streamed", "low_rank") else 1.0
+    slower += entry["far_steps"] / max(1, case.steps) * (c.streamed_factor - 1.0)
     tiles = max(1, -(-max(case.support, case.query) // entry["tile_rows"])) if tiled else 1
     width = group * task.width / (tiles if tiled else cluster)
     macs = group * task.multiply_adds * slower / cluster

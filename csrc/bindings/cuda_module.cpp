@@ -98,6 +98,7 @@ class DeviceCall {
     d["cluster"] = schedule_.cluster;
     d["blocks"] = schedule_.blocks * schedule_.cluster;
     d["tile_rows"] = schedule_.tile_rows;
+    d["far_steps"] = schedule_.far_steps;
     d["in_shared"] = schedule_.in_shared;
     d["one_product"] = schedule_.one_product;
     d["workspace_bytes"] = schedule_.workspace_bytes;

@@ -21,6 +21,7 @@ struct BlockOptions {
   int64_t parameters;
   int64_t tile_rows;      // of a task, that pass at a time
   int cluster;            // blocks that share a group of tasks
+  int64_t far_steps;      // whose parameters lie apart, in global memory
   int64_t exchange_rows;  // of a task, at most, that they send each other at a time
   int64_t exchange_size;  // numbers of a buffer for what they send
 };
@@ -75,6 +76,10 @@ class BlockBase {
     sink_ = sink;
     rate_sink_ = rate_sink;
   }
+  /// Parameters after the first steps, where those lie apart: [far steps, plan.block].
+  IL_HD void carve_far(Carver<Elem>& c) { far_blocks_ = c.take(options_.far_steps, plan_.block); }
+  IL_HD int64_t far_steps() const { return options_.far_steps; }
+  IL_HD Elem* far_block(int64_t index) const { return far_blocks_ + index * plan_.block; }
 
   /// Shared memory for operands on their way; null: they are read where they lie.
   IL_HD void set_staging(Elem* staging) { staging_ = staging; }
@@ -120,7 +125,7 @@ class BlockBase {
   int64_t first_ = 0;
   int used_ = 0;
   Elem *sink_ = nullptr, *rate_sink_ = nullptr, *partial_ = nullptr;
-  Elem* staging_ = nullptr;
+  Elem *staging_ = nullptr, *far_blocks_ = nullptr;
 };
 
 }  // namespace innerloop

@@ -117,12 +117,13 @@ struct Frame {
     cells = near.used();
     far_cells = apart.used();
   }
-  /// The workspace: sums over tasks, then what the pass needs.
+  /// The workspace: sums over tasks and parameters that lie with them, then what the pass needs.
   IL_HD static void lay_out(Carver<typename Engine::Elem>& near,
                             Carver<typename Engine::Elem>& for_sums, Engine& engine,
                             Pass<Engine>& pass, int64_t sink, int64_t rates) {
     typename Engine::Elem* sums = for_sums.take(sink);
     engine.set_sinks(sums, for_sums.take(rates));
+    engine.carve_far(for_sums);
     pass.carve(near);
   }
 };

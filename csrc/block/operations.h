@@ -242,23 +242,36 @@ class Operation {
     for (int l = 1; l < net.depth; ++l) widest = std::max(widest, net.layers[l].in);
     return BlockEngine<CountingBlock, Real>::pad(widest);
   }
-  /// A cut's options, and what its workspace takes; tiles have as many rows as fit.
+  /// A cut's options, and what its workspace takes; tiles have as many rows as fit, and a cluster
+  /// keeps the parameters of as many steps.
   WorkspaceSize fit(const Cut& cut, BlockOptions* o) const {
     *o = options(cut);
     if constexpr (kUnrolls) {
       if (cut.strategy == BlockStrategy::kTiled) return fit_tiles(o);
+      if (cut.strategy == BlockStrategy::kCluster) return fit_steps(o);
     }
     return workspace_size<Real, Pass>(call_, request_, plan_, *o);
   }
-  WorkspaceSize fit_tiles(BlockOptions* o) const {
+  bool fits(const WorkspaceSize& size) const {
     const int64_t room = context_.facts.shared_per_block - kFrameBytes;
+    return size.near * static_cast<int64_t>(sizeof(Real)) <= room;
+  }
+  WorkspaceSize fit_steps(BlockOptions* o) const {
+    const bool can_spare = request_.wants_grad && plan_.lowest < plan_.depth;
+    for (int64_t spared = 0;; ++spared) {
+      o->far_steps = spared;
+      const WorkspaceSize size = workspace_size<Real, Pass>(call_, request_, plan_, *o);
+      if (fits(size) || !can_spare || spared + 1 >= request_.steps) return size;
+    }
+  }
+  WorkspaceSize fit_tiles(BlockOptions* o) const {
     WorkspaceSize size{};
     for (int64_t rows : kTileChoices) {
       o->tile_rows = o->exchange_rows = rows;
       size = workspace_size<Real, TiledUnroll>(call_, request_, plan_, *o);
       const bool is_wasteful =
           rows > kTileChoices[std::size(kTileChoices) - 1] && rows / 2 >= most_rows();
-      if (!is_wasteful && size.near * static_cast<int64_t>(sizeof(Real)) <= room) break;
+      if (!is_wasteful && fits(size)) break;
     }
     return size;
   }
@@ -292,7 +305,9 @@ class Operation {
       const WorkspaceSize size = fit(cut, &o);
       Footprint f{true, size.near * kReal, size.far * kReal,
                   o.has_staging ? staging_size<Real>(cut.threads) * kReal : 0};
-      if (o.tile_rows)
+      f.steps = std::max<int64_t>(1, request_.steps);
+      f.far_steps = o.far_steps;
+      if (o.tile_rows > 0)
         f.tiles = std::max<int64_t>(1, (most_rows() + o.tile_rows - 1) / o.tile_rows);
       return f;
     };

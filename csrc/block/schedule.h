@@ -50,6 +50,7 @@ struct FixedParts : Cut {
 struct Schedule : Cut {
   int64_t groups = 0, blocks = 0;  // blocks, or clusters
   int64_t tile_rows = 0;           // rows of a task that pass at a time; 0: all
+  int64_t far_steps = 0;           // whose parameters lie apart, in global memory
   bool in_shared = false;          // the workspace; else in global memory
   bool one_product = false;        // of the first weight with the rows of all tasks
   int64_t workspace_bytes = 0;     // of one block, without sums that lie apart
@@ -75,6 +76,8 @@ struct Footprint {
   int64_t far_bytes = 0;      // sums that lie apart, in global memory
   int64_t staging_bytes = 0;  // shared memory for operands on their way
   int64_t tiles = 1;          // in which the rows of a task pass
+  int64_t far_steps = 0;      // whose parameters lie in global memory
+  int64_t steps = 1;
 };
 
 constexpr int kMostInCluster = 8;  // blocks, on every device that has clusters
@@ -200,8 +203,10 @@ inline Schedule cut_schedule(const Cut& cut, const TaskWork& work, const DeviceF
   if (global > 0) {
     s.blocks = std::min(s.blocks, std::max<int64_t>(1, kStreamedBudget / (global * cut.cluster)));
   }
-  s.cycles = estimated_cycles(work, device, tasks, cut, slowness(cut.strategy, in_shared),
-                              needs.tiles, in_flight);
+  s.far_steps = needs.far_steps;
+  const double far = static_cast<double>(needs.far_steps) / static_cast<double>(needs.steps);
+  const double slower = slowness(cut.strategy, in_shared) + far * (kStreamedFactor - 1);
+  s.cycles = estimated_cycles(work, device, tasks, cut, slower, needs.tiles, in_flight);
   return s;
 }
 

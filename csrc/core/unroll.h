@@ -55,7 +55,7 @@ class Unroll {
     tapes_ = c.take(plan_.factored ? steps_ : kept, tape_stride_);
     query_tape_ = c.take(has_query_ ? g * q * plan_.tape_row : 0);
     initial_ = c.take(e_.initial_size());
-    blocks_ = c.take(moves_ ? kept : 0, plan_.block);
+    blocks_ = c.take(moves_ ? kept - e_.far_steps() : 0, plan_.block);
     // phi_S is read for the last time before lambda_S is written
     lambda_ = wants_grad_ && moves_ ? block(steps_) : c.take(wants_grad_ ? plan_.block : 0);
     const bool elementwise = call_.rates.elementwise && moves_;
@@ -129,7 +129,8 @@ class Unroll {
   };
   IL_HD bool is_implicit(int l) const { return implicit_ && l == 0; }
   IL_HD Elem* block(int64_t step) const {
-    return blocks_ + (wants_grad_ ? step - 1 : 0) * plan_.block;
+    const int64_t index = wants_grad_ ? step - 1 : 0, far = e_.far_steps();
+    return index < far ? e_.far_block(index) : blocks_ + (index - far) * plan_.block;
   }
   IL_HD typename E::WeightRef weight_at(int64_t step, int l) const {
     const LayerPlan& p = plan_.layers[l];

@@ -28,6 +28,8 @@ class LaneEngine {
   static constexpr bool kBuildsResults = true;  // results are interleaved: built, then copied out
   static constexpr bool kFactors = false;
   static constexpr bool kOneProduct = false;
+  static constexpr int64_t far_steps() { return 0; }  // all parameters lie in the workspace
+  static Elem* far_block(int64_t) { return nullptr; }
 
   struct SideData {
     R x;

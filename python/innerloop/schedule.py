@@ -34,7 +34,8 @@ class Schedule(NamedTuple):
     """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
     (always unless the strategy is "streamed", or "low_rank" and they do not fit), else in global
     memory. `cluster` blocks share a group of `tasks_per_block` tasks. `tile_rows` of a task pass at
-    a time if the strategy is "tiled"; otherwise it is 0. `one_product`: the
+    a time if the strategy is "tiled"; otherwise it is 0. The parameters after the first `far_steps`
+    steps lie in global memory although the rest does not. `one_product`: the
     first layer's products with a weight that all tasks share are launches of their own, for all
     tasks at once. `shared_bytes` are a block's shared memory: the workspace if it lies there, and
     operands on their way. `scratch_bytes` are torch's, in global memory, for the whole call.
@@ -46,6 +47,7 @@ class Schedule(NamedTuple):
     cluster: int
     blocks: int
     tile_rows: int
+    far_steps: int
     in_shared: bool
     one_product: bool
     workspace_bytes: int

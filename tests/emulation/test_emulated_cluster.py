@@ -7,6 +7,8 @@ from test_emulated_operations import compare
 
 import innerloop as il
 from helpers import assert_close
+from innerloop import _native
+from innerloop.schedule import H100
 from problems import LOSSES, cluster_problem, random_problem_away_from_kinks
 
 CLUSTERS = ((2, 1, 0), (4, 2, 33), (8, 1, 7), (2, 3, 64), (8, 4, 40), (4, 1, 1))
@@ -74,6 +76,27 @@ def test_first_layer_for_all_tasks_at_once_in_a_cluster(emulated, seed, one_prod
         rates="leaf", steps=3, per_task=0.0, activation="tanh",
     )  # fmt: skip
     compare(problem, stepwise=seed % 4 == 0)
+
+
+@pytest.mark.parametrize("far_steps", [0, 1, 2, 3])
+@pytest.mark.parametrize("seed", range(4400, 4404))
+def test_parameters_of_the_first_steps_in_global_memory(emulated, monkeypatch, seed, far_steps):
+    """The less shared memory a block has, the more steps are spared."""
+    room = (32_000, 30_000, 26_000, 24_000)[far_steps]
+    monkeypatch.setattr(_native, "cuda", lambda: emulated)
+    emulated.set_device(132, room, room, 8)
+    emulated.fix_schedule("cluster", 1, 32, 2)
+    problem = cluster_problem(
+        seed, widths=[3, 24, 24, 2], rows=3, query_rows=4, rates="leaf_steps", activation="tanh",
+        order=2 - seed % 2,
+    )  # fmt: skip
+    compare(problem, stepwise=seed % 2 == 0)
+    found = il.plan(
+        problem.model, tasks=3, support_rows=3, query_rows=4, steps=4, dtype=torch.float64,
+        facts=H100._replace(shared_per_block=room),
+    )  # fmt: skip
+    assert found.far_steps == far_steps
+    assert found.workspace_bytes <= room
 
 
 @pytest.mark.parametrize("widths", [[8, 1], [3, 8, 1], [40, 8, 40, 2], [1, 16, 8, 8, 8, 5]])

@@ -90,8 +90,10 @@ def test_a_block_of_a_cluster_keeps_its_share_of_the_weights(cluster):
         found = planned(WIDE, 64, 5)
         assert found.cluster == cluster
         assert found.workspace_bytes < alone / cluster
+        assert found.far_steps == 0
+        assert planned(WIDE, 64, 5, steps=cluster).far_steps > 0
         with pytest.raises(RuntimeError, match="do not fit"):
-            planned(WIDE, 64, 5, steps=cluster)
+            planned(WIDE, 64, 400)
 
 
 @pytest.mark.parametrize(("model", "cluster"), [(il.MLP([3, 12, 2]), 8), (WIDE, 3), (LINEAR, 7)])
