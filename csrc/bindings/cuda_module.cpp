@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bindings/arguments.h"
+#include "bindings/regression.h"
 #include "cuda/device.h"
 
 namespace innerloop {
@@ -190,6 +191,7 @@ PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
   m.def("fix_schedule", &fix_schedule);
+  define_device_regression(m);
   define_backend(m);
 }
 

@@ -68,16 +68,19 @@ IL_HD void solve_smallest_norm(int64_t p, int64_t rank, typename L::Numbers a,
         const double size = std::fabs(half) + std::sqrt(half * half + 1);
         const double t = half < 0 ? -1 / size : 1 / size;  // tan of the angle, at most 1
         const double c = 1 / std::sqrt(t * t + 1), s = t * c;
+        IL_ROLLED
         for (int64_t k = 0; k < p; ++k) {
           const double u = a[k * p + j], v = a[k * p + i];
           a[k * p + j] = c * u - s * v;
           a[k * p + i] = s * u + c * v;
         }
+        IL_ROLLED
         for (int64_t k = 0; k < p; ++k) {
           const double u = a[j * p + k], v = a[i * p + k];
           a[j * p + k] = c * u - s * v;
           a[i * p + k] = s * u + c * v;
         }
+        IL_ROLLED
         for (int64_t k = 0; k < p; ++k) {
           const double u = vectors[k * p + j], v = vectors[k * p + i];
           vectors[k * p + j] = c * u - s * v;

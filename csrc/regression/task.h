@@ -59,7 +59,8 @@ class TaskLanes {
     Stream<L> stream(philox, trial, task);
     draw_parameters(stream);
     draw_designs(stream);
-    for (int side = 0; side < 2; ++side) summarise(side);
+    summarise(0);
+    summarise(1);
   }
 
   /// The covariance [p, p] of the rows. Overwrites the design.
@@ -126,16 +127,19 @@ class TaskLanes {
       }
     }
     // with the noise of a row beside it, a row's share of X'y is complete
-    for (int side = 0; side < 2; ++side) {
-      for (int64_t i = 0; i < p; ++i) moment[side][i] = V{};
-      for (int64_t i = 0; i < rows; ++i) rotate(design_[side] + i * p);
-    }
+    rotate_design(0);
+    rotate_design(1);
     IL_ROLLED
     for (int64_t i = 0; i < rows; ++i) {
       const auto noise = stream.normals();
       add_row(0, design_[0] + i * p, noise.first);
       add_row(1, design_[1] + i * p, noise.second);
     }
+  }
+
+  IL_INLINE void rotate_design(int side) {
+    for (int64_t i = 0; i < shape_.p(); ++i) moment[side][i] = V{};
+    for (int64_t i = 0; i < shape_.rows(); ++i) rotate(design_[side] + i * shape_.p());
   }
 
   /// row := row U'.

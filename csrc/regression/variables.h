@@ -109,7 +109,7 @@ class Stream {
   }
   /// sqrt(2 g) for two gamma variables g of one shape >= 1, by rejection from a cubed normal
   /// (Marsaglia and Tsang, "A simple method for generating gamma variables", ACM TOMS 26, 2000).
-  IL_HD Pair gammas(double shape, int64_t draw) const {
+  IL_OUTLINE Pair gammas(double shape, int64_t draw) const {
     const double d = shape - 1.0 / 3.0;
     const V c = L::set(1 / std::sqrt(9 * d)), scale = L::set(2 * d);
     Pair result{};

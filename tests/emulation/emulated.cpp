@@ -7,6 +7,10 @@
 #include "emulated_block.h"
 
 namespace innerloop {
+
+/// Of emulated_regression.cpp.
+void define_emulated_regression(py::module_& m);
+
 namespace {
 
 DeviceFacts facts{132, 232448, 233472};
@@ -125,6 +129,7 @@ void misuse(const std::string& rule) {
 }
 
 void define_backend(py::module_& m) {
+  define_emulated_regression(m);
   m.def("misuse", &misuse);
   m.def("set_device", [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor) {
     facts = {multiprocessors, per_block, per_multiprocessor};
