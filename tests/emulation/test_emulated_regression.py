@@ -5,12 +5,16 @@ reading what nothing wrote, touching what lies between a thread's arrays, and th
 that meet in a number are refused (emulated_block.h).
 """
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
+import torch
 
 from innerloop import _native
+from innerloop.studies import linear_regression
+from innerloop.studies.linear_regression import simulation
 from innerloop.studies.linear_regression import trials as kernels
 from innerloop.studies.linear_regression.settings import Cell, Settings
 from innerloop.studies.linear_regression.trials import draw_tasks, run_trials
@@ -128,3 +132,20 @@ def test_sizes_are_checked(emulated, changes, message):
     sizes = {"law": (1, 1, 2.0, 0), "tasks": 1, "trials": 1, "rates": 1} | changes
     with pytest.raises(ValueError, match=message):
         emulated.regression_scratch(*sizes.values())
+
+
+def test_sweeps_have_the_bits_of_the_cpu(emulated, monkeypatch):
+    """Cells in several launches, which the host cuts differently on a GPU."""
+    grid = {"p": 2, "tasks": [2, 20], "samples": [1, 5], "inner_lrs": [0.0, 0.3], "trials": 30}
+    expected = linear_regression.sweep(**grid)
+    runner = functools.partial(kernels.launch_trials, emulated, place=(0, 0))
+    monkeypatch.setattr(_native, "cuda_reason", lambda index=None: "")
+    monkeypatch.setitem(kernels._RUNNERS, "cuda", lambda call, _: runner(call, torch.device("cpu")))
+    monkeypatch.setattr(simulation, "_LAUNCH_TASKS", 700)
+    before = emulated.regression_kernels()
+    found = linear_regression.sweep(**grid, device="cuda")
+    calls_of_20 = -(-30 // (700 // 20 // 4))
+    assert emulated.regression_kernels() - before == 2 * (2 * 1 + 3 * calls_of_20)
+    for field in dataclasses.fields(expected):
+        if field.name != "settings":
+            np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
