@@ -53,20 +53,19 @@ struct Lanes : VectorMath<double> {
 
   static INNERLOOP_INLINE Mask everywhere() { return ~Mask{}; }
   static INNERLOOP_INLINE Mask without(Mask a, Mask b) { return a & ~b; }
-  static INNERLOOP_INLINE bool all(Mask mask) {
+  static INNERLOOP_INLINE bool any(Mask mask) {
 #if defined(__AVX512F__)
-    return _mm512_movepi64_mask((__m512i)mask) == 0xFF;
+    return _mm512_movepi64_mask((__m512i)mask) != 0;
 #elif defined(__AVX2__)
-    return _mm256_movemask_pd((__m256d)mask) == 0xF;
+    return _mm256_movemask_pd((__m256d)mask) != 0;
 #elif defined(__SSE2__)
-    return _mm_movemask_pd((__m128d)mask) == 0x3;
+    return _mm_movemask_pd((__m128d)mask) != 0;
 #else
-    int64_t every = -1;
-    for (int i = 0; i < kLanes; ++i) every &= mask[i];
-    return every != 0;
+    int64_t some = 0;
+    for (int i = 0; i < kLanes; ++i) some |= mask[i];
+    return some != 0;
 #endif
   }
-  static INNERLOOP_INLINE bool any(Mask mask) { return !all(~mask); }
 
   static INNERLOOP_INLINE double get(V v, int64_t lane) { return v[lane]; }
   static INNERLOOP_INLINE void put(V& v, int64_t lane, double x) { v[lane] = x; }

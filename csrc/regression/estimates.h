@@ -71,14 +71,9 @@ class Estimates {
     const int64_t p = shape_.p();
     const int64_t rows = call_.tasks * shape_.rows() * (estimator == 0 ? 2 : 1);
     assemble(sums, estimator);
-    if (rows < p) {
-      solve_singular(sums, estimator, rows, L::everywhere());
-      return;
-    }
-    const Mask regular = solve_cholesky<L>(shape_, solved_.w, solved_.z);
-    if (!L::all(regular)) {
-      solve_singular(sums, estimator, p, L::without(L::everywhere(), regular));
-    }
+    Mask singular = L::everywhere();
+    if (rows >= p) singular = L::without(singular, solve_cholesky<L>(shape_, solved_.w, solved_.z));
+    if (L::any(singular)) solve_singular(sums, estimator, rows < p ? rows : p, singular);
   }
 
   /// In singular lanes, whose matrices have at most this rank.

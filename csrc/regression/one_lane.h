@@ -56,7 +56,6 @@ struct OneLane {
 
   IL_INLINE static Mask everywhere() { return true; }
   IL_INLINE static Mask without(Mask a, Mask b) { return a && !b; }
-  IL_INLINE static bool all(Mask mask) { return mask; }
   IL_INLINE static bool any(Mask mask) { return mask; }
   IL_INLINE static bool holds(Mask mask, int64_t) { return mask; }
   IL_INLINE static double get(V v, int64_t) { return v; }

@@ -60,7 +60,9 @@ IL_HD void solve_smallest_norm(int64_t p, int64_t rank, typename L::Numbers a,
       for (int64_t j = 0; j < i; ++j) outside += a[i * p + j] * a[i * p + j];
     }
     if (!(outside > 1e-36 * diagonal)) break;
+    IL_ROLLED
     for (int64_t i = 1; i < p; ++i) {
+      IL_ROLLED
       for (int64_t j = 0; j < i; ++j) {
         const double off = a[i * p + j];
         if (off == 0) continue;

@@ -6,7 +6,7 @@
 //   V, U, I               their float64 numbers, 64-bit words and bits of numbers
 //   Mask                  what comparing them gives: takes & and |, chooses in `mask ? a : b`
 //   everywhere(), without(a, b)   the mask of all lanes; a and not b
-//   all(mask), any(mask), holds(mask, lane)
+//   any(mask), holds(mask, lane)
 //   set(x), words(w), counting(w)   the same in every lane; w, w + 1, ...
 //   bits(v), number(i), number_of(u), convert(i)   reinterpreted, and converted to a number
 //   multiply(u, w)        64-bit products of the low halves
