@@ -1,5 +1,6 @@
 // The linear-regression study's kernels on emulated blocks. A kernel is a phase of the emulation,
-// all its blocks together: between kernels lies the order of the stream.
+// all its blocks together: between kernels lies the order of the stream. Threads of one number in
+// several blocks count as one.
 #include "bindings/arguments.h"
 #include "cuda/regression.h"
 #include "emulated_block.h"
