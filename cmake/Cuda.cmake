@@ -70,6 +70,11 @@ endfunction()
 innerloop_add_dtype(float32 float)
 innerloop_add_dtype(float64 double)
 
+# The study's trials have the bits of the CPU's: none of their multiply-adds may be contracted.
+add_library(innerloop_cuda_regression OBJECT csrc/cuda/regression.cu)
+target_include_directories(innerloop_cuda_regression PRIVATE csrc)
+target_compile_options(innerloop_cuda_regression PRIVATE ${cuda_flags} -fmad=false)
+
 list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "-.*" "" OUTPUT_VARIABLE numbers)
 list(SORT numbers COMPARE NATURAL)
 list(GET numbers 0 oldest)
@@ -79,7 +84,8 @@ endif()
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " shown)
 
 pybind11_add_module(_cuda MODULE NO_EXTRAS
-  csrc/bindings/cuda_module.cpp csrc/bindings/cuda_backend.cpp csrc/cuda/device.cpp)
+  csrc/bindings/cuda_module.cpp csrc/bindings/cuda_regression.cpp csrc/bindings/cuda_backend.cpp
+  csrc/cuda/device.cpp)
 target_include_directories(_cuda PRIVATE csrc)
 target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${INNERLOOP_WARNINGS}>)
 target_compile_definitions(_cuda PRIVATE
@@ -87,6 +93,6 @@ target_compile_definitions(_cuda PRIVATE
   INNERLOOP_ARCHITECTURES="${shown}"
   INNERLOOP_CUDA_COMPILER="${CMAKE_CUDA_COMPILER_ID} ${CMAKE_CUDA_COMPILER_VERSION}")
 target_link_libraries(_cuda PRIVATE
-  innerloop_cuda_float32 innerloop_cuda_float64 CUDA::cudart_static)
+  innerloop_cuda_float32 innerloop_cuda_float64 innerloop_cuda_regression CUDA::cudart_static)
 innerloop_hide_symbols(_cuda)
 install(TARGETS _cuda DESTINATION innerloop)

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bindings/arguments.h"
+#include "bindings/regression.h"
 #include "cuda/device.h"
 
 namespace innerloop {
@@ -205,6 +206,7 @@ PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.def("meta_grad", &meta_grad);
   m.def("fix_schedule", &fix_schedule, py::arg("strategy"), py::arg("tasks_per_block"),
         py::arg("threads"), py::arg("cluster") = 0, py::arg("one_product") = py::none());
+  define_device_regression(m);
   define_backend(m);
 }
 

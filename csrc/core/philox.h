@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "core/host_device.h"
+
 namespace innerloop {
 
 /// `M` supplies lanes of 64-bit words `M::U` and `M::multiply`, the 64-bit products of their low
@@ -14,7 +16,7 @@ class Philox {
  public:
   using U = typename M::U;
 
-  explicit Philox(uint64_t key) {
+  IL_HD explicit Philox(uint64_t key) {
     uint32_t low = static_cast<uint32_t>(key), high = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < kRounds; ++round) {
       low_[round] = M::words(low);
@@ -26,8 +28,8 @@ class Philox {
 
   /// Replaces a counter by its random words. Words are the low halves of the lanes; whatever the
   /// high halves hold is ignored on the way in and arbitrary on the way out.
-  void scramble(U* word) const {
-#pragma GCC unroll 10
+  IL_HD void scramble(U* word) const {
+    IL_UNROLLED(10)
     for (int round = 0; round < kRounds; ++round) {
       const U first = M::multiply(word[0], 0xD2511F53u);
       const U second = M::multiply(word[2], 0xCD9E8D57u);

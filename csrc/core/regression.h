@@ -36,7 +36,7 @@ struct RegressionTrialsCall {
   /// after the update of pooled least squares [R] and of MAML [R].
   double* excess;
   double* estimates;  // [trials, 1 + R, p], or null
-  int threads;
+  int threads;        // of a CPU
 };
 
 /// The tasks of such trials themselves, and the statistics the estimators see. For side s (support,

@@ -2,15 +2,16 @@
 // level like kernels.cpp, but without contraction: every level gives the same bits.
 #include "core/regression.h"
 
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
-#include "cpu/regression_trials.h"
+#include "regression/estimates.h"
 
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
 namespace {
 
 using V = Lanes::V;
-constexpr int kLanes = Simd<double>::kLanes;
+constexpr int64_t kLanes = Lanes::kLanes;
 constexpr int64_t kBlock = 16;  // trials that one work item takes: a multiple of every kLanes
 
 /// Calls Worker(call, philox, memory).run(first trial, trials) for all trials.
@@ -42,25 +43,60 @@ Status run(const Call& call) {
   return Status::kOk;
 }
 
+/// Works on trials, kLanes at a time.
+template <int kP>
+class TrialLanes {
+ public:
+  using Shape = RegressionShape<kP>;
+  static int64_t size(const Shape& s) {
+    return kSystems * s.system() + ChunkSums<Lanes, kP>::size(s) + Estimates<Lanes, kP>::size(s);
+  }
+
+  TrialLanes(const RegressionTrialsCall& call, const Philox<Lanes>& philox, V* memory)
+      : call_(call),
+        philox_(philox),
+        shape_{call.law.dimension, call.law.samples},
+        total_(memory),
+        chunk_(shape_, call.law, memory += kSystems * shape_.system()),
+        estimates_(call, memory + ChunkSums<Lanes, kP>::size(shape_)) {}
+
+  /// Trials first .. first + kLanes - 1 of the call, of which `used` are wanted.
+  void run(int64_t first, int64_t used) {
+    const int64_t size = kSystems * shape_.system();
+    const auto trial = Lanes::counting(static_cast<uint64_t>(call_.first_trial + first));
+    for (int64_t i = 0; i < size; ++i) total_[i] = V{};
+    for (int64_t chunk = 0; chunk < chunks_of(call_.tasks); ++chunk) {
+      chunk_.run(philox_, trial, chunk, call_.tasks);
+      for (int64_t i = 0; i < size; ++i) total_[i] += chunk_.sums[i];
+    }
+    for (int64_t e = 0; e <= call_.rates; ++e) estimates_.run(total_, first, used, e);
+  }
+
+ private:
+  const RegressionTrialsCall& call_;
+  const Philox<Lanes>& philox_;
+  Shape shape_;
+  V* total_;
+  ChunkSums<Lanes, kP> chunk_;
+  Estimates<Lanes, kP> estimates_;
+};
+
 /// Writes out the tasks instead of using them.
 class TaskWriter {
  public:
   using Shape = RegressionShape<0>;
-  static int64_t size(const Shape& s) { return TaskLanes<0>::size(s) + s.p() * s.p(); }
+  static int64_t size(const Shape& s) { return TaskLanes<Lanes, 0>::size(s) + s.p() * s.p(); }
 
   TaskWriter(const RegressionTasksCall& call, const Philox<Lanes>& philox, V* memory)
       : call_(call),
         philox_(philox),
         shape_{call.law.dimension, call.law.samples},
         task_(shape_, call.law, memory),
-        covariance_(memory + TaskLanes<0>::size(shape_)) {}
+        covariance_(memory + TaskLanes<Lanes, 0>::size(shape_)) {}
 
   void run(int64_t first, int64_t used) {
     const int64_t p = shape_.p();
-    Lanes::U trial;
-    for (int i = 0; i < kLanes; ++i) {
-      trial[i] = static_cast<uint64_t>(call_.first_trial + first + i);
-    }
+    const auto trial = Lanes::counting(static_cast<uint64_t>(call_.first_trial + first));
     for (int64_t t = 0; t < call_.tasks; ++t) {
       task_.draw(philox_, trial, t);
       task_.covariance(covariance_);
@@ -86,7 +122,7 @@ class TaskWriter {
   const RegressionTasksCall& call_;
   const Philox<Lanes>& philox_;
   Shape shape_;
-  TaskLanes<0> task_;
+  TaskLanes<Lanes, 0> task_;
   V* covariance_;
 };
 

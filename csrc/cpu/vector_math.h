@@ -4,27 +4,11 @@
 
 #include <cmath>
 
+#include "core/logarithm.h"
 #include "cpu/simd.h"
 
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
-
-template <class Real>
-struct MathConstants;
-template <>
-struct MathConstants<float> {
-  static constexpr int kExpTerms = 7, kLogTerms = 5, kMantissaBits = 23, kBias = 127;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr float kExpMax = 88.7228391f, kExpMin = -103.9720840f;
-};
-template <>
-struct MathConstants<double> {
-  static constexpr int kExpTerms = 13, kLogTerms = 11, kMantissaBits = 52, kBias = 1023;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kExpMax = 709.782712893383996, kExpMin = -745.133219101941108;
-};
 
 /// The policy `M` of core/activation.h and core/loss.h: element type and arithmetic.
 template <class Real>
@@ -90,22 +74,11 @@ struct VectorMath {
   }
   static INNERLOOP_INLINE V sigmoid(V x) { return set(1) / (set(1) + exp(-x)); }
 
+  static INNERLOOP_INLINE I bits(V x) { return (I)x; }
+  static INNERLOOP_INLINE V number(I bits) { return (V)bits; }
+  static INNERLOOP_INLINE V convert(I x) { return __builtin_convertvector(x, V); }
   /// log of a positive normal x.
-  static INNERLOOP_INLINE V log(V x) {
-    const I bits = (I)x;
-    const I root_half = (I)set(0.70710678118654752440);
-    const I exponent = (bits - root_half) >> C::kMantissaBits;
-    const V m = (V)(bits - (exponent << C::kMantissaBits));  // in [sqrt(1/2), sqrt(2))
-    const V s = (m - set(1)) / (m + set(1));
-    const V s2 = s * s;
-    V p = set(1.0 / (2 * C::kLogTerms + 1));
-#pragma GCC unroll 16
-    for (int k = C::kLogTerms - 1; k >= 0; --k) p = p * s2 + set(1.0 / (2 * k + 1));
-    const V n = __builtin_convertvector(exponent, V);
-    const V y = n * S::set(C::kLn2High) + (n * S::set(C::kLn2Low) + set(2) * s * p);
-    const V keep = x + x;  // NaN and infinity pass through
-    return (x < S::set(static_cast<Real>(INFINITY))) ? y : keep;
-  }
+  static INNERLOOP_INLINE V log(V x) { return log_positive<VectorMath>(x); }
   /// log(1 + u) for u in [0, 1], accurate near 0.
   static INNERLOOP_INLINE V log1p_unit(V u) {
     const V w = set(1) + u;

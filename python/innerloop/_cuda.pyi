@@ -2,7 +2,8 @@
 
 A side is (rows, x, y, count, weight); rates are (tensor, task_stride, step_stride, leaf_stride,
 elementwise), strides in elements; a place is (device, stream, allocate, facts, allow_tf32). Without
-`allocate` a function only schedules, and returns the schedule.
+`allocate` a function only schedules, and returns the schedule. The linear-regression study takes
+float64 tensors, of them `regression_scratch` numbers of scratch memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ _Rates = tuple[Tensor, int, int, int, bool]
 _Facts = tuple[int, int, int, int]
 _Place = tuple[int, int, Callable[[int], int] | None, _Facts | None, bool]
 _Schedule = dict[str, Any] | None
+_RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
 
 class Model:
     def __init__(
@@ -96,6 +98,21 @@ def meta_grad(
     out_lr_grad: Tensor | None,
     place: _Place,
 ) -> _Schedule: ...
+def regression_scratch(law: _RegressionLaw, tasks: int, trials: int, rates: int) -> int: ...
+def regression_trials(
+    law: _RegressionLaw,
+    tasks: int,
+    first_trial: int,
+    trials: int,
+    rates: int,
+    rate: Tensor,
+    risks: Tensor,
+    excess: Tensor,
+    estimates: Tensor | None,
+    scratch: Tensor,
+    device: int,
+    stream: int,
+) -> None: ...
 def fix_schedule(
     strategy: str,
     tasks_per_block: int,

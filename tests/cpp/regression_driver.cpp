@@ -30,7 +30,7 @@ Case draw_case(uint64_t seed) {
   std::mt19937_64 random(seed);
   const auto below = [&random](uint64_t n) { return static_cast<int64_t>(random() % n); };
   Case c{{1 + below(9), 1 + below(12), 0.5 + 0.5 * static_cast<double>(below(6)), random()},
-         1 + below(5),
+         1 + below(40),
          below(1000),
          below(40),
          Numbers(static_cast<size_t>(below(4)))};

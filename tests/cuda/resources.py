@@ -2,8 +2,9 @@
 memory and spills.
 
 `python tests/cuda/resources.py` writes docs/cuda-resources.md; with `--check` it compares instead.
-Both fail if a function of any kernel keeps registers in memory (spills). Needs nvcc, and no GPU:
-some minutes for all architectures, `--architectures 90` for one.
+Both fail if a function of any kernel keeps registers in memory (spills), or if the regression study
+holds an operation that is not rounded as the CPU rounds it. Needs nvcc, and no GPU: some minutes
+for all architectures, `--architectures 90` for one.
 """
 
 import argparse
@@ -19,8 +20,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs/cuda-resources.md"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # as in cmake/Cuda.cmake
-DTYPES = {"float32": "float", "float64": "double"}
-KERNELS = {  # how a kernel's mangled name is recognised, and what runs it
+OPERATIONS = {  # how a kernel's mangled name is recognised, and what runs it
     "ClusterBlock.*TiledUnroll": "meta_grad, meta_loss, adapt: tiled, in clusters",
     "TiledUnroll": "meta_grad, meta_loss, adapt: tiled",
     "FactorBlock": "meta_grad, meta_loss: low-rank",
@@ -34,12 +34,42 @@ KERNELS = {  # how a kernel's mangled name is recognised, and what runs it
     "sum_kernel": "sum over blocks",
     "store_kernel": "long descriptions",
 }
+STUDY = {
+    **{f"SumChunkIdLi{p}E": f"regression study: sums, p = {p or 'any'}" for p in (1, 2, 3, 4, 0)},
+    "AddChunks": "regression study: sums over chunks",
+    **{f"EstimateIdLi{p}E": f"regression study: rates, p = {p or 'any'}" for p in (1, 2, 3, 4, 0)},
+}
 ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 FUNCTION = re.compile(r"Function properties for (\w+)")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 STACK = re.compile(r"(\d+) bytes cumulative stack size")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
+# what may be contracted, or is rounded otherwise than by the CPU
+INEXACT = re.compile(r"\b(?:fma\.\S*|(?:add|sub|mul|div|rcp|sqrt)\.(?!rn\.)\S*f64|ex2\S*|lg2\S*)")
+
+
+class Unit(NamedTuple):
+    """A source file as cmake/Cuda.cmake compiles it."""
+
+    dtype: str
+    source: str
+    flags: tuple[str, ...]
+    kernels: dict[str, str]
+
+
+UNITS = (
+    *(
+        Unit(
+            dtype,
+            "kernels.cu",
+            (f"-DINNERLOOP_REAL={real}", "-DINNERLOOP_TABLE=kBlocks"),
+            OPERATIONS,
+        )
+        for dtype, real in (("float32", "float"), ("float64", "double"))
+    ),
+    Unit("float64", "regression.cu", ("-fmad=false",), STUDY),
+)
 
 
 class Kernel(NamedTuple):
@@ -50,23 +80,33 @@ class Kernel(NamedTuple):
     stack_bytes: int
 
 
-def compile_one(architecture, dtype, folder):
-    """Returns ptxas's report on one architecture and dtype."""
+def compile_one(architecture, unit, kind, folder):
+    """Returns the file, a cubin or PTX, of one architecture and unit, and ptxas's report."""
+    to = folder / f"{architecture}-{UNITS.index(unit)}.{kind}"
     command = [
-        *("nvcc", "-std=c++17", f"-arch=sm_{architecture}", "-cubin", f"-I{ROOT / 'csrc'}"),
+        *("nvcc", "-std=c++17", f"-arch=sm_{architecture}", f"-{kind}", f"-I{ROOT / 'csrc'}"),
         *("-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror,-Wno-unknown-pragmas"),
-        *(f"-DINNERLOOP_REAL={DTYPES[dtype]}", "-DINNERLOOP_TABLE=kBlocks", "-Xptxas=-v"),
-        *("-o", str(folder / f"{architecture}-{dtype}.cubin"), str(ROOT / "csrc/cuda/kernels.cu")),
+        *(*unit.flags, "-Xptxas=-v", "-o", str(to), str(ROOT / "csrc/cuda" / unit.source)),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"resources: nvcc failed for sm_{architecture}, {dtype}\n{done.stderr}")
-    return done.stderr
+        sys.exit(f"resources: nvcc failed for sm_{architecture}, {unit.source}\n{done.stderr}")
+    return to, done.stderr
+
+
+def check_rounding(architecture, folder):
+    """Exits if an operation of the study may be contracted or is not correctly rounded."""
+    ptx, _ = compile_one(architecture, UNITS[-1], "ptx", folder)
+    text = ptx.read_text()
+    if "add.rn.f64" not in text:
+        sys.exit("resources: the study's PTX holds no sums: not what is meant here")
+    if found := sorted(set(INEXACT.findall(text))):
+        sys.exit(f"resources: {UNITS[-1].source} is not rounded as the CPU rounds: {found}")
 
 
 def kernel_name(mangled):
-    """Returns the key of KERNELS that a mangled name belongs to."""
-    return next(pattern for pattern in KERNELS if re.search(pattern, mangled))
+    """Returns the key of a kernel that a mangled name belongs to."""
+    return next(pattern for pattern in (*OPERATIONS, *STUDY) if re.search(pattern, mangled))
 
 
 def read_report(report):
@@ -99,7 +139,7 @@ def version():
 
 
 def table(reports, architectures):
-    """Returns the page of {(architecture, dtype): {kernel: Kernel}}."""
+    """Returns the page of {(architecture, unit): {kernel: Kernel}}; units by their index."""
     lines = [
         "# Registers and memory of the CUDA kernels",
         "",
@@ -113,13 +153,15 @@ def table(reports, architectures):
         + " | shared | stack |",
         "|---|---|" + "---:|" * (len(architectures) + 2),
     ]
-    for key, title in KERNELS.items():
-        for dtype in DTYPES:
-            row = [reports[a, dtype][key] for a in architectures]
+    for key, title in (OPERATIONS | STUDY).items():
+        for index, unit in enumerate(UNITS):
+            if key not in unit.kernels:
+                continue
+            row = [reports[a, index][key] for a in architectures]
             numbers = [str(kernel.registers) for kernel in row]
             numbers.append(str(max(kernel.shared_bytes for kernel in row)))
             numbers.append(str(max(kernel.stack_bytes for kernel in row)))
-            lines.append(f"| {title} | {dtype} | " + " | ".join(numbers) + " |")
+            lines.append(f"| {title} | {unit.dtype} | " + " | ".join(numbers) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -132,13 +174,17 @@ def main():
     options = parser.parse_args()
     if shutil.which("nvcc") is None:
         sys.exit("resources: nvcc not found")
-    cases = [(a, dtype) for a in options.architectures for dtype in DTYPES]
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
-        texts = list(pool.map(lambda case: compile_one(*case, Path(folder)), cases))
+    cases = [(a, index) for a in options.architectures for index in range(len(UNITS))]
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
+        folder = Path(name)
+        check_rounding(options.architectures[-1], folder)
+        texts = list(
+            pool.map(lambda case: compile_one(case[0], UNITS[case[1]], "cubin", folder)[1], cases)
+        )
     bad = [(case, name) for case, text in zip(cases, texts, strict=True) for name in spilling(text)]
     if bad:
-        for (architecture, dtype), name in bad:
-            print(f"sm_{architecture} {dtype}: {name}", file=sys.stderr)
+        for (architecture, index), name in bad:
+            print(f"sm_{architecture} {UNITS[index].dtype}: {name}", file=sys.stderr)
         sys.exit("resources: these functions spill registers")
     reports = {case: read_report(text) for case, text in zip(cases, texts, strict=True)}
     if tuple(options.architectures) != ARCHITECTURES:

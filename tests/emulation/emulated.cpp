@@ -7,6 +7,10 @@
 #include "emulated_block.h"
 
 namespace innerloop {
+
+/// Of emulated_regression.cpp.
+void define_emulated_regression(py::module_& m);
+
 namespace {
 
 DeviceFacts facts{132, 232448, 233472, kMostInCluster};
@@ -231,6 +235,7 @@ void misuse_cluster(const std::string& rule) {
 }
 
 void define_backend(py::module_& m) {
+  define_emulated_regression(m);
   m.def("misuse", &misuse);
   m.def("misuse_cluster", &misuse_cluster);
   m.def(

@@ -90,6 +90,9 @@ class WatchedCell {
     value_ = value;
     return *this;
   }
+  WatchedCell& operator+=(Real value) { return *this = static_cast<Real>(*this) + value; }
+  WatchedCell& operator-=(Real value) { return *this = static_cast<Real>(*this) - value; }
+  WatchedCell& operator/=(Real value) { return *this = static_cast<Real>(*this) / value; }
   void open() { is_array_ = true; }
   /// A copy by the thread is on its way into this cell: nobody may touch it until it has arrived.
   void expect() {

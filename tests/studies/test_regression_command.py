@@ -236,6 +236,7 @@ def test_a_folder_of_another_run_is_refused(finished):
         (["--p", "0"], "p must lie between 1 and 1024 (got 0)"),
         (["--trials", "0"], "trials must lie between"),
         (["--threads", "0"], "threads must be a whole number of at least 1 (got 0)"),
+        (["--device", "gpu"], "device must be cpu, cuda or cuda:<number> (got 'gpu')"),
     ],
 )
 def test_bad_options(tmp_path, arguments, message):
@@ -250,6 +251,30 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     done = invoke(*SMALL, "--out", tmp_path / "file")
     assert done.exit_code == 2
     assert "cannot be written" in done.output
+
+
+def test_a_device_that_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(_native, "cuda_reason", lambda index=None: "the reason")
+    done = invoke(*SMALL, "--out", tmp_path / "none", "--device", "cuda")
+    assert done.exit_code == 2
+    text = "device 'cuda' needs the fused CUDA kernels, which cannot be used: the reason; the"
+    assert text in done.output.replace("\n", " ")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_device_is_recorded_and_handed_on(tmp_path, monkeypatch):
+    """The CPU's kernel in the place of a GPU's."""
+    used = []
+
+    def elsewhere(*arguments, device, **options):
+        used.append(str(device))
+        return run_trials(*arguments, **options)
+
+    monkeypatch.setattr(_native, "cuda_reason", lambda index=None: "")
+    monkeypatch.setattr(simulation, "run_trials", elsewhere)
+    run(tmp_path / "there", "--device", "cuda")
+    assert set(used) == {"cuda"}
+    assert json.loads((tmp_path / "there" / "run.json").read_text())["device"] == "cuda"
 
 
 def test_without_the_extension(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from innerloop import _native
 from innerloop.studies import linear_regression
@@ -159,11 +160,32 @@ def test_files_of_others_are_refused(tmp_path):
         ({"trials": True}, r"trials must lie between 1 and 2147483648 \(got True\)"),
         ({"seed": -1}, r"seed must lie between 0 and 18446744073709551615 \(got -1\)"),
         ({"threads": 0}, r"threads must be a whole number of at least 1 \(got 0\)"),
+        ({"device": "gpu"}, r"device must be cpu, cuda or cuda:<number> \(got 'gpu'\)"),
+        ({"device": "meta"}, r"device must be cpu, cuda or cuda:<number> \(got 'meta'\)"),
+        ({"device": None}, r"device must be cpu, cuda or cuda:<number> \(got 'None'\)"),
     ],
 )
 def test_bad_input(changes, message):
     with pytest.raises(ValueError, match=message):
         linear_regression.sweep(**{**GRID, **changes})
+
+
+def test_a_device_that_cannot_be_used(monkeypatch):
+    """The reasons of the fused operations, and what to do."""
+    monkeypatch.setattr(_native, "cuda_reason", lambda index=None: "the reason")
+    text = "device 'cuda:1' needs the fused CUDA kernels, which cannot be used: the reason; the def"
+    with pytest.raises(ValueError, match=text):
+        linear_regression.sweep(**GRID, device="cuda:1")
+    monkeypatch.setattr(_native, "cuda_reason", lambda index=None: "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(
+        ValueError, match=r"cannot be used: torch finds 1 GPU\(s\); the default, cpu"
+    ):
+        linear_regression.sweep(**GRID, device="cuda:1")
+
+
+def test_the_cpu_is_the_default():
+    assert_same(linear_regression.sweep(**GRID, device="cpu"), linear_regression.sweep(**GRID))
 
 
 def test_published_frequencies():

@@ -58,6 +58,12 @@ def linear_regression(
     ] = DEFAULT.trials,
     seed: Seed = DEFAULT.seed,
     threads: Threads = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where to simulate: cpu, cuda or cuda:<number>.", rich_help_panel=RUNNING
+        ),
+    ] = "cpu",
     out: Annotated[Path | None, folder_option("innerloop-study/linear-regression-<key>")] = None,
     theory: Annotated[
         bool, typer.Option(help="Predict the heat maps, too.", rich_help_panel=RUNNING)
@@ -83,6 +89,7 @@ def linear_regression(
             settings,
             out=out,
             threads=threads,
+            device=device,
             fresh=not resume,
             with_theory=theory,
             with_figures=figures,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from innerloop import _native
@@ -23,7 +24,9 @@ from innerloop.studies.linear_regression.report import introduction, print_repor
 from innerloop.studies.linear_regression.result import FORMAT, Sweep
 from innerloop.studies.linear_regression.settings import Settings
 from innerloop.studies.linear_regression.simulation import (
+    Workers,
     assemble,
+    checked_device,
     checked_threads,
     simulate,
     unpack,
@@ -39,6 +42,7 @@ def run_study(
     *,
     out: Path | None = None,
     threads: int | None = None,
+    device: torch.device | str = "cpu",
     fresh: bool = False,
     with_theory: bool = True,
     with_figures: bool = True,
@@ -46,12 +50,13 @@ def run_study(
     """Run or resume a study, print its report, and return the folder that holds its files.
 
     Raises:
-        InputError: bad input or an unusable output folder.
+        InputError: bad input, a device that cannot be used or an unusable output folder.
         Interrupted: Ctrl-C; finished cells are kept.
     """
     started = time.monotonic()
     began = datetime.datetime.now(datetime.timezone.utc)
     threads = checked_threads(default_threads() if threads is None else threads)
+    workers = Workers(checked_device(device), threads)
     if not _native.is_available():
         raise InputError(f"this study needs the native extension ({_native.reason()})")
     describe = {"study": FORMAT, "config": settings.as_dict()}
@@ -62,7 +67,7 @@ def run_study(
         for line in introduction(settings):
             console.print(line, highlight=False, soft_wrap=True)
         try:
-            _simulate(settings, store, threads, errors)
+            _simulate(settings, store, workers, errors)
             simulated = time.monotonic() - started
             sweep = _assembled(settings, store, with_theory, errors)
             regions = agreement(sweep) if with_theory else []
@@ -76,6 +81,7 @@ def run_study(
                     "seconds": round(time.monotonic() - started, 3),
                     "simulation_seconds": round(simulated, 3),
                     "threads": threads,
+                    "device": str(workers.device),
                     "cells": len(store.units),
                     "resumed_cells": store.resumed,
                     "command": sys.argv[1:],
@@ -95,7 +101,7 @@ def run_study(
     return folder
 
 
-def _simulate(settings: Settings, store: Store, threads: int, errors: Console) -> None:
+def _simulate(settings: Settings, store: Store, workers: Workers, errors: Console) -> None:
     """Fill the store with every cell that it lacks."""
     cells = settings.cells()
     pending = [cell for cell in cells if cell.name not in store.units]
@@ -105,7 +111,7 @@ def _simulate(settings: Settings, store: Store, threads: int, errors: Console) -
             highlight=False,
         )
     with _progress("Simulating", errors, shown=bool(pending)) as advance:
-        for cell, summary in simulate(settings, pending, threads, advance):
+        for cell, summary in simulate(settings, pending, workers, advance):
             store.add(cell.name, summary.pack())
 
 

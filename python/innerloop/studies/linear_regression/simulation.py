@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from innerloop import _native
 from innerloop.compare.errors import InputError
 from innerloop.studies.linear_regression.result import QUANTILES, Sweep
 from innerloop.studies.linear_regression.settings import (
@@ -25,6 +26,8 @@ Array = NDArray[np.float64]
 
 # A native call takes about this long, so that Ctrl-C is heard.
 _CALL_SECONDS = 0.2
+# A GPU's call draws about this many tasks of p = 1: enough to fill it, with sums of some 64 MiB.
+_LAUNCH_TASKS = 2**24
 
 
 class Summary(NamedTuple):
@@ -66,6 +69,7 @@ def sweep(
     seed: int = 0,
     threads: int | None = None,
     progress: Callable[[float], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Sweep:
     """How often, and by how much, MAML beats pooled least squares on every (M, N, alpha).
 
@@ -82,15 +86,18 @@ def sweep(
         inner_lrs: rates alpha of that step in training and test; any sign.
         trials: repetitions of each (M, N); all rates of a cell share their trials.
         seed: of all random numbers.
-        threads: worker threads, torch's number by default. They do not change a bit.
+        threads: worker threads of the CPU, torch's number by default. They do not change a bit.
         progress: called with the share of the work that is done.
+        device: where to simulate: the CPU or a CUDA device. The kernels are made to give the same
+            bits on both.
 
     Returns:
         Sweep, axes [tasks, samples, inner_lrs].
 
     Raises:
-        InputError (a ValueError): a value outside its range, an empty grid, a repeated value.
-        RuntimeError: the native extension is missing.
+        InputError (a ValueError): a value outside its range, an empty grid, a repeated value, a
+            device that cannot be used.
+        RuntimeError: the native extension is missing, or CUDA reports an error.
 
     Cost:
         Proportional to trials * sum(tasks) * len(samples) * p^3, for p <= 4 about p^1.4, whatever
@@ -105,8 +112,40 @@ def sweep(
     (1, 1, 2)
     """
     settings = Settings(p, beta, _tuple(tasks), _tuple(samples), _tuple(inner_lrs), trials, seed)
-    summaries = dict(simulate(settings, settings.cells(), checked_threads(threads), progress))
-    return assemble(settings, summaries)
+    workers = Workers(checked_device(device), checked_threads(threads))
+    return assemble(settings, dict(simulate(settings, settings.cells(), workers, progress)))
+
+
+class Workers(NamedTuple):
+    """Where trials run: a device, and the CPU's threads."""
+
+    device: torch.device
+    threads: int
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """A device whose kernels can be called: the CPU, or CUDA."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be cpu, cuda or cuda:<number> (got {str(device)!r})")
+    if found.type == "cuda" and (reason := _cuda_reason(found.index)):
+        raise InputError(
+            f"device {str(found)!r} needs the fused CUDA kernels, which cannot be used: {reason}; "
+            "the default, cpu, gives the same numbers"
+        )
+    return found
+
+
+def _cuda_reason(index: int | None) -> str:
+    """Why a CUDA device cannot be used; empty if it can."""
+    reason = _native.cuda_reason()
+    if not reason and index is not None:
+        count = torch.cuda.device_count()
+        return f"torch finds {count} GPU(s)" if index >= count else _native.cuda_reason(index)
+    return reason
 
 
 def checked_threads(threads: int | None) -> int:
@@ -121,7 +160,7 @@ def checked_threads(threads: int | None) -> int:
 def simulate(
     settings: Settings,
     cells: Iterable[Cell],
-    threads: int,
+    workers: Workers,
     progress: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[Cell, Summary]]:
     """Each cell with its summary, as they are finished.
@@ -133,10 +172,17 @@ def simulate(
     done = 0
     for cell in pending:
         columns: list[list[Array]] = []
-        per_call = _trials_per_call(settings.p, cell.tasks, threads)
+        per_call = _trials_per_call(settings.p, cell.tasks, workers)
         for first in range(0, settings.trials, per_call):
             count = min(per_call, settings.trials - first)
-            part = run_trials(settings, cell, first=first, trials=count, threads=threads)
+            part = run_trials(
+                settings,
+                cell,
+                first=first,
+                trials=count,
+                threads=workers.threads,
+                device=workers.device,
+            )
             columns.append(
                 [part.drs_before[:, None], part.maml_before, part.drs_after, part.maml_after]
             )
@@ -146,8 +192,11 @@ def simulate(
         yield cell, _summarise(np.concatenate([np.concatenate(c, axis=1) for c in columns]))
 
 
-def _trials_per_call(p: int, tasks: int, threads: int) -> int:
-    """A multiple of the kernel's block, at least one block per thread."""
+def _trials_per_call(p: int, tasks: int, workers: Workers) -> int:
+    """On the CPU a multiple of the kernel's block, at least one block per thread."""
+    device, threads = workers
+    if device.type == "cuda":
+        return max(_LAUNCH_TASKS // (tasks * p**2), 1)
     seconds = 1e-7 * p**1.5 * (1 + p / 16) * tasks / threads
     blocks = int(_CALL_SECONDS / seconds / 16)
     return 16 * max(blocks, threads)

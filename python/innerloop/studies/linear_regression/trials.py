@@ -1,13 +1,16 @@
-"""The native kernel as NumPy sees it: settings in, arrays out. Random numbers depend on the seed,
-the dimension, (M, N), the trial and the task alone: not on threads, instruction level, the other
-rates or cells, or how trials are cut into calls.
+"""The native kernels as NumPy sees them: settings in, arrays out. Random numbers depend on the
+seed, the dimension, (M, N), the trial and the task alone: not on the device, threads, instruction
+level, the other rates or cells, or how trials are cut into calls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from innerloop import _native
@@ -61,6 +64,25 @@ def risks_of(settings: Settings, samples: int) -> list[Risk]:
     return [risk(settings.p, settings.beta, rate, samples) for rate in rates]
 
 
+class _Call(NamedTuple):
+    """One call of a kernel: (p, N, beta, key), sizes, rates [R] and risks [1 + R, 2]."""
+
+    law: Any
+    tasks: int
+    first: int
+    trials: int
+    rates: Array
+    risks: Array
+    threads: int
+    estimates: bool
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the excess risks, and of the estimates if they are wanted."""
+        rates, p = len(self.rates), self.law[0]
+        estimates = [(self.trials, 1 + rates, p)] if self.estimates else []
+        return [(self.trials, 1 + 3 * rates), *estimates]
+
+
 def run_trials(
     settings: Settings,
     cell: Cell,
@@ -69,6 +91,7 @@ def run_trials(
     trials: int | None = None,
     threads: int = 1,
     estimates: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Trials:
     """Trials first, first + 1, ... of one cell, by the native kernel.
 
@@ -77,38 +100,93 @@ def run_trials(
         cell: (M, N).
         first: number of the first trial.
         trials: how many.
-        threads: workers; they do not change a bit.
+        threads: workers of the CPU; they do not change a bit.
         estimates: also return the estimates.
+        device: the CPU, or a CUDA device, which does not change a bit either.
 
     Raises:
-        RuntimeError: the native extension is missing.
+        RuntimeError: the native extension is missing, or CUDA reports an error.
     """
-    count = settings.trials if trials is None else trials
+    where = torch.device(device)
     rates = np.array(settings.inner_lrs, dtype=np.float64)
-    shapes = np.array([each[1:] for each in risks_of(settings, cell.samples)], dtype=np.float64)
-    number = len(rates)
-    excess = np.empty((count, 1 + 3 * number))
-    theta = np.empty((count, 1 + number, settings.p)) if estimates else None
-    _native.native().regression_trials(
+    call = _Call(
         _law(settings, cell),
         cell.tasks,
         first,
-        count,
-        number,
-        rates.ctypes.data,
-        shapes.ctypes.data,
-        excess.ctypes.data,
-        0 if theta is None else theta.ctypes.data,
+        settings.trials if trials is None else trials,
+        rates,
+        np.array([each[1:] for each in risks_of(settings, cell.samples)], dtype=np.float64),
         threads,
+        estimates,
     )
+    excess, *theta = _RUNNERS[where.type](call, where)
+    number = len(rates)
     return Trials(
         excess[:, 0],
         excess[:, 1 : 1 + number],
         excess[:, 1 + number : 1 + 2 * number],
         excess[:, 1 + 2 * number :],
-        None if theta is None else theta[:, 0],
-        None if theta is None else theta[:, 1:],
+        theta[0][:, 0] if theta else None,
+        theta[0][:, 1:] if theta else None,
     )
+
+
+def _run_on_cpu(call: _Call, device: torch.device) -> list[Array]:
+    """The arrays of `call.shapes()`."""
+    out = [np.empty(shape) for shape in call.shapes()]
+    addresses = [array.ctypes.data for array in out]
+    _native.native().regression_trials(
+        call.law,
+        call.tasks,
+        call.first,
+        call.trials,
+        len(call.rates),
+        call.rates.ctypes.data,
+        call.risks.ctypes.data,
+        addresses[0],
+        addresses[1] if call.estimates else 0,
+        call.threads,
+    )
+    return out
+
+
+def _run_on_cuda(call: _Call, device: torch.device) -> list[Array]:
+    """The same on the current stream of a GPU."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    stream = torch.cuda.current_stream(index).cuda_stream
+    return launch_trials(_native.cuda(), call, device, (index, stream))
+
+
+def launch_trials(
+    module: ModuleType, call: _Call, device: torch.device, place: tuple[int, int]
+) -> list[Array]:
+    """The same by a module such as innerloop._cuda, on (device, stream), with torch's memory."""
+
+    def memory(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.float64, device=device)
+
+    number = len(call.rates)
+    out = [memory(shape) for shape in call.shapes()]
+    module.regression_trials(
+        call.law,
+        call.tasks,
+        call.first,
+        call.trials,
+        number,
+        torch.from_numpy(call.rates).to(device),
+        torch.from_numpy(call.risks).to(device),
+        out[0],
+        out[1] if call.estimates else None,
+        memory((module.regression_scratch(call.law, call.tasks, call.trials, number),)),
+        *place,
+    )
+    return [tensor.cpu().numpy() for tensor in out]
+
+
+_RUNNERS: dict[str, Callable[[_Call, torch.device], list[Array]]] = {
+    "cpu": _run_on_cpu,
+    "cuda": _run_on_cuda,
+}
 
 
 def draw_tasks(
