@@ -10,6 +10,7 @@
 // device.
 #pragma once
 
+#include <cassert>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -19,6 +20,7 @@
 #include "block/kernels.h"
 #include "block/low_rank.h"
 #include "block/schedule.h"
+#include "block/schedule_cache.h"
 #include "block/tiled_unroll.h"
 
 namespace innerloop {
@@ -199,7 +201,7 @@ class Operation {
     plan_.layers = layers_.data();
     sums_ = request_.wants_grad;
     one_product_ = takes_one_product();
-    schedule_ = choose();
+    schedule_ = known_or_chosen();
     if (!schedule_.threads) {
       return "the demanded strategy, tasks_per_block and threads do not fit this call or the "
              "device's memory";
@@ -293,6 +295,16 @@ class Operation {
   bool make_plan(const Cut& cut) {
     return make_block_plan<Real>(plan_, request_, cut, factors(cut.strategy), one_product_);
   }
+  Schedule known_or_chosen() {
+    static ScheduleCache cache;
+    CallKey key(request_, context_.facts, context_.fixed);
+    key.add_call(call_);
+    Schedule schedule;
+    if (cache.find(key, &schedule)) return schedule;
+    schedule = choose();
+    cache.add(key, schedule);
+    return schedule;
+  }
   Schedule choose() {
     const auto footprint = [&](const Cut& cut) {
       constexpr int64_t kReal = sizeof(Real);
@@ -327,6 +339,7 @@ class Operation {
     l.call = call_;
     l.plan = plan_;
     const WorkspaceSize size = fit(schedule_, &l.options);
+    assert(schedule_.workspace_bytes == size.near * static_cast<int64_t>(sizeof(Real)));
     l.options.in_shared = schedule_.in_shared;
     schedule_.tile_rows = l.options.tile_rows;
     l.staging_size = l.options.has_staging ? staging_size<Real>(schedule_.threads) : 0;

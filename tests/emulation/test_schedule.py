@@ -174,6 +174,23 @@ def test_bad_fixed_parts_raise(arguments, text):
         pass
 
 
+@pytest.mark.parametrize("model", [SINUSOID, OMNIGLOT, WIDE, LINEAR], ids="sowl")
+def test_a_schedule_that_is_remembered_is_the_calls_own(model):
+    """Were a part of the call not told apart, the order of calls would show."""
+    changes = (
+        {}, {"steps": 2}, {"order": 1}, {"rows": 7}, {"tasks": 33}, {"facts": SMALL},
+        {"facts": WITHOUT_CLUSTERS}, {"loss": "cross_entropy"}, {"dtype": torch.float64},
+        {"per_task": True}, {"operation": "meta_loss"}, {"operation": "adapt"},
+    )  # fmt: skip
+    calls = [{"tasks": 32, "rows": 5, **change} for change in changes]
+    found = [planned(model, **call) for call in calls]
+    assert len(set(found)) > 6
+    for steps in range(300):  # more calls than are remembered
+        planned(SINUSOID, 1, 10, steps=steps)
+    again = [planned(model, **call) for call in reversed(calls)]
+    assert again == found[::-1]
+
+
 def test_unknown_names_raise():
     with pytest.raises(ValueError, match="plan: operation must be one of"):
         planned(SINUSOID, 1, 1, operation="descend")
