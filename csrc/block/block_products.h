@@ -158,30 +158,25 @@ class BlockProducts : public BlockExchange<BlockType, RealType> {
   /// Products of this block's parts.
   IL_HD void own_nt(const R& c, const R& a, const WeightRef& w, const PerTask* rate, Real sign,
                     bool add) const {
-    Product x = product_into(c, a, rate, sign, add);
-    x.m = extent(a.rows);
-    x.n = extent(w.out);
-    x.k = extent(w.in);
-    x.a_row = a.ld;
-    x.a_col = 1;
-    x.b = {w.own, w.shared};
-    x.b_task = w.task_stride;
-    x.b_row = 1;
-    x.b_col = w.ld;
-    multiply(stacked(x));
+    own_product(c, a, w, w.out, w.in, 1, w.ld, rate, sign, add);
   }
   IL_HD void own_nn(const R& c, const R& a, const WeightRef& w, const PerTask* rate, Real sign,
                     bool add) const {
+    own_product(c, a, w, w.in, w.out, w.ld, 1, rate, sign, add);
+  }
+  /// n columns from k terms, of which neighbours lie `row` and `col` apart in the weight.
+  IL_HD void own_product(const R& c, const R& a, const WeightRef& w, int64_t n, int64_t k,
+                         int64_t row, int64_t col, const PerTask* rate, Real sign, bool add) const {
     Product x = product_into(c, a, rate, sign, add);
     x.m = extent(a.rows);
-    x.n = extent(w.in);
-    x.k = extent(w.out);
+    x.n = extent(n);
+    x.k = extent(k);
     x.a_row = a.ld;
     x.a_col = 1;
     x.b = {w.own, w.shared};
     x.b_task = w.task_stride;
-    x.b_row = w.ld;
-    x.b_col = 1;
+    x.b_row = row;
+    x.b_col = col;
     multiply(stacked(x));
   }
   IL_HD void own_tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a,

@@ -145,9 +145,11 @@ class TiledUnroll {
     e_.loss_gradient(side_, sweep_.h(tape_, top), sweep_.a(tape_, top), of_tile_);
     e_.add_per_task(sum().loss, of_tile_);
   }
-  /// Adds gradients of layers from `lowest` on.
-  IL_CALL void add_gradients(int lowest) {
-    for (int l = lowest; l < plan_.depth; ++l) {
+  /// Adds gradients of layers, of all or of those that adapt.
+  IL_CALL void add_gradients(bool all) {
+    for (int l = 0; l < plan_.depth; ++l) {
+      const LayerPlan& p = plan_.layers[l];
+      if (!all && !p.adapts_weight && !p.adapts_bias) continue;
       add_products(l, sweep_.delta(tape_, l), nullptr, nullptr);
     }
   }
@@ -173,7 +175,7 @@ class TiledUnroll {
       forward(s);
       if (!moves_) return;
       sweep_.backward(tape_, Params{this, s}, plan_.lowest);
-      add_gradients(plan_.lowest);
+      add_gradients(false);
     });
     if (call_.out_support_loss) store_loss(call_.out_support_loss, steps_, s);
     for (int l = plan_.lowest; moves_ && l < plan_.depth; ++l) {
@@ -194,7 +196,7 @@ class TiledUnroll {
       forward(s);
       if (!with_gradient) return;
       sweep_.backward(tape_, Params{this, s}, 0);
-      add_gradients(0);
+      add_gradients(true);
     });
     store_loss(out, stride, index);
   }

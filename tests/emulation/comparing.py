@@ -19,3 +19,28 @@ def compare(problem, dtype=torch.float64, tolerance=1e-11, **changes):
             assert_close(got, want, 20 * tolerance, name, floor=1.0)
         else:
             assert_close(got, want, tolerance, name)
+
+
+def compare_without_query_gradient(problem, **adapt_options):
+    """Asserts the same of adapt and meta_loss."""
+    common = {"model": problem.model, "loss": problem.options["loss"]}
+    inner = {k: problem.options[k] for k in ("inner_lr", "steps", "adapt_params")}
+
+    def results(backend):
+        options = {**inner, **common, "backend": backend}
+        adapted = il.adapt(problem.params, problem.support, **adapt_options, **options)
+        loss = il.meta_loss(problem.params, problem.support, problem.query, **options)
+        return adapted, loss
+
+    for name, got, want in zip(
+        ("adapted", "loss"), results("fused"), results("torch"), strict=True
+    ):
+        assert_close(got, want, 1e-11, name)
+
+
+def compare_runs(problem):
+    """Asserts that two runs in float32 give equal bits."""
+    problem = problem.to(torch.float32)
+    first, second = (problem.call(il.meta_grad, backend="fused") for _ in "ab")
+    for name in ("loss", "grad", "inner_lr_grad"):
+        torch.testing.assert_close(getattr(second, name), getattr(first, name), rtol=0, atol=0)

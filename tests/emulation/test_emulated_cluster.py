@@ -3,10 +3,9 @@ in test_emulated_operations.py."""
 
 import pytest
 import torch
-from test_emulated_operations import compare
+from comparing import compare, compare_runs, compare_without_query_gradient
 
 import innerloop as il
-from helpers import assert_close
 from innerloop import _native
 from innerloop.schedule import H100
 from problems import LOSSES, cluster_problem, random_problem_away_from_kinks
@@ -109,21 +108,7 @@ def test_widths_in_a_cluster(emulated, widths):
 def test_adapt_and_losses_alone_in_a_cluster(emulated, seed):
     demand(emulated, seed)
     problem = cluster_problem(seed)
-    common = {"model": problem.model, "loss": problem.options["loss"]}
-    inner = {k: problem.options[k] for k in ("inner_lr", "steps", "adapt_params")}
-
-    def results(backend):
-        adapted = il.adapt(
-            problem.params, problem.support, stepwise=seed % 2 == 0, backend=backend, **inner,
-            **common,
-        )  # fmt: skip
-        sides = (problem.params, problem.support, problem.query)
-        return adapted, il.meta_loss(*sides, backend=backend, **inner, **common)
-
-    for name, got, want in zip(
-        ("adapted", "loss"), results("fused"), results("torch"), strict=True
-    ):
-        assert_close(got, want, 1e-11, name)
+    compare_without_query_gradient(problem, stepwise=seed % 2 == 0)
 
 
 @pytest.mark.parametrize("multiprocessors", [1, 8, 32])
@@ -136,10 +121,7 @@ def test_any_number_of_clusters(emulated, multiprocessors):
 
 def test_equal_bits_at_each_run_and_in_each_block(emulated):
     demand(emulated, 1)
-    problem = cluster_problem(31, tasks=9, steps=2, activation="tanh").to(torch.float32)
-    first, second = (problem.call(il.meta_grad, backend="fused") for _ in "ab")
-    torch.testing.assert_close(second.grad, first.grad, rtol=0, atol=0)
-    torch.testing.assert_close(second.loss, first.loss, rtol=0, atol=0)
+    compare_runs(cluster_problem(31, tasks=9, steps=2, activation="tanh"))
 
 
 @pytest.mark.parametrize("rates", ["element", "element_steps"])

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from comparing import compare
+from comparing import compare, compare_runs, compare_without_query_gradient
 
 import innerloop as il
-from helpers import assert_close
 from innerloop import _native
 from innerloop.schedule import H100
 from problems import LOSSES, RATES_OF_LEAVES, random_problem, random_problem_away_from_kinks
@@ -86,29 +85,12 @@ def test_adapt_and_losses_alone_in_tiles(emulated, seed):
     emulated.set_device(*SMALL)
     demand(emulated, seed)
     problem = tiled_problem(seed, widths=[3, 5, 2], rows=30, query_rows=19)
-    common = {"model": problem.model, "loss": problem.options["loss"]}
-    inner = {k: problem.options[k] for k in ("inner_lr", "steps", "adapt_params")}
-
-    def results(backend):
-        adapted = il.adapt(
-            problem.params, problem.support, stepwise=seed % 2 == 0, backend=backend, **inner,
-            **common,
-        )  # fmt: skip
-        sides = (problem.params, problem.support, problem.query)
-        return adapted, il.meta_loss(*sides, backend=backend, **inner, **common)
-
-    for name, got, want in zip(
-        ("adapted", "loss"), results("fused"), results("torch"), strict=True
-    ):
-        assert_close(got, want, 1e-11, name)
+    compare_without_query_gradient(problem, stepwise=seed % 2 == 0)
 
 
 def test_equal_bits_at_each_run_of_tiles(emulated):
     demand(emulated, 2)
-    problem = tiled_problem(31, tasks=9, steps=2, rows=50, activation="tanh").to(torch.float32)
-    first, second = (problem.call(il.meta_grad, backend="fused") for _ in "ab")
-    torch.testing.assert_close(second.grad, first.grad, rtol=0, atol=0)
-    torch.testing.assert_close(second.loss, first.loss, rtol=0, atol=0)
+    compare_runs(tiled_problem(31, tasks=9, steps=2, rows=50, activation="tanh"))
 
 
 def test_bad_labels_and_counts_in_tiles_give_nan_in_their_task_alone(emulated):
