@@ -327,9 +327,9 @@ class EmulatedCluster {
     for (int rank = 0; rank < size_; ++rank) {
       blocks.emplace_back([&, rank] {
         emulated_time.block = rank;
-        begin_phase();
         try {
           wait_for_turn(rank);
+          begin_phase();
           work(rank);
           finished_ = std::min(finished_, emulated_time.epoch);
         } catch (...) {

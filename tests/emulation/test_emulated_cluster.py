@@ -39,6 +39,18 @@ def test_cluster_in_float32(emulated, seed):
     compare(random_problem_away_from_kinks(seed, **fixed), torch.float32, 1e-5)
 
 
+@pytest.mark.parametrize("adapt_params", [[], ["0.weight"], ["1.weight", "2.bias"]])
+@pytest.mark.parametrize("order", [1, 2])
+def test_leaves_that_do_not_adapt_in_a_cluster(emulated, order, adapt_params):
+    demand(emulated, 1)
+    compare(
+        cluster_problem(
+            5, widths=[3, 8, 4, 2], adapt_params=adapt_params, order=order, steps=2, tasks=3,
+            rates="steps", activation="tanh", bias=True, per_task=0.0,
+        )
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_in_a_cluster(emulated, loss):
     demand(emulated, len(loss))

@@ -61,6 +61,19 @@ def test_row_counts_in_tiles(emulated, rows, query_rows, number):
     compare(tiled_problem(18, rows=rows, query_rows=query_rows, activation="silu", steps=2))
 
 
+@pytest.mark.parametrize("adapt_params", [[], ["0.weight"], ["1.weight", "2.bias"]])
+@pytest.mark.parametrize("order", [1, 2])
+def test_leaves_that_do_not_adapt_in_tiles(emulated, order, adapt_params):
+    emulated.set_device(*SMALL)
+    demand(emulated, 1)
+    compare(
+        tiled_problem(
+            5, widths=[3, 5, 4, 2], adapt_params=adapt_params, order=order, steps=2, tasks=3,
+            rates="steps", rows=20, query_rows=9, activation="tanh", bias=True, per_task=0.0,
+        )
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_in_tiles(emulated, loss):
     emulated.set_device(*SMALL)
