@@ -7,7 +7,7 @@ Tolerances, relative to each leaf's norm: float64 1e-11 and float32 1e-5, as for
 
 import pytest
 import torch
-from comparing import compare
+from comparing import compare, compare_without_query_gradient
 
 import innerloop as il
 from helpers import assert_close, randn_like
@@ -266,6 +266,17 @@ def test_other_operations(emulated, seed):
     actual, expected = results("fused"), results("torch")
     for name, want in expected.items():
         assert_close(actual[name], want, 1e-11, name)
+
+
+@pytest.mark.parametrize("forms", [("scalar", "element"), ("element", "scalar")])
+def test_schedules_that_are_remembered_tell_rates_apart(emulated, forms):
+    """Rates per element need more memory, although no other part of the call differs."""
+    for rates in forms:
+        problem = random_problem(
+            71, widths=[3, len(forms[0]), 2], rates=rates, tasks=3, steps=2, adapt_params=None,
+            activation="tanh", per_task=0.0,
+        )  # fmt: skip
+        compare_without_query_gradient(problem)
 
 
 @pytest.mark.parametrize("number", range(len(SCHEDULES)))
