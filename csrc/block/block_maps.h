@@ -48,7 +48,7 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
       using A = decltype(act);
       block_.spread(used_ * extent(delta.rows), extent(delta.cols), [&](int r, int j) {
         const int64_t at = r * delta.ld + j;
-        delta.p[at] = a.p[at] * A::first(A::kNeedsZ ? Real(z.p[at]) : Real(0), h.p[at], slope);
+        delta.p[at] = A::chain(a.p[at], A::kNeedsZ ? Real(z.p[at]) : Real(0), h.p[at], slope);
       });
     });
     block_.barrier();
@@ -67,7 +67,7 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
         Real value = rz.p[at];
         if (bias) value += factor(rate, task) * bias.at(task * b.task_stride + j);
         rz.p[at] = value;
-        rh.p[at] = value * A::first(A::kNeedsZ ? Real(z.p[at]) : Real(0), h.p[at], slope);
+        rh.p[at] = A::chain(value, A::kNeedsZ ? Real(z.p[at]) : Real(0), h.p[at], slope);
       });
     });
     block_.barrier();
@@ -82,7 +82,7 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
       block_.spread(used_ * extent(rdelta.rows), extent(rdelta.cols), [&](int r, int j) {
         const int64_t at = r * rdelta.ld + j;
         const Real zi = A::kNeedsZ ? Real(z.p[at]) : Real(0), hi = h.p[at];
-        Real value = rdelta.p[at] * A::first(zi, hi, slope);
+        Real value = A::chain(rdelta.p[at], zi, hi, slope);
         if constexpr (A::kCurved) value += a.p[at] * A::second(zi, hi, slope) * rz.p[at];
         rdelta.p[at] = value;
       });

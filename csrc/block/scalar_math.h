@@ -18,11 +18,12 @@ struct ScalarMath {
   IL_HD static V select_eq(V a, V b, V yes, V no) { return a == b ? yes : no; }
   IL_HD static V max(V a, V b) { return b > a ? b : a; }
   IL_HD static V abs(V x) { return x < V(0) ? -x : x; }
+  IL_HD static V fma(V a, V b, V c) { return a * b + c; }
   IL_HD static V exp(V x) { return std::exp(x); }
   IL_HD static V log(V x) { return std::log(x); }
   IL_HD static V tanh(V x) { return std::tanh(x); }
   IL_HD static V sigmoid(V x) { return V(1) / (V(1) + std::exp(-x)); }
-  IL_HD static V softplus(V x) { return (x > V(0) ? x : V(0)) + std::log1p(std::exp(-abs(x))); }
+  IL_HD static V log1p_unit(V u) { return std::log1p(u); }
   IL_HD static V normal_cdf(V x) { return V(0.5) * std::erfc(x * V(-0.70710678118654752440)); }
 };
 

@@ -27,8 +27,9 @@ struct MathConstants<double> {
 };
 
 /// log of a positive normal x. `M` supplies lanes V with constants C, `set`, their bits as integer
-/// lanes I (`bits`) and back (`number`), and `convert` from I to V.
-template <class M>
+/// lanes I (`bits`) and back (`number`), `convert` from I to V, and `fma` if the multiply-adds are
+/// to be fused (faster, but then the bits depend on the machine).
+template <class M, bool kFused = false>
 IL_INLINE typename M::V log_positive(typename M::V x) {
   using V = typename M::V;
   using I = typename M::I;
@@ -40,7 +41,13 @@ IL_INLINE typename M::V log_positive(typename M::V x) {
   const V s2 = s * s;
   V p = M::set(1.0 / (2 * C::kLogTerms + 1));
   IL_UNROLLED(16)
-  for (int k = C::kLogTerms - 1; k >= 0; --k) p = p * s2 + M::set(1.0 / (2 * k + 1));
+  for (int k = C::kLogTerms - 1; k >= 0; --k) {
+    if constexpr (kFused) {
+      p = M::fma(p, s2, M::set(1.0 / (2 * k + 1)));
+    } else {
+      p = p * s2 + M::set(1.0 / (2 * k + 1));
+    }
+  }
   const V n = M::convert(exponent);
   const V y = n * M::set(C::kLn2High) + (n * M::set(C::kLn2Low) + M::set(2) * s * p);
   const V keep = x + x;  // NaN and infinity pass through

@@ -3,6 +3,7 @@
 // has). `M::Cell` is how an array holds an element.
 #pragma once
 
+#include "core/logistic.h"
 #include "core/net.h"
 
 namespace innerloop {
@@ -20,7 +21,7 @@ struct Sample {
 };
 
 /// A loss that is a scaled sum over outputs of a scalar function `Term`:
-/// value(z, y), first = d/dz, second = d2/dz2.
+/// value(z, y), first = d/dz, curvature = d2/dz2 times rz.
 template <class M, class Term>
 struct SeparableLoss {
   using V = typename M::V;
@@ -39,7 +40,7 @@ struct SeparableLoss {
   IL_HD static void curvature(const Sample<M>& s, const Cell* rz, Cell* rg) {
     const V scale = M::set(Term::kScale / static_cast<double>(s.outputs));
     for (int64_t k = 0; k < s.outputs; ++k) {
-      rg[k] = scale * Term::second(s.z[k], s.y[k], s.parameter) * rz[k];
+      rg[k] = scale * Term::curvature(s.z[k], s.y[k], s.parameter, rz[k]);
     }
   }
 };
@@ -51,19 +52,28 @@ struct SquareTerm {
   static constexpr double kScale = 0.5 * kHalves;
   IL_HD static V value(V z, V y, V) { return (z - y) * (z - y); }
   IL_HD static V first(V z, V y, V) { return M::set(2) * (z - y); }
-  IL_HD static V second(V, V, V) { return M::set(2); }
+  IL_HD static V curvature(V, V, V, V rz) { return M::set(2) * rz; }
 };
 
-/// max(z, 0) - z y + log(1 + exp(-|z|)): the shifted form, finite for every z.
+/// log(1 + exp(-|z|)) + (1 - y) max(z, 0) + y max(-z, 0): finite for every z, and right to the last
+/// digits where the target is met and the loss is as small as exp(-|z|).
 template <class M>
 struct BceTerm {
   using V = typename M::V;
   static constexpr double kScale = 1;
-  IL_HD static V value(V z, V y, V) { return M::softplus(z) - z * y; }
-  IL_HD static V first(V z, V y, V) { return M::sigmoid(z) - y; }
-  IL_HD static V second(V z, V, V) {
-    const V p = M::sigmoid(z);
-    return p * (M::set(1) - p);
+  IL_HD static V value(V z, V y, V) {
+    const V missed = M::select_gt(z, M::set(0), M::set(1) - y, y);
+    return softplus_tail<M>(z) + missed * M::abs(z);
+  }
+  IL_HD static V first(V z, V y, V) {
+    const Logistic<M> p(M::abs(z));  // shares its exp with softplus_tail
+    const V up = M::select_gt(M::set(0), z, p.down, p.up);
+    const V down = M::select_gt(M::set(0), z, p.up, p.down);
+    return (M::set(1) - y) * up - y * down;
+  }
+  IL_HD static V curvature(V z, V, V, V rz) {
+    const Logistic<M> p(z);
+    return p.up * p.down * rz;
   }
 };
 
@@ -80,12 +90,14 @@ struct HuberTerm {
     const V r = z - y;
     return M::select_gt(r, delta, delta, M::select_gt(-delta, r, -delta, r));
   }
-  IL_HD static V second(V z, V y, V delta) {
-    return M::select_gt(M::abs(z - y), delta, M::set(0), M::set(1));
+  IL_HD static V curvature(V z, V y, V delta, V rz) {  // chooses: 0 stops an infinite rz
+    return M::select_gt(M::abs(z - y), delta, M::set(0), rz);
   }
 };
 
-/// -log softmax(z)[y], shifted by the maximum.
+/// -log softmax(z)[y], shifted by the maximum. The target's gradient p_y - 1 is minus the sum of
+/// the other probabilities: the gradient sums to zero over classes, and keeps its digits near p_y
+/// = 1.
 template <class M>
 struct CrossEntropyLoss {
   using V = typename M::V;
@@ -93,17 +105,18 @@ struct CrossEntropyLoss {
   IL_HD static V gradient(const Sample<M>& s, Cell* g) {
     V top = s.z[0];
     for (int64_t k = 1; k < s.outputs; ++k) top = M::max(top, s.z[k]);
-    V total = M::set(0), chosen = M::set(0);
+    const V zero = M::set(0);
+    V others = zero, own = zero, chosen = zero;
     for (int64_t k = 0; k < s.outputs; ++k) {
-      const V shifted = s.z[k] - top;
-      chosen = M::select_eq(s.y[0], M::set(static_cast<double>(k)), shifted, chosen);
-      g[k] = M::exp(shifted);
-      total += g[k];
+      const V shifted = s.z[k] - top, e = M::exp(shifted), label = M::set(static_cast<double>(k));
+      g[k] = e;
+      others += M::select_eq(s.y[0], label, zero, e);
+      own = M::select_eq(s.y[0], label, e, own);
+      chosen = M::select_eq(s.y[0], label, shifted, chosen);
     }
-    const V inverse = M::set(1) / total;
+    const V total = others + own, inverse = M::set(1) / total;
     for (int64_t k = 0; k < s.outputs; ++k) {
-      const V target = M::select_eq(s.y[0], M::set(static_cast<double>(k)), M::set(1), M::set(0));
-      g[k] = g[k] * inverse - target;
+      g[k] = M::select_eq(s.y[0], M::set(static_cast<double>(k)), -others, g[k]) * inverse;
     }
     return M::log(total) - chosen;
   }

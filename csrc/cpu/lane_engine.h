@@ -244,7 +244,7 @@ class LaneEngine {
     const int64_t n = delta.rows * delta.ld;
     with_activation<M>(p.activation, [&](auto act) {
       using A = decltype(act);
-      for (int64_t i = 0; i < n; ++i) delta.p[i] = a.p[i] * A::first(z.p[i], h.p[i], slope);
+      for (int64_t i = 0; i < n; ++i) delta.p[i] = A::chain(a.p[i], z.p[i], h.p[i], slope);
     });
   }
   void r_activation(const R& rh, const R& rz, const BiasRef& b, const Real* rate, const R& z,
@@ -259,7 +259,7 @@ class LaneEngine {
           const int64_t at = i * rz.ld + j;
           const V value = rz.p[at] + scale * bias_at(b, j);
           rz.p[at] = value;
-          rh.p[at] = value * A::first(z.p[at], h.p[at], slope);
+          rh.p[at] = A::chain(value, z.p[at], h.p[at], slope);
         }
       }
     });
@@ -273,7 +273,7 @@ class LaneEngine {
     with_activation<M>(p.activation, [&](auto act) {
       using A = decltype(act);
       for (int64_t i = 0; i < n; ++i) {
-        V value = rdelta.p[i] * A::first(z.p[i], h.p[i], slope);
+        V value = A::chain(rdelta.p[i], z.p[i], h.p[i], slope);
         if constexpr (A::kCurved) {
           value += a.p[i] * A::second(z.p[i], h.p[i], slope) * rz.p[i];
         }
@@ -297,11 +297,27 @@ class LaneEngine {
     sum_columns(
         r, [&](int64_t j, V total) { to.p[j] = (from ? bias_at(*from, j) : V{}) + scale * total; });
   }
-  /// -<a, b> for every task.
+  /// -<a, b> for every task, in several sums: shorter chains of roundings and of latencies.
   void minus_dot(Real* to, const LayerPlan&, const R& a, const R& b) {
-    V total{};
-    for (int64_t i = 0; i < a.rows * a.ld; ++i) total -= a.p[i] * b.p[i];
-    S::store(to, total);
+    constexpr int kParts = 8;
+    V part[kParts] = {};
+    const int64_t size = a.rows * a.ld, whole = size - size % kParts;
+    int64_t i = 0;
+    for (; i < whole; i += kParts) {
+#pragma GCC unroll 8
+      for (int k = 0; k < kParts; ++k) {
+        part[k] = add_product<Real>(part[k], a.p[i + k], b.p[i + k]);
+      }
+    }
+    for (int k = 0; i + k < size; ++k) {
+      part[k] = add_product<Real>(part[k], a.p[i + k], b.p[i + k]);
+    }
+#pragma GCC unroll 4
+    for (int half = kParts / 2; half > 0; half /= 2) {
+#pragma GCC unroll 4
+      for (int k = 0; k < half; ++k) part[k] += part[k + half];
+    }
+    S::store(to, -part[0]);
   }
   void minus_dot_bias(Real* to, const LayerPlan&, const R& delta, const Out& lambda) {
     V total{};
@@ -375,14 +391,16 @@ class LaneEngine {
     finish(p.bias_per_task, p.bias_leaf, p.sink_b, p.out, lambda, call);
   }
   void finish_rate(const MetaGradCall& call, int64_t offset, const Real* values) {
-    for (int i = 0; i < used_; ++i) {
-      if (call.rates.task_stride) {
-        Real* out = static_cast<Real*>(call.out_rate_grad);
+    if (call.rates.task_stride) {
+      Real* out = static_cast<Real*>(call.out_rate_grad);
+      for (int i = 0; i < used_; ++i) {
         out[(first_ + i) * call.rates.task_stride + offset] += values[i];
-      } else {
-        rate_sink_[offset] += values[i];
       }
+      return;
     }
+    double total = 0;
+    for (int i = 0; i < used_; ++i) total += values[i];
+    rate_sink_[offset] += static_cast<Real>(total);
   }
   void export_weight(Real* out, int64_t stride, const LayerPlan& p, const WeightRef& w) const {
     export_values(out + p.weight_offset, stride, w.own, w.shared, w.out * w.in);

@@ -55,7 +55,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
         for (int j = 0; j < kColumns; ++j) {
           const V bv = S::set(b[j * b_col]);
 #pragma GCC unroll 16
-          for (int i = 0; i < kRows; ++i) acc[i][j] += av[i] * bv;
+          for (int i = 0; i < kRows; ++i) acc[i][j] = S::fma(av[i], bv, acc[i][j]);
         }
       }
     } else {
@@ -68,7 +68,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
         for (int j = 0; j < kColumns; ++j) {
           const V bv = b[j * b_col];
 #pragma GCC unroll 16
-          for (int i = 0; i < kRows; ++i) acc[i][j] += av[i] * bv;
+          for (int i = 0; i < kRows; ++i) acc[i][j] = S::fma(av[i], bv, acc[i][j]);
         }
       }
     }
@@ -82,7 +82,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
       V base{};
       if (p.c0) base = p.c0[at];
       if (p.c0_shared) base = S::set(p.c0_shared[at]);
-      p.c[at] = base + alpha * acc[i][j];
+      p.c[at] = S::fma(alpha, acc[i][j], base);
     }
   }
 }

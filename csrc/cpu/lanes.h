@@ -1,5 +1,5 @@
 // The float64 lanes of one instruction level as the linear-regression study (regression/) uses
-// them. Compiled without contraction, a lane's numbers are made of correctly rounded operations in
+// them. Without fused multiply-adds, a lane's numbers are made of correctly rounded operations in
 // one order: they have the same bits for every level and every neighbour in the vector.
 #pragma once
 
@@ -38,6 +38,8 @@ struct Lanes : VectorMath<double> {
 #endif
   }
   static INNERLOOP_INLINE V number_of(U bits) { return (V)bits; }
+  /// VectorMath's own fuses multiply-adds where the level can.
+  static INNERLOOP_INLINE V log(V x) { return log_positive<VectorMath<double>>(x); }
   static INNERLOOP_INLINE V sqrt(V x) {
 #if defined(__AVX512F__)
     return (V)_mm512_maskz_sqrt_pd(0xFF, (__m512d)x);

@@ -356,7 +356,7 @@ class RowEngine {
       using A = decltype(act);
       for (int64_t i = 0; i < size(delta); i += kWidth) {
         S::store(delta.p + i,
-                 S::load(a.p + i) * A::first(S::load(z.p + i), S::load(h.p + i), slope));
+                 A::chain(S::load(a.p + i), S::load(z.p + i), S::load(h.p + i), slope));
       }
     });
   }
@@ -375,7 +375,7 @@ class RowEngine {
           V value = S::load(rz.p + at);
           if (bias) value += scale * S::load(bias + j);
           S::store(rz.p + at, value);
-          S::store(rh.p + at, value * A::first(S::load(z.p + at), S::load(h.p + at), slope));
+          S::store(rh.p + at, A::chain(value, S::load(z.p + at), S::load(h.p + at), slope));
         }
       }
     });
@@ -389,7 +389,7 @@ class RowEngine {
       using A = decltype(act);
       for (int64_t i = 0; i < size(rdelta); i += kWidth) {
         const V zi = S::load(z.p + i), hi = S::load(h.p + i);
-        V value = S::load(rdelta.p + i) * A::first(zi, hi, slope);
+        V value = A::chain(S::load(rdelta.p + i), zi, hi, slope);
         if constexpr (A::kCurved) {
           value += S::load(a.p + i) * A::second(zi, hi, slope) * S::load(rz.p + i);
         }
@@ -427,7 +427,7 @@ class RowEngine {
         const Real *x = at(a, t) + i * a.ld, *y = at(b, t) + i * b.ld;
         for (int64_t j = 0; j < a.cols; j += kWidth) {
           const int64_t n = smaller(kWidth, a.cols - j);
-          total += S::load_part(x + j, n) * S::load_part(y + j, n);
+          total = add_product<Real>(total, S::load_part(x + j, n), S::load_part(y + j, n));
         }
       }
       to[t] = -S::sum(total);
@@ -567,14 +567,16 @@ class RowEngine {
     }
   }
   void finish_rate(const MetaGradCall& call, int64_t offset, const Real* values) {
-    for (int64_t t = 0; t < used_; ++t) {
-      if (call.rates.task_stride) {
-        Real* out = static_cast<Real*>(call.out_rate_grad);
+    if (call.rates.task_stride) {
+      Real* out = static_cast<Real*>(call.out_rate_grad);
+      for (int64_t t = 0; t < used_; ++t) {
         out[(first_ + t) * call.rates.task_stride + offset] += values[t];
-      } else {
-        rate_sink_[offset] += values[t];
       }
+      return;
     }
+    double total = 0;
+    for (int64_t t = 0; t < used_; ++t) total += values[t];
+    rate_sink_[offset] += static_cast<Real>(total);
   }
   void export_weight(Real* out, int64_t stride, const LayerPlan& p, const WeightRef& w) const {
     for (int64_t t = 0; t < used_; ++t) {

@@ -5,6 +5,8 @@
 // grouped.
 #pragma once
 
+#include <utility>
+
 #include "cpu/simd.h"
 
 namespace innerloop {
@@ -63,7 +65,7 @@ static void product_tile(const Product<Real>& p, int64_t row, int64_t column, in
       for (int i = 0; i < kRows; ++i) {
         const V av = S::set(a[i * a_row]);
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) acc[i][j] += av * bv[j];
+        for (int j = 0; j < kVectors; ++j) acc[i][j] = S::fma(av, bv[j], acc[i][j]);
       }
     }
   }
@@ -79,7 +81,7 @@ static void product_tile(const Product<Real>& p, int64_t row, int64_t column, in
         const Real* from = c0 + i * p.c0_row + j * n;
         base = kTail ? S::load_part(from, tail) : S::load(from);
       }
-      const V value = base + alpha * acc[i][j];
+      const V value = S::fma(alpha, acc[i][j], base);
       Real* to = c + i * p.c_row + j * n;
       if (kTail) {
         S::store_part(to, value, tail);
@@ -106,68 +108,28 @@ constexpr int max_tile_rows(int vectors) {
                                                         : 2);
 }
 
+/// The tile of a height, or null beyond the tallest one.
+template <class Real, int kRows, int kVectors, bool kTail>
+constexpr ProductTile<Real> tile_of_height() {
+  if constexpr (kRows <= max_tile_rows<Real>(kVectors)) {
+    return product_tile<Real, kRows, kVectors, kTail>;
+  } else {
+    return nullptr;
+  }
+}
+
+template <class Real, int kVectors, bool kTail, int... kIndices>
+static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows,
+                                                    std::integer_sequence<int, kIndices...>) {
+  static constexpr ProductTile<Real> table[] = {
+      tile_of_height<Real, kIndices + 1, kVectors, kTail>()...};
+  return table[rows - 1];
+}
+
 template <class Real, int kVectors, bool kTail>
 static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows) {
-  constexpr int top = max_tile_rows<Real>(kVectors);
-  static constexpr ProductTile<Real> table[12] = {
-      product_tile<Real, 1, kVectors, kTail>,
-      product_tile<Real, 2, kVectors, kTail>,
-      top >= 3
-      ? product_tile < Real,
-      top >= 3 ? 3 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 4
-      ? product_tile < Real,
-      top >= 4 ? 4 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 5
-      ? product_tile < Real,
-      top >= 5 ? 5 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 6
-      ? product_tile < Real,
-      top >= 6 ? 6 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 7
-      ? product_tile < Real,
-      top >= 7 ? 7 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 8
-      ? product_tile < Real,
-      top >= 8 ? 8 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 9
-      ? product_tile < Real,
-      top >= 9 ? 9 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 10
-      ? product_tile < Real,
-      top >= 10 ? 10 : 1,
-      kVectors,
-      kTail >
-      : nullptr,
-      top >= 11
-      ? product_tile < Real,
-      top >= 11 ? 11 : 1,
-      kVectors,
-      kTail >
-      : nullptr, top >= 12 ? product_tile < Real, top >= 12 ? 12 : 1, kVectors, kTail > : nullptr,
-  };
-  return table[rows - 1];
+  return pick_tile<Real, kVectors, kTail>(
+      rows, std::make_integer_sequence<int, max_tile_rows<Real>(kVectors)>{});
 }
 
 /// All rows of kVectors columns: B's panel is read from the nearest cache again and again.
@@ -264,14 +226,18 @@ static void dot_tile(const DotProduct<Real>& p, int64_t row, int64_t column) {
     for (int i = 0; i < kRows; ++i) {
       const V av = S::load(a + i * p.a_row + k);
 #pragma GCC unroll 16
-      for (int j = 0; j < kColumns; ++j) acc[i * kColumns + j] += av * bv[j];
+      for (int j = 0; j < kColumns; ++j) {
+        V& sum = acc[i * kColumns + j];
+        sum = S::fma(av, bv[j], sum);
+      }
     }
   }
   if (k < p.k) {
     for (int i = 0; i < kRows; ++i) {
       const V av = S::load_part(a + i * p.a_row + k, p.k - k);
       for (int j = 0; j < kColumns; ++j) {
-        acc[i * kColumns + j] += av * S::load_part(b + j * p.b_row + k, p.k - k);
+        V& sum = acc[i * kColumns + j];
+        sum = S::fma(av, S::load_part(b + j * p.b_row + k, p.k - k), sum);
       }
     }
   }

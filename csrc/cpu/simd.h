@@ -5,8 +5,10 @@
 #include <cstring>
 
 #include "cpu/level.h"
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace innerloop {
@@ -36,6 +38,32 @@ struct Simd {
   static INNERLOOP_INLINE V load(const Real* p) { return *reinterpret_cast<const Unaligned*>(p); }
   static INNERLOOP_INLINE void store(Real* p, V v) { *reinterpret_cast<Unaligned*>(p) = v; }
   static INNERLOOP_INLINE V set(Real x) { return x - V{}; }
+  /// a b + c, rounded once where the level has the instruction. Multiply-adds are never left to the
+  /// compiler (-ffp-contract=off): it fuses one and the same expression in one tile and not in the
+  /// next, and outputs that are exactly tied then come apart in the last bit.
+  static INNERLOOP_INLINE V fma(V a, V b, V c) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 4) {
+      return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    } else {
+      return (V)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+    }
+#elif defined(__FMA__)
+    if constexpr (sizeof(Real) == 4) {
+      return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+    } else {
+      return (V)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+    }
+#elif defined(__aarch64__)
+    if constexpr (sizeof(Real) == 4) {
+      return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+    } else {
+      return (V)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+    }
+#else
+    return a * b + c;
+#endif
+  }
 
   /// The first n lanes; the others are 0 and their memory is not touched. 0 <= n <= kLanes.
   static INNERLOOP_INLINE V load_part(const Real* p, int64_t n) {
@@ -91,6 +119,15 @@ struct Simd {
     return lane[0];
   }
 };
+
+/// total + a b, where a = 0 stops an infinite b.
+template <class Real>
+INNERLOOP_INLINE typename Simd<Real>::V add_product(typename Simd<Real>::V total,
+                                                    typename Simd<Real>::V a,
+                                                    typename Simd<Real>::V b) {
+  const typename Simd<Real>::V zero{};
+  return Simd<Real>::fma(a, a == zero ? zero : b, total);
+}
 
 inline int64_t round_up(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;

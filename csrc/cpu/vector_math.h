@@ -24,7 +24,9 @@ struct VectorMath {
   static INNERLOOP_INLINE V select_gt(V a, V b, V yes, V no) { return a > b ? yes : no; }
   static INNERLOOP_INLINE V select_eq(V a, V b, V yes, V no) { return a == b ? yes : no; }
   static INNERLOOP_INLINE V max(V a, V b) { return b > a ? b : a; }
-  static INNERLOOP_INLINE V abs(V x) { return x < V{} ? -x : x; }
+  static INNERLOOP_INLINE V abs(V x) { return (V)((I)x & ~(I)S::set(Real(-0.0))); }
+
+  static INNERLOOP_INLINE V fma(V a, V b, V c) { return S::fma(a, b, c); }
 
   /// x = n ln2 + r with |r| <= ln2 / 2; returns r and 2^(n/2), 2^(n - n/2) as two factors, so that
   /// results down to the smallest denormal need no special case.
@@ -45,31 +47,32 @@ struct VectorMath {
 #pragma GCC unroll 16
     for (int k = C::kExpTerms; k >= 2; --k) {
       factorial /= k;
-      p = p * r + set(1 / factorial);
+      p = fma(p, r, set(1 / factorial));
     }
     return p;
   }
-  static INNERLOOP_INLINE V clamp(V x) {  // keeps NaN
-    x = x > S::set(C::kExpMax + 1) ? S::set(C::kExpMax + 1) : x;
-    return x < S::set(C::kExpMin - 1) ? S::set(C::kExpMin - 1) : x;
+  /// x between two bounds; keeps NaN.
+  static INNERLOOP_INLINE V clamp(V x, Real low, Real high) {
+    x = x > S::set(high) ? S::set(high) : x;
+    return x < S::set(low) ? S::set(low) : x;
   }
   static INNERLOOP_INLINE V exp(V x) {
     V first, second;
-    const V r = reduce(clamp(x), &first, &second);
-    const V y = (exp_series(r) * r + set(1)) * first * second;
-    const V infinity = S::set(static_cast<Real>(INFINITY));
-    return x > S::set(C::kExpMax) ? infinity : y;
+    const V r = reduce(clamp(x, C::kExpMin - 1, C::kExpMax + 1), &first, &second);
+    const V y = fma(exp_series(r), r, set(1)) * first * second;
+    return x > S::set(C::kExpMax) ? S::set(static_cast<Real>(INFINITY)) : y;
   }
-  /// exp(x) - 1 for x <= 0, accurate near 0.
-  static INNERLOOP_INLINE V expm1_negative(V x) {
-    V first, second;
-    const V r = reduce(clamp(x), &first, &second);
-    const V scale = first * second;
-    return exp_series(r) * r * scale + (scale - set(1));
-  }
+  /// (1 - e) / (1 + e) with e = exp(-2 |x|): from e - 1 where that is small, and as 1 - 2 e / (1 +
+  /// e) beyond, so that tanh'(x) = (1 - h)(1 + h) is as good as h can make it.
   static INNERLOOP_INLINE V tanh(V x) {
-    const V t = expm1_negative(set(-2) * abs(x));
-    const V y = -t / (t + set(2));
+    V first, second;
+    const V r = reduce(clamp(set(-2) * abs(x), C::kExpMin - 1, 0), &first, &second);
+    const V scale = first * second, change = exp_series(r) * r;
+    const V e = fma(change, scale, scale);
+    const V missing = fma(change, scale, scale - set(1));  // e - 1
+    const V near = set(0.5);
+    const V q = select_gt(e, near, -missing, e + e) / (set(1) + e);
+    const V y = select_gt(e, near, q, set(1) - q);
     return x < V{} ? -y : y;
   }
   static INNERLOOP_INLINE V sigmoid(V x) { return set(1) / (set(1) + exp(-x)); }
@@ -78,13 +81,12 @@ struct VectorMath {
   static INNERLOOP_INLINE V number(I bits) { return (V)bits; }
   static INNERLOOP_INLINE V convert(I x) { return __builtin_convertvector(x, V); }
   /// log of a positive normal x.
-  static INNERLOOP_INLINE V log(V x) { return log_positive<VectorMath>(x); }
+  static INNERLOOP_INLINE V log(V x) { return log_positive<VectorMath, true>(x); }
   /// log(1 + u) for u in [0, 1], accurate near 0.
   static INNERLOOP_INLINE V log1p_unit(V u) {
     const V w = set(1) + u;
     return log(w) + (u - (w - set(1))) / w;
   }
-  static INNERLOOP_INLINE V softplus(V x) { return (x > V{} ? x : V{}) + log1p_unit(exp(-abs(x))); }
   /// The standard normal distribution function, by libm lane by lane (gelu only).
   static inline V normal_cdf(V x) {
     V y;
