@@ -82,7 +82,7 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
       V base{};
       if (p.c0) base = p.c0[at];
       if (p.c0_shared) base = S::set(p.c0_shared[at]);
-      p.c[at] = S::fma(alpha, acc[i][j], base);
+      p.c[at] = base + alpha * acc[i][j];  // two roundings: see simd.h
     }
   }
 }

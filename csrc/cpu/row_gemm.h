@@ -81,7 +81,7 @@ static void product_tile(const Product<Real>& p, int64_t row, int64_t column, in
         const Real* from = c0 + i * p.c0_row + j * n;
         base = kTail ? S::load_part(from, tail) : S::load(from);
       }
-      const V value = S::fma(alpha, acc[i][j], base);
+      const V value = base + alpha * acc[i][j];  // two roundings: see simd.h
       Real* to = c + i * p.c_row + j * n;
       if (kTail) {
         S::store_part(to, value, tail);

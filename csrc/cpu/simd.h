@@ -40,7 +40,9 @@ struct Simd {
   static INNERLOOP_INLINE V set(Real x) { return x - V{}; }
   /// a b + c, rounded once where the level has the instruction. Multiply-adds are never left to the
   /// compiler (-ffp-contract=off): it fuses one and the same expression in one tile and not in the
-  /// next, and outputs that are exactly tied then come apart in the last bit.
+  /// next, and outputs that are exactly tied then come apart in the last bit. A step of descent,
+  /// phi - alpha g, is not fused: the next step may undo it exactly, and rounding g alpha once but
+  /// not twice would leave the product's rounding error in place of 0.
   static INNERLOOP_INLINE V fma(V a, V b, V c) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(Real) == 4) {
