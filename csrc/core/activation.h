@@ -71,7 +71,10 @@ struct SoftplusActivation : SmoothActivation<M, SoftplusActivation<M>> {
   using V = typename M::V;
   static constexpr bool kNeedsZ = true;
   IL_HD static V value(V z, V) { return M::max(z, M::set(0)) + softplus_tail<M>(z); }
-  IL_HD static V first(V z, V, V) { return M::sigmoid(z); }
+  IL_HD static V first(V z, V, V) {  // shares its exp with softplus_tail
+    const V e = M::exp(-M::abs(z));
+    return M::select_gt(z, M::set(0), M::set(1), e) / (M::set(1) + e);
+  }
   IL_HD static V second(V z, V, V) {
     const Logistic<M> s(z);
     return s.up * s.down;
