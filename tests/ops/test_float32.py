@@ -5,7 +5,7 @@ The yardstick is the largest error of the torch back end in float32 over several
 problem: tasks, rows, features and hidden units in other orders, inputs and hidden weights moved by
 at most one unit in the last place (never the head's, so that exact ties stay exact). Ours may be 3
 times that, or of 1e-6 where torch was lucky. Left out are problems whose results have no place in
-float32 (a loss, a gradient, an adapted parameter or the square of an input above 1e30), and those in
+float32 (a loss, gradient, adapted parameter or square of an input above 1e30), and those in
 which torch itself has lost more than three digits of anything.
 """
 
