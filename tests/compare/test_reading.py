@@ -11,10 +11,11 @@ import pytest
 from families import class_family, linear_family
 
 from innerloop.compare.command import DEFAULT, with_panel_columns
-from innerloop.compare.config import Config, parse_floats, parse_ints
-from innerloop.compare.errors import InputError
+from innerloop.compare.config import Config
 from innerloop.compare.reading import read_tasks
 from innerloop.data import US_STATES_PRODUCTIVITY
+from innerloop.runs.errors import InputError
+from innerloop.runs.options import parse_floats, parse_ints
 
 
 def good() -> pd.DataFrame:

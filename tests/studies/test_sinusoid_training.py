@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from innerloop.compare.errors import InputError
+from innerloop.runs.errors import InputError
+from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML, METHODS
 from innerloop.studies.sinusoid import waves as law
 from innerloop.studies.sinusoid.checkpoints import checkpoint_path, load, save
 from innerloop.studies.sinusoid.measuring import errors_after_steps
-from innerloop.studies.sinusoid.settings import FIRST_ORDER, JOINT, MAML, METHODS, Settings
+from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import (
     Diverged,
     State,

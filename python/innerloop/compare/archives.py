@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
-from innerloop.compare.errors import InputError
 from innerloop.compare.tables import Tasks
+from innerloop.runs.errors import InputError
 
 
 def read_archive(path: Path, config: Config) -> Tasks:

@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
-from innerloop.compare.errors import InputError
 from innerloop.compare.tables import Tasks
+from innerloop.runs.errors import InputError
 
 MOST_INTEGER_CLASSES = 10
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from innerloop.compare.archives import read_archive
 from innerloop.compare.config import Config
-from innerloop.compare.errors import InputError
 from innerloop.compare.frames import read_frame, tasks_of_frame
 from innerloop.compare.tables import Tasks, check_tasks
+from innerloop.runs.errors import InputError
 
 
 def read_tasks(path: Path, config: Config) -> Tasks:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop.compare.errors import InputError
-from innerloop.compare.store import write_atomically
+from innerloop.runs.errors import InputError
+from innerloop.runs.files import write_atomically
 from innerloop.studies.linear_regression.settings import Settings
 
 Array = NDArray[np.float64]

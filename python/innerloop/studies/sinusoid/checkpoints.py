@@ -6,12 +6,11 @@ import io
 import json
 import zipfile
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
 
-from innerloop.compare.store import write_atomically
+from innerloop.runs.files import write_bytes
 from innerloop.studies.sinusoid.training import State
 
 
@@ -31,11 +30,7 @@ def save(path: Path, key: str, state: State) -> None:
         first=state.first.numpy(),
         second=state.second.numpy(),
     )
-
-    def write(stream: IO[bytes]) -> None:
-        stream.write(content.getvalue())
-
-    write_atomically(path, write)
+    write_bytes(path, content.getvalue())
 
 
 def load(path: Path, key: str) -> State | None:

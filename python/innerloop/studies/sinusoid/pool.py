@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.context import SpawnProcess
@@ -16,6 +14,7 @@ from typing import Any
 
 import torch
 
+from innerloop.runs.launch import interrupts_ignored
 from innerloop.studies.sinusoid.checkpoints import checkpoint_path, load, save
 from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import Diverged, State, initial_state, train
@@ -105,7 +104,8 @@ def _in_workers(
                     args=(settings, method, folder, key, done, index),
                     daemon=True,
                 )
-                _start_without_interrupts(process)
+                with interrupts_ignored():
+                    process.start()
                 running[method] = process
             time.sleep(_POLL_SECONDS)
             for index, method in enumerate(methods):
@@ -128,17 +128,6 @@ def _in_workers(
             process.terminate()
         for process in running.values():
             process.join()
-
-
-def _start_without_interrupts(process: SpawnProcess) -> None:
-    """Start a worker that ignores Ctrl-C from its first instruction on: the parent decides."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
-    try:
-        process.start()
-    finally:
-        if is_main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _work(

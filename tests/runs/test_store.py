@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from innerloop.compare.errors import InputError
-from innerloop.compare.store import JOURNAL, RESULTS, Store, write_atomically, write_json
+from innerloop.runs.errors import InputError
+from innerloop.runs.files import write_atomically, write_json
+from innerloop.runs.store import JOURNAL, RESULTS, Store
 
 
 def open_store(folder: Path, key: str = "k", fresh: bool = False, shots: int = 5) -> Store:
-    return Store(folder, key, {"config": {"shots": shots}, "data": "abc"}, fresh)
+    return Store(folder, key, {"config": {"shots": shots}, "data": "abc"}, fresh, "test/1")
 
 
 def fill(folder: Path) -> bytes:
@@ -59,11 +60,11 @@ def test_a_different_run_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_difference_is_short_enough_to_read(tmp_path: Path) -> None:
-    Store(tmp_path, "a", {"task": "", "data": "0123456789ab" + "c" * 52}, False).close()
+    Store(tmp_path, "a", {"task": "", "data": "0123456789ab" + "c" * 52}, False, "test/1").close()
     with pytest.raises(
         InputError, match=r"task: nothing there, unit now; data: 0123456789ab\.\.\."
     ):
-        Store(tmp_path, "b", {"task": "unit", "data": "d" * 64}, False)
+        Store(tmp_path, "b", {"task": "unit", "data": "d" * 64}, False, "test/1")
 
 
 def test_results_without_a_journal_are_never_overwritten(tmp_path: Path) -> None:

@@ -1,71 +1,21 @@
-"""Finished units on disk: an append-only journal with a checksum per line, and files that appear
-whole or not at all.
-"""
+"""Finished units on disk: an append-only journal with a checksum per line."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from innerloop.compare.errors import InputError
+from innerloop.runs.errors import InputError
+from innerloop.runs.files import write_bytes
 
-FORMAT = "innerloop.compare/1"
 JOURNAL = "units.jsonl"
 RESULTS = "results.json"
 _SYNC_SECONDS = 0.5
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Replace `path` by what `write` produces; readers and crashes see the old file or the new
-    one.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write strict JSON (no NaN, no infinity) atomically; equal documents give equal bytes."""
-    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda stream: _write_all(stream, text.encode()))
-
-
-def _write_all(stream: IO[bytes], data: bytes) -> None:
-    stream.write(data)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename durable where directories can be opened (not on Windows)."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _line(record: dict[str, Any]) -> bytes:
@@ -103,7 +53,7 @@ class Store:
         key: str,
         describe: dict[str, Any],
         fresh: bool,
-        form: str = FORMAT,
+        form: str,
     ) -> None:
         self.folder = folder
         self.units: dict[str, dict[str, Any]] = {}
@@ -147,7 +97,7 @@ class Store:
                 )
             if header is None:
                 first = _line({"format": self._form, "key": self._key, "describe": self._describe})
-                write_atomically(path, lambda stream: _write_all(stream, first))
+                write_bytes(path, first)
             elif header.get("key") != self._key:
                 raise InputError(
                     f"--out {str(self.folder)!r} holds a different run "
