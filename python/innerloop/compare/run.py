@@ -22,9 +22,20 @@ from innerloop.data import US_STATES_PRODUCTIVITY
 from innerloop.runs.document import digest
 from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
-from innerloop.runs.launch import Clock, usable_threads
-from innerloop.runs.progress import progress_bars
+from innerloop.runs.launch import RUN, Clock, usable_threads
+from innerloop.runs.progress import progress_bars, report_resumed
 from innerloop.runs.store import RESULTS, Store
+
+# Everything that a run may write beside its journal.
+OUTPUTS = (
+    RESULTS,
+    RUN,
+    *(
+        f"risk_by_{axis}.{kind}"
+        for axis in ("adaptation_steps", "inner_rate")
+        for kind in ("png", "svg")
+    ),
+)
 
 
 def run_comparison(
@@ -51,7 +62,7 @@ def run_comparison(
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-compare") / f"{path.stem}-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
-    with Store(folder, key, describe, fresh, FORMAT) as store:
+    with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
         for line in introduction(problem):
             console.print(line, highlight=False, soft_wrap=True)
         _compute(problem, store, threads, errors)
@@ -87,11 +98,7 @@ def _compute(problem: Problem, store: Store, threads: int, errors: Console) -> N
     """Fill the store with every unit that it lacks."""
     units = all_units(problem.config)
     pending = [unit for unit in units if unit.name not in store.units]
-    if store.resumed:
-        errors.print(
-            f"Resuming: {len(units) - len(pending)} of {len(units)} units are done.",
-            highlight=False,
-        )
+    report_resumed(errors, store, len(units) - len(pending), len(units), "units are done")
     try:
         with progress_bars(errors, shown=bool(pending)) as progress:
             bar = progress.add_task(

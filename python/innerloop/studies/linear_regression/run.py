@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 
 from innerloop import _native
-from innerloop.runs.document import digest
+from innerloop.runs.document import digest, versions
 from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
-from innerloop.runs.launch import Clock, usable_threads
-from innerloop.runs.progress import progress_bars
+from innerloop.runs.launch import RUN, Clock, usable_threads
+from innerloop.runs.progress import progress_bars, report_resumed
 from innerloop.runs.store import Store
 from innerloop.studies.linear_regression.agreement import Region, agreement
 from innerloop.studies.linear_regression.report import introduction, print_report
@@ -32,6 +32,8 @@ from innerloop.studies.linear_regression.theory import predict
 
 NUMBERS = "results.npz"
 AGREEMENT = "agreement.json"
+# Everything that a run may write beside its journal.
+OUTPUTS = (NUMBERS, AGREEMENT, RUN, "summary.png", "heat_maps/")
 
 
 def run_study(
@@ -55,11 +57,11 @@ def run_study(
     workers = Workers(checked_device(device), threads)
     if not _native.is_available():
         raise InputError(f"this study needs the native extension ({_native.reason()})")
-    describe = {"study": FORMAT, "config": settings.as_dict()}
+    describe = {"study": FORMAT, "config": settings.as_dict(), "versions": versions()}
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"linear-regression-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
-    with Store(folder, key, describe, fresh, FORMAT) as store:
+    with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
         for line in introduction(settings):
             console.print(line, highlight=False, soft_wrap=True)
         try:
@@ -96,11 +98,7 @@ def _simulate(settings: Settings, store: Store, workers: Workers, errors: Consol
     """Fill the store with every cell that it lacks."""
     cells = settings.cells()
     pending = [cell for cell in cells if cell.name not in store.units]
-    if store.resumed:
-        errors.print(
-            f"Resuming: {len(cells) - len(pending)} of {len(cells)} cells are done.",
-            highlight=False,
-        )
+    report_resumed(errors, store, len(cells) - len(pending), len(cells), "cells are done")
     with _progress("Simulating", errors, shown=bool(pending)) as advance:
         for cell, summary in simulate(settings, pending, workers, advance):
             store.add(cell.name, summary.pack())

@@ -64,7 +64,7 @@ def _train_and_save(
 ) -> State:
     """Train one method to its end, saving the state every few seconds and at the end."""
     path = checkpoint_path(folder, method)
-    state = load(path, key) or initial_state(settings)
+    state = load(path, key, method) or initial_state(settings)
     saved = time.monotonic()
 
     def after_iteration(state: State) -> None:
@@ -73,12 +73,12 @@ def _train_and_save(
             return
         progress(state.done)
         if time.monotonic() - saved > SAVE_SECONDS:
-            save(path, key, state)
+            save(path, key, method, state)
             saved = time.monotonic()
 
     progress(state.done)
     train(settings, method, state, until=settings.iterations, after_iteration=after_iteration)
-    save(path, key, state)
+    save(path, key, method, state)
     progress(state.done)
     return state
 
@@ -116,7 +116,7 @@ def _in_workers(
                 process.join()
                 if process.exitcode == _DIVERGED:
                     raise Diverged(method)
-                state = load(checkpoint_path(folder, method), key)
+                state = load(checkpoint_path(folder, method), key, method)
                 if process.exitcode != 0 or state is None or state.done != settings.iterations:
                     raise RuntimeError(
                         f"training of {method} ended in a worker process with exit code "

@@ -10,17 +10,24 @@ from rich.console import Console
 from innerloop.runs.document import digest
 from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
-from innerloop.runs.launch import Clock, usable_threads
+from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.methods import LABELS, METHODS
-from innerloop.runs.progress import progress_bars
+from innerloop.runs.progress import progress_bars, report_resumed
 from innerloop.runs.store import RESULTS, Store
 from innerloop.studies.sinusoid.certificates import (
+    FILE,
     certificates_sentence,
     certify,
     write_certificates,
 )
-from innerloop.studies.sinusoid.checkpoints import checkpoint_path
-from innerloop.studies.sinusoid.document import FORMAT, describe_run, results_document, write_arrays
+from innerloop.studies.sinusoid.checkpoints import PATTERN, checkpoint_path, load
+from innerloop.studies.sinusoid.document import (
+    ARRAYS,
+    FORMAT,
+    describe_run,
+    results_document,
+    write_arrays,
+)
 from innerloop.studies.sinusoid.measuring import measure
 from innerloop.studies.sinusoid.pool import train_methods
 from innerloop.studies.sinusoid.report import introduction, print_report
@@ -28,6 +35,16 @@ from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.summary import rows
 from innerloop.studies.sinusoid.training import Diverged
 from innerloop.studies.sinusoid.verdict import conclude
+
+# Everything that a run may write beside its journal.
+OUTPUTS = (
+    RESULTS,
+    ARRAYS,
+    FILE,
+    RUN,
+    PATTERN,
+    *(f"{name}.{kind}" for name in ("error_by_steps", "example_fits") for kind in ("png", "svg")),
+)
 
 
 def run_study(
@@ -50,7 +67,7 @@ def run_study(
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"sinusoid-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
-    with Store(folder, key, describe, fresh, FORMAT) as store:
+    with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
         for line in introduction(settings):
             console.print(line, highlight=False, soft_wrap=True)
         trained_now = _train(settings, store, key, threads, fresh, errors)
@@ -109,17 +126,17 @@ def _train(
     settings: Settings, store: Store, key: str, threads: int, fresh: bool, errors: Console
 ) -> int:
     """Fill the store with every method that it lacks; returns the iterations done for that."""
-    if fresh:
-        for method in METHODS:
-            checkpoint_path(store.folder, method).unlink(missing_ok=True)
     pending = [method for method in METHODS if method not in store.units]
-    if store.resumed:
-        errors.print(
-            f"Resuming: {store.resumed} of {len(METHODS)} methods are trained.", highlight=False
-        )
+    report_resumed(errors, store, store.resumed, len(METHODS), "methods are trained")
     first: dict[str, int] = {}
     trained = 0
     try:
+        for method in METHODS:
+            path = checkpoint_path(store.folder, method)
+            if fresh:
+                path.unlink(missing_ok=True)
+            elif method in pending:
+                load(path, key, method)  # a bad one is refused before anything is trained
         with progress_bars(errors, shown=bool(pending)) as progress:
             bars = {m: progress.add_task(LABELS[m], total=settings.iterations) for m in pending}
 
