@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 from families import class_family, linear_family
 
 from innerloop.compare.command import DEFAULT, with_panel_columns
-from innerloop.compare.config import Config, parse_floats, parse_ints
-from innerloop.compare.errors import InputError
+from innerloop.compare.config import Config
 from innerloop.compare.reading import read_tasks
 from innerloop.data import US_STATES_PRODUCTIVITY
+from innerloop.runs.errors import InputError
+from innerloop.runs.options import parse_floats, parse_ints
 
 
 def good() -> pd.DataFrame:
@@ -104,12 +106,15 @@ def test_bad_tables(case: str, tmp_path: Path) -> None:
     [
         ("table.txt", b"a,b\n1,2\n", "must be a .csv, .parquet or .npz file"),
         ("table.csv", b"", "is empty"),
-        ("table.csv", b"\xff\xfe\x00\x01\x80", "cannot be read as csv"),
-        ("table.csv", b'a,b\n1,2\n1,2,3,4\n"', "cannot be read as csv"),
+        ("table.csv", b"\n \r\n", "is empty"),
+        ("table.csv", b"\xff\xfe\x00\x01\x80", "is not UTF-16-LE; save it as UTF-8 text"),
+        ("table.csv", b'a,b\n1,2\n1,2,3,4\n"', r"line 4: unexpected end of data; is a quote not"),
+        ("table.csv", b"PK\x03\x04", "an Excel workbook; export the sheet as CSV"),
+        ("table.csv", b"PAR1", "a Parquet file; name it .parquet"),
         ("table.parquet", b"not parquet", "cannot be read as parquet"),
         ("table.npz", b"not an archive", "cannot be read as npz"),
         ("table.npz", b"", "cannot be read as npz"),
-        ("table.npz", b"\x93NUMPY\x01\x00", "it is no archive of arrays"),
+        ("table.npz", b"\x93NUMPY\x01\x00", "it holds a single array; numpy.savez writes"),
     ],
 )
 def test_bad_files(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -271,7 +276,7 @@ def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
     path = tmp_path / "t.npz"
     with path.open("wb") as stream:
         np.save(stream, np.zeros(3))
-    with pytest.raises(InputError, match="it is no archive of arrays"):
+    with pytest.raises(InputError, match="it holds a single array"):
         read_tasks(path, Config(task="", target=""))
 
 
@@ -302,10 +307,7 @@ def test_class_families_read(tmp_path: Path) -> None:
 
 
 def test_parquet_without_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: object) -> None:
-        raise ImportError("Unable to find a usable engine;\ntried using: 'pyarrow', 'fastparquet'.")
-
-    monkeypatch.setattr(pd, "read_parquet", refuse)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "t.parquet").write_bytes(b"")
     with pytest.raises(InputError, match=r"needs pyarrow; run pip install"):
         read_tasks(tmp_path / "t.parquet", setting())

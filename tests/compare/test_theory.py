@@ -24,7 +24,8 @@ from innerloop.compare.problem import Problem
 from innerloop.compare.tables import check_tasks
 from innerloop.compare.theory import Theory, estimate_theory, tasks_text, theory_document
 from innerloop.compare.training import run_unit
-from innerloop.compare.units import JOINT, MAML, Unit, all_units
+from innerloop.compare.units import Unit, all_units
+from innerloop.runs.methods import JOINT, MAML
 
 
 def small_problem(ragged: bool = False, **settings: object) -> Problem:

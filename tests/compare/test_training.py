@@ -9,14 +9,15 @@ from families import class_family, linear_family
 
 from innerloop.compare import episodes as ep
 from innerloop.compare.config import Config
-from innerloop.compare.descent import Adam, training_iterations
-from innerloop.compare.errors import InputError
+from innerloop.compare.descent import training_iterations
 from innerloop.compare.exact import stationary_point
 from innerloop.compare.frames import tasks_of_frame
 from innerloop.compare.problem import Problem
 from innerloop.compare.tables import check_tasks
 from innerloop.compare.training import run_unit
-from innerloop.compare.units import FIRST_ORDER, JOINT, MAML, Unit, all_units
+from innerloop.compare.units import Unit, all_units
+from innerloop.runs.errors import InputError
+from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML
 
 
 def linear_problem(**settings: object) -> Problem:
@@ -181,17 +182,3 @@ def test_fused_backend_is_refused_clearly_when_absent(monkeypatch: pytest.Monkey
     monkeypatch.setattr(il, "backend_for", lambda model: Choice)
     with pytest.raises(InputError, match="no kernels here"):
         linear_problem(backend="fused")
-
-
-def test_adam_is_torch_adam() -> None:
-    generator = torch.Generator().manual_seed(0)
-    theta = torch.randn(7, generator=generator, dtype=torch.float64)
-    other = theta.clone().requires_grad_()
-    ours, theirs = Adam(theta), torch.optim.Adam([other])
-    for index in range(20):
-        gradient = torch.randn(7, generator=generator, dtype=torch.float64)
-        other.grad = gradient.clone()
-        theirs.param_groups[0]["lr"] = rate = 0.1 / (1 + index)
-        theirs.step()
-        ours.step(gradient, rate)
-    torch.testing.assert_close(theta, other.detach(), rtol=1e-12, atol=1e-12)

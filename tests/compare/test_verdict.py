@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from innerloop.compare.statistics import Interval
 from innerloop.compare.verdict import AS_GOOD, JOINT_BETTER, MAML_BETTER, UNDECIDED, decide, percent
+from innerloop.runs.statistics import Interval
 
 
 @pytest.mark.parametrize(

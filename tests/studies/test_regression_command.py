@@ -235,7 +235,7 @@ def test_a_folder_of_another_run_is_refused(finished):
         (["--beta", "-1"], "beta must lie between"),
         (["--p", "0"], "p must lie between 1 and 1024 (got 0)"),
         (["--trials", "0"], "trials must lie between"),
-        (["--threads", "0"], "threads must be a whole number of at least 1 (got 0)"),
+        (["--threads", "0"], "--threads must be at least 1 (got 0)"),
         (["--device", "gpu"], "device must be cpu, cuda or cuda:<number> (got 'gpu')"),
     ],
 )

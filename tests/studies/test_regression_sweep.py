@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from damage import check_damage
 from innerloop import _native
+from innerloop.runs.arrays import read_sealed, write_sealed
+from innerloop.runs.errors import InputError
 from innerloop.studies import linear_regression
-from innerloop.studies.linear_regression.result import QUANTILES
+from innerloop.studies.linear_regression.result import FORMAT, QUANTILES
 from innerloop.studies.linear_regression.settings import Cell, Settings
 from innerloop.studies.linear_regression.trials import risks_of, run_trials
 
@@ -133,11 +136,59 @@ def test_file_documents_its_axes(tmp_path):
 def test_files_of_others_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("no")
     np.savez(tmp_path / "other.npz", tasks=np.ones(2))
-    for name in ("text.npz", "other.npz"):
-        with pytest.raises(ValueError, match=f"{name} is not a result file of this study"):
+    for name, message in (
+        ("text.npz", "cannot be used: it is no archive of arrays"),
+        ("other.npz", "is not a file of this command"),
+        ("none.npz", "does not exist"),
+    ):
+        with pytest.raises(InputError, match=f"{name}' {message}"):
             linear_regression.load(tmp_path / name)
-    with pytest.raises(FileNotFoundError):
-        linear_regression.load(tmp_path / "none.npz")
+
+
+def check_flips(folder, rounds):
+    result = linear_regression.sweep(p=2, **GRID)
+    path = folder / "a.npz"
+    result.to_npz(path)
+
+    def same(loaded):
+        assert_same(loaded, result)
+        return loaded.settings == result.settings
+
+    check_damage(path, lambda: linear_regression.load(path), same, rounds)
+
+
+def test_flips_give_no_other_number(tmp_path):
+    check_flips(tmp_path, 200)
+
+
+@pytest.mark.slow
+def test_ten_thousand_flips_give_no_other_number(tmp_path):
+    check_flips(tmp_path, 10_000)
+
+
+def test_files_that_do_not_hold_a_sweep_are_refused(tmp_path):
+    """Sealed as they should be, but settings and arrays do not belong together."""
+    result = linear_regression.sweep(**GRID)
+    path = tmp_path / "a.npz"
+    result.to_npz(path)
+    about, arrays = read_sealed(path, FORMAT, "file", "")
+    del about["format"]
+    other = dict(about["settings"], samples=[1, 2, 3, 4])
+    for change, message in (
+        ({"settings": None}, "does not hold the settings of a study"),
+        ({"settings": {"p": 1}}, "does not hold the settings of a study"),
+        ({"settings": other}, "lacks maml_better_before with shape"),
+        ({"settings": dict(other, p=0)}, "p must lie between"),
+    ):
+        write_sealed(path, FORMAT, {**about, **change}, arrays)
+        with pytest.raises(InputError, match=message):
+            linear_regression.load(path)
+    for name in ("maml_better_after", "least_risk_before"):
+        for value in (None, np.zeros(2), arrays[name].astype(np.float32)):
+            kept = {n: a for n, a in arrays.items() if n != name}
+            write_sealed(path, FORMAT, about, kept if value is None else {**kept, name: value})
+            with pytest.raises(InputError, match=f"a.npz' lacks {name} with shape"):
+                linear_regression.load(path)
 
 
 @pytest.mark.parametrize(

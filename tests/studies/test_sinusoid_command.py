@@ -15,9 +15,10 @@ import torch
 from typer.testing import CliRunner
 
 from innerloop.cli import build
+from innerloop.runs.methods import METHODS
+from innerloop.runs.statistics import mean_interval
 from innerloop.studies.sinusoid import certificates, pool
-from innerloop.studies.sinusoid.settings import METHODS, Settings
-from innerloop.studies.sinusoid.statistics import mean_interval
+from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import Diverged, State
 
 SMALL = ["--iterations", 60, "--meta-batch", 3, "--shots", 4, "--hidden", "6,6"]

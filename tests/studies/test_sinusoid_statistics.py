@@ -8,48 +8,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
-from innerloop.compare.statistics import Interval
+from innerloop.runs.methods import JOINT, MAML, METHODS
+from innerloop.runs.statistics import mean_interval
 from innerloop.studies.sinusoid import measuring
 from innerloop.studies.sinusoid.measuring import errors_after_steps, fits, measure
-from innerloop.studies.sinusoid.settings import ADAPT_STEPS, JOINT, MAML, METHODS, Settings
-from innerloop.studies.sinusoid.statistics import mean_interval
+from innerloop.studies.sinusoid.settings import ADAPT_STEPS, Settings
 from innerloop.studies.sinusoid.summary import Row, rows
 from innerloop.studies.sinusoid.training import initial_state, network, unflatten
-from innerloop.studies.sinusoid.verdict import (
-    JOINT_BETTER,
-    MAML_BETTER,
-    UNDECIDED,
-    conclude,
-)
+from innerloop.studies.sinusoid.verdict import JOINT_BETTER, MAML_BETTER, UNDECIDED, conclude
 from innerloop.studies.sinusoid.waves import Stream, draw_waves, generator
 
 SETTINGS = Settings(
     shots=4, hidden=(6, 5), test_tasks=30, validation_tasks=20, query_rows=7, rates=(0.001, 0.05)
 )
-
-
-def test_interval_is_students() -> None:
-    values = np.random.default_rng(0).exponential(size=50)
-    got = mean_interval(values, 0.9)
-    wanted = stats.t.interval(0.9, 49, loc=values.mean(), scale=stats.sem(values))
-    assert got.mean == pytest.approx(values.mean(), rel=1e-14)
-    assert (got.low, got.high) == pytest.approx(wanted, rel=1e-12)
-
-
-def test_a_diverged_task_leaves_no_interval() -> None:
-    got = mean_interval(np.array([1.0, math.inf, 2.0]), 0.95)
-    assert got == Interval(math.inf, -math.inf, math.inf)
-
-
-def test_interval_covers() -> None:
-    rng = np.random.default_rng(1)
-    hits = [
-        i.low <= 0.5 <= i.high for i in (mean_interval(rng.random(40), 0.9) for _ in range(2000))
-    ]
-    # Four binomial standard errors around 90 %.
-    assert abs(np.mean(hits) - 0.9) < 4 * math.sqrt(0.9 * 0.1 / 2000)
 
 
 def test_rows_pair_the_methods_by_task() -> None:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from innerloop.compare.errors import InputError
+from damage import check_damage
+from innerloop.runs.arrays import write_sealed
+from innerloop.runs.errors import InputError
+from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML, METHODS
 from innerloop.studies.sinusoid import waves as law
-from innerloop.studies.sinusoid.checkpoints import checkpoint_path, load, save
+from innerloop.studies.sinusoid.checkpoints import FORMAT, checkpoint_path, load, save
 from innerloop.studies.sinusoid.measuring import errors_after_steps
-from innerloop.studies.sinusoid.settings import FIRST_ORDER, JOINT, MAML, METHODS, Settings
+from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import (
     Diverged,
     State,
@@ -84,8 +87,8 @@ def test_going_on_from_a_checkpoint_changes_no_bit(method: str, stop: int, tmp_p
     whole = train(settings, method, initial_state(settings), until=203)
     parts = train(settings, method, initial_state(settings), until=stop)
     path = checkpoint_path(tmp_path, method)
-    save(path, "key", parts)
-    again = load(path, "key")
+    save(path, "key", method, parts)
+    again = load(path, "key", method)
     assert again is not None
     assert again.done == stop
     train(settings, method, again, until=203)
@@ -94,16 +97,63 @@ def test_going_on_from_a_checkpoint_changes_no_bit(method: str, stop: int, tmp_p
     assert (again.done, again.partial, again.trace) == (whole.done, whole.partial, whole.trace)
 
 
-def test_checkpoints_of_others_and_broken_ones_are_ignored(tmp_path: Path) -> None:
+def trained_a_little(method: str) -> State:
+    return train(SMALL, method, initial_state(SMALL), until=20)
+
+
+def same_state(one: State, two: State) -> bool:
+    return (one.done, one.partial, one.trace) == (two.done, two.partial, two.trace) and all(
+        torch.equal(getattr(one, name), getattr(two, name)) for name in ("theta", "first", "second")
+    )
+
+
+def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
+    """Swapped between methods, settings or versions, of another format, or no file at all."""
     path = checkpoint_path(tmp_path, MAML)
-    assert load(path, "key") is None
-    save(path, "key", initial_state(SMALL))
-    assert load(path, "other") is None
-    whole = path.read_bytes()
-    for cut in (0, 10, len(whole) // 2, len(whole) - 5):
-        path.write_bytes(whole[:cut])
-        assert load(path, "key") is None
-    assert list(tmp_path.iterdir()) == [path]
+    assert load(path, "key", MAML) is None
+    state = trained_a_little(MAML)
+    save(path, "key", MAML, state)
+    assert same_state(load(path, "key", MAML) or state, state)
+    remedy = f"remove it, or use --fresh, to train {MAML} from the start"
+    with pytest.raises(InputError, match=f"with other settings or versions; {remedy}"):
+        load(path, "other", MAML)
+    path.rename(checkpoint_path(tmp_path, JOINT))
+    with pytest.raises(InputError, match=f"holds the training of {MAML}; remove it"):
+        load(checkpoint_path(tmp_path, JOINT), "key", JOINT)
+    np.savez(path, theta=state.theta.numpy())
+    with pytest.raises(InputError, match=f"is not a file of this command; {remedy}"):
+        load(path, "key", MAML)
+    about = {"key": "key", "method": MAML, "done": 1, "partial": 0.0, "trace": []}
+    vector = np.zeros(3, np.float32)
+    for arrays in (
+        {},
+        {"theta": vector, "first": vector},
+        {"theta": vector, "first": vector, "second": np.zeros(3)},
+        {"theta": vector, "first": vector, "second": np.zeros(2, np.float32)},
+    ):
+        write_sealed(path, FORMAT, about, arrays)
+        with pytest.raises(InputError, match=f"holds no training; {remedy}"):
+            load(path, "key", MAML)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        load(path, "key", MAML)
+
+
+def check_flips(folder: Path, rounds: int) -> None:
+    path = checkpoint_path(folder, MAML)
+    state = trained_a_little(MAML)
+    save(path, "key", MAML, state)
+    check_damage(path, lambda: load(path, "key", MAML), lambda s: same_state(s, state), rounds)
+
+
+def test_flips_of_a_checkpoint_give_no_other_number(tmp_path: Path) -> None:
+    check_flips(tmp_path, 300)
+
+
+@pytest.mark.slow
+def test_ten_thousand_flips_of_a_checkpoint_give_no_other_number(tmp_path: Path) -> None:
+    check_flips(tmp_path, 10_000)
 
 
 def test_the_trace_holds_block_means() -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from innerloop.compare.config import Config
 from innerloop.compare.episodes import split_sizes
-from innerloop.compare.statistics import Interval, corrected_interval
 from innerloop.compare.tables import Tasks
-from innerloop.compare.units import FIRST_ORDER, JOINT, MAML, METHODS, units_of
+from innerloop.compare.units import units_of
+from innerloop.runs.methods import FIRST_ORDER, JOINT, LABELS, MAML, METHODS
+from innerloop.runs.statistics import Interval, corrected_interval
 
 Results = dict[str, dict[str, Any]]
 RISK_FLOOR = 1e-12
@@ -251,9 +252,6 @@ def _differences(values: list[float], base: list[float]) -> list[float]:
         a - b if math.isfinite(a) and math.isfinite(b) else math.inf
         for a, b in zip(values, base, strict=True)
     ]
-
-
-LABELS = {JOINT: "joint training", FIRST_ORDER: "first-order MAML", MAML: "MAML"}
 
 
 def _choices(config: Config, results: Results, split: int, method: str) -> Iterable[Choice]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
-from innerloop.compare.errors import InputError
 from innerloop.compare.tables import Tasks
+from innerloop.runs.arrays import read_arrays
+from innerloop.runs.errors import InputError
+
+WANTED = ("support_x", "support_y", "query_x", "query_y")
 
 
-def read_archive(path: Path, config: Config) -> Tasks:
+def tasks_of_archive(path: Path, config: Config) -> Tasks:
     """Tasks of support_x [T, N, D], support_y, query_x [T, Q, D], query_y; these draws are used as
     they are.
     """
@@ -21,27 +23,7 @@ def read_archive(path: Path, config: Config) -> Tasks:
         raise InputError(
             "--task, --target, --features and --log are for tables, not for .npz files"
         )
-    wanted = ("support_x", "support_y", "query_x", "query_y")
-    try:
-        if not zipfile.is_zipfile(path):
-            raise InputError(
-                f"{path.name} cannot be read as npz: it is no archive of arrays "
-                "(numpy.savez writes one)"
-            )
-        with np.load(path, allow_pickle=False) as archive:
-            absent = [name for name in wanted if name not in archive.files]
-            if absent:
-                raise InputError(
-                    f"{path.name} lacks {', '.join(absent)}; "
-                    f"it holds {', '.join(archive.files) or 'nothing'}"
-                )
-            arrays = {name: archive[name] for name in wanted}
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path.name} cannot be read as npz: {error or type(error).__name__}"
-        ) from None
+    arrays = read_arrays(path, WANTED, f"table {str(path)!r}")
     classes, x, y = _npz_arrays(arrays, path.name, config)
     tasks, rows = x.shape[:2]
     return Tasks(

@@ -8,17 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from innerloop.command_line import (
+from innerloop.compare.config import AUTO, Config
+from innerloop.runs.errors import InputError
+from innerloop.runs.options import (
     Figures,
     Seed,
     Threads,
     exit_codes,
     folder_option,
     listed,
+    parse_floats,
+    parse_ints,
+    parse_names,
     resume_option,
 )
-from innerloop.compare.config import AUTO, Config, parse_floats, parse_ints, parse_names
-from innerloop.compare.errors import InputError
 
 PANEL: dict[str, Any] = {
     "task": "state",

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from typing import Any
 
-from innerloop.compare.errors import InputError
+from innerloop.runs.errors import InputError
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus", "silu", "gelu", "identity")
 LOSSES = ("auto", "mse", "cross_entropy")
@@ -129,35 +127,3 @@ _LEAST = {
 def _option(name: str) -> str:
     """The command-line spelling of a field."""
     return "--" + name.replace("_", "-")
-
-
-def digest(document: dict[str, Any]) -> str:
-    """A hexadecimal SHA-256 of a JSON document, independent of key order."""
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def parse_floats(option: str, text: str) -> tuple[float, ...]:
-    """Numbers from a comma-separated list."""
-    return tuple(_parse(option, part, float, "numbers") for part in _parts(text))
-
-
-def parse_ints(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers from a comma-separated list."""
-    return tuple(_parse(option, part, int, "whole numbers") for part in _parts(text))
-
-
-def parse_names(text: str) -> tuple[str, ...]:
-    """Names from a comma-separated list."""
-    return tuple(_parts(text))
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _parse(option: str, part: str, kind: Any, what: str) -> Any:
-    try:
-        return kind(part)
-    except ValueError:
-        raise InputError(f"{option} must be {what} separated by commas (got {part!r})") from None

@@ -9,7 +9,9 @@ import torch
 
 from innerloop.compare import episodes as ep
 from innerloop.compare.problem import Problem, SplitData, Trained
-from innerloop.compare.units import FIRST_ORDER, JOINT, Unit
+from innerloop.compare.units import Unit
+from innerloop.runs.adam import Adam
+from innerloop.runs.methods import FIRST_ORDER, JOINT
 
 CHECKPOINTS = 4
 
@@ -30,27 +32,6 @@ def training_iterations(problem: Problem, data: SplitData, steps: int) -> tuple[
     return max(1, round(config.iterations * ratio)), round(
         batch * (max(steps, 1) * support + query)
     )
-
-
-class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1) on one flat vector, changed in place.
-
-    torch.optim would do the same; importing it loads the compiler, which takes seconds.
-    """
-
-    def __init__(self, theta: torch.Tensor) -> None:
-        self.theta = theta
-        self.first = torch.zeros_like(theta)
-        self.second = torch.zeros_like(theta)
-        self.count = 0
-
-    def step(self, gradient: torch.Tensor, rate: float) -> None:
-        """Move against the gradient."""
-        self.count += 1
-        self.first.lerp_(gradient, 0.1)
-        self.second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        scale = self.second.div(1.0 - 0.999**self.count).sqrt_().add_(1e-8)
-        self.theta.addcdiv_(self.first, scale, value=-rate / (1.0 - 0.9**self.count))
 
 
 def descend(problem: Problem, data: SplitData, unit: Unit) -> Trained:

@@ -4,35 +4,18 @@ run's settings and data.
 
 from __future__ import annotations
 
-import math
-import platform
 from typing import Any
 
-import numpy as np
-import scipy
-import torch
-
-import innerloop as il
 from innerloop.compare.analysis import Analysis, Choice, Results, Row
 from innerloop.compare.episodes import make_split, split_sizes
 from innerloop.compare.problem import Problem
-from innerloop.compare.statistics import Interval
-from innerloop.compare.store import FORMAT
 from innerloop.compare.theory import Theory, theory_document
-from innerloop.compare.units import METHODS, all_units
+from innerloop.compare.units import all_units
 from innerloop.compare.verdict import Verdict
+from innerloop.runs.document import finite, interval_document, versions
+from innerloop.runs.methods import METHODS
 
-
-def versions() -> dict[str, str]:
-    """Versions of everything that computes a number."""
-    return {
-        "innerloop": str(il.__version__),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }
+FORMAT = "innerloop.compare/1"
 
 
 def measure_name(problem: Problem) -> str:
@@ -125,24 +108,12 @@ def results_document(
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    return {
-        "mean": _finite(interval.mean),
-        "low": _finite(interval.low),
-        "high": _finite(interval.high),
-    }
-
-
 def _row(row: Row) -> dict[str, Any]:
     document: dict[str, Any] = {
-        name: {method: _interval(value) for method, value in getattr(row, name).items()}
+        name: {method: interval_document(value) for method, value in getattr(row, name).items()}
         for name in ("risk", "error", "change", "relative")
     }
-    document["mean"] = {method: _finite(value) for method, value in row.mean.items()}
+    document["mean"] = {method: finite(value) for method, value in row.mean.items()}
     document["wins"] = row.wins
     document["failed"] = row.failed
     return document
@@ -154,11 +125,11 @@ def _choice(choice: Choice, has_classes: bool) -> dict[str, Any]:
         "outer_lr": choice.outer,
         "steps": choice.steps,
         "adapt_steps": choice.adapt_steps,
-        "validation": _finite(choice.validation),
-        "test": _finite(choice.test),
+        "validation": finite(choice.validation),
+        "test": finite(choice.test),
     }
     if has_classes:
-        document["test_error"] = _finite(choice.test_error)
+        document["test_error"] = finite(choice.test_error)
     return document
 
 

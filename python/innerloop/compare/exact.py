@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from innerloop.compare import episodes as ep
 from innerloop.compare.problem import Problem, SplitData, Trained
-from innerloop.compare.units import FIRST_ORDER, JOINT, Unit
+from innerloop.compare.units import Unit
+from innerloop.runs.methods import FIRST_ORDER, JOINT
 
 
 def fit_exactly(problem: Problem, data: SplitData, unit: Unit) -> Trained:

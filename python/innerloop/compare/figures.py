@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import matplotlib
 from matplotlib.artist import Artist
@@ -13,17 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from innerloop.compare.analysis import LABELS, Analysis, Row
-from innerloop.compare.statistics import Interval
-from innerloop.compare.store import write_atomically
-from innerloop.compare.units import FIRST_ORDER, JOINT, MAML, METHODS
+from innerloop.compare.analysis import Analysis, Row
+from innerloop.runs.figures import STYLE, save_figure
+from innerloop.runs.methods import FIRST_ORDER, JOINT, LABELS, MAML, METHODS
+from innerloop.runs.statistics import Interval
 
-# Okabe and Ito's colours, each with a marker and a dash pattern for grey prints.
-STYLE = {
-    JOINT: {"color": "#0072B2", "marker": "o", "linestyle": "-"},
-    FIRST_ORDER: {"color": "#009E73", "marker": "s", "linestyle": "--"},
-    MAML: {"color": "#D55E00", "marker": "^", "linestyle": "-"},
-}
 _CLIP = 3.0
 
 
@@ -38,20 +31,6 @@ def draw_figures(analysis: Analysis, folder: Path, measure: str, source: str) ->
             ),
             save_figure(_against_rate(analysis, measure, source), folder / "risk_by_inner_rate"),
         ]
-
-
-def save_figure(figure: Figure, stem: Path) -> Path:
-    """Write a figure as PNG and SVG, with equal bytes for equal numbers; returns the PNG's path."""
-
-    def png(stream: IO[bytes]) -> None:
-        figure.savefig(stream, format="png", dpi=160)
-
-    def svg(stream: IO[bytes]) -> None:
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-
-    write_atomically(stem.with_suffix(".svg"), svg)
-    write_atomically(stem.with_suffix(".png"), png)
-    return stem.with_suffix(".png")
 
 
 def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:

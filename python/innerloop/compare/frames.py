@@ -1,63 +1,19 @@
-"""Tasks from a CSV or Parquet table; whatever is wrong with it is said in one sentence."""
+"""Tasks from the columns of a table; whatever is wrong with them is said in one sentence."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
-from innerloop.compare.errors import InputError
 from innerloop.compare.tables import Tasks
+from innerloop.runs.errors import InputError
 
 MOST_INTEGER_CLASSES = 10
-
-
-def read_frame(path: Path) -> pd.DataFrame:
-    """The table in a CSV or Parquet file."""
-    try:
-        frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
-    except ImportError:
-        raise InputError(
-            f'table {path.name} needs pyarrow; run pip install "innerloop[cli]"'
-        ) from None
-    except pd.errors.EmptyDataError:
-        raise InputError(f"table {path.name} is empty") from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"table {path.name} cannot be read as {path.suffix[1:]}: {reason}"
-        ) from None
-    if frame.empty:
-        raise InputError(f"table {path.name} has no rows")
-    frame.columns = [str(name) for name in frame.columns]
-    return frame
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """A CSV split at commas; at semicolons or tabs when its only column's name holds one."""
-    separator = ","
-    frame = pd.read_csv(path)
-    if frame.shape[1] == 1:
-        header = str(frame.columns[0])
-        separator = next((mark for mark in (";", "\t") if mark in header), ",")
-        if separator != ",":
-            frame = pd.read_csv(path, sep=separator)
-    # pandas renames the second of two equal columns, and so would have it used as another feature
-    header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna()
-    repeated = header[header.duplicated()]
-    if len(repeated):
-        _refuse_repeated(repeated.iloc[0], path.name)
-    return frame
-
-
-def _refuse_repeated(column: str, source: str) -> NoReturn:
-    raise InputError(f"{source} has more than one column {column!r}; rename one")
 
 
 def tasks_of_frame(frame: pd.DataFrame, config: Config, source: str) -> Tasks:
@@ -121,8 +77,6 @@ def _shown(name: str, config: Config) -> str:
 
 def _check_column(frame: pd.DataFrame, column: str, option: str, source: str) -> None:
     if column in frame.columns:
-        if list(frame.columns).count(column) > 1:
-            _refuse_repeated(column, source)
         return
     lowered = {name.lower(): name for name in frame.columns}
     close = difflib.get_close_matches(column.lower(), list(lowered), n=3, cutoff=0.6)

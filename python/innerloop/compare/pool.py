@@ -5,8 +5,6 @@ runs.
 from __future__ import annotations
 
 import multiprocessing
-import signal
-import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -20,6 +18,7 @@ from innerloop.compare.problem import Problem
 from innerloop.compare.tables import Tasks
 from innerloop.compare.training import run_unit
 from innerloop.compare.units import Unit
+from innerloop.runs.launch import interrupts_ignored
 
 # Units times rows times parameters; a core does this much in about ten seconds.
 BRIEF_WORK = 200_000_000
@@ -83,14 +82,9 @@ def _run_in_workers(problem: Problem, pending: list[Unit], count: int) -> Iterat
 
 
 def _start(problem: Problem, count: int) -> dict[Connection, SpawnProcess]:
-    """Workers that ignore Ctrl-C from their first instruction on: the parent alone decides how to
-    stop.
-    """
     context = multiprocessing.get_context("spawn")
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     workers = {}
-    try:
+    with interrupts_ignored():
         for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(
@@ -99,9 +93,6 @@ def _start(problem: Problem, count: int) -> dict[Connection, SpawnProcess]:
             process.start()
             theirs.close()
             workers[ours] = process
-    finally:
-        if is_main:
-            signal.signal(signal.SIGINT, before)
     return workers
 
 

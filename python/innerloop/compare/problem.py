@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop.compare import episodes as ep
 from innerloop.compare.config import AUTO, Config
-from innerloop.compare.errors import InputError
 from innerloop.compare.tables import Tasks
+from innerloop.runs.errors import InputError
 
 EXACT_PARAMETER_LIMIT = 512
 LINEAR_OUTER_RATES, NETWORK_OUTER_RATES = (0.01, 0.1), (0.003, 0.01)

@@ -15,9 +15,7 @@ from innerloop.compare.analysis import Analysis, Row
 from innerloop.compare.document import measure_name
 from innerloop.compare.episodes import split_sizes
 from innerloop.compare.problem import Problem
-from innerloop.compare.statistics import Interval
 from innerloop.compare.theory import PER_RISK, Theory, tasks_text
-from innerloop.compare.units import MAML, METHODS
 from innerloop.compare.verdict import (
     AS_GOOD,
     JOINT_BETTER,
@@ -26,6 +24,8 @@ from innerloop.compare.verdict import (
     Verdict,
     percent,
 )
+from innerloop.runs.methods import MAML, METHODS
+from innerloop.runs.statistics import Interval
 
 
 def plural(count: int, word: str) -> str:

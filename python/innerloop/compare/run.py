@@ -4,37 +4,38 @@ show.
 
 from __future__ import annotations
 
-import datetime
-import os
-import sys
-import time
 from pathlib import Path
 
 from rich.console import Console
 
 from innerloop.compare.analysis import Analysis
-from innerloop.compare.config import Config, digest
-from innerloop.compare.document import describe_run, measure_name, results_document
-from innerloop.compare.errors import InputError, Interrupted
+from innerloop.compare.config import Config
+from innerloop.compare.document import FORMAT, describe_run, measure_name, results_document
 from innerloop.compare.pool import run_units
 from innerloop.compare.problem import Problem
-from innerloop.compare.progress import progress_bars
 from innerloop.compare.reading import read_tasks
 from innerloop.compare.report import introduction, print_report
-from innerloop.compare.store import RESULTS, Store, write_json
 from innerloop.compare.theory import estimate_theory
 from innerloop.compare.units import all_units
 from innerloop.compare.verdict import conclude
 from innerloop.data import US_STATES_PRODUCTIVITY
+from innerloop.runs.document import digest
+from innerloop.runs.errors import InputError, Interrupted
+from innerloop.runs.files import write_json
+from innerloop.runs.launch import RUN, Clock, usable_threads
+from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.store import RESULTS, Store
 
-RUN = "run.json"
-
-
-def default_threads() -> int:
-    """Cores this process may use, at most eight."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(8, len(os.sched_getaffinity(0)))
-    return min(8, os.cpu_count() or 1)
+# Everything that a run may write beside its journal.
+OUTPUTS = (
+    RESULTS,
+    RUN,
+    *(
+        f"risk_by_{axis}.{kind}"
+        for axis in ("adaptation_steps", "inner_rate")
+        for kind in ("png", "svg")
+    ),
+)
 
 
 def run_comparison(
@@ -52,11 +53,8 @@ def run_comparison(
         InputError: bad input or an unusable output folder, before anything is computed.
         Interrupted: Ctrl-C; finished units are kept.
     """
-    started = time.monotonic()
-    began = datetime.datetime.now(datetime.timezone.utc)
-    threads = default_threads() if threads is None else threads
-    if threads < 1:
-        raise InputError(f"--threads must be at least 1 (got {threads})")
+    clock = Clock()
+    threads = usable_threads(threads)
     path = US_STATES_PRODUCTIVITY if table is None else table
     problem = Problem(read_tasks(path, config), config)
     config = problem.config
@@ -64,7 +62,7 @@ def run_comparison(
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-compare") / f"{path.stem}-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
-    with Store(folder, key, describe, fresh) as store:
+    with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
         for line in introduction(problem):
             console.print(line, highlight=False, soft_wrap=True)
         _compute(problem, store, threads, errors)
@@ -82,16 +80,11 @@ def run_comparison(
                 from innerloop.compare.figures import draw_figures
 
                 figures = draw_figures(analysis, folder, measure_name(problem), path.stem)
-            write_json(
-                folder / RUN,
-                {
-                    "started": began.isoformat(timespec="seconds"),
-                    "seconds": round(time.monotonic() - started, 3),
-                    "threads": threads,
-                    "units": len(store.units),
-                    "resumed_units": store.resumed,
-                    "command": sys.argv[1:],
-                },
+            clock.write(
+                folder,
+                threads=threads,
+                units=len(store.units),
+                resumed_units=store.resumed,
             )
         except OSError as error:
             raise InputError(
@@ -105,11 +98,7 @@ def _compute(problem: Problem, store: Store, threads: int, errors: Console) -> N
     """Fill the store with every unit that it lacks."""
     units = all_units(problem.config)
     pending = [unit for unit in units if unit.name not in store.units]
-    if store.resumed:
-        errors.print(
-            f"Resuming: {len(units) - len(pending)} of {len(units)} units are done.",
-            highlight=False,
-        )
+    report_resumed(errors, store, len(units) - len(pending), len(units), "units are done")
     try:
         with progress_bars(errors, shown=bool(pending)) as progress:
             bar = progress.add_task(

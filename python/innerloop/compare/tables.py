@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
-from innerloop.compare.errors import InputError
+from innerloop.runs.errors import InputError
 
 MIN_TASKS = 5
 MIN_TASKS_PER_CLASS = 3

@@ -20,7 +20,8 @@ from innerloop.bounds.linear.equations import Equations, drs_equations, maml_equ
 from innerloop.compare import episodes as ep
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.problem import Problem, draws_per_task
-from innerloop.compare.units import MAML
+from innerloop.runs.document import finite
+from innerloop.runs.methods import MAML
 
 # Tasks (and episodes) times squared parameters; more would take minutes or gigabytes.
 MOST_WORK, MOST_MEMORY = 2_000_000, 30_000_000
@@ -133,19 +134,15 @@ def _setting(estimate: Estimate) -> dict[str, Any]:
             "maml": _value(estimate.maml / tasks, error["maml"] / tasks),
         },
         "crossover": {
-            "tasks": _finite(estimate.crossover),
-            "low": _finite(estimate.interval[0]),
-            "high": _finite(estimate.interval[1]),
+            "tasks": finite(estimate.crossover),
+            "low": finite(estimate.interval[0]),
+            "high": finite(estimate.interval[1]),
         },
     }
 
 
 def _value(risk: float, error: float) -> dict[str, float | None]:
-    return {"estimate": _finite(PER_RISK * risk), "standard_error": _finite(PER_RISK * error)}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return {"estimate": finite(PER_RISK * risk), "standard_error": finite(PER_RISK * error)}
 
 
 def _judgement(estimate: Estimate) -> str:

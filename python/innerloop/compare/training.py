@@ -11,7 +11,9 @@ from innerloop.compare.descent import descend
 from innerloop.compare.exact import fit_exactly
 from innerloop.compare.measuring import is_stable, risks
 from innerloop.compare.problem import Problem, SplitData, Trained
-from innerloop.compare.units import JOINT, Unit
+from innerloop.compare.units import Unit
+from innerloop.runs.document import finite
+from innerloop.runs.methods import JOINT
 
 
 def run_unit(problem: Problem, unit: Unit) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _curve(problem: Problem, data: SplitData, trained: Trained, rate: float) -> 
     test = {c: risks(problem, trained.final[c], data.test, rate) for c in used}
 
     def pick(of: Any, row: int) -> list[float | None]:
-        return [None if c is None else _finite(of[c][row, k]) for k, c in enumerate(best)]
+        return [None if c is None else finite(of[c][row, k]) for k, c in enumerate(best)]
 
     curve: dict[str, Any] = {
         "rate": rate,
@@ -72,7 +74,3 @@ def _curve(problem: Problem, data: SplitData, trained: Trained, rate: float) -> 
         curve["validation_error"] = pick(validation, 1)
         curve["test_error"] = pick(test, 1)
     return curve
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

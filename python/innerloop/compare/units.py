@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from innerloop.compare.config import Config
-
-JOINT, FIRST_ORDER, MAML = "joint", "fomaml", "maml"
-METHODS = (JOINT, FIRST_ORDER, MAML)
+from innerloop.runs.methods import JOINT, METHODS
 
 
 class Unit(NamedTuple):

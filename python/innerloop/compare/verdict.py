@@ -6,9 +6,9 @@ import dataclasses
 import math
 
 from innerloop.compare.analysis import Analysis
-from innerloop.compare.statistics import Interval
 from innerloop.compare.theory import Theory
-from innerloop.compare.units import FIRST_ORDER, JOINT, MAML
+from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML
+from innerloop.runs.statistics import Interval
 
 MAML_BETTER, AS_GOOD, JOINT_BETTER, UNDECIDED = (
     "maml_better",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from innerloop.command_line import (
+from innerloop.runs.options import (
     RUNNING,
     Figures,
     Seed,
@@ -15,9 +15,10 @@ from innerloop.command_line import (
     exit_codes,
     folder_option,
     listed,
+    parse_floats,
+    parse_ints,
     resume_option,
 )
-from innerloop.compare.config import parse_floats, parse_ints
 from innerloop.studies.linear_regression.settings import Settings
 
 DEFAULT = Settings()

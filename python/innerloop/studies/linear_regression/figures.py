@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from innerloop.compare.store import write_atomically
+from innerloop.runs.files import write_atomically
 from innerloop.studies.linear_regression.result import Sweep
 from innerloop.studies.linear_regression.settings import Settings
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop.compare.errors import InputError
-from innerloop.compare.store import write_atomically
+from innerloop.runs.arrays import read_sealed, write_sealed
+from innerloop.runs.errors import InputError
 from innerloop.studies.linear_regression.settings import Settings
 
 Array = NDArray[np.float64]
 
-FORMAT = "innerloop.studies.linear_regression/1"
+FORMAT = "innerloop.studies.linear_regression/2"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 _GRID = ("tasks", "samples", "inner_lrs")
@@ -95,10 +94,11 @@ class Sweep:
     prediction: Prediction | None = None
 
     def to_npz(self, path: str | Path) -> None:
-        """Write everything to one compressed NumPy file, which appears whole or not at all.
+        """Write everything to one NumPy file (.npz), which appears whole or not at all.
 
         Beside the arrays it holds `tasks`, `samples`, `inner_lrs` and `quantiles` (the values along
-        the axes) and `about`, a JSON text with the settings and the axes of every array.
+        the axes) and `about`, a JSON text with the settings, the axes of every array and a digest
+        of everything.
         """
         settings = self.settings
         arrays: dict[str, Any] = {
@@ -113,32 +113,39 @@ class Sweep:
             for name, of in _PREDICTED_AXES.items():
                 arrays[f"predicted_{name}"] = getattr(self.prediction, name)
                 axes[f"predicted_{name}"] = of
-        about = {"format": FORMAT, "settings": settings.as_dict(), "axes": axes}
-        arrays["about"] = np.array(json.dumps(about))
-        write_atomically(Path(path), lambda stream: np.savez_compressed(stream, **arrays))
+        about = {"settings": settings.as_dict(), "axes": axes}
+        write_sealed(Path(path), FORMAT, about, arrays)
 
 
 def load(path: str | Path) -> Sweep:
-    """The sweep in a file that `Sweep.to_npz` wrote.
+    """The sweep in a file that `Sweep.to_npz` wrote, exactly as it was.
 
     Raises:
-        InputError (a ValueError): the file is not one of these.
-        OSError: it cannot be read.
+        InputError (a ValueError): there is no such file, it cannot be read, is not one of these, is
+            damaged or was changed, or is of another version.
     """
-    try:
-        with np.load(Path(path), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        about = json.loads(str(arrays["about"]))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']!r}")
-        settings = Settings(**about["settings"])
-        values = {name: arrays[name] for name in _AXES}
-        prediction = None
-        if "predicted_crossover" in arrays:
-            prediction = Prediction(**{n: arrays[f"predicted_{n}"] for n in _PREDICTED_AXES})
-    except OSError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path} is not a result file of this study ({error})") from error
+    named = f"result file {str(path)!r}"
+    about, arrays = read_sealed(Path(path), FORMAT, named, "run the study again to make one")
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    stored = about.get("settings")
+    if not isinstance(stored, dict) or set(stored) != fields:
+        raise InputError(f"{named} does not hold the settings of a study")
+    settings = Settings(**stored)
+    sizes = {
+        **{name: len(getattr(settings, name)) for name in _GRID},
+        "quantiles": len(QUANTILES),
+    }
+    wanted = dict(_AXES)
+    if "predicted_crossover" in arrays:
+        wanted.update({f"predicted_{name}": axes for name, axes in _PREDICTED_AXES.items()})
+    for name, axes in wanted.items():
+        shape = tuple(sizes[axis] for axis in axes)
+        array = arrays.get(name)
+        if array is None or array.shape != shape or array.dtype != np.float64:
+            raise InputError(f"{named} lacks {name} with shape {list(shape)}, float64")
+    prediction = None
+    if "predicted_crossover" in arrays:
+        prediction = Prediction(**{n: arrays[f"predicted_{n}"].copy() for n in _PREDICTED_AXES})
+    values: dict[str, Any] = {name: arrays[name].copy() for name in _AXES}
     values["least_risk_before"] = float(values["least_risk_before"])
     return Sweep(settings, **values, prediction=prediction)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,11 +11,12 @@ import torch
 from rich.console import Console
 
 from innerloop import _native
-from innerloop.compare.config import digest
-from innerloop.compare.errors import InputError, Interrupted
-from innerloop.compare.progress import progress_bars
-from innerloop.compare.run import RUN, default_threads
-from innerloop.compare.store import Store, write_json
+from innerloop.runs.document import digest, versions
+from innerloop.runs.errors import InputError, Interrupted
+from innerloop.runs.files import write_json
+from innerloop.runs.launch import RUN, Clock, usable_threads
+from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.store import Store
 from innerloop.studies.linear_regression.agreement import Region, agreement
 from innerloop.studies.linear_regression.report import introduction, print_report
 from innerloop.studies.linear_regression.result import FORMAT, Sweep
@@ -27,7 +25,6 @@ from innerloop.studies.linear_regression.simulation import (
     Workers,
     assemble,
     checked_device,
-    checked_threads,
     simulate,
     unpack,
 )
@@ -35,6 +32,8 @@ from innerloop.studies.linear_regression.theory import predict
 
 NUMBERS = "results.npz"
 AGREEMENT = "agreement.json"
+# Everything that a run may write beside its journal.
+OUTPUTS = (NUMBERS, AGREEMENT, RUN, "summary.png", "heat_maps/")
 
 
 def run_study(
@@ -53,39 +52,33 @@ def run_study(
         InputError: bad input, a device that cannot be used or an unusable output folder.
         Interrupted: Ctrl-C; finished cells are kept.
     """
-    started = time.monotonic()
-    began = datetime.datetime.now(datetime.timezone.utc)
-    threads = checked_threads(default_threads() if threads is None else threads)
+    clock = Clock()
+    threads = usable_threads(threads)
     workers = Workers(checked_device(device), threads)
     if not _native.is_available():
         raise InputError(f"this study needs the native extension ({_native.reason()})")
-    describe = {"study": FORMAT, "config": settings.as_dict()}
+    describe = {"study": FORMAT, "config": settings.as_dict(), "versions": versions()}
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"linear-regression-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
-    with Store(folder, key, describe, fresh, FORMAT) as store:
+    with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
         for line in introduction(settings):
             console.print(line, highlight=False, soft_wrap=True)
         try:
             _simulate(settings, store, workers, errors)
-            simulated = time.monotonic() - started
+            simulated = clock.seconds()
             sweep = _assembled(settings, store, with_theory, errors)
             regions = agreement(sweep) if with_theory else []
             paths = _write(sweep, regions, folder)
             if with_figures:
                 paths += _draw(sweep, folder, errors)
-            write_json(
-                folder / RUN,
-                {
-                    "started": began.isoformat(timespec="seconds"),
-                    "seconds": round(time.monotonic() - started, 3),
-                    "simulation_seconds": round(simulated, 3),
-                    "threads": threads,
-                    "device": str(workers.device),
-                    "cells": len(store.units),
-                    "resumed_cells": store.resumed,
-                    "command": sys.argv[1:],
-                },
+            clock.write(
+                folder,
+                simulation_seconds=round(simulated, 3),
+                threads=threads,
+                device=str(workers.device),
+                cells=len(store.units),
+                resumed_cells=store.resumed,
             )
         except KeyboardInterrupt:
             raise Interrupted(
@@ -105,11 +98,7 @@ def _simulate(settings: Settings, store: Store, workers: Workers, errors: Consol
     """Fill the store with every cell that it lacks."""
     cells = settings.cells()
     pending = [cell for cell in cells if cell.name not in store.units]
-    if store.resumed:
-        errors.print(
-            f"Resuming: {len(cells) - len(pending)} of {len(cells)} cells are done.",
-            highlight=False,
-        )
+    report_resumed(errors, store, len(cells) - len(pending), len(cells), "cells are done")
     with _progress("Simulating", errors, shown=bool(pending)) as advance:
         for cell, summary in simulate(settings, pending, workers, advance):
             store.add(cell.name, summary.pack())

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from innerloop.compare.errors import InputError
+from innerloop.runs.errors import InputError
 
 # The published grids (Gao and Sener, 2020).
 TASKS = (2, 5, 10, 25, 50, 100, 150, 200, 250, 300, 350, 400)

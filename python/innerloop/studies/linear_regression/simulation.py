@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from innerloop import _native
-from innerloop.compare.errors import InputError
+from innerloop.runs.errors import InputError
 from innerloop.studies.linear_regression.result import QUANTILES, Sweep
 from innerloop.studies.linear_regression.settings import (
     INNER_LRS,

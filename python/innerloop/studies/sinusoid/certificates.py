@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from innerloop.bounds import Report, report
-from innerloop.compare.store import write_atomically
-from innerloop.studies.sinusoid.settings import JOINT, LABELS, LOSS, MAML, Settings
+from innerloop.runs.files import write_bytes
+from innerloop.runs.methods import JOINT, LABELS, MAML
+from innerloop.studies.sinusoid.settings import LOSS, Settings
 from innerloop.studies.sinusoid.training import initial_state, network, unflatten
 from innerloop.studies.sinusoid.waves import draw_waves
 
@@ -64,11 +65,7 @@ def write_certificates(folder: Path, reports: dict[str, Report]) -> Path:
         for method, made in reports.items()
     ]
     content = ("\n" + "=" * 96 + "\n\n").join(parts).encode()
-
-    def write(stream: IO[bytes]) -> None:
-        stream.write(content)
-
-    write_atomically(folder / FILE, write)
+    write_bytes(folder / FILE, content)
     return folder / FILE
 
 

@@ -2,52 +2,68 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
+import os
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 import torch
 
-from innerloop.compare.store import write_atomically
+from innerloop.runs.arrays import read_sealed, write_sealed
+from innerloop.runs.errors import InputError
 from innerloop.studies.sinusoid.training import State
+
+FORMAT = "innerloop.study.sinusoid.checkpoint/2"
+PATTERN = "*.checkpoint.npz"
+_VECTORS = ("theta", "first", "second")
 
 
 def checkpoint_path(folder: Path, method: str) -> Path:
     """Where the unfinished training of a method is kept."""
-    return folder / f"{method}.checkpoint.npz"
+    return folder / PATTERN.replace("*", method)
 
 
-def save(path: Path, key: str, state: State) -> None:
-    """Write the state atomically; `key` says which study it belongs to."""
-    header = {"key": key, "done": state.done, "partial": state.partial, "trace": state.trace}
-    content = io.BytesIO()
-    np.savez(
-        content,
-        header=np.array(json.dumps(header)),
-        theta=state.theta.numpy(),
-        first=state.first.numpy(),
-        second=state.second.numpy(),
-    )
-
-    def write(stream: IO[bytes]) -> None:
-        stream.write(content.getvalue())
-
-    write_atomically(path, write)
+def save(path: Path, key: str, method: str, state: State) -> None:
+    """Write the state atomically, with the study and the method that it belongs to."""
+    about = {
+        "key": key,
+        "method": method,
+        "done": state.done,
+        "partial": state.partial,
+        "trace": state.trace,
+    }
+    write_sealed(path, FORMAT, about, {name: getattr(state, name).numpy() for name in _VECTORS})
 
 
-def load(path: Path, key: str) -> State | None:
-    """The state of the study `key`, or None if there is none or it cannot be read."""
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as content:
-            header = json.loads(str(content["header"]))
-            if header["key"] != key:
-                return None
-            theta, first, second = (
-                torch.from_numpy(content[name]) for name in ("theta", "first", "second")
-            )
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+def load(path: Path, key: str, method: str) -> State | None:
+    """The state of a method in the study `key`, or None if there is none.
+
+    Raises:
+        InputError: there is a file that is damaged, or belongs to another study or method.
+    """
+    if not os.path.lexists(path):
         return None
-    return State(header["done"], theta, first, second, header["partial"], header["trace"])
+    named = f"checkpoint {str(path)!r}"
+    remedy = f"remove it, or use --fresh, to train {method} from the start"
+    about, arrays = read_sealed(path, FORMAT, named, remedy)
+    if about.get("key") != key:
+        raise InputError(f"{named} belongs to a study with other settings or versions; {remedy}")
+    if about.get("method") != method:
+        raise InputError(f"{named} holds the training of {about.get('method')}; {remedy}")
+    if not _is_state(about, arrays):
+        raise InputError(f"{named} holds no training; {remedy}")
+    theta, first, second = (torch.from_numpy(arrays[name].copy()) for name in _VECTORS)
+    return State(about["done"], theta, first, second, about["partial"], about["trace"])
+
+
+def _is_state(about: dict[str, Any], arrays: dict[str, Any]) -> bool:
+    shape = arrays[_VECTORS[0]].shape if set(arrays) == set(_VECTORS) else ()
+    trace = about.get("trace")
+    return (
+        len(shape) == 1
+        and all(a.shape == shape and a.dtype == np.float32 for a in arrays.values())
+        and type(about.get("done")) is int
+        and type(about.get("partial")) is float
+        and isinstance(trace, list)
+        and all(type(value) is float for value in trace)
+    )

@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from innerloop.command_line import (
+from innerloop.runs.options import (
     Figures,
     Seed,
     Threads,
     exit_codes,
     folder_option,
     listed,
+    parse_floats,
+    parse_ints,
     resume_option,
 )
-from innerloop.compare.config import parse_floats, parse_ints
 from innerloop.studies.sinusoid.settings import Settings
 
 DEFAULT = Settings()

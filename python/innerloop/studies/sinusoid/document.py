@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-import math
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from innerloop.bounds import Report
-from innerloop.compare.document import versions
-from innerloop.compare.statistics import Interval
-from innerloop.compare.store import write_atomically
+from innerloop.runs.document import finite, interval_document, versions
+from innerloop.runs.files import write_bytes
+from innerloop.runs.methods import JOINT, METHODS
 from innerloop.studies.sinusoid.certificates import certificates_document
 from innerloop.studies.sinusoid.measuring import Measured
-from innerloop.studies.sinusoid.settings import JOINT, METHODS, Settings
+from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.summary import Row
 from innerloop.studies.sinusoid.training import TRACE_EVERY
 from innerloop.studies.sinusoid.verdict import Verdict
@@ -56,7 +55,7 @@ def results_document(
         "validation": {
             "rates": list(settings.rates),
             "error": {
-                method: [[_finite(value) for value in line] for line in measured.validation[method]]
+                method: [[finite(value) for value in line] for line in measured.validation[method]]
                 for method in METHODS
             },
         },
@@ -81,32 +80,17 @@ def write_arrays(folder: Path, measured: Measured, trained: dict[str, torch.Tens
         phase=measured.test.phase,
         parameters=np.stack([trained[m].numpy() for m in METHODS]),
     )
-
-    def write(stream: IO[bytes]) -> None:
-        stream.write(content.getvalue())
-
-    write_atomically(folder / ARRAYS, write)
+    write_bytes(folder / ARRAYS, content.getvalue())
     return folder / ARRAYS
-
-
-def _finite(value: float) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _interval(interval: Interval) -> dict[str, float | None]:
-    return {
-        "mean": _finite(interval.mean),
-        "low": _finite(interval.low),
-        "high": _finite(interval.high),
-    }
 
 
 def _row(row: Row) -> dict[str, Any]:
     return {
         "steps": row.steps,
-        "error": {method: _interval(row.error[method]) for method in METHODS},
-        "median": {method: _finite(row.median[method]) for method in METHODS},
+        "error": {method: interval_document(row.error[method]) for method in METHODS},
+        "median": {method: finite(row.median[method]) for method in METHODS},
         "failed": dict(row.failed),
-        "change": {method: _interval(row.change[method]) for method in METHODS if method != JOINT},
+        "change": {
+            method: interval_document(row.change[method]) for method in METHODS if method != JOINT
+        },
     }

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from innerloop.compare.figures import STYLE, save_figure
+from innerloop.runs.figures import STYLE, save_figure
+from innerloop.runs.methods import JOINT, LABELS, METHODS
 from innerloop.studies.sinusoid.measuring import Measured, fits
-from innerloop.studies.sinusoid.settings import JOINT, LABELS, METHODS, Settings
+from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.summary import Row
 from innerloop.studies.sinusoid.waves import INPUT, Stream, draw_waves, generator
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 import innerloop as il
-from innerloop.studies.sinusoid.settings import ADAPT_STEPS, LOSS, METHODS, Settings
+from innerloop.runs.methods import METHODS
+from innerloop.studies.sinusoid.settings import ADAPT_STEPS, LOSS, Settings
 from innerloop.studies.sinusoid.training import network, unflatten
 from innerloop.studies.sinusoid.waves import Side, Stream, Waves, draw_waves, generator
 

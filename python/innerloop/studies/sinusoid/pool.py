@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.context import SpawnProcess
@@ -16,6 +14,7 @@ from typing import Any
 
 import torch
 
+from innerloop.runs.launch import interrupts_ignored
 from innerloop.studies.sinusoid.checkpoints import checkpoint_path, load, save
 from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import Diverged, State, initial_state, train
@@ -65,7 +64,7 @@ def _train_and_save(
 ) -> State:
     """Train one method to its end, saving the state every few seconds and at the end."""
     path = checkpoint_path(folder, method)
-    state = load(path, key) or initial_state(settings)
+    state = load(path, key, method) or initial_state(settings)
     saved = time.monotonic()
 
     def after_iteration(state: State) -> None:
@@ -74,12 +73,12 @@ def _train_and_save(
             return
         progress(state.done)
         if time.monotonic() - saved > SAVE_SECONDS:
-            save(path, key, state)
+            save(path, key, method, state)
             saved = time.monotonic()
 
     progress(state.done)
     train(settings, method, state, until=settings.iterations, after_iteration=after_iteration)
-    save(path, key, state)
+    save(path, key, method, state)
     progress(state.done)
     return state
 
@@ -105,7 +104,8 @@ def _in_workers(
                     args=(settings, method, folder, key, done, index),
                     daemon=True,
                 )
-                _start_without_interrupts(process)
+                with interrupts_ignored():
+                    process.start()
                 running[method] = process
             time.sleep(_POLL_SECONDS)
             for index, method in enumerate(methods):
@@ -116,7 +116,7 @@ def _in_workers(
                 process.join()
                 if process.exitcode == _DIVERGED:
                     raise Diverged(method)
-                state = load(checkpoint_path(folder, method), key)
+                state = load(checkpoint_path(folder, method), key, method)
                 if process.exitcode != 0 or state is None or state.done != settings.iterations:
                     raise RuntimeError(
                         f"training of {method} ended in a worker process with exit code "
@@ -128,17 +128,6 @@ def _in_workers(
             process.terminate()
         for process in running.values():
             process.join()
-
-
-def _start_without_interrupts(process: SpawnProcess) -> None:
-    """Start a worker that ignores Ctrl-C from its first instruction on: the parent decides."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
-    try:
-        process.start()
-    finally:
-        if is_main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _work(

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from innerloop.bounds import Report
+from innerloop.runs.methods import JOINT, LABELS, MAML, METHODS
 from innerloop.studies.sinusoid.certificates import FILE
 from innerloop.studies.sinusoid.measuring import Measured
-from innerloop.studies.sinusoid.settings import JOINT, LABELS, MAML, METHODS, SHOWN_STEPS, Settings
+from innerloop.studies.sinusoid.settings import SHOWN_STEPS, Settings
 from innerloop.studies.sinusoid.summary import Row
 from innerloop.studies.sinusoid.training import network
 from innerloop.studies.sinusoid.verdict import JOINT_BETTER, MAML_BETTER, UNDECIDED, Verdict

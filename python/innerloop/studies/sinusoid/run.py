@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import datetime
-import sys
-import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from innerloop.compare.config import digest
-from innerloop.compare.errors import InputError, Interrupted
-from innerloop.compare.progress import progress_bars
-from innerloop.compare.run import RUN, default_threads
-from innerloop.compare.store import RESULTS, Store, write_json
+from innerloop.runs.document import digest
+from innerloop.runs.errors import InputError, Interrupted
+from innerloop.runs.files import write_json
+from innerloop.runs.launch import RUN, Clock, usable_threads
+from innerloop.runs.methods import LABELS, METHODS
+from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.store import RESULTS, Store
 from innerloop.studies.sinusoid.certificates import (
+    FILE,
     certificates_sentence,
     certify,
     write_certificates,
 )
-from innerloop.studies.sinusoid.checkpoints import checkpoint_path
+from innerloop.studies.sinusoid.checkpoints import PATTERN, checkpoint_path, load
 from innerloop.studies.sinusoid.document import (
+    ARRAYS,
     FORMAT,
     describe_run,
     results_document,
@@ -30,10 +31,20 @@ from innerloop.studies.sinusoid.document import (
 from innerloop.studies.sinusoid.measuring import measure
 from innerloop.studies.sinusoid.pool import train_methods
 from innerloop.studies.sinusoid.report import introduction, print_report
-from innerloop.studies.sinusoid.settings import LABELS, METHODS, Settings
+from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.summary import rows
 from innerloop.studies.sinusoid.training import Diverged
 from innerloop.studies.sinusoid.verdict import conclude
+
+# Everything that a run may write beside its journal.
+OUTPUTS = (
+    RESULTS,
+    ARRAYS,
+    FILE,
+    RUN,
+    PATTERN,
+    *(f"{name}.{kind}" for name in ("error_by_steps", "example_fits") for kind in ("png", "svg")),
+)
 
 
 def run_study(
@@ -50,20 +61,17 @@ def run_study(
         InputError: bad input, an unusable output folder, or training that diverges.
         Interrupted: Ctrl-C; finished methods and the latest checkpoints are kept.
     """
-    started = time.monotonic()
-    began = datetime.datetime.now(datetime.timezone.utc)
-    threads = default_threads() if threads is None else threads
-    if threads < 1:
-        raise InputError(f"--threads must be at least 1 (got {threads})")
+    clock = Clock()
+    threads = usable_threads(threads)
     describe = describe_run(settings)
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"sinusoid-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
-    with Store(folder, key, describe, fresh, FORMAT) as store:
+    with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
         for line in introduction(settings):
             console.print(line, highlight=False, soft_wrap=True)
         trained_now = _train(settings, store, key, threads, fresh, errors)
-        trained_seconds = time.monotonic() - started
+        trained_seconds = clock.seconds()
         trained = {
             method: torch.tensor(store.units[method]["parameters"], dtype=torch.float32)
             for method in METHODS
@@ -95,23 +103,18 @@ def run_study(
                 from innerloop.studies.sinusoid.figures import draw_figures
 
                 paths += draw_figures(settings, measured, same, picked, trained, folder)
-            write_json(
-                folder / RUN,
-                {
-                    "started": began.isoformat(timespec="seconds"),
-                    "seconds": round(time.monotonic() - started, 3),
-                    "training_seconds": round(trained_seconds, 3),
-                    "iterations_trained": trained_now,
-                    "threads": threads,
-                    "command": sys.argv[1:],
-                },
+            clock.write(
+                folder,
+                training_seconds=round(trained_seconds, 3),
+                iterations_trained=trained_now,
+                threads=threads,
             )
         except OSError as error:
             raise InputError(
                 f"--out {str(folder)!r} cannot be written ({error.strerror})"
             ) from None
         print_report(console, settings, measured, same, picked, reports, verdict, paths)
-        total = time.monotonic() - started
+        total = clock.seconds()
         console.print(
             f"Trained {trained_now} iterations in {trained_seconds:.0f} s, {total:.0f} s in all.",
             highlight=False,
@@ -123,17 +126,17 @@ def _train(
     settings: Settings, store: Store, key: str, threads: int, fresh: bool, errors: Console
 ) -> int:
     """Fill the store with every method that it lacks; returns the iterations done for that."""
-    if fresh:
-        for method in METHODS:
-            checkpoint_path(store.folder, method).unlink(missing_ok=True)
     pending = [method for method in METHODS if method not in store.units]
-    if store.resumed:
-        errors.print(
-            f"Resuming: {store.resumed} of {len(METHODS)} methods are trained.", highlight=False
-        )
+    report_resumed(errors, store, store.resumed, len(METHODS), "methods are trained")
     first: dict[str, int] = {}
     trained = 0
     try:
+        for method in METHODS:
+            path = checkpoint_path(store.folder, method)
+            if fresh:
+                path.unlink(missing_ok=True)
+            elif method in pending:
+                load(path, key, method)  # a bad one is refused before anything is trained
         with progress_bars(errors, shown=bool(pending)) as progress:
             bars = {m: progress.add_task(LABELS[m], total=settings.iterations) for m in pending}
 

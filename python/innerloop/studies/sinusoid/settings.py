@@ -6,11 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
-from innerloop.compare.errors import InputError
+from innerloop.runs.errors import InputError
 
-JOINT, FIRST_ORDER, MAML = "joint", "fomaml", "maml"
-METHODS = (JOINT, FIRST_ORDER, MAML)
-LABELS = {JOINT: "joint training", FIRST_ORDER: "first-order MAML", MAML: "MAML"}
 SHOWN_STEPS = (0, 1, 5, 10)
 ADAPT_STEPS = max(SHOWN_STEPS)
 LOSS = "mse"

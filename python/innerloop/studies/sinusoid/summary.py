@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from innerloop.compare.statistics import Interval
+from innerloop.runs.methods import JOINT, METHODS
+from innerloop.runs.statistics import Interval, mean_interval
 from innerloop.studies.sinusoid.measuring import Errors
-from innerloop.studies.sinusoid.settings import ADAPT_STEPS, JOINT, METHODS
-from innerloop.studies.sinusoid.statistics import mean_interval
+from innerloop.studies.sinusoid.settings import ADAPT_STEPS
 from innerloop.studies.sinusoid.waves import AMPLITUDE
 
 # Four times the largest squared target: far beyond any fit, however poor.

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 import innerloop as il
-from innerloop.compare.descent import Adam
-from innerloop.studies.sinusoid.settings import FIRST_ORDER, JOINT, LOSS, Settings
+from innerloop.runs.adam import Adam
+from innerloop.runs.methods import FIRST_ORDER, JOINT
+from innerloop.studies.sinusoid.settings import LOSS, Settings
 from innerloop.studies.sinusoid.waves import Stream, generator, training_batches
 
 Params = dict[str, torch.Tensor]

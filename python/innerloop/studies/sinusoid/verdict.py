@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from innerloop.studies.sinusoid.settings import JOINT, LABELS, MAML, METHODS, SHOWN_STEPS, Settings
+from innerloop.runs.methods import JOINT, LABELS, MAML, METHODS
+from innerloop.studies.sinusoid.settings import SHOWN_STEPS, Settings
 from innerloop.studies.sinusoid.summary import Row
 
 MAML_BETTER, JOINT_BETTER, UNDECIDED = "maml_better", "joint_better", "undecided"

@@ -1,19 +1,21 @@
-"""Confidence intervals for means over repeated splits that share tasks."""
+"""Confidence intervals for means over independent tasks, and over splits that share tasks."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean over splits with a two-sided confidence interval; the bounds are infinite when they
-    cannot be known.
+    """A mean with a two-sided confidence interval; the bounds are infinite when they cannot be
+    known.
     """
 
     mean: float
@@ -61,4 +63,18 @@ def corrected_interval(
         return Interval(mean, -math.inf, math.inf)
     variance = float(array.var(ddof=1)) * (1.0 / count + test_tasks / other_tasks)
     reach = float(special.stdtrit(count - 1, 0.5 + level / 2.0)) * math.sqrt(variance)
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def mean_interval(values: NDArray[np.floating[Any]], level: float) -> Interval:
+    """The mean of independent values [T] with its two-sided Student interval.
+
+    A value that is not finite makes the mean infinite and both ends unknown.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        return Interval(math.inf, -math.inf, math.inf)
+    mean = float(array.mean())
+    error = float(array.std(ddof=1)) / math.sqrt(len(array))
+    reach = float(special.stdtrit(len(array) - 1, 0.5 + level / 2.0)) * error
     return Interval(mean, mean - reach, mean + reach)

@@ -1,4 +1,6 @@
-"""The progress bars of all commands: on standard error, on terminals only, gone when done."""
+"""What the commands say while they work, on standard error: what an earlier run left, and progress
+bars (on terminals only, gone when done).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,16 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from innerloop.runs.store import Store
+
+
+def report_resumed(errors: Console, store: Store, done: int, total: int, what: str) -> None:
+    """Say what was found in the folder: "Resuming: 3 of 15 units are done."."""
+    for notice in store.notices:
+        errors.print(notice, highlight=False, markup=False, soft_wrap=True)
+    if store.resumed:
+        errors.print(f"Resuming: {done} of {total} {what}.", highlight=False)
 
 
 def progress_bars(errors: Console, *, counted: bool = True, shown: bool = True) -> Progress:

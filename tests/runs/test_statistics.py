@@ -1,4 +1,4 @@
-"""The corrected resampled t interval against SciPy and against its own formula."""
+"""Both intervals against SciPy, and how often they cover."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from innerloop.compare.statistics import Interval, corrected_interval
+from innerloop.runs.statistics import Interval, corrected_interval, mean_interval
 
 VALUES = [0.3, -0.1, 0.25, 0.4, 0.05, 0.11]
 
@@ -48,3 +48,25 @@ def test_one_split_or_a_diverged_split_gives_no_bounds() -> None:
     assert corrected_interval([2.0], 1, 3, 0.95) == Interval(2.0, -math.inf, math.inf)
     assert not math.isfinite(corrected_interval([1.0, math.inf], 1, 3, 0.95).mean)
     assert corrected_interval([1.0, 1.0, 1.0], 1, 3, 0.95) == Interval(1.0, 1.0, 1.0)
+
+
+def test_interval_over_tasks_is_students() -> None:
+    values = np.random.default_rng(0).exponential(size=50)
+    got = mean_interval(values, 0.9)
+    wanted = stats.t.interval(0.9, 49, loc=values.mean(), scale=stats.sem(values))
+    assert got.mean == pytest.approx(values.mean(), rel=1e-14)
+    assert (got.low, got.high) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_diverged_task_leaves_no_interval() -> None:
+    got = mean_interval(np.array([1.0, math.inf, 2.0]), 0.95)
+    assert got == Interval(math.inf, -math.inf, math.inf)
+
+
+def test_interval_over_tasks_covers() -> None:
+    rng = np.random.default_rng(1)
+    hits = [
+        i.low <= 0.5 <= i.high for i in (mean_interval(rng.random(40), 0.9) for _ in range(2000))
+    ]
+    # Four binomial standard errors around 90 %.
+    assert abs(np.mean(hits) - 0.9) < 4 * math.sqrt(0.9 * 0.1 / 2000)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from innerloop.compare.errors import InputError, Interrupted
+from innerloop.runs.errors import InputError, Interrupted
 
 RUNNING = "Running"
 
@@ -45,6 +45,32 @@ def resume_option(kept: str) -> Any:
 def listed(values: tuple[Any, ...]) -> str:
     """Numbers as a comma-separated option takes them."""
     return ",".join(f"{value:g}" for value in values)
+
+
+def parse_floats(option: str, text: str) -> tuple[float, ...]:
+    """Numbers from a comma-separated list."""
+    return tuple(_parse(option, part, float, "numbers") for part in _parts(text))
+
+
+def parse_ints(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from a comma-separated list."""
+    return tuple(_parse(option, part, int, "whole numbers") for part in _parts(text))
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names from a comma-separated list."""
+    return tuple(_parts(text))
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parse(option: str, part: str, kind: Any, what: str) -> Any:
+    try:
+        return kind(part)
+    except ValueError:
+        raise InputError(f"{option} must be {what} separated by commas (got {part!r})") from None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,5 @@
+"""What every long command shares: the folder of results and how a run goes on in it, files that
+appear whole, progress, errors, options, workers, statistics, and parts of reports.
+
+`compare` and `studies` import this package; it imports neither of them.
+"""
