@@ -15,8 +15,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tests/cuda/" in item.path.as_posix():
             item.add_marker(pytest.mark.cuda)
-            item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.filterwarnings("error::innerloop.FallbackWarning"))
+            filters = ("default", "error::innerloop.FallbackWarning")
+            item.add_marker(pytest.mark.filterwarnings(*filters))
 
 
 @pytest.fixture(autouse=True)
