@@ -10,18 +10,15 @@ from typing import Any
 
 from contact.record import Step
 
-NO_END = "did not come back"
-
 
 def each(step: Step, keys: Iterable[str], measure: Callable[[str], Any], limit_s: float) -> None:
-    """Puts `measure(key)` for every key that an earlier visit has not seen. A key that hangs or
-    takes the context with it keeps what is known of it, and the next ones are measured by a fresh
+    """Puts `measure(key)` for every key that an earlier visit has not seen. A key that takes longer
+    or takes the context with it is put down as such, and the next ones are measured by a fresh
     process in the place of this one."""
     for key in keys:
         if key in step.result:
             continue
-        step.put(key, {"failed": NO_END})
-        timer = threading.Timer(limit_s, restart)
+        timer = threading.Timer(limit_s, give_up, (step, key))
         timer.daemon = True
         timer.start()
         try:
@@ -31,6 +28,12 @@ def each(step: Step, keys: Iterable[str], measure: Callable[[str], Any], limit_s
         step.put(key, found)
         if "failed" in found and is_lost():
             restart()
+
+
+def give_up(step: Step, key: str) -> None:
+    """Leaves a key behind, whose kernels the main thread waits for in vain."""
+    step.put(key, {"failed": "did not come back"})
+    restart()
 
 
 def is_lost() -> bool:
