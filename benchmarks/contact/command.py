@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
 
         rivals.serve(rest[0], rest[1:])
     elif what == "await":
+        place.enter()
         from contact import rivals
 
         rivals.await_end(Path(rest[0]), int(rest[1]))
@@ -64,7 +65,7 @@ def finished(folder: Path) -> list[str]:
 
 def take(step: record.Step, limit_s: float = 60.0) -> None:
     """Takes a step, whose result grows in its file."""
-    if step.name in ("card", "smoke", "ours", "schedules"):  # the others compute elsewhere
+    if step.name in ("card", "smoke", "ours", "rivals", "schedules"):  # others compute elsewhere
         place.enter()
     if step.name in ("memcheck", "racecheck", "synccheck"):
         from contact import tools
