@@ -33,6 +33,10 @@ extern "C" __global__ void multiply_add(float* out, const float* factors, int tu
 }
 """
 SUMS = 8
+# What the limits are measured on, far larger than any cache.
+DEVICE = "cuda"
+GEMM_SIZE = 8192
+COPY_MEGABYTES = 2048
 
 
 def state() -> dict[str, Any]:
@@ -107,12 +111,12 @@ def _seconds(call: Any, calls: int, repeats: int = 7) -> float:
     return min(clock.block(call, calls) for _ in range(repeats))
 
 
-def gemm_gflops(dtype_name: str = "float32", size: int = 8192, tf32: bool = False) -> float:
+def gemm_gflops(dtype_name: str = "float32", tf32: bool = False) -> float:
     """Rate of torch.mm on two large square matrices of random numbers."""
     import torch
 
-    dtype = getattr(torch, dtype_name)
-    a, b = (torch.randn(size, size, dtype=dtype, device="cuda") for _ in range(2))
+    dtype, size = getattr(torch, dtype_name), GEMM_SIZE
+    a, b = (torch.randn(size, size, dtype=dtype, device=DEVICE) for _ in range(2))
     out = torch.empty_like(a)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -130,8 +134,8 @@ def fma_gflops(turns: int = 4096) -> float:
     kernel = torch.cuda._compile_kernel(FMA_SOURCE, "multiply_add")
     threads = 256
     blocks = 16 * torch.cuda.get_device_properties(0).multi_processor_count
-    out = torch.empty(blocks * threads, device="cuda")
-    factors = torch.tensor([0.999, 0.5], device="cuda")
+    out = torch.empty(blocks * threads, device=DEVICE)
+    factors = torch.tensor([0.999, 0.5], device=DEVICE)
 
     def call() -> None:
         kernel(grid=(blocks, 1, 1), block=(threads, 1, 1), args=[out, factors, turns])
@@ -139,11 +143,11 @@ def fma_gflops(turns: int = 4096) -> float:
     return 2 * SUMS * turns * blocks * threads / _seconds(call, calls=4) / 1e9
 
 
-def copy_gbytes_per_s(megabytes: int = 2048) -> float:
-    """Rate of a device-to-device copy far larger than any cache, reads and writes both counted."""
+def copy_gbytes_per_s() -> float:
+    """Rate of a device-to-device copy, reads and writes both counted."""
     import torch
 
-    source = torch.randn(megabytes * 2**18, device="cuda")
+    source = torch.randn(COPY_MEGABYTES * 2**18, device=DEVICE)
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / _seconds(lambda: target.copy_(source), calls=4) / 1e9
 
@@ -156,7 +160,7 @@ def launch_seconds() -> dict[str, float]:
     from baselines.cuda_graph import captured
     from timing import seconds_of
 
-    one = torch.zeros(1, device="cuda")
+    one = torch.zeros(1, device=DEVICE)
 
     def tiny() -> Any:
         return one.add_(1.0)

@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
             f"routines {', '.join(routines.NAMES_ON[device])}"
             for device in CASE_NAMES
         )
-        + "; all = the cases; everything = cases and routines",
+        + "; all = the cases; everything = cases and routines"
+        + "; merge FOLDER = keep the files of first_contact.sh",
     )
     parse.add_argument("case", nargs="*", metavar="CASE", help="cases or routines to measure")
     parse.add_argument(
@@ -167,6 +168,14 @@ def command_line(arguments: list[str]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Runs what the command line asks for and returns the exit status."""
+    if arguments[:1] == ["contact"]:
+        from contact import command
+
+        return command.main(arguments[1:])
+    if arguments[:1] == ["merge"]:
+        from contact import merge
+
+        return merge.main(arguments[1:])
     options = parser().parse_args(arguments)
     names = chosen(options.case, options.device)
     if not names and not options.table:

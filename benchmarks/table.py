@@ -12,15 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import contact_tables
 import cuda_tables
 import routine_tables
 import speed_tables
 import study_tables
 import tightness_tables
+from contact import record
 from formatting import Run, megabytes, milliseconds, ratio_to, speed_runs, times
 
 DOCUMENTS = (
     "docs/benchmarks.md",
+    "docs/cuda.md",
     "docs/studies.md",
     "docs/torch-compile.md",
     "docs/theory/nonconvex.md",
@@ -35,6 +38,8 @@ def newest_runs(folder: Path, include_quick: bool = False) -> list[Run]:
     newest: dict[tuple[Any, ...], tuple[str, Run]] = {}
     for path in sorted(folder.glob("*.json")):
         document = json.loads(path.read_text())
+        if document.get("format") == record.FORMAT:
+            newest["first-contact", path.name] = ("", visit(document, path.name))
         if document.get("format") != 1 or (document["quick"] and not include_quick):
             continue
         for run in document["runs"]:
@@ -45,6 +50,19 @@ def newest_runs(folder: Path, include_quick: bool = False) -> list[Run]:
             if key not in newest or when >= newest[key][0]:
                 newest[key] = (when, labelled)
     return [run for _, run in newest.values()]
+
+
+def visit(document: dict[str, Any], file: str) -> Run:
+    """A first visit to a GPU as a run, of which nothing but the table of evidence is made."""
+    environment = {"threads": 0, "dtype": "float32"}
+    command = "bash benchmarks/first_contact.sh"
+    return {
+        **document,
+        "kind": "first-contact",
+        "environment": environment,
+        "file": file,
+        "command": command,
+    }
 
 
 TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
@@ -60,6 +78,7 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "cuda-losses": cuda_tables.losses,
     "cuda-rivals": cuda_tables.rivals,
     "cuda-machine": cuda_tables.machine,
+    "cuda-evidence": contact_tables.evidence,
     "calibration": cuda_tables.calibration,
     "device-memory": cuda_tables.memory,
     "capacity": cuda_tables.capacity,
@@ -92,6 +111,16 @@ def fill(text: str, runs: Sequence[Run]) -> str:
         return f"<!-- table:{name} -->\n{text}<!-- /table:{name} -->"
 
     return re.sub(r"<!-- table:([\w-]+) -->.*?<!-- /table:\1 -->", replacement, text, flags=re.S)
+
+
+def update_page(path: Path, results: Path) -> list[Path]:
+    """Rewrites the tables of one page from the result files; returns it if it changed."""
+    before = path.read_text()
+    after = fill(before, newest_runs(results))
+    if after == before:
+        return []
+    path.write_text(after)
+    return [path]
 
 
 def update(root: Path, results: Path, include_quick: bool = False) -> list[Path]:

@@ -1,37 +1,67 @@
-# The CUDA module, innerloop._cuda, where there is a CUDA compiler: INNERLOOP_CUDA says whether that
-# is asked (AUTO), demanded (ON) or not wanted (OFF). Sets INNERLOOP_CUDA_STATE.
-set(INNERLOOP_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (if nvcc works), ON or OFF")
+# The CUDA module, innerloop._cuda. INNERLOOP_CUDA says for which GPUs: those of this machine (AUTO),
+# all (ON) or none (OFF); CMAKE_CUDA_ARCHITECTURES, or CUDAARCHS in the environment, names others.
+# Sets INNERLOOP_CUDA_STATE, which `python -m innerloop` shows.
+include(cmake/CudaArchitectures.cmake)
+set(INNERLOOP_CUDA AUTO CACHE STRING
+    "Build the CUDA kernels: AUTO (for the GPUs that are here), ON (for all) or OFF")
 set_property(CACHE INNERLOOP_CUDA PROPERTY STRINGS AUTO ON OFF)
 if(NOT INNERLOOP_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "INNERLOOP_CUDA must be AUTO, ON or OFF (got ${INNERLOOP_CUDA})")
 endif()
-
-set(INNERLOOP_CUDA_STATE "not built: INNERLOOP_CUDA=OFF")
 if(INNERLOOP_CUDA STREQUAL "OFF")
+  set(INNERLOOP_CUDA_STATE "not built: INNERLOOP_CUDA=OFF")
   return()
 endif()
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT "$ENV{CUDAARCHS}" STREQUAL "")
+  set(CMAKE_CUDA_ARCHITECTURES "$ENV{CUDAARCHS}")
+endif()
+
+# ---- whether, and what is demanded ----------------------------------------------------------------
+set(ask "INNERLOOP_CUDA=ON builds them all the same (docs/cuda.md)")
+set(demand "")  # who names architectures wants kernels
+if(DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(demand "CMAKE_CUDA_ARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}")
+elseif(INNERLOOP_CUDA STREQUAL "ON")
+  set(demand "INNERLOOP_CUDA=ON")
+endif()
+set(gpus "")
+if(NOT demand OR "${CMAKE_CUDA_ARCHITECTURES}" STREQUAL "native")
+  innerloop_find_gpus(gpus why)
+  if(NOT gpus AND demand)
+    message(FATAL_ERROR "${demand}: ${why}")
+  elseif(NOT gpus)
+    set(INNERLOOP_CUDA_STATE "not built: ${why}. ${ask}")
+    return()
+  endif()
+endif()
+
 include(CheckLanguage)
 check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
-  if(INNERLOOP_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "INNERLOOP_CUDA=ON needs nvcc; put it on the PATH or set CMAKE_CUDA_COMPILER")
+  set(remedy "put nvcc on the PATH or set CMAKE_CUDA_COMPILER")
+  if(demand)
+    message(FATAL_ERROR "${demand} needs nvcc: ${remedy}")
   endif()
-  set(INNERLOOP_CUDA_STATE "not built: no nvcc found")
+  set(INNERLOOP_CUDA_STATE "not built: there is an NVIDIA GPU but no nvcc. To have them, ${remedy}")
   return()
 endif()
 
-# Set before the language is enabled: without a list CMake takes the compiler's one default.
-if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-code OUTPUT_VARIABLE known)
-  set(CMAKE_CUDA_ARCHITECTURES "")
-  foreach(number 75 80 86 89 90 100 120)
-    if(known MATCHES "sm_${number}")
-      list(APPEND CMAKE_CUDA_ARCHITECTURES ${number}-real)
-      set(newest ${number})
+# ---- architectures: before the language is enabled, or CMake takes the compiler's one default ------
+if(gpus)
+  innerloop_architectures_for("${gpus}" CMAKE_CUDA_ARCHITECTURES)
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    list(JOIN gpus ", sm_" shown)
+    set(why "this nvcc does not compile for sm_${shown}")
+    if(demand)
+      message(FATAL_ERROR "${demand}: ${why}")
     endif()
-  endforeach()
-  list(APPEND CMAKE_CUDA_ARCHITECTURES ${newest}-virtual)  # for devices still to come
+    set(INNERLOOP_CUDA_STATE "not built: ${why}. ${ask}")
+    return()
+  endif()
+elseif(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  innerloop_release_architectures(CMAKE_CUDA_ARCHITECTURES)
 endif()
+innerloop_check_architectures()
 enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
@@ -40,14 +70,17 @@ set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
 find_package(CUDAToolkit QUIET)
 if(NOT TARGET CUDA::cudart_static)
-  if(INNERLOOP_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "INNERLOOP_CUDA=ON needs the static CUDA runtime beside nvcc (cudart-devel)")
+  set(why "there is no static CUDA runtime beside nvcc (cudart-devel)")
+  if(demand)
+    message(FATAL_ERROR "${demand}: ${why}")
   endif()
-  set(INNERLOOP_CUDA_STATE "not built: no static CUDA runtime found")
+  set(INNERLOOP_CUDA_STATE "not built: ${why}")
   return()
 endif()
-set(INNERLOOP_CUDA_STATE "${CMAKE_CUDA_COMPILER_VERSION}")
+list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
+set(INNERLOOP_CUDA_STATE "built by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures}")
 
+# ---- kernels: an object for each operation, strategy and precision ---------------------------------
 set(cuda_warnings -Wall -Wextra -Wno-unknown-pragmas)
 set(cuda_flags "")
 if(INNERLOOP_WERROR)
@@ -60,39 +93,51 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
   list(APPEND cuda_flags --compress-mode=size)
 endif()
 
-function(innerloop_add_dtype name real)
-  add_library(innerloop_cuda_${name} OBJECT csrc/cuda/kernels.cu)
+set(cuda_objects "")
+function(innerloop_add_kernels name source)
+  cmake_parse_arguments(arg "" "" "DEFINITIONS;FLAGS" ${ARGN})
+  add_library(innerloop_cuda_${name} OBJECT csrc/cuda/${source})
   target_include_directories(innerloop_cuda_${name} PRIVATE csrc)
-  target_compile_definitions(innerloop_cuda_${name} PRIVATE
-    INNERLOOP_REAL=${real} INNERLOOP_TABLE=kBlocks_${name})
-  target_compile_options(innerloop_cuda_${name} PRIVATE ${cuda_flags})
+  target_compile_definitions(innerloop_cuda_${name} PRIVATE ${arg_DEFINITIONS})
+  target_compile_options(innerloop_cuda_${name} PRIVATE ${cuda_flags} ${arg_FLAGS})
+  set(cuda_objects ${cuda_objects} innerloop_cuda_${name} PARENT_SCOPE)
 endfunction()
-innerloop_add_dtype(float32 float)
-innerloop_add_dtype(float64 double)
 
+# The kind of block, the pass and the call of each kernel in csrc/cuda/task_kernel.cu, the longest
+# to compile first.
+set(kernel_cluster_tiled kCluster TiledUnroll MetaGradCall)
+set(kernel_cluster kCluster Unroll MetaGradCall)
+set(kernel_low_rank kFactors Unroll MetaGradCall)
+set(kernel_unroll kPlain Unroll MetaGradCall)
+set(kernel_tiled kPlain TiledUnroll MetaGradCall)
+set(kernel_hvp kPlain HvpPass HvpCall)
+set(kernel_loss_and_grad kPlain LossPass LossAndGradCall)
+set(kernel_predict kPlain PredictPass PredictCall)
+foreach(kernel cluster_tiled cluster low_rank unroll tiled hvp loss_and_grad predict)
+  list(GET kernel_${kernel} 0 kind)
+  list(GET kernel_${kernel} 1 pass)
+  list(GET kernel_${kernel} 2 call)
+  foreach(real float double)
+    innerloop_add_kernels(${kernel}_${real} task_kernel.cu DEFINITIONS INNERLOOP_REAL=${real}
+      INNERLOOP_KIND=${kind} INNERLOOP_PASS=${pass} INNERLOOP_CALL=${call})
+  endforeach()
+endforeach()
+foreach(real float double)
+  innerloop_add_kernels(first_layer_${real} first_layer.cu DEFINITIONS INNERLOOP_REAL=${real})
+endforeach()
+innerloop_add_kernels(sums sums.cu)
 # The study's trials have the bits of the CPU's: none of their multiply-adds may be contracted.
-add_library(innerloop_cuda_regression OBJECT csrc/cuda/regression.cu)
-target_include_directories(innerloop_cuda_regression PRIVATE csrc)
-target_compile_options(innerloop_cuda_regression PRIVATE ${cuda_flags} -fmad=false)
+innerloop_add_kernels(regression regression.cu FLAGS -fmad=false)
 
-list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "-.*" "" OUTPUT_VARIABLE numbers)
-list(SORT numbers COMPARE NATURAL)
-list(GET numbers 0 oldest)
-if(NOT oldest MATCHES "^[0-9]+$")  # native, all, all-major: the driver will tell
-  set(oldest 0)
-endif()
-list(JOIN CMAKE_CUDA_ARCHITECTURES " " shown)
-
+# ---- the module ------------------------------------------------------------------------------------
 pybind11_add_module(_cuda MODULE NO_EXTRAS
   csrc/bindings/cuda_module.cpp csrc/bindings/cuda_regression.cpp csrc/bindings/cuda_backend.cpp
-  csrc/cuda/device.cpp)
+  csrc/cuda/operations.cpp csrc/cuda/launch.cpp csrc/cuda/device.cpp)
 target_include_directories(_cuda PRIVATE csrc)
 target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${INNERLOOP_WARNINGS}>)
 target_compile_definitions(_cuda PRIVATE
-  INNERLOOP_MODULE=_cuda INNERLOOP_OLDEST_ARCHITECTURE=${oldest}
-  INNERLOOP_ARCHITECTURES="${shown}"
+  INNERLOOP_MODULE=_cuda INNERLOOP_ARCHITECTURES="${architectures}"
   INNERLOOP_CUDA_COMPILER="${CMAKE_CUDA_COMPILER_ID} ${CMAKE_CUDA_COMPILER_VERSION}")
-target_link_libraries(_cuda PRIVATE
-  innerloop_cuda_float32 innerloop_cuda_float64 innerloop_cuda_regression CUDA::cudart_static)
+target_link_libraries(_cuda PRIVATE ${cuda_objects} CUDA::cudart_static)
 innerloop_hide_symbols(_cuda)
 install(TARGETS _cuda DESTINATION innerloop)

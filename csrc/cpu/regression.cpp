@@ -1,5 +1,5 @@
 // The meta linear-regression experiment of one instruction level. CMake compiles this file once per
-// level like kernels.cpp, but without fused multiply-adds: every level gives the same bits.
+// level like kernels.h, but without fused multiply-adds: every level gives the same bits.
 #include "core/regression.h"
 
 #include "cpu/lanes.h"

@@ -1,16 +1,12 @@
 #include "cuda/device.h"
 
-#include <cuda_runtime.h>
-
 #include <mutex>
 #include <vector>
 
+#include "cuda/runtime_error.h"
+
 namespace innerloop {
 namespace {
-
-const char* text(cudaError_t error) {
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
 
 const char* query(int device, DeviceFacts* facts) {
   int shared = 0, all = 0, clusters = 0;
@@ -28,7 +24,7 @@ const char* query(int device, DeviceFacts* facts) {
   facts->most_in_cluster = clusters ? kMostInCluster : 1;
   facts->shared_per_block = shared;
   facts->shared_per_multiprocessor = all;
-  return text(error);
+  return taken(error);
 }
 
 }  // namespace
@@ -39,11 +35,11 @@ DeviceGuard::DeviceGuard(int device) {
     error = cudaSetDevice(device);
     changed_ = error == cudaSuccess;
   }
-  error_ = text(error);
+  error_ = taken(error);
 }
 
 DeviceGuard::~DeviceGuard() {
-  if (changed_) cudaSetDevice(before_);
+  if (changed_) taken(cudaSetDevice(before_));
 }
 
 const char* device_facts(int device, DeviceFacts* facts) {
@@ -60,19 +56,6 @@ const char* device_facts(int device, DeviceFacts* facts) {
   }
   *facts = known[index];
   return nullptr;
-}
-
-const char* raise_shared_memory(const void* kernel, int device) {
-  DeviceFacts facts{};
-  if (const char* error = device_facts(device, &facts)) return error;
-  cudaFuncAttributes attributes{};
-  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-  if (error == cudaSuccess) {
-    const int most =
-        static_cast<int>(facts.shared_per_block) - static_cast<int>(attributes.sharedSizeBytes);
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-  }
-  return text(error);
 }
 
 }  // namespace innerloop

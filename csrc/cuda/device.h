@@ -26,7 +26,4 @@ const char* device_facts(int device, DeviceFacts* facts);
 /// The operations of a dtype.
 const BlockKernels& block_kernels(bool is_float64);
 
-/// Lets a kernel use all the shared memory that the device can give a block.
-const char* raise_shared_memory(const void* kernel, int device);
-
 }  // namespace innerloop

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/device_block.h"
+#include "cuda/launch.h"
 #include "cuda/regression.h"
 #include "regression/device_trials.h"
 
@@ -37,19 +38,18 @@ class CudaRegressionTarget {
  public:
   using Cell = double;
 
-  explicit CudaRegressionTarget(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
+  explicit CudaRegressionTarget(void* stream) : stream_(stream) {}
 
   int threads(int best) const { return best; }
   int64_t blocks(int64_t best) const { return best; }
   template <class Item>
   const char* launch(const RegressionLaunch<double>& launch, int threads) const {
-    regression_kernel<Item><<<static_cast<unsigned>(launch.blocks), threads, 0, stream_>>>(launch);
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    static const KernelHandle kernel(reinterpret_cast<const void*>(&regression_kernel<Item>));
+    return kernel.launch({launch.blocks, threads}, &launch, stream_);
   }
 
  private:
-  cudaStream_t stream_;
+  void* stream_;
 };
 
 }  // namespace

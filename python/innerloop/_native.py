@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from functools import lru_cache
 from types import ModuleType
 
@@ -73,21 +74,48 @@ def cuda_reason(index: int | None = None) -> str:
         return "torch finds no usable NVIDIA GPU"
     module, why = _load("_cuda")
     if module is None:
-        return f"{why}; install innerloop where nvcc is on the PATH, with INNERLOOP_CUDA=ON"
+        return f"{why}; CUDA kernels {_cuda_build()}" if is_available() else why
     built, driver = int(module.toolkit_version()), int(module.driver_version())
     if driver // 1000 < built // 1000:
         return (
             f"the kernels are built with CUDA {_version(built)} and the driver takes code for "
             f"CUDA {_version(driver)} at most; update the driver"
         )
-    found = torch.cuda.get_device_capability(index)
-    oldest = int(module.oldest_architecture())
-    if found[0] * 10 + found[1] < oldest:
+    architectures = str(module.build_info()["architectures"])
+    major, minor = torch.cuda.get_device_capability(index)
+    if not has_code(architectures, (major, minor)):
         return (
-            f"the kernels need compute capability {oldest // 10}.{oldest % 10} or later and "
-            f"{torch.cuda.get_device_name(index)} has {found[0]}.{found[1]}"
+            f"the kernels are built for {architectures} and {torch.cuda.get_device_name(index)} is "
+            f"sm_{major}{minor}; install innerloop on this machine, or with INNERLOOP_CUDA=ON"
         )
     return ""
+
+
+def has_code(architectures: str, capability: tuple[int, int]) -> bool:
+    """Whether a GPU of a compute capability runs what is built for `architectures`, in CMake's
+    words: "80-real" is native code for later minor versions as well, "100-virtual" is PTX, from
+    which the driver compiles for all that comes later, and "90" is both."""
+    gpu = capability[0] * 10 + capability[1]
+    for word in architectures.split():
+        found = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", word)
+        if found is None:
+            raise ValueError(f"has_code: {word!r} is no architecture of CMake's")
+        number, only, kind = int(found[1]), found[2], found[3]
+        generation = number // 10 == capability[0]
+        if only == "a":  # features of this very GPU
+            fits = gpu == number
+        elif only == "f" or kind == "-real":
+            fits = generation and gpu >= number
+        else:
+            fits = gpu >= number
+        if fits:
+            return True
+    return False
+
+
+def _cuda_build() -> str:
+    """How the CUDA kernels were built, or why not: CMake's words (cmake/Cuda.cmake)."""
+    return str(native().build_info()["cuda"])
 
 
 def _version(number: int) -> str:

@@ -91,7 +91,7 @@ def plan(
         RuntimeError: this installation has no CUDA kernels, or no schedule fits.
 
     Cost:
-        Some microseconds for a call seen before; up to milliseconds for others, the more the more
+        About 10 microseconds for a call seen before; up to milliseconds for others, the more the more
         steps they have. No work on a GPU.
 
     Example:

@@ -217,7 +217,7 @@ def test_cpu_tables_ignore_a_gpu(runs: list[dict[str, Any]]) -> None:
 def test_without_results_nothing_is_claimed() -> None:
     import table
 
-    for name in table.TABLES:
+    for name in set(table.TABLES) - {"cuda-evidence"}:  # which says it cell by cell
         if "cuda" in name or name in ("calibration", "device-memory", "capacity"):
             assert table.TABLES[name]([]).startswith("Not run:"), name
 

@@ -1,16 +1,30 @@
 """Tests that need an NVIDIA GPU and the CUDA kernels; skipped, with the reason, without them."""
 
+import os
+
 import pytest
 import torch
 
 from innerloop import _native
+from innerloop.schedule import STRATEGIES
 
 
 def pytest_collection_modifyitems(items):
-    """Marks every test of this folder."""
+    """Marks every test of this folder. Warnings of torch and its compilers, of which there are more
+    on a GPU, are no errors here; ours are."""
     for item in items:
         if "tests/cuda/" in item.path.as_posix():
             item.add_marker(pytest.mark.cuda)
+            filters = ("default", "error::innerloop.FallbackWarning")
+            item.add_marker(pytest.mark.filterwarnings(*filters))
+
+
+@pytest.fixture(autouse=True)
+def company(request):
+    """Keeps a test that is marked `alone` from running beside others."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1 and request.node.get_closest_marker("alone"):
+        pytest.skip("fills the GPU's memory: run it without others (-m alone)")
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +36,15 @@ def gpu():
     torch.use_deterministic_algorithms(True)
     yield torch.device("cuda", torch.cuda.current_device())
     torch.use_deterministic_algorithms(False)
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:  # no later test of this process could pass
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(1)  # xdist says which test it was and starts another worker
+        pytest.exit(f"the GPU takes no more work from this process: {error}")
 
 
-@pytest.fixture(params=["auto", "resident", "streamed", "low_rank", "cluster", "tiled"])
+@pytest.fixture(params=STRATEGIES)
 def strategy(request):
     """Each strategy in turn; a call that does not fit one is skipped."""
     import innerloop as il

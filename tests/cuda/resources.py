@@ -1,45 +1,51 @@
-"""Compiles the CUDA kernels with warnings as errors and reads what ptxas says of registers, shared
+"""Builds the CUDA module with warnings as errors and reads what ptxas says of registers, shared
 memory and spills.
 
-`python tests/cuda/resources.py` writes docs/cuda-resources.md; with `--check` it compares instead.
-Both fail if a function of any kernel keeps registers in memory (spills), or if the regression study
-holds an operation that is not rounded as the CPU rounds it. Needs nvcc, and no GPU: some minutes
-for all architectures, `--architectures 90` for one.
+`python tests/cuda/resources.py` writes docs/cuda-resources.md, of the oldest architecture, of
+Hopper and of the newest; with `--check` it compares instead; of other `--architectures` it prints.
+All fail if a function of any kernel spills registers, or if the regression study holds an operation
+that is not rounded as the CPU rounds it. Needs nvcc, no GPU, and some minutes.
 """
 
 import argparse
+import difflib
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pybind11
+
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs/cuda-resources.md"
-ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # as in cmake/Cuda.cmake
-OPERATIONS = {  # how a kernel's mangled name is recognised, and what runs it
-    "ClusterBlock.*TiledUnroll": "meta_grad, meta_loss, adapt: tiled, in clusters",
-    "TiledUnroll": "meta_grad, meta_loss, adapt: tiled",
-    "FactorBlock": "meta_grad, meta_loss: low-rank",
-    "ClusterBlock": "meta_grad, meta_loss, adapt: cluster",
-    "Unroll": "meta_grad, meta_loss, adapt",
-    "HvpPass": "hvp",
-    "LossPass": "loss_and_grad",
-    "PredictPass": "predict",
-    "inputs_kernel": "inputs of all tasks",
-    "cotangents_kernel": "first gradient of all tasks",
-    "sum_kernel": "sum over blocks",
-    "store_kernel": "long descriptions",
+ARCHITECTURES = (75, 90, 120)  # of the table, and of continuous integration
+DTYPES = {"f": "float32", "d": "float64"}
+TASKS = "meta_grad, meta_loss, adapt"
+STUDY = "regression study"
+# How a kernel's mangled name is recognised, with a letter for its dtype, and what runs it.
+KERNELS = {
+    r"task_kernelI.*ClusterBlockE([fd])N.*TiledUnroll": f"{TASKS}: tiled, in clusters",
+    r"task_kernelI.*DeviceBlockE([fd])N.*TiledUnroll": f"{TASKS}: tiled",
+    r"task_kernelI.*FactorBlockE([fd])N": "meta_grad, meta_loss: low-rank",
+    r"task_kernelI.*ClusterBlockE([fd])N.*6Unroll": f"{TASKS}: cluster",
+    r"task_kernelI.*DeviceBlockE([fd])N.*6Unroll": TASKS,
+    r"task_kernelI.*DeviceBlockE([fd])N.*HvpPass": "hvp",
+    r"task_kernelI.*DeviceBlockE([fd])N.*LossPass": "loss_and_grad",
+    r"task_kernelI.*DeviceBlockE([fd])N.*PredictPass": "predict",
+    r"inputs_kernelI([fd])E": "inputs of all tasks",
+    r"cotangents_kernelI([fd])E": "first gradient of all tasks",
+    r"sum_kernelI([fd])E": "sum over blocks",
+    r"store_kernel": "long descriptions",
+    **{rf"SumChunkI(d)Li{p}E": f"{STUDY}: sums, p = {p or 'any'}" for p in (1, 2, 3, 4, 0)},
+    r"AddChunksI(d)E": f"{STUDY}: sums over chunks",
+    **{rf"EstimateI(d)Li{p}E": f"{STUDY}: rates, p = {p or 'any'}" for p in (1, 2, 3, 4, 0)},
 }
-STUDY = {
-    **{f"SumChunkIdLi{p}E": f"regression study: sums, p = {p or 'any'}" for p in (1, 2, 3, 4, 0)},
-    "AddChunks": "regression study: sums over chunks",
-    **{f"EstimateIdLi{p}E": f"regression study: rates, p = {p or 'any'}" for p in (1, 2, 3, 4, 0)},
-}
-ENTRY = re.compile(r"Compiling entry function '(\w+)'")
+STATE = re.compile(r"innerloop: CUDA kernels built by nvcc (\S+) for")
+ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)'")
 FUNCTION = re.compile(r"Function properties for (\w+)")
 SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 STACK = re.compile(r"(\d+) bytes cumulative stack size")
@@ -49,155 +55,151 @@ SHARED = re.compile(r"(\d+) bytes smem")
 INEXACT = re.compile(r"\b(?:fma\.\S*|(?:add|sub|mul|div|rcp|sqrt)\.(?!rn\.)\S*f64|ex2\S*|lg2\S*)")
 
 
-class Unit(NamedTuple):
-    """A source file as cmake/Cuda.cmake compiles it."""
-
-    dtype: str
-    source: str
-    flags: tuple[str, ...]
-    kernels: dict[str, str]
-
-
-UNITS = (
-    *(
-        Unit(
-            dtype,
-            "kernels.cu",
-            (f"-DINNERLOOP_REAL={real}", "-DINNERLOOP_TABLE=kBlocks"),
-            OPERATIONS,
-        )
-        for dtype, real in (("float32", "float"), ("float64", "double"))
-    ),
-    Unit("float64", "regression.cu", ("-fmad=false",), STUDY),
-)
-
-
 class Kernel(NamedTuple):
-    """What one kernel takes, with all functions that it calls."""
+    """What one kernel takes on one architecture, with all functions that it calls."""
 
     registers: int
     shared_bytes: int
     stack_bytes: int
 
 
-def compile_one(architecture, unit, kind, folder):
-    """Returns the file, a cubin or PTX, of one architecture and unit, and ptxas's report."""
-    to = folder / f"{architecture}-{UNITS.index(unit)}.{kind}"
-    command = [
-        *("nvcc", "-std=c++17", f"-arch=sm_{architecture}", f"-{kind}", f"-I{ROOT / 'csrc'}"),
-        *("-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra,-Werror,-Wno-unknown-pragmas"),
-        *(*unit.flags, "-Xptxas=-v", "-o", str(to), str(ROOT / "csrc/cuda" / unit.source)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+Report = dict[tuple[str, str], dict[int, Kernel]]  # {(title, dtype): {architecture: Kernel}}
+
+
+def run(*command):
+    """Returns what a command prints, which must succeed."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        sys.exit(f"resources: nvcc failed for sm_{architecture}, {unit.source}\n{done.stderr}")
-    return to, done.stderr
+        sys.exit(f"resources: {command[0]} failed\n{done.stdout[-8000:]}")
+    return done.stdout
+
+
+def configure(architectures, folder):
+    """Configures a build as CMake makes it. Returns nvcc's version."""
+    options = ["-DINNERLOOP_CUDA=ON", "-DINNERLOOP_WERROR=ON", "-DCMAKE_CUDA_FLAGS=-Xptxas=-v"]
+    options.append(f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
+    options.append(f"-DPython_EXECUTABLE={sys.executable}")
+    named = ";".join(f"{number}-real" for number in architectures)
+    options.append(f"-DCMAKE_CUDA_ARCHITECTURES={named}")
+    text = run("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *options)
+    if not (state := STATE.search(text)):
+        sys.exit(f"resources: CMake builds no kernels\n{text[-8000:]}")
+    return state.group(1)
 
 
 def check_rounding(architecture, folder):
     """Exits if an operation of the study may be contracted or is not correctly rounded."""
-    ptx, _ = compile_one(architecture, UNITS[-1], "ptx", folder)
+    commands = json.loads((folder / "compile_commands.json").read_text())
+    [found] = [each for each in commands if each["file"].endswith("cuda/regression.cu")]
+    words = found["command"].split()
+    kept = [w for w in words if not w.startswith(("--generate-code", "-Xptxas"))]
+    kept = kept[: kept.index("-c")] if "-c" in kept else kept
+    ptx = folder / "regression.ptx"
+    run(*kept, f"-arch=compute_{architecture}", "-ptx", found["file"], "-o", ptx)
     text = ptx.read_text()
     if "add.rn.f64" not in text:
         sys.exit("resources: the study's PTX holds no sums: not what is meant here")
-    if found := sorted(set(INEXACT.findall(text))):
-        sys.exit(f"resources: {UNITS[-1].source} is not rounded as the CPU rounds: {found}")
+    if inexact := sorted(set(INEXACT.findall(text))):
+        sys.exit(f"resources: regression.cu is not rounded as the CPU rounds: {inexact}")
 
 
-def kernel_name(mangled):
-    """Returns the key of a kernel that a mangled name belongs to."""
-    return next(pattern for pattern in (*OPERATIONS, *STUDY) if re.search(pattern, mangled))
+def kernel_of(mangled):
+    """Returns (title, dtype) of a kernel's mangled name."""
+    for pattern, title in KERNELS.items():
+        if found := re.search(pattern, mangled):
+            return title, DTYPES[found.group(1)] if found.groups() else "-"
+    sys.exit(f"resources: {mangled} is no kernel that this script knows")
 
 
-def read_report(report):
-    """Returns {kernel: Kernel} of one report."""
-    found, name = {}, None
-    for line in report.splitlines():
+def read_report(text):
+    """Returns the Report in a build's output, and (architecture, name) of functions that spill."""
+    report: Report = {}
+    spilling, name, function, architecture = [], "", "", 0
+    for line in text.splitlines():
         if entry := ENTRY.search(line):
-            name = kernel_name(entry.group(1))
+            name, architecture = entry.group(1), int(entry.group(2))
+        elif properties := FUNCTION.search(line):
+            function = properties.group(1)
+        elif memory := SPILLS.search(line):
+            if int(memory.group(1)) + int(memory.group(2)):
+                spilling.append((architecture, function))
         elif used := USED.search(line):
             sizes = [pattern.search(line) for pattern in (SHARED, STACK)]
-            found[name] = Kernel(int(used.group(1)), *(int(s.group(1)) if s else 0 for s in sizes))
-    return found
+            numbers = [int(size.group(1)) if size else 0 for size in sizes]
+            report.setdefault(kernel_of(name), {})[architecture] = Kernel(
+                int(used.group(1)), *numbers
+            )
+    return report, spilling
 
 
-def spilling(report):
-    """Returns the mangled names of functions that spill."""
-    names, name = [], None
-    for line in report.splitlines():
-        if function := FUNCTION.search(line):
-            name = function.group(1)
-        elif (memory := SPILLS.search(line)) and int(memory.group(1)) + int(memory.group(2)):
-            names.append(name)
-    return names
+def rows_of(report):
+    """Returns the kernels in the order of the table."""
+    titles = list(KERNELS.values())
+    return sorted(report, key=lambda kernel: (titles.index(kernel[0]), kernel[1]))
 
 
-def version():
-    """Returns nvcc's version."""
-    text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    return re.search(r"V(\d+\.\d+\.\d+)", text).group(1)
-
-
-def table(reports, architectures):
-    """Returns the page of {(architecture, unit): {kernel: Kernel}}; units by their index."""
+def table(report, architectures, version):
+    """Returns the page."""
+    shown = " | ".join(f"sm_{number}" for number in architectures)
     lines = [
         "# Registers and memory of the CUDA kernels",
         "",
-        f"Generated by `python tests/cuda/resources.py` from ptxas's report, nvcc {version()}.",
-        "Registers per thread; static shared memory and stack in bytes, the most of all",
-        "architectures (the workspace of a resident block comes on top). No function of these",
-        "kernels keeps registers in memory (spills): the script fails where one does.",
+        f"Generated by `python tests/cuda/resources.py` from ptxas's report, nvcc {version}.",
+        "Registers per thread; static shared memory and local stack in bytes, the most of all",
+        "architectures (the workspace of a resident block comes on top). No function spills",
+        "registers: the script fails where one does. The stack holds what functions hand to those",
+        "that they call.",
         "",
-        "| kernel | dtype | "
-        + " | ".join(f"sm_{a}" for a in architectures)
-        + " | shared | stack |",
+        f"| kernel | dtype | {shown} | shared | stack |",
         "|---|---|" + "---:|" * (len(architectures) + 2),
     ]
-    for key, title in (OPERATIONS | STUDY).items():
-        for index, unit in enumerate(UNITS):
-            if key not in unit.kernels:
-                continue
-            row = [reports[a, index][key] for a in architectures]
-            numbers = [str(kernel.registers) for kernel in row]
-            numbers.append(str(max(kernel.shared_bytes for kernel in row)))
-            numbers.append(str(max(kernel.stack_bytes for kernel in row)))
-            lines.append(f"| {title} | {unit.dtype} | " + " | ".join(numbers) + " |")
+    for title, dtype in rows_of(report):
+        kernels = report[title, dtype]
+        numbers = [kernels[number].registers for number in architectures]
+        numbers.append(max(kernel.shared_bytes for kernel in kernels.values()))
+        numbers.append(max(kernel.stack_bytes for kernel in kernels.values()))
+        lines.append(f"| {title} | {dtype} | " + " | ".join(map(str, numbers)) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main():
-    """Compiles, reports, and writes or compares the table."""
+    """Builds, reports, and writes or compares the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the committed table")
     parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--build", type=Path, help="a folder for the build, which stays there")
     options = parser.parse_args()
     if shutil.which("nvcc") is None:
         sys.exit("resources: nvcc not found")
-    cases = [(a, index) for a in options.architectures for index in range(len(UNITS))]
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as name:
+        folder = (options.build or Path(name)).resolve()
+        version = configure(options.architectures, folder)
         check_rounding(options.architectures[-1], folder)
-        texts = list(
-            pool.map(lambda case: compile_one(case[0], UNITS[case[1]], "cubin", folder)[1], cases)
-        )
-    bad = [(case, name) for case, text in zip(cases, texts, strict=True) for name in spilling(text)]
-    if bad:
-        for (architecture, index), name in bad:
-            print(f"sm_{architecture} {UNITS[index].dtype}: {name}", file=sys.stderr)
+        run("ninja", "-C", folder, "-t", "clean")  # what is built already would report nothing
+        report, spilling = read_report(run("ninja", "-C", folder, "-j", options.jobs, "_cuda"))
+    for architecture, function in spilling:
+        print(f"sm_{architecture}: {function}", file=sys.stderr)
+    if spilling:
         sys.exit("resources: these functions spill registers")
-    reports = {case: read_report(text) for case, text in zip(cases, texts, strict=True)}
+    page = table(report, options.architectures, version)
     if tuple(options.architectures) != ARCHITECTURES:
-        print(table(reports, options.architectures), end="")
-        return
-    page = table(reports, ARCHITECTURES)
-    if not options.check:
+        print(page, end="")
+    elif not options.check:
         TABLE.write_text(page, encoding="utf-8")
-    elif f"nvcc {version()}." not in TABLE.read_text(encoding="utf-8"):
+    elif f"nvcc {version}." not in (committed := TABLE.read_text(encoding="utf-8")):
         print("resources: the committed table is of another nvcc and is not compared")
-    elif page != TABLE.read_text(encoding="utf-8"):
+    elif page != committed:
+        changed = difflib.unified_diff(committed.splitlines(), page.splitlines(), lineterm="", n=0)
+        print("\n".join(changed))
         sys.exit(f"resources: {TABLE.name} is out of date; run python tests/cuda/resources.py")
-    print(f"resources: {len(cases)} compilations without warnings or spills")
+    print(f"resources: {sum(map(len, report.values()))} kernels without warnings or spills")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 memory."""
 
 import gc
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,6 +14,7 @@ import innerloop as il
 from innerloop import _ops
 from innerloop._params import RateForm
 from innerloop._plan import Options, find_plan
+from innerloop.schedule import STRATEGIES
 from problems import random_problem
 
 MODEL = il.MLP([3, 32, 2], "tanh")
@@ -97,6 +100,62 @@ def test_graph_replays_with_new_data(strategy):
             )
 
 
+FIRST_CALLS = """
+import sys
+
+import torch
+
+import innerloop as il
+from innerloop.schedule import H100
+
+model = il.MLP([3, 24, 2], "tanh")
+generator = torch.Generator().manual_seed(0)
+params = {k: v.cuda() for k, v in model.init(generator).items()}
+x, y = (torch.randn(9, 5, n, generator=generator).cuda() for n in (3, 2))
+vector = {k: v + 1 for k, v in params.items()}
+fused = {"model": model, "backend": "fused"}
+inner = {"inner_lr": torch.full((), 0.1, device="cuda"), "steps": 2, **fused}
+calls = {
+    "meta_grad": lambda: list(il.meta_grad(params, (x, y), (x, y), **inner).grad.values()),
+    "adapt": lambda: list(il.adapt(params, (x, y), **inner).values()),
+    "hvp": lambda: list(il.hvp(params, (x, y), vector, **fused).values()),
+    "loss_and_grad": lambda: list(il.loss_and_grad(params, (x, y), **fused)[1].values()),
+    "predict": lambda: [il.predict(params, x, **fused)],
+}
+torch.cuda.synchronize()
+with il.fixed_plan(sys.argv[1]):
+    for operation, call in calls.items():
+        sizes = {"tasks": 9, "support_rows": 5, "query_rows": 5, "steps": 2, "facts": H100}
+        try:
+            il.plan(model, operation=operation, **sizes)
+        except RuntimeError:
+            continue  # the strategy does not take this operation
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = call()
+        for leaf in captured:
+            leaf.fill_(float("nan"))
+        graph.replay()
+        for got, want in zip(captured, call(), strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
+        print(operation)
+"""
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_first_calls_of_a_process_inside_a_capture(strategy):
+    """Nothing is left to be loaded, asked or set when a kernel is launched for the first time."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALLS, strategy],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "meta_grad" in done.stdout.split()
+
+
 def test_graph_of_a_training_step():
     net = torch.nn.Sequential(
         torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)
@@ -176,6 +235,7 @@ def test_device_other_than_the_current_one():
         il.meta_grad(mixed, here.support, here.query, model=here.model, **here.options)
 
 
+@pytest.mark.alone
 def test_out_of_memory_is_torchs_own_and_passes():
     params, support, query = data()
     expected = step(params, support, query).grad["0.weight"]

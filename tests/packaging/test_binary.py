@@ -6,6 +6,7 @@ import binaries
 
 ALLOWED = ("libstdc++.so", "libm.so", "libc.so", "libgcc_s.so", "libpthread.so", "libdl.so")
 ALLOWED += ("librt.so", "ld-linux")
+SOURCES = ("kernels_float32", "kernels_float64", "regression")  # compiled once per level
 
 
 def test_needs_system_libraries_only(extension_file):
@@ -34,7 +35,7 @@ def test_code_outside_the_wide_levels_runs_on_any_x86_64(build):
     assert wide == {}
 
 
-@pytest.mark.parametrize("source", ["kernels", "regression"])
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
 def test_wide_objects_share_no_inline_functions(build, level, source):
     """A weak function in a wide object could replace the baseline's copy of the same name."""
@@ -46,7 +47,7 @@ def test_wide_objects_share_no_inline_functions(build, level, source):
     assert [name for name in weak if f"innerloop::{level}::" not in name] == []
 
 
-@pytest.mark.parametrize("source", ["kernels", "regression"])
+@pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("level", ["avx2", "avx512"])
 def test_wide_levels_are_wide(build, level, source):
     """The check above would find wide instructions where they are."""

@@ -1,7 +1,9 @@
-// The native operations of one instruction level. CMake compiles this file once per level, with its
-// flags and its namespace; dispatch.cpp chooses between the tables at run time.
-#include "core/kernels.h"
+// The native operations of one instruction level and one dtype. kernels_float32.cpp and
+// kernels_float64.cpp hold the tables, so that a build has work for two cores; CMake compiles both
+// once per level, with its flags and its namespace. dispatch.cpp chooses at run time.
+#pragma once
 
+#include "core/kernels.h"
 #include "cpu/ops.h"
 
 namespace innerloop {
@@ -73,10 +75,5 @@ template <class Real>
 constexpr Kernels kTable = {predict<Real>, loss_and_grad<Real>, hvp<Real>, meta_grad<Real>};
 
 }  // namespace
-
-extern const Kernels kFloat32, kFloat64;
-const Kernels kFloat32 = kTable<float>;
-const Kernels kFloat64 = kTable<double>;
-
 }  // namespace INNERLOOP_LEVEL
 }  // namespace innerloop

@@ -1,0 +1,29 @@
+// The launches that work for all tasks at once, before and after the tasks' own.
+#pragma once
+
+#include "block/first_layer.h"
+#include "block/kernels.h"
+
+namespace innerloop {
+
+// Each launches on a stream of the current device and returns null, or what went wrong.
+
+/// block/first_layer.h.
+template <class Real>
+const char* launch_inputs(const FirstLayerLaunch& launch, int64_t blocks, void* stream);
+template <class Real>
+const char* launch_cotangents(const FirstLayerLaunch& launch, int64_t blocks, void* stream);
+
+/// block/kernels.h.
+template <class Real>
+const char* launch_sum(const SumLaunch& launch, int64_t blocks, void* stream);
+
+/// Parameters that carry a piece of a table: copied when the launch is made, so graphs may hold it.
+struct TablePiece {
+  char* to;
+  int size;
+  char bytes[kTablePiece];
+};
+const char* launch_store(const TablePiece& piece, void* stream);
+
+}  // namespace innerloop
