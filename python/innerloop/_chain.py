@@ -177,27 +177,19 @@ class Memory:
     """Everything that a chain was read from, to tell whether reading it again would give the
     same."""
 
-    __slots__ = ("_kinds", "_leaves", "_sights")
+    __slots__ = ("_kinds", "_sights")
 
     def __init__(self, chain: Chain) -> None:
         self._kinds = chain.kinds()
         self._sights = [Sight(part, kind) for _, part, kind in chain.parts]
-        self._leaves = [(part._parameters, dict(part._parameters)) for _, part, _ in chain.parts]
 
     def holds(self, module: nn.Module) -> bool:
         """Says whether this is the module that was read, and nothing in it has changed."""
-        if self._sights[0].part is not module:
-            return False
-        for sight in self._sights:
-            if not sight.unchanged():
-                return False
-        for registry, leaves in self._leaves:
-            if len(registry) != len(leaves):
-                return False
-            for key, leaf in leaves.items():
-                if registry.get(key) is not leaf:
-                    return False
-        return torch_unchanged(self._kinds)
+        return (
+            self._sights[0].part is module
+            and all(map(Sight.unchanged, self._sights))
+            and torch_unchanged(self._kinds)
+        )
 
 
 def _kind(part: nn.Module, name: str) -> Kind:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from operator import itemgetter
+from operator import is_, itemgetter
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -73,8 +73,9 @@ class _Glance:
 
     def __init__(self, place: _Place) -> None:
         self._space = place.namespace
-        self._pick = itemgetter(*place.values, next(iter(place.values)))
-        self._values = self._pick(place.values)
+        names = list(place.values)
+        self._pick = itemgetter(*names, *names[:1]) if names else None
+        self._values = self._pick(place.values) if self._pick else None
         self._absent = place.absent
         whole = dict(place.namespace)
         self._all = whole if len(whole) < _SMALL and place.changed() is None else None
@@ -84,7 +85,7 @@ class _Glance:
         if self._all is not None and self._space == self._all:
             return True
         try:
-            same = self._pick(self._space) == self._values
+            same = self._pick is None or self._pick(self._space) == self._values
         except KeyError:
             return False
         return bool(same and self._space.keys().isdisjoint(self._absent))
@@ -93,11 +94,11 @@ class _Glance:
 def _place(label: str, namespace: Mapping[str, Any], names: Iterable[str]) -> _Place:
     """Returns a place as it is now. What somebody else has put there already counts as changed."""
     values = {name: namespace[name] for name in sorted(names) if name in namespace}
-    theirs = {name: value if _is_torchs(value) else object() for name, value in values.items()}
+    theirs = {name: value if is_torchs(value) else object() for name, value in values.items()}
     return _Place(label, namespace, theirs, frozenset(names) - values.keys())
 
 
-def _is_torchs(value: object) -> bool:
+def is_torchs(value: object) -> bool:
     """Says whether a function is torch's: whoever wraps one leaves his own globals in it."""
     if isinstance(value, FunctionType):
         return str(value.__globals__.get("__name__")).partition(".")[0] == "torch"
@@ -118,11 +119,16 @@ def _callees(function: object, seen: set[int]) -> Iterator[_Place]:
     space, names = function.__globals__, _names_in(function.__code__)
     found = [name for name in names if name in space]
     yield _place(str(space["__name__"]), space, found)
-    for module in (space[name] for name in found if isinstance(space[name], ModuleType)):
-        called = [name for name in names if callable(vars(module).get(name))]
-        yield _place(module.__name__, vars(module), called)
-        for name in called:
-            yield from _callees(vars(module)[name], seen)
+    modules = [space[name] for name in found if isinstance(space[name], ModuleType)]
+    for module in modules:  # F.relu, or torch._C._nn.silu
+        inside = {name: vars(module)[name] for name in names if name in vars(module)}
+        modules += [m for m in inside.values() if isinstance(m, ModuleType) and m not in modules]
+        yield _place(module.__name__, vars(module), inside)
+        if type(module) is not ModuleType:  # torch._VF, which hands on what it has not itself
+            yield _place(module.__name__, vars(module), names)
+            yield _place(module.__name__, vars(type(module)), ["__getattr__"])
+        for value in inside.values():
+            yield from _callees(value, seen)
 
 
 class Kind:
@@ -140,9 +146,9 @@ class Kind:
         places = [_place(f"{b.__module__}.{b.__qualname__}", vars(b), read) for b in bases]
         places += _callees(forward, set())
         if cls is nn.Flatten:
-            places.append(_place("torch.Tensor", vars(torch._C.TensorBase), ["flatten"]))
-            places.append(_place("torch.Tensor", vars(torch.Tensor), ["flatten"]))
-        self.places = [place for place in places if place.values]
+            bases = [torch.Tensor, torch._C.TensorBase]
+            places += [_place("torch.Tensor", vars(base), ["flatten"]) for base in bases]
+        self.places = [place for place in places if place.values or place.absent]
 
     def changed(self) -> str | None:
         """Returns what was replaced in torch since, in words, or None."""
@@ -227,31 +233,37 @@ def own_bases(cls: type[nn.Module], kind: Kind) -> list[type]:
 class Sight:
     """What `own_forward` and a description have read of one part, to be compared with later."""
 
-    __slots__ = ("_bases", "_cls", "_inner", "_space", "part")
+    __slots__ = ("_bases", "_cls", "_inner", "_params", "_registries", "_space", "part")
 
     def __init__(self, part: nn.Module, kind: Kind) -> None:
         self.part = part
         self._cls = type(part)
         self._space = dict(part.__dict__)
+        self._registries = part._modules, part._parameters
         self._inner = list(part._modules.items())
+        self._params = list(part._parameters.values())
         self._bases = own_bases(type(part), kind)
 
     def unchanged(self) -> bool:
-        """Says whether all is as it was, but for the parameters. A part that had hooks is never
-        unchanged."""
+        """Says whether all is as it was. A part that had hooks is never unchanged."""
         part, space = self.part, self.part.__dict__
-        try:
-            if type(part) is not self._cls or space != self._space:
-                return False
-        except RuntimeError:  # two tensors among the attributes, which have no single answer
-            return False
+        inner, params = space["_modules"], space["_parameters"]
         if (
-            space["_forward_hooks"]
+            type(part) is not self._cls
+            or inner is not self._registries[0]
+            or params is not self._registries[1]
+            or space["_forward_hooks"]
             or space["_forward_pre_hooks"]
             or space["_backward_hooks"]
             or space["_backward_pre_hooks"]
+            or (self._inner and list(inner.items()) != self._inner)
+            or len(params) != len(self._params)
+            or not all(map(is_, params.values(), self._params))
         ):
             return False
-        if self._inner and list(part._modules.items()) != self._inner:
+        try:
+            if space != self._space:
+                return False
+        except RuntimeError:  # two tensors among the attributes, which have no single answer
             return False
-        return all(_LOOKED_UP.isdisjoint(vars(base)) for base in self._bases)
+        return not self._bases or all(_LOOKED_UP.isdisjoint(vars(b)) for b in self._bases)

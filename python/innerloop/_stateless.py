@@ -12,18 +12,22 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from innerloop._real_forward import is_torchs
 from innerloop._tasks import warn_of_fallback
 
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
+_PLAIN = (Tensor, nn.Parameter)
 _CONTAINERS = (*_DICTS, list, deque, set)
 _WARNED: set[tuple[type, str]] = set()
 
@@ -43,7 +47,12 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
     Cost: a copy of x and of every buffer; about 20 us a module inside.
     """
     parts = list(_parts(module, set()))
-    names = {id(p): name for name, p in module.named_parameters()}
+    names = {}
+    for name, parameter in module.named_parameters():
+        names[id(parameter)] = name
+        if type(parameter) not in _PLAIN and _has_own_functions(type(parameter)):
+            what = f"has a {type(parameter).__name__} as its parameter {name!r}, "
+            _refuse(module, what + "whose own functions torch.func does not call")
     given = {key: values[name] for key, name in names.items()}
     if torch.compiler.is_compiling():
         return _traced(module, parts, given, names, x)
@@ -76,7 +85,7 @@ def _parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
     """Yields every module inside `module`, once."""
     seen.add(id(module))
     if isinstance(module, torch.jit.ScriptModule):
-        _refuse(module, "is TorchScript, which keeps its parameters out of reach")
+        _refuse(module, "is TorchScript; hand in the Python module that it was made from")
     if isinstance(module, nn.DataParallel):
         _refuse(module, "makes copies of its module; hand in the one that it wraps")
     if type(module._parameters) not in _DICTS or type(module._buffers) not in _DICTS:
@@ -85,6 +94,14 @@ def _parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
     for part in module._modules.values():
         if part is not None and id(part) not in seen:
             yield from _parts(part, seen)
+
+
+def _has_own_functions(cls: type[Tensor]) -> bool:
+    """Says whether a class of tensors changes what torch's functions do with them."""
+    function = cls.__torch_function__
+    default = getattr(Tensor.__torch_function__, "__func__", None)
+    disabled = torch._C._disabled_torch_function_impl
+    return function is not disabled and getattr(function, "__func__", None) is not default
 
 
 def _versions(tensors: Iterable[Tensor]) -> list[int]:
@@ -228,11 +245,20 @@ class _Strays(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Calls a function of torch and looks at its arguments."""
+        if isinstance(func, FunctionType) and not is_torchs(func):
+            self._check_function(func)
         result = func(*args, **(kwargs or {}))
         for value in (*args, *kwargs.values()) if kwargs else args:
             if id(value) in self._names or type(value) in (list, tuple):
                 self._check(value, result)
         return result
+
+    def _check_function(self, func: Any) -> None:
+        """Raises if somebody has put a function in place of one of torch's that hands itself on to
+        function modes: it would act once more for each mode."""
+        if any(func is own for own in (*vars(F).values(), *vars(torch).values())):
+            what = "calls a function of torch that was replaced "
+            _refuse(self._module, what + f"by {func.__module__}.{func.__qualname__}")
 
     def _check(self, value: Any, result: Any) -> None:
         """Raises if one of the arguments is a parameter and the result is made of it."""
