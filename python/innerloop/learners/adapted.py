@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class Adapted:
         """Returns a copy of the module with the parameters of one task, an ordinary nn.Module."""
         _checks.check_task_index("Adapted.module", task, self.tasks)
         with alone():
-            single = copy.deepcopy(self._module)
+            single = copy.deepcopy(self._module, _without_graphs(self._module))
         with torch.no_grad():
             for name, parameter in single.named_parameters():
                 parameter.copy_(self.params[name][task])
@@ -83,3 +84,14 @@ class Adapted:
 
     def __repr__(self) -> str:
         return f"Adapted(tasks={self.tasks}, backend={self.backend!r})"
+
+
+def _without_graphs(module: nn.Module) -> dict[int, Any]:
+    """Returns constants for the tensors among a module's attributes that carry a graph, which torch
+    does not copy: old weight_norm and prune keep one of the weight, made anew in each pass."""
+    held = (value for part in module.modules() for value in vars(part).values())
+    return {
+        id(value): value.detach().clone()
+        for value in held
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
