@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
+
+from innerloop._stateless import call
 
 if TYPE_CHECKING:
     from innerloop._params import InnerLr, Params
@@ -52,7 +53,7 @@ def activate(kind: str, z: Tensor, slope: float) -> Tensor:
 def forward(model: Model, params: Params, x: Tensor) -> Tensor:
     """Returns one task's outputs: x [N, ...] -> [N, ...]."""
     if isinstance(model, nn.Module):
-        output = functional_call(model, dict(params), (x,))
+        output = call(model, params, x)
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"predict: model must return one tensor (got {type(output).__name__}); "

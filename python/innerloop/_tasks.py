@@ -63,7 +63,13 @@ def over_tasks(
     if not isinstance(model, nn.Module):
         return _map(model, task, trees, axes, tasks)
     with exact_curvature():
-        return _map(model, task, trees, axes, tasks)
+        return _map(model, task, (_copies(trees[0], axes[0]), *trees[1:]), axes, tasks)
+
+
+def _copies(params: dict[str, Tensor], axes: dict[str, int | None]) -> dict[str, Tensor]:
+    """Returns parameters with copies of those that all tasks share, which are usually a module's
+    own: what its forward pass does to them in place must not reach the module."""
+    return {k: v.clone() if axes[k] is None else v for k, v in params.items()}
 
 
 _LOCK = threading.RLock()

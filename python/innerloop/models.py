@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from innerloop._chain import Chain, Layer, read_chain
+from innerloop._chain import NotFusible as NotFusible
 from innerloop._params import LeafShape, leaf_shapes
 
 ACTIVATIONS = (
@@ -23,17 +24,6 @@ ACTIVATIONS = (
     "silu",
     "gelu",
 )
-
-
-class Layer(NamedTuple):
-    """One affine map and the activation after it. `slope` is leaky_relu's negative slope."""
-
-    weight: str
-    bias: str | None
-    inputs: int
-    outputs: int
-    activation: str
-    slope: float
 
 
 class MLP:
@@ -258,122 +248,23 @@ def from_key(key: str) -> MLP:
     return MLP.from_layers(layers)
 
 
-class NotFusible(Exception):
-    """A module has no description; the text names the layer and the reason."""
-
-
 def describe(module: nn.Module) -> MLP:
     """Returns the description of a module, or raises NotFusible."""
-    layers: list[Layer] = []
-    flattens = False
-    follows_activation = False
-    seen: dict[int, str] = {}
-    for name, part in _chain(module, ""):
-        if isinstance(part, nn.Flatten):
-            if (part.start_dim, part.end_dim) != (1, -1):
-                raise _refusal(name, part, "only Flatten(start_dim=1, end_dim=-1) is supported")
-            flattens = flattens or not layers
-        elif isinstance(part, nn.Dropout):
-            if part.p > 0 and part.training:
-                raise _refusal(
-                    name, part, "it is random in training mode (call .eval() or use p=0)"
-                )
-        elif isinstance(part, nn.Linear):
-            layers.append(_linear(name, part, seen))
-            follows_activation = False
-            if len(layers) > 1 and layers[-2].outputs != part.in_features:
-                raise _refusal(name, part, f"the layer before it gives {layers[-2].outputs} values")
-        elif not isinstance(part, nn.Identity):
-            kind, slope = _activation(name, part)
-            if not layers:
-                raise _refusal(name, part, "an activation before the first Linear is not fused")
-            if follows_activation:
-                raise _refusal(name, part, "two activations in a row are not fused")
-            layers[-1] = layers[-1]._replace(activation=kind, slope=slope)
-            follows_activation = True
-    if not layers:
-        raise _refusal("", module, "it contains no Linear layer")
-    return MLP.from_layers(layers, flattens=flattens)
+    return model_of(read_chain(module))
 
 
-def _chain(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yields (name, part) for the parts of nested Sequentials in the order in which they run."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise _refusal(prefix, module, "its forward hooks would not run")
-    if module._backward_hooks or module._backward_pre_hooks:
-        raise _refusal(prefix, module, "its backward hooks would not run")
-    if isinstance(module, nn.Sequential):
-        if type(module).forward is not nn.Sequential.forward:
-            raise _refusal(prefix, module, "its own forward() cannot be read")
-        if module._parameters:
-            raise _refusal(
-                prefix, module, f"it does not use its own {next(iter(module._parameters))}"
-            )
-        for name, child in module._modules.items():
-            if child is not None:
-                yield from _chain(child, f"{prefix}.{name}" if prefix else name)
-    else:
-        yield prefix, module
+_MODELS: dict[tuple[tuple[Layer, ...], bool], MLP] = {}
 
 
-def _linear(name: str, part: nn.Linear, seen: dict[int, str]) -> Layer:
-    """Returns the layer of one nn.Linear; `seen` maps the parameters met so far to their names."""
-    if type(part) is not nn.Linear:
-        raise _refusal(name, part, "only torch.nn.Linear itself is fused, not its subclasses")
-    names: list[str | None] = []
-    for leaf in ("weight", "bias"):
-        parameter = part._parameters.get(leaf)
-        if parameter is None:
-            if getattr(part, leaf) is not None:
-                raise _refusal(name, part, f"its {leaf} is not a plain parameter")
-            names.append(None)
-            continue
-        full = f"{name}.{leaf}" if name else leaf
-        if not parameter.is_floating_point():
-            raise _refusal(name, part, f"{full} is not a floating-point parameter")
-        if id(parameter) in seen:
-            raise _refusal(name, part, f"{full} is the same parameter as {seen[id(parameter)]}")
-        seen[id(parameter)] = full
-        names.append(full)
-    weight, bias = names
-    assert weight is not None
-    return Layer(weight, bias, part.in_features, part.out_features, "identity", 0.0)
-
-
-_PLAIN_ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-}
-
-
-def _activation(name: str, part: nn.Module) -> tuple[str, float]:
-    """Returns (activation, slope) of an activation module."""
-    kind = type(part)
-    if kind in _PLAIN_ACTIVATIONS:
-        return _PLAIN_ACTIVATIONS[kind], 0.0
-    if kind is nn.LeakyReLU and isinstance(part, nn.LeakyReLU):
-        return "leaky_relu", float(part.negative_slope)
-    if kind is nn.Softplus and isinstance(part, nn.Softplus):
-        if (part.beta, part.threshold) != (1, 20):
-            raise _refusal(name, part, "only Softplus(beta=1, threshold=20) is fused")
-        return "softplus", 0.0
-    if kind is nn.GELU and isinstance(part, nn.GELU):
-        if part.approximate != "none":
-            raise _refusal(name, part, 'only GELU(approximate="none") is fused')
-        return "gelu", 0.0
-    if next(part.children(), None) is not None:
-        raise _refusal(
-            name,
-            part,
-            "its own forward() cannot be read (if it is a chain of Linear and activations, hand in "
-            "an nn.Sequential of the same layers, which shares their parameters)",
-        )
-    raise _refusal(name, part, "there is no kernel for this kind of layer")
-
-
-def _refusal(name: str, part: nn.Module, reason: str) -> NotFusible:
-    """Returns the exception that says which layer cannot be described."""
-    where = f"layer {name!r} ({type(part).__name__})" if name else type(part).__name__
-    return NotFusible(f"{where} cannot be fused: {reason}")
+def model_of(chain: Chain) -> MLP:
+    """Returns the description that a chain stands for; equal chains have the same one."""
+    layers = tuple([Layer(*fields) for fields in chain.layers])
+    if torch.compiler.is_compiling():
+        return MLP.from_layers(layers, flattens=chain.flattens)
+    known = _MODELS.get((layers, chain.flattens))
+    if known is None:
+        known = MLP.from_layers(layers, flattens=chain.flattens)
+        if len(_MODELS) >= 1024:
+            _MODELS.clear()
+        _MODELS[layers, chain.flattens] = known
+    return known

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from innerloop import functional
 from innerloop._dispatch import Model, choice_for
+from innerloop._tasks import alone
 from innerloop.learners import _checks
+from innerloop.learners.description import Description
 
 
 class Adapted:
@@ -31,7 +34,6 @@ class Adapted:
     def __init__(
         self,
         module: nn.Module,
-        model: Model,
         params: dict[str, Tensor],
         backend: str,
         allow_tf32: bool = False,
@@ -39,7 +41,7 @@ class Adapted:
         self.params = params
         self.tasks = next(iter(params.values())).shape[0]
         self._module = module
-        self._model = model
+        self._description = Description()
         self._backend = backend
         self._allow_tf32 = allow_tf32
 
@@ -49,7 +51,13 @@ class Adapted:
         if self._backend == "torch":
             return "torch"
         device = next(iter(self.params.values())).device
-        return choice_for(self._model, device, self._backend).backend
+        return choice_for(self._model(), device, self._backend).backend
+
+    def _model(self) -> Model:
+        """Returns what predicts: the module as it is now, described if that is possible."""
+        if self._backend == "torch":
+            return self._module
+        return self._description.of(self._module)[0]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the outputs [T, N, K] for x [T, N, ...]; no gradient flows through them."""
@@ -58,7 +66,7 @@ class Adapted:
             out = functional.predict(
                 self.params,
                 x,
-                model=self._model,
+                model=self._model(),
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
             )
@@ -67,7 +75,8 @@ class Adapted:
     def module(self, task: int) -> nn.Module:
         """Returns a copy of the module with the parameters of one task, an ordinary nn.Module."""
         _checks.check_task_index("Adapted.module", task, self.tasks)
-        single = copy.deepcopy(self._module)
+        with alone():
+            single = copy.deepcopy(self._module, _without_graphs(self._module))
         with torch.no_grad():
             for name, parameter in single.named_parameters():
                 parameter.copy_(self.params[name][task])
@@ -75,3 +84,14 @@ class Adapted:
 
     def __repr__(self) -> str:
         return f"Adapted(tasks={self.tasks}, backend={self.backend!r})"
+
+
+def _without_graphs(module: nn.Module) -> dict[int, Any]:
+    """Returns constants for the tensors among a module's attributes that carry a graph, which torch
+    does not copy: old weight_norm and prune keep one of the weight, made anew in each pass."""
+    held = (value for part in module.modules() for value in vars(part).values())
+    return {
+        id(value): value.detach().clone()
+        for value in held
+        if isinstance(value, Tensor) and not value.is_leaf
+    }

@@ -212,7 +212,7 @@ class Learner(nn.Module):
                 allow_tf32=self._allow_tf32,
             )
         constants = {k: v.detach() for k, v in adapted.items()}
-        return Adapted(self.module, model, constants, self._backend, self._allow_tf32)
+        return Adapted(self.module, constants, self._backend, self._allow_tf32)
 
     def evaluate(
         self,

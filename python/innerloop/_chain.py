@@ -1,0 +1,236 @@
+"""Reads a module as a chain of linear layers and activations, or says why it is none."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from innerloop._real_forward import Kind, Sight, changes_of_torch, own_forward, torch_unchanged
+
+
+class Layer(NamedTuple):
+    """One affine map and the activation after it. `slope` is leaky_relu's negative slope."""
+
+    weight: str
+    bias: str | None
+    inputs: int
+    outputs: int
+    activation: str
+    slope: float
+
+
+class NotFusible(Exception):
+    """A module has no description; the text names the layer and the reason."""
+
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Softplus: "softplus",
+    nn.SiLU: "silu",
+    nn.GELU: "gelu",
+}
+_KINDS = {
+    cls: Kind(cls)
+    for cls in (nn.Linear, nn.Flatten, nn.Dropout, nn.Identity, *_ACTIVATIONS, nn.Sequential)
+}
+_REGISTRIES = (dict, OrderedDict)  # others could hide what they hold
+_LEAVES = (Tensor, nn.Parameter)  # others could compute something else
+_NUMBERS = (float, int)
+
+
+class Chain:
+    """What a module consists of, read part by part.
+
+    Members:
+        parts: (name, module, kind) of each part, containers before what is in them.
+        layers: the fields of each Layer, in the order in which they run.
+        flattens: whether the input is flattened before.
+        params: the module's parameters by name, layer by layer.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, nn.Module, Kind]] = []
+        self.layers: list[list[Any]] = []
+        self.flattens = False
+        self.params: dict[str, Tensor] = {}
+        self._names: dict[int, str] = {}  # of the parameters met so far, by identity
+        self._activated = False
+
+    def kinds(self) -> frozenset[Kind]:
+        """Returns the kinds of the parts."""
+        return frozenset([kind for _, _, kind in self.parts])
+
+    def read(self, part: nn.Module, name: str) -> None:
+        """Takes in one part and what is inside it."""
+        kind = _kind(part, name)
+        cls = kind.cls
+        changed = own_forward(part, kind)
+        if changed is not None:
+            raise _refusal(name, part, changed)
+        self.parts.append((name, part, kind))
+        space, inner, params = part.__dict__, part._modules, part._parameters
+        if type(inner) not in _REGISTRIES or type(params) not in _REGISTRIES:
+            raise _refusal(name, part, "its parts or parameters are not held in a plain dict")
+        if cls is nn.Linear:
+            self._linear(part, name, params)
+        elif params:
+            raise _refusal(name, part, f"it does not use its own {next(iter(params))}")
+        if cls is nn.Sequential:
+            for key, child in inner.items():
+                if child is None:
+                    raise _refusal(name, part, f"its part {key!r} is None")
+                self.read(child, f"{name}.{key}" if name else key)
+        elif inner:
+            raise _refusal(name, part, f"it does not use its own {next(iter(inner))}")
+        elif cls in _ACTIVATIONS:
+            self._activation(part, name, _ACTIVATIONS[cls])
+        elif cls is nn.Flatten:
+            if (space.get("start_dim"), space.get("end_dim")) != (1, -1):
+                raise _refusal(name, part, "only Flatten(start_dim=1, end_dim=-1) is supported")
+            self.flattens = self.flattens or not self.layers
+        elif cls is nn.Dropout:
+            _check_inactive(part, name)
+
+    def _linear(self, part: nn.Module, name: str, params: Any) -> None:
+        """Adds a layer."""
+        sizes = part.__dict__.get("in_features"), part.__dict__.get("out_features")
+        names: list[str | None] = []
+        for leaf, shape in (("weight", sizes[::-1]), ("bias", sizes[1:])):
+            parameter = params.get(leaf)
+            if leaf in part.__dict__ or leaf not in params or (parameter is None and not names):
+                raise _refusal(name, part, f"its {leaf} is not a plain parameter")
+            if parameter is None:
+                names.append(None)
+                continue
+            full = f"{name}.{leaf}" if name else leaf
+            if type(parameter) not in _LEAVES:
+                kind = type(parameter).__name__
+                raise _refusal(name, part, f"{full} is a {kind}, which may compute otherwise")
+            if not parameter.is_floating_point():
+                raise _refusal(name, part, f"{full} is not a floating-point parameter")
+            if parameter.shape != shape:
+                got = list(parameter.shape)
+                raise _refusal(name, part, f"{full} has shape {got}, not {list(shape)}")
+            if id(parameter) in self._names:
+                other = self._names[id(parameter)]
+                raise _refusal(name, part, f"{full} is the same parameter as {other}")
+            self._names[id(parameter)] = full
+            self.params[full] = parameter
+            names.append(full)
+        if len(params) != 2:
+            own = next(key for key in params if key not in ("weight", "bias"))
+            raise _refusal(name, part, f"it does not use its own {own}")
+        if self.layers and self.layers[-1][3] != sizes[0]:
+            raise _refusal(name, part, f"the layer before it gives {self.layers[-1][3]} values")
+        self.layers.append([*names, *sizes, "identity", 0.0])
+        self._activated = False
+
+    def _activation(self, part: nn.Module, name: str, activation: str) -> None:
+        """Gives the last layer its activation."""
+        space = part.__dict__
+        slope: Any = 0.0
+        if activation == "leaky_relu":
+            slope = space.get("negative_slope")
+            if type(slope) not in _NUMBERS:
+                raise _refusal(name, part, "its negative_slope is not a number")
+        elif activation == "softplus":
+            given = space.get("beta"), space.get("threshold")
+            if given != (1, 20) or any(type(value) not in _NUMBERS for value in given):
+                raise _refusal(name, part, "only Softplus(beta=1, threshold=20) is fused")
+        elif activation == "gelu" and space.get("approximate") != "none":
+            raise _refusal(name, part, 'only GELU(approximate="none") is fused')
+        if not self.layers:
+            raise _refusal(name, part, "an activation before the first Linear is not fused")
+        if self._activated:
+            raise _refusal(name, part, "two activations in a row are not fused")
+        self.layers[-1][4:] = activation, float(slope)
+        self._activated = True
+
+
+def read_chain(module: nn.Module) -> Chain:
+    """Returns what a module consists of, or raises NotFusible.
+
+    Each part must be of a class in `_KINDS` itself, or an nn.Sequential (of a subclass too, if a
+    call of it looks nothing up in the subclass); it must run the forward pass that torch wrote (see
+    `_real_forward`); and every parameter must be used, once.
+    """
+    chain = Chain()
+    chain.read(module, "")
+    if torch.compiler.is_compiling() or not torch_unchanged(chain.kinds()):
+        for name, part, kind in chain.parts:
+            changed = changes_of_torch(kind)
+            if changed is not None:
+                raise _refusal(name, part, changed)
+    if not chain.layers:
+        raise _refusal("", module, "it contains no Linear layer")
+    return chain
+
+
+class Memory:
+    """Everything that a chain was read from, to tell whether reading it again would give the
+    same."""
+
+    __slots__ = ("_kinds", "_sights")
+
+    def __init__(self, chain: Chain) -> None:
+        self._kinds = chain.kinds()
+        self._sights = [Sight(part, kind) for _, part, kind in chain.parts]
+
+    def holds(self, module: nn.Module) -> bool:
+        """Says whether this is the module that was read, and nothing in it has changed."""
+        return (
+            self._sights[0].part is module
+            and all(map(Sight.unchanged, self._sights))
+            and torch_unchanged(self._kinds)
+        )
+
+
+def _kind(part: nn.Module, name: str) -> Kind:
+    """Returns what is known about the class of a part, or raises."""
+    kind = _KINDS.get(type(part))
+    if kind is None and isinstance(part, nn.Sequential):
+        kind = _KINDS[nn.Sequential]
+    if kind is None:
+        raise _refusal(name, part, _unknown(part))
+    return kind
+
+
+def _unknown(part: nn.Module) -> str:
+    """Returns why the class of a part is not one of those that are fused."""
+    if parametrize.is_parametrized(part):
+        return "it is parametrised: parameters are computed anew whenever they are read"
+    if isinstance(part, torch.jit.ScriptModule):
+        return "what TorchScript made of its forward() cannot be read"
+    if "_orig_mod" in part._modules:
+        return "it is compiled; hand in the module that it was made from"
+    for cls in _KINDS:
+        if isinstance(part, cls):
+            return f"only torch.nn.{cls.__name__} itself is fused, not its subclasses"
+    if part._modules:
+        return (
+            "its own forward() cannot be read (if it is a chain of Linear and activations, hand in "
+            "an nn.Sequential of the same layers, which shares their parameters)"
+        )
+    return "there is no kernel for this kind of layer"
+
+
+def _check_inactive(part: nn.Module, name: str) -> None:
+    """Raises unless a dropout layer passes everything on."""
+    share: Any = part.__dict__.get("p")
+    if type(share) not in _NUMBERS or not 0 <= share <= 1:
+        raise _refusal(name, part, "its p is not a number between 0 and 1")
+    if share > 0 and part.training:
+        raise _refusal(name, part, "it is random in training mode (call .eval() or use p=0)")
+
+
+def _refusal(name: str, part: nn.Module, reason: str) -> NotFusible:
+    """Returns the exception that says which layer cannot be described."""
+    where = f"layer {name!r} ({type(part).__name__})" if name else type(part).__name__
+    return NotFusible(f"{where} cannot be fused: {reason}")

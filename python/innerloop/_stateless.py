@@ -1,0 +1,307 @@
+"""Runs a module as a function of its parameters and leaves it exactly as it was.
+
+torch.func.functional_call does not always. It puts tensors in name by name and back in the same
+order, so that of a layer with two names the second puts back what the first had put in; what
+forward() writes to buffers and attributes stays; and a parameter that forward() takes from anywhere
+but its attribute is not replaced, without a word. Here each object is visited once, parameters are
+found by identity, and everything that a pass can write to is put back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd.graph import disable_saved_tensors_hooks
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+
+from innerloop._real_forward import is_torchs
+from innerloop._tasks import warn_of_fallback
+
+_DICTS = (dict, OrderedDict, defaultdict, Counter)
+_PLAIN = (Tensor, nn.Parameter)
+_CONTAINERS = (*_DICTS, list, deque, set)
+_WARNED: set[tuple[type, str]] = set()
+
+
+def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
+    """Returns module(x) with `values`, by the names of named_parameters(), in place of parameters.
+
+    A parameter has its value wherever an attribute of a module holds it, under as many names as
+    there are. The pass starts from the module's own buffers and attributes; what it writes to them,
+    to lists, dicts and sets among them and to x is dropped.
+
+    Raises:
+        NotImplementedError: the module is TorchScript or nn.DataParallel, or the pass changes a
+            parameter in place or takes one from elsewhere than its attribute.
+        RuntimeError: plain autograd records the pass, and would have to run it again in backward.
+
+    Cost: a copy of x and of every buffer; about 20 us a module inside.
+    """
+    parts = list(_parts(module, set()))
+    names = {}
+    for name, parameter in module.named_parameters():
+        names[id(parameter)] = name
+        if type(parameter) not in _PLAIN and _has_own_functions(type(parameter)):
+            what = f"has a {type(parameter).__name__} as its parameter {name!r}, "
+            _refuse(module, what + "whose own functions torch.func does not call")
+    given = {key: values[name] for key, name in names.items()}
+    if torch.compiler.is_compiling():
+        return _traced(module, parts, given, names, x)
+    versions = _versions(given.values())
+    kept = [_Kept(part) for part in parts]
+    cache = parametrize._cache_enabled, parametrize._cache
+    done = False
+    try:
+        try:
+            parametrize._cache_enabled, parametrize._cache = 0, {}  # it holds other values
+            copies = _put_in(parts, given, names)
+            marks = _versions(copy for _, _, copy in copies)
+            with _recorded_once(), _Strays(module, names):
+                result = module(x.clone())
+            written = _written(copies, marks)
+        finally:
+            done = _put_back(kept, cache)
+    finally:
+        if not done:  # a KeyboardInterrupt came between
+            _put_back(kept, cache)
+    for key, before, after in zip(given, versions, _versions(given.values()), strict=True):
+        if before != after:
+            _refuse(module, f"changes its parameter {names[key]!r} in place")
+    for name in written:
+        _warn_of_state(module, name)
+    return result
+
+
+def _parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
+    """Yields every module inside `module`, once."""
+    seen.add(id(module))
+    if isinstance(module, torch.jit.ScriptModule):
+        _refuse(module, "is TorchScript; hand in the Python module that it was made from")
+    if isinstance(module, nn.DataParallel):
+        _refuse(module, "makes copies of its module; hand in the one that it wraps")
+    if type(module._parameters) not in _DICTS or type(module._buffers) not in _DICTS:
+        _refuse(module, "holds its parameters or buffers in a dict of its own making")
+    yield module
+    for part in module._modules.values():
+        if part is not None and id(part) not in seen:
+            yield from _parts(part, seen)
+
+
+def _has_own_functions(cls: type[Tensor]) -> bool:
+    """Says whether a class of tensors changes what torch's functions do with them."""
+    function = cls.__torch_function__
+    default = getattr(Tensor.__torch_function__, "__func__", None)
+    disabled = torch._C._disabled_torch_function_impl
+    return function is not disabled and getattr(function, "__func__", None) is not default
+
+
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    """Returns how often each tensor was written to; torch.inference_mode does not count."""
+    with torch._C.DisableTorchFunction():  # modes would look at each question
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
+def _refuse(module: nn.Module, what: str) -> NoReturn:
+    """Raises because a module is no function of its parameters that can be followed."""
+    raise NotImplementedError(f"innerloop: {type(module).__name__} {what}")
+
+
+def _warn_of_state(module: nn.Module, name: str) -> None:
+    """Warns once per kind of module and buffer."""
+    if (type(module), name) not in _WARNED:
+        _WARNED.add((type(module), name))
+        warn_of_fallback(
+            f"the forward pass of {type(module).__name__} writes to its buffer {name!r}; within an "
+            "operation each pass starts from the module's own, and what it writes is dropped"
+        )
+
+
+# ---------------------------------------------------------------- what a module holds
+
+
+_Copy = tuple[dict[str, Any], str, Tensor]  # the registry of a buffer, its name there, its copy
+
+
+def _put_in(
+    parts: Sequence[nn.Module], given: dict[int, Tensor], names: dict[int, str]
+) -> list[_Copy]:
+    """Gives parameters their values, and replaces buffers and other tensors among the attributes by
+    copies; returns those of buffers. Views of parameters that attributes hold are added to `names`:
+    they have no new value."""
+    replaced = dict(given)
+    copies: list[_Copy] = []
+
+    def copy_of(value: Tensor) -> Tensor:
+        if id(value) not in replaced:
+            replaced[id(value)] = value.clone()
+        return replaced[id(value)]
+
+    for part in parts:
+        params, buffers = _registries(part)
+        for name, value in params.items():
+            params[name] = replaced.get(id(value), value)
+        for name, value in buffers.items():
+            if value is not None:
+                buffers[name] = copy_of(value)
+                copies.append((buffers, name, buffers[name]))
+        for name, value in part.__dict__.items():
+            if not isinstance(value, Tensor) or id(value) in names:
+                continue
+            if id(value._base) in names:
+                names[id(value)] = names[id(value._base)]
+            elif not value.requires_grad and not is_functorch_wrapped_tensor(value):
+                part.__dict__[name] = copy_of(value)
+    return copies
+
+
+def _registries(part: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns where a module holds its parameters and its buffers."""
+    return part._parameters, part._buffers
+
+
+def _written(copies: Sequence[_Copy], marks: Sequence[int]) -> list[str]:
+    """Returns the names of the buffers that are not what they were put in as."""
+    after = _versions(copy for _, _, copy in copies)
+    return [
+        name
+        for (registry, name, copy), old, new in zip(copies, marks, after, strict=True)
+        if registry.get(name) is not copy or old != new
+    ]
+
+
+class _Kept:
+    """Everything that a pass can write to in one module."""
+
+    __slots__ = ("_contents", "_kind", "_part")
+
+    def __init__(self, part: nn.Module) -> None:
+        self._part = part
+        self._kind = type(part)
+        space = part.__dict__
+        self._contents: list[tuple[Any, Any]] = [(space, space.copy())]
+        for held in space.values():
+            if type(held) in _CONTAINERS:
+                self._contents.append((held, held.copy() if held else ()))
+
+    def put_back(self) -> None:
+        """Undoes what was written."""
+        if type(self._part) is not self._kind:
+            self._part.__class__ = self._kind
+        for held, before in self._contents:
+            if not before:
+                if held:
+                    held.clear()
+            elif isinstance(held, dict):
+                if list(held) != list(before):
+                    held.clear()  # so that the order is the old one, too
+                held.update(before)
+            elif isinstance(held, list):
+                held[:] = before
+            else:
+                held.clear()
+                (held.update if isinstance(held, set) else held.extend)(before)
+
+
+def _put_back(kept: Sequence[_Kept], cache: tuple[int, Any]) -> bool:
+    """Makes all as it was, however often it is called; returns True."""
+    for part in kept:
+        part.put_back()
+    parametrize._cache_enabled, parametrize._cache = cache
+    return True
+
+
+# ---------------------------------------------------------------- what a pass must not do
+
+
+def _recorded_once() -> AbstractContextManager[Any]:
+    """Refuses passes that would run again in the backward pass, when the module has its own
+    parameters back. (Under torch.func, torch refuses them.)"""
+    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return nullcontext()
+    return disable_saved_tensors_hooks(
+        "innerloop: a module must not use activation checkpointing or other saved-tensor hooks on "
+        "the torch back end: its forward pass would run again with other parameters; turn them off"
+    )
+
+
+class _Strays(TorchFunctionMode):
+    """Raises when a parameter itself is computed with, in place of the value put in for it."""
+
+    def __init__(self, module: nn.Module, names: Mapping[int, str]) -> None:
+        super().__init__()
+        self._module = module
+        self._names = names
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
+    ) -> Any:
+        """Calls a function of torch and looks at its arguments."""
+        if isinstance(func, FunctionType) and not is_torchs(func):
+            self._check_function(func)
+        result = func(*args, **(kwargs or {}))
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if id(value) in self._names or type(value) in (list, tuple):
+                self._check(value, result)
+        return result
+
+    def _check_function(self, func: Any) -> None:
+        """Raises if somebody has put a function in place of one of torch's that hands itself on to
+        function modes: it would act once more for each mode."""
+        if any(func is own for own in (*vars(F).values(), *vars(torch).values())):
+            what = "calls a function of torch that was replaced "
+            _refuse(self._module, what + f"by {func.__module__}.{func.__qualname__}")
+
+    def _check(self, value: Any, result: Any) -> None:
+        """Raises if one of the arguments is a parameter and the result is made of it."""
+        if not any(isinstance(r, Tensor) for r in (result if _is_many(result) else (result,))):
+            return
+        for tensor in value if _is_many(value) else (value,):
+            if id(tensor) in self._names:
+                _refuse(
+                    self._module,
+                    f"computes with its parameter {self._names[id(tensor)]!r} without reading it "
+                    "from the attribute that it is registered as (it was kept in a list, a closure "
+                    "or as a view), so that adapted values would not reach it; read the attribute",
+                )
+
+
+def _is_many(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+# ---------------------------------------------------------------- torch.compile
+
+
+def _traced(
+    module: nn.Module,
+    parts: Sequence[nn.Module],
+    given: Mapping[int, Tensor],
+    names: Mapping[int, str],
+    x: Tensor,
+) -> Any:
+    """Returns what `call` returns while torch.compile traces it: the tracer keeps apart what a pass
+    writes to attributes, and its guards read no versions."""
+    registries = [held for part in parts for held in _registries(part)]
+    before = [dict(registry) for registry in registries]
+    replaced = dict(given)
+    try:
+        for registry in registries:
+            for name, value in registry.items():
+                if value is not None:
+                    if id(value) not in replaced:
+                        replaced[id(value)] = value.clone()
+                    registry[name] = replaced[id(value)]
+        with _Strays(module, names):
+            return module(x.clone())
+    finally:
+        for registry, old in zip(registries, before, strict=True):
+            registry.update(old)
