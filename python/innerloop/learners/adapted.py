@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import functional
+from innerloop._calling import named
 from innerloop._dispatch import Model, choice_for
 from innerloop.learners import _checks
 
@@ -51,6 +52,7 @@ class Adapted:
         device = next(iter(self.params.values())).device
         return choice_for(self._model, device, self._backend).backend
 
+    @named
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the outputs [T, N, K] for x [T, N, ...]; no gradient flows through them."""
         _checks.check_tasks("Adapted", x, self.tasks)
@@ -64,6 +66,7 @@ class Adapted:
             )
         return out.detach()
 
+    @named
     def module(self, task: int) -> nn.Module:
         """Returns a copy of the module with the parameters of one task, an ordinary nn.Module."""
         _checks.check_task_index("Adapted.module", task, self.tasks)

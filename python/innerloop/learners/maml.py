@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from innerloop import functional
+from innerloop._calling import named
 from innerloop._params import BatchLike, InnerLr
 from innerloop.learners import _checks
 from innerloop.learners.learner import Learner
+from innerloop.objectives import Loss
 
 
 class MAML(Learner):
@@ -51,6 +53,7 @@ class MAML(Learner):
         >>> learner((x, y), (x, y)).backward(); optimizer.step()
     """
 
+    @named
     def __init__(
         self,
         module: nn.Module,
@@ -58,7 +61,7 @@ class MAML(Learner):
         inner_lr: InnerLr,
         steps: int,
         order: int = 2,
-        loss: str = "mse",
+        loss: Loss = "mse",
         adapt_params: Sequence[str] | None = None,
         learn_inner_lr: bool | str = False,
         backend: str = "auto",
@@ -76,6 +79,7 @@ class MAML(Learner):
             allow_tf32=allow_tf32,
         )
 
+    @named
     def forward(
         self,
         support: BatchLike,
@@ -142,15 +146,16 @@ class MAML(Learner):
         return self._anchored(loss, model)
 
     def _settings(self) -> str:
-        return f"loss {self.loss}, {self.steps} inner steps, order {self.order}"
+        return f"loss {self._objective.name}, {self.steps} inner steps, order {self.order}"
 
 
+@named
 def FOMAML(
     module: nn.Module,
     *,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss = "mse",
     adapt_params: Sequence[str] | None = None,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
@@ -179,6 +184,7 @@ def FOMAML(
     )
 
 
+@named
 def ANIL(
     module: nn.Module,
     *,
@@ -186,7 +192,7 @@ def ANIL(
     steps: int,
     head: str | None = None,
     order: int = 2,
-    loss: str = "mse",
+    loss: Loss = "mse",
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -226,13 +232,14 @@ def ANIL(
     )
 
 
+@named
 def MetaSGD(
     module: nn.Module,
     *,
     inner_lr: InnerLr,
     steps: int = 1,
     order: int = 2,
-    loss: str = "mse",
+    loss: Loss = "mse",
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
     allow_tf32: bool = False,
