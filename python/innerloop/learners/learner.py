@@ -35,7 +35,8 @@ class Learner(nn.Module):
             are none.
         adapted_names: the parameters that the inner loop changes, by the module's names, in its
             order.
-        steps, order, loss: the settings; `steps` may be changed at any time.
+        steps, order, loss: the settings; `steps`, and the options of a torch loss, may be changed
+            at any time.
     """
 
     rates: InnerRates | None

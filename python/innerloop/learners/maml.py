@@ -27,8 +27,10 @@ class MAML(Learner):
         inner_lr: rates of the inner loop in any form that `meta_grad` takes. Tensors are copied.
         steps: inner steps S >= 0.
         order: 2 for the exact meta-gradient; 1 for first-order MAML.
-        loss: "mse", "half_mse", "cross_entropy", "bce_with_logits" or "huber", for support and
-            query.
+        loss: "mse", "half_mse", "cross_entropy", "bce_with_logits" or "huber", a torch loss, or a
+            callable (outputs, targets) of one task (see `meta_grad`), for support and query. A
+            module is kept as `learner.loss`: it moves and is saved with the learner, and its
+            parameters, constants of the inner loop, are trained with the learner's.
         adapt_params: names (the module's own) of the parameters that the inner loop changes. None
             for all that require grad when the learner is made; freezing later stops their
             meta-gradient only.
