@@ -1,6 +1,8 @@
 """Batched gradient-based meta-learning with fused operations. Start at `meta_grad`, `meta_loss` and
 `MLP`."""
 
+from innerloop import _requirements as _requirements  # isort: split
+
 from innerloop import functional, learners, reference
 from innerloop._params import Batch
 from innerloop._tasks import FallbackWarning

@@ -23,6 +23,7 @@ from innerloop._params import (
 )
 from innerloop._plan import Options, Plan, find_plan, options_without_rates
 from innerloop.models import MLP
+from innerloop.objectives import Loss, resolve, suited
 
 
 class Call(NamedTuple):
@@ -47,7 +48,7 @@ def meta_call(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: str,
+    loss: Loss,
     order: int,
     adapt_params: Sequence[str] | None,
     backend: str,
@@ -57,7 +58,18 @@ def meta_call(
 ) -> Call:
     """Checks the arguments of one meta-step, unless the like of it was checked before, and chooses
     its back end."""
-    options = (op, loss, steps, type(steps), order, adapt_params, stepwise, backend, allow_tf32)
+    objective = resolve(op, loss)
+    options = (
+        op,
+        objective,
+        steps,
+        type(steps),
+        order,
+        adapt_params,
+        stepwise,
+        backend,
+        allow_tf32,
+    )
     key = signature(params, support, query, model, inner_lr, task_weight, options)
     known = recall(key)
     if known is not None:
@@ -76,16 +88,17 @@ def meta_call(
             query_side,
             {},
         )
-    steps = _checks.check_options(op, loss, steps, order, backend)
+    steps = _checks.check_options(op, steps, order, backend)
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     support_parts = _checks.check_batch(op, "support", support)
     query_parts = _checks.check_batch(op, "query", query)
-    ready = prepare(op, model, backend, params, support_parts[0].shape[0])
+    objective = suited(objective, support_parts, query_parts)
+    ready = prepare(op, model, backend, params, support_parts[0].shape[0], objective)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
-    support_side = prepare_batch(op, "support", support_parts, loss, ready)
-    query_side = prepare_batch(op, "query", query_parts, loss, ready)
+    support_side = prepare_batch(op, "support", support_parts, objective, ready)
+    query_side = prepare_batch(op, "query", query_parts, objective, ready)
     if task_weight is not None:
         _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
     names = tuple([leaf.name for leaf in ready.leaves])
@@ -94,14 +107,14 @@ def meta_call(
             "model": model,
             "inner_lr": inner_lr,
             "steps": steps,
-            "loss": loss,
+            "loss": objective,
             "order": order,
             "adapt_params": adapted,
         }
         return Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
     if task_weight is not None:
         _checks.refuse_data_grad(op, task_weight=task_weight)
-    fixed = options_without_rates(loss, steps, order, stepwise, allow_tf32)
+    fixed = options_without_rates(objective.name, steps, order, stepwise, allow_tf32)
     plan, rates = fused_plan(ready, adapted, inner_lr, fixed)
     lasting = is_number(inner_lr) and rates.device.type != "cuda"
     remember(key, Known(plan, rates if lasting else None))

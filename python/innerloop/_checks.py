@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from innerloop._params import InnerLr, LeafShape, is_number
 
-LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
+if TYPE_CHECKING:
+    from innerloop.objectives import Objective
+
 BACKENDS = ("auto", "fused", "torch")
 MAX_STEPS = 2**31 - 1  # sizes made of steps stay far from overflow
 _DTYPES = (torch.float32, torch.float64)
@@ -52,11 +54,8 @@ def _sizes(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
-def check_options(op: str, loss: str, steps: int, order: int, backend: str) -> int:
+def check_options(op: str, steps: int, order: int, backend: str) -> int:
     """Checks the options that are not tensors and returns `steps` as a plain int."""
-    if loss not in LOSSES:
-        remedy = 'losses have names, such as loss="cross_entropy"' if callable(loss) else ""
-        _value_error(op, "loss", f"be one of {', '.join(LOSSES)}", repr(loss), remedy)
     if type(steps) is not int or steps < 0:
         if not hasattr(steps, "__index__") or isinstance(steps, (bool, Tensor)):
             _type_error(op, "steps", "be an int", repr(steps))
@@ -246,18 +245,34 @@ def check_inputs(
     _value_error(op, argument, f"have shape {wanted} to fit the model", _sizes(x), remedy)
 
 
-def check_targets(op: str, argument: str, y: Tensor, x: Tensor, loss: str, outputs: int) -> None:
+def check_targets(
+    op: str, argument: str, y: Tensor, x: Tensor, objective: Objective, outputs: int
+) -> None:
     """Checks y against x, the loss and the model's number of outputs (0: not known beforehand)."""
     rows = x.shape[:2]
-    if loss == "cross_entropy":
+    if objective.strict and outputs == 1 and y.shape == rows:
+        wanted = f"have shape {[*rows, 1]} for torch's loss, which would broadcast it"
+        _value_error(op, f"{argument} y", wanted, _sizes(y), "pass y[..., None]")
+    if objective.rows is None:
+        if y.shape[:2] != rows:
+            _value_error(op, f"{argument} y", f"have shape [{rows[0]}, {rows[1]}, ...]", _sizes(y))
+    elif objective.classes:
         if y.dtype is not torch.int64:
             _type_error(op, f"{argument} y", "be int64 classes for cross_entropy", y.dtype)
         if y.ndim != 2 or y.shape != rows:
-            _value_error(op, f"{argument} y", f"have shape {list(rows)} (classes)", _sizes(y))
+            remedy = "for more of them a row pass a function that calls F.cross_entropy"
+            _value_error(
+                op,
+                f"{argument} y",
+                f"have shape {list(rows)} (classes)",
+                _sizes(y),
+                remedy if y.ndim > 2 and not outputs else "",
+            )
     else:
         if not y.is_floating_point():
             remedy = 'loss="cross_entropy" is for classes'
-            _type_error(op, f"{argument} y", f"be floating point for {loss}", y.dtype, remedy)
+            wanted = f"be floating point for {objective.name}"
+            _type_error(op, f"{argument} y", wanted, y.dtype, remedy)
         shape = y.shape
         if outputs == 0:
             if shape[:2] != rows:
@@ -398,7 +413,9 @@ def refuse_backend(op: str, reason: str) -> NoReturn:
     ) from None
 
 
-def check_indices(op: str, argument: str, y: Tensor, count: Tensor | None, classes: int) -> None:
+def check_indices(
+    op: str, argument: str, y: Tensor, count: Tensor | None, classes: int, ignored: int | None
+) -> None:
     """Reads data: checks classes and counts for the torch back end (the kernels check their
     own)."""
     if count is not None and bool(((count < 0) | (count > y.shape[1])).any()):
@@ -407,6 +424,8 @@ def check_indices(op: str, argument: str, y: Tensor, count: Tensor | None, class
         used = torch.ones_like(y, dtype=torch.bool)
         if count is not None:
             used = torch.arange(y.shape[1], device=y.device) < count[:, None]
+        if ignored is not None:
+            used = used & (y != ignored)
         wrong = y[used & ((y < 0) | (y >= classes))]
         if len(wrong):
             _value_error(op, f"{argument} y", f"hold classes in [0, {classes})", wrong[0].item())

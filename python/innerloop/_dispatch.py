@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from innerloop import _checks, _kernels, _native
+from innerloop import _calling, _checks, _kernels, _native
 from innerloop._autograd import transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
 from innerloop._tasks import alone, warn_of_fallback
 from innerloop.models import MLP, NotFusible, describe
+from innerloop.objectives import Loss, Objective, resolve
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,11 +35,13 @@ class Choice(NamedTuple):
     reason: str
 
 
-def backend_for(model: Model, *, device: torch.device | str = "cpu") -> Choice:
-    """Returns the back end that `backend="auto"` takes for a model, and why.
+@_calling.named
+def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str = "cpu") -> Choice:
+    """Returns the back end that `backend="auto"` takes for a model and a loss, and why.
 
     Args:
         model: an MLP or any nn.Module.
+        loss: as `meta_grad` takes it.
         device: where the parameters live.
 
     Example:
@@ -47,29 +50,37 @@ def backend_for(model: Model, *, device: torch.device | str = "cpu") -> Choice:
         'torch'
     """
     _checks.check_model("backend_for", model)
-    return choice_for(model, torch.device(device), "auto")
+    objective = resolve("backend_for", loss)
+    return choice_for(model, torch.device(device), "auto", objective)
 
 
-def choice_for(model: Model, device: torch.device, backend: str) -> Choice:
-    """Returns the back end that "auto" or "fused" comes to for a model; "fused" raises instead of
-    falling back."""
+def choice_for(
+    model: Model, device: torch.device, backend: str, objective: Objective | None = None
+) -> Choice:
+    """Returns the back end that "auto" or "fused" comes to for a model and a loss (None: none is
+    taken); "fused" raises instead of falling back."""
     if isinstance(model, MLP):
         mlp = model
     else:
         try:
             mlp = describe(model)
         except NotFusible as refusal:
-            return Choice("torch", str(refusal))
-    reason = _unavailable(device, backend)
+            reason = str(refusal)
+            if objective is not None and objective.reason:
+                reason += f"; {objective.reason}"
+            return Choice("torch", reason)
+    reason = _unavailable(device, backend, objective)
     if reason:
         return Choice("torch", reason)
     kind = "CUDA" if device.type == "cuda" else "CPU"
     return Choice("fused", f"fused {kind} kernels for {mlp.key}")
 
 
-def _unavailable(device: torch.device, backend: str) -> str:
-    """Returns why there are no fused kernels on a device for "auto" or "fused"; empty if there
-    are."""
+def _unavailable(device: torch.device, backend: str, objective: Objective | None = None) -> str:
+    """Returns why there are no fused kernels on a device, or for a loss, for "auto" or "fused";
+    empty if there are."""
+    if objective is not None and objective.reason:
+        return objective.reason
     if device.type == "cuda":
         reason = _cuda_reason(device.index)
         if reason:
@@ -106,7 +117,14 @@ class Prepared(NamedTuple):
     module: nn.Module | None = None  # what the torch back end runs, unless it is an MLP
 
 
-def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> Prepared:
+def prepare(
+    op: str,
+    model: Model,
+    backend: str,
+    params: Params,
+    tasks: int,
+    objective: Objective | None = None,
+) -> Prepared:
     """Returns the checked parameters and the back end for one call; warns once per kind of
     fallback."""
     if isinstance(model, MLP):
@@ -118,7 +136,7 @@ def prepare(op: str, model: Model, backend: str, params: Params, tasks: int) -> 
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     fused = None
     if mlp is not None and backend != "torch":
-        reason = _unavailable(like.device, backend)
+        reason = _unavailable(like.device, backend, objective)
         if reason:
             _fall_back(op, model, backend, reason)
         else:
@@ -165,22 +183,25 @@ def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
 
 
 def prepare_batch(
-    op: str, name: str, batch: tuple[Any, Any, Any, Any], loss: str, ready: Prepared
+    op: str, name: str, batch: tuple[Any, Any, Any, Any], objective: Objective, ready: Prepared
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Returns (x, y, count, weight) checked against the model; on the fused back end x is
     [T, N, D]."""
     x, y, count, weight = batch
     like = ready.like
     x = prepare_inputs(op, f"{name} ", x, ready)
-    _checks.check_targets(op, name, y, x, loss, ready.outputs)
-    if y.dtype is not like.dtype and loss != "cross_entropy":
+    _checks.check_targets(op, name, y, x, objective, ready.outputs)
+    if objective.rows is None or objective.classes:
+        pass
+    elif y.dtype is not like.dtype:
         _checks.check_float(op, f"{name} y", y, like.dtype, "params")
     if weight is not None:
         _checks.check_float(op, f"{name} weight", weight, like.dtype, "params")
     if ready.mlp is None:
         if not torch.compiler.is_compiling() and not transforms_active():
-            classes = ready.outputs if loss == "cross_entropy" else 0
-            _checks.check_indices(op, name, y, count, classes)
+            with_classes = objective.classes and y.ndim == 2 and y.dtype is torch.int64
+            classes = ready.outputs if with_classes else 0
+            _checks.check_indices(op, name, y, count, classes, objective.ignored)
             if ready.module is not None:
                 selects = count is not None or weight is not None
                 _checks.check_statistics(op, ready.module, selects_rows=selects)
@@ -220,7 +241,7 @@ def adapted_names(
     return tuple(leaf.name for leaf in leaves if leaf.name in adapt_params)
 
 
-# ---------------------------------------------------------------- autocast
+# ---------------------------------------------------------------- what every operation has
 
 
 def _autocast_device() -> str | None:
@@ -244,9 +265,9 @@ def _widen(value: Any) -> Any:
     return value
 
 
-def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """Returns the operation with its policy for autocast (inputs as float32, autocast off inside)
-    and for modules (one Python thread at a time)."""
+def operation(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns the operation with its policy for autocast (inputs as float32, autocast off inside),
+    for modules (one Python thread at a time) and for errors (they begin with its name)."""
 
     def widened(*args: P.args, **kwargs: P.kwargs) -> R:
         device = _autocast_device()
@@ -258,9 +279,13 @@ def outside_autocast(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        if isinstance(kwargs.get("model"), nn.Module):
-            with alone():
-                return widened(*args, **kwargs)
-        return widened(*args, **kwargs)
+        try:
+            if isinstance(kwargs.get("model"), nn.Module):
+                with alone():
+                    return widened(*args, **kwargs)
+            return widened(*args, **kwargs)
+        except _calling.ERRORS as error:
+            _calling.restate(error, function.__name__, function, args, kwargs)
+            raise
 
     return wrapped

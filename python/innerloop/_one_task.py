@@ -1,5 +1,5 @@
 """One task in plain PyTorch: network, loss, gradient and inner loop. `reference.py` maps them over
-tasks. Depends on torch alone; read `unroll` first."""
+tasks; `objectives.py` says what a loss is. Depends on torch alone; read `unroll` first."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from innerloop._stateless import call
+from innerloop.objectives import Objective, check_shapes, task_value
 
 if TYPE_CHECKING:
     from innerloop._params import InnerLr, Params
@@ -68,51 +69,35 @@ def forward(model: Model, params: Params, x: Tensor) -> Tensor:
     return h
 
 
-def row_losses(loss: str, z: Tensor, y: Tensor) -> Tensor:
-    """Returns the loss of each row [N]: the mean over outputs for all but cross_entropy."""
-    if y.shape[0] == 0:
-        return z.sum().expand(0)
-    if loss == "cross_entropy":
-        if z.ndim != 2 or y.ndim != 1:
-            raise ValueError(
-                "cross_entropy: model outputs must have shape [T, N, K] for y [T, N] "
-                f"(got rows of shape {list(z.shape[1:])} for targets of shape {list(y.shape[1:])})"
-            )
-        return -F.log_softmax(z, dim=1).gather(1, y[:, None])[:, 0]
-    outputs, targets = z.reshape(z.shape[0], -1), y.reshape(y.shape[0], -1)  # [N, K]
-    if outputs.shape != targets.shape:
-        raise ValueError(
-            f"{loss}: y must have one value per output of the model "
-            f"(got {targets.shape[1]} targets for {outputs.shape[1]} outputs)"
-        )
-    if loss == "mse":
-        return (outputs - targets).square().mean(1)
-    if loss == "half_mse":
-        return 0.5 * (outputs - targets).square().mean(1)
-    if loss == "huber":
-        return F.huber_loss(outputs, targets, reduction="none", delta=1.0).mean(1)
-    return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").mean(1)
-
-
-def task_loss(model: Model, loss: str, params: Params, side: Side) -> Tensor:
+def task_loss(model: Model, objective: Objective, params: Params, side: Side) -> Tensor:
     """Returns sum_i w_i l_i over the rows in use. Other rows are replaced before the network sees
-    them, so that whatever they hold (NaN as well) reaches neither the value nor a gradient."""
+    them, so that whatever they hold (NaN as well) reaches neither the value nor a gradient. For a
+    callable there are no others: `_ragged.py` has taken them out."""
     x, y, count, weight = side
     rows = x.shape[0]
-    if count is None and weight is None:
-        return row_losses(loss, forward(model, params, x), y).sum() / max(rows, 1)
-    used = torch.ones(rows, dtype=torch.bool, device=x.device)
+    used: Tensor | None = None
     if count is not None:
         used = torch.arange(rows, device=x.device) < count
-    if weight is not None:
-        used = used & (weight != 0)
-    x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, 0)
+    if weight is not None and objective.rows is not None:
+        used = weight != 0 if used is None else used & (weight != 0)
+    if used is not None:
+        x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, 0)
+    z = forward(model, params, x)
+    if rows == 0:
+        return z.sum().expand(0).sum()
+    check_shapes(objective, z, y)
+    if objective.rows is None:
+        return task_value(objective, z, y, weight)
+    if objective.ignored is not None:
+        kept = y != objective.ignored
+        used = kept if used is None else used & kept
+    if used is None:
+        return objective.rows(z, y).sum() / rows
     y = torch.where(used.reshape(rows, *[1] * (y.ndim - 1)), y, 0)
-    losses = torch.where(used, row_losses(loss, forward(model, params, x), y), 0)
+    losses = torch.where(used, objective.rows(z, y), 0)
     if weight is not None:
         return (torch.where(used, weight, 0) * losses).sum()
-    assert count is not None
-    return losses.sum() / count.clamp(min=1)
+    return losses.sum() / used.sum().clamp(min=1)
 
 
 # ---------------------------------------------------------------- gradients and steps
@@ -165,7 +150,7 @@ class Path(NamedTuple):
 
 def unroll(
     model: Model,
-    loss: str,
+    objective: Objective,
     params: Params,
     support: Side,
     *,
@@ -181,11 +166,11 @@ def unroll(
     for step in range(steps):
         fixed = {k: v for k, v in phi.items() if k not in adapted}
 
-        def objective(leaves: Leaves, fixed: Leaves = fixed) -> Tensor:
-            return task_loss(model, loss, {**fixed, **leaves}, support)
+        def support_loss(leaves: Leaves, fixed: Leaves = fixed) -> Tensor:
+            return task_loss(model, objective, {**fixed, **leaves}, support)
 
         value, grad = value_and_grad(
-            objective, {k: phi[k] for k in adapted}, looped, create_graph=order == 2
+            support_loss, {k: phi[k] for k in adapted}, looped, create_graph=order == 2
         )
         phi = dict(phi)
         for k, g in grad.items():

@@ -23,7 +23,8 @@ class Batch(NamedTuple):
 
     Args:
         x: [T, N, D] inputs ([T, N, *any] for models that begin with Flatten).
-        y: [T, N, K] targets ([T, N] when K is 1), or [T, N] int64 classes.
+        y: [T, N, K] targets ([T, N] when K is 1), or [T, N] int64 classes, or what a callable loss
+            takes as targets, [T, N, ...].
         count: [T] int64, rows in use of each task; the rows after them are ignored whatever they
             hold.
         weight: [T, N] sample weights, used as given: a task's loss is sum_i weight_i loss_i.

@@ -8,16 +8,14 @@ from typing import Any
 
 import torch
 
+from innerloop import objectives
 from innerloop._params import RateForm
 from innerloop.models import ACTIVATIONS, MLP, from_key
-
-LOSS_CODES = {"mse": 0, "half_mse": 1, "cross_entropy": 2, "bce_with_logits": 3, "huber": 4}
-HUBER_DELTA = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a call fixes besides the architecture. `adapt` has one flag per leaf."""
+    """What a call fixes besides the architecture. `loss` is a name; `adapt` has a flag per leaf."""
 
     loss: str
     steps: int
@@ -63,8 +61,8 @@ class Plan:
         self.leaves = model.leaves
         self.outputs = model.outputs
         self.parameters = model.parameters
-        self.loss_code = LOSS_CODES[options.loss]
-        self.loss_parameter = HUBER_DELTA if options.loss == "huber" else 0.0
+        self.loss_code = objectives.CODES[options.loss]
+        self.loss_parameter = objectives.PARAMETERS.get(options.loss, 0.0)
         self.native: dict[Any, Any] = {}  # by extension module: its model, made at the first call
 
     def native_arguments(self) -> tuple[list[int], list[int], list[float], list[bool]]:

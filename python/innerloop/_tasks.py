@@ -1,8 +1,9 @@
-"""Maps a function of one task over all tasks: by torch.vmap, or in a loop for modules that vmap
-cannot take."""
+"""Maps a function of one task over all tasks: by torch.vmap, or in a loop for modules and losses
+that vmap cannot take."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from innerloop._curvature import exact_curvature
+from innerloop.objectives import Objective
 
-# modules that vmap refused, with its reason
+# what vmap refused, a module, or a callable loss with a model, and its reason
 _LOOPED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-_WARNED: set[type] = set()
+_LOOPED_LOSSES: WeakKeyDictionary[Any, WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
+_WARNED: set[tuple[type, str]] = set()
 # the folders of this package and of torch, through which modules are called
 _INSIDE = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
 
@@ -29,29 +32,62 @@ class FallbackWarning(UserWarning):
 
 
 def warn_of_fallback(text: str) -> None:
-    """Warns at the line of the caller's own code."""
+    """Warns at the line of the caller's own code; under torch.compile, when it is traced."""
+    if torch.compiler.is_compiling():
+        _warn_of_trace(text)
+        return
     level = 2
-    if not torch.compiler.is_compiling():  # which cannot look at frames
-        frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
-            level, frame = level + 1, frame.f_back
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
     warnings.warn(f"innerloop: {text}", FallbackWarning, stacklevel=level)
 
 
-def loop_reason(model: object) -> str | None:
-    """Returns why a module runs task by task on the torch back end, or None if it does not
-    (yet)."""
-    return _LOOPED.get(model) if isinstance(model, nn.Module) else None
+def _warn_of_trace(text: str) -> None:
+    """Warns, called and not traced, with a line that means nothing."""
+    warnings.warn(f"innerloop: {text}", FallbackWarning, stacklevel=2)
+
+
+# what torch.compiler.assume_constant_result does, less its import of all of torch._dynamo
+_warn_of_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def loop_reason(model: object, objective: Objective | None = None) -> str | None:
+    """Returns why a module, or a model with a callable loss, runs task by task on the torch back
+    end, or None if it does not (yet)."""
+    reason = _LOOPED.get(model) if isinstance(model, nn.Module) else None
+    if reason is None and objective is not None and objective.function is not None:
+        with contextlib.suppress(TypeError):  # a callable without hash or weak references
+            models = _LOOPED_LOSSES.get(_key(objective))
+            reason = None if models is None else models.get(model)
+    return reason
+
+
+def _remember(model: object, objective: Objective | None, reason: str) -> None:
+    """Keeps the reason for the next call."""
+    if objective is None or objective.function is None:
+        assert isinstance(model, nn.Module)
+        _LOOPED[model] = reason
+        return
+    with contextlib.suppress(TypeError):
+        _LOOPED_LOSSES.setdefault(_key(objective), WeakKeyDictionary())[model] = reason
+
+
+def _key(objective: Objective) -> Any:
+    """Returns what stands for a callable loss: the function itself behind a method of an object."""
+    return getattr(objective.function, "__func__", objective.function)
 
 
 def over_tasks(
     model: object,
+    objective: Objective | None,
     task: Callable[..., Any],
     trees: Sequence[Any],
     axes: Sequence[Any],
     tasks: int,
 ) -> Any:
-    """Returns task(*trees of one task, looped) for every task, stacked along a leading axis.
+    """Returns task(*trees of one task, looped) for every task, stacked along a leading axis. The
+    task evaluates `model` and, unless it is None, `objective`.
 
     `trees` are tensors or nests of dicts and named tuples of them; `axes` mirror them with 0 where
     a tensor has a task axis and None where it is shared. A task returns tensors in dicts or tuples.
@@ -59,17 +95,24 @@ def over_tasks(
     if tasks == 0:
         # one made-up task gives the shapes; nothing else of it is kept
         padded = [_each(_pad, tree, axis) for tree, axis in zip(trees, axes, strict=True)]
-        return _each(lambda t, _: t[:0], over_tasks(model, task, padded, axes, 1), 0)
-    if not isinstance(model, nn.Module):
-        return _map(model, task, trees, axes, tasks)
+        return _each(lambda t, _: t[:0], over_tasks(model, objective, task, padded, axes, 1), 0)
+    if not _runs_foreign_code(model, objective):
+        return _map(model, objective, task, trees, axes, tasks)
     with exact_curvature():
-        return _map(model, task, (_copies(trees[0], axes[0]), *trees[1:]), axes, tasks)
+        if isinstance(model, nn.Module):
+            trees = (_copies(trees[0], axes[0]), *trees[1:])
+        return _map(model, objective, task, trees, axes, tasks)
 
 
 def _copies(params: dict[str, Tensor], axes: dict[str, int | None]) -> dict[str, Tensor]:
     """Returns parameters with copies of those that all tasks share, which are usually a module's
     own: what its forward pass does to them in place must not reach the module."""
     return {k: v.clone() if axes[k] is None else v for k, v in params.items()}
+
+
+def _runs_foreign_code(model: object, objective: Objective | None) -> bool:
+    """Says whether a task calls a module or a loss that is not of this package."""
+    return isinstance(model, nn.Module) or (objective is not None and objective.rows is None)
 
 
 _LOCK = threading.RLock()
@@ -94,13 +137,14 @@ def alone() -> AbstractContextManager[Any]:
 
 def _map(
     model: object,
+    objective: Objective | None,
     task: Callable[..., Any],
     trees: Sequence[Any],
     axes: Sequence[Any],
     tasks: int,
 ) -> Any:
     """Returns over_tasks' result for at least one task."""
-    reason = loop_reason(model)
+    reason = loop_reason(model, objective)
     if reason is None:
         try:
             mapped = torch.vmap(
@@ -108,7 +152,7 @@ def _map(
             )
             return mapped(*trees)
         except RuntimeError as refusal:
-            if not isinstance(model, nn.Module):
+            if not _runs_foreign_code(model, objective):
                 raise
             reason = str(refusal).strip().split("\n")[0]
     results = []
@@ -119,14 +163,15 @@ def _map(
 
         parts = (_each(select, tree, axis) for tree, axis in zip(trees, axes, strict=True))
         results.append(task(*parts, True))
-    assert isinstance(model, nn.Module)
-    _LOOPED[model] = reason  # only now: had the task failed as well, vmap was not to blame
-    if type(model) not in _WARNED:
-        _WARNED.add(type(model))
-        warn_of_fallback(
-            f"{type(model).__name__} runs task by task, since torch.vmap cannot take it ({reason})"
-        )
-    return _stack(results)
+    # only now: had the task failed as well, vmap was not to blame
+    _remember(model, objective, reason)
+    what = type(model).__name__
+    if objective is not None and objective.function is not None:
+        what += f" with the loss {objective.name}"
+    if (type(model), what) not in _WARNED:
+        _WARNED.add((type(model), what))
+        warn_of_fallback(f"{what} runs task by task, since torch.vmap cannot take it ({reason})")
+    return _joined(results, torch.stack)
 
 
 def _pad(tensor: Tensor, _: object) -> Tensor:
@@ -147,10 +192,10 @@ def _each(function: Callable[[Tensor, Any], Any], tree: Any, axes: Any) -> Any:
     return function(tree, axes)
 
 
-def _stack(parts: list[Any]) -> Any:
-    """Returns the results of single tasks with a leading task axis."""
+def _joined(parts: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Returns the results of several calls with their tensors joined along the task axis."""
     if isinstance(parts[0], dict):
-        return {k: _stack([p[k] for p in parts]) for k in parts[0]}
+        return {k: _joined([p[k] for p in parts], join) for k in parts[0]}
     if isinstance(parts[0], tuple):
-        return tuple(_stack(list(column)) for column in zip(*parts, strict=True))
-    return torch.stack(parts)
+        return tuple(_joined(list(column), join) for column in zip(*parts, strict=True))
+    return join(parts)

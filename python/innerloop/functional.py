@@ -19,7 +19,7 @@ from innerloop._dispatch import (
     Model,
     adapted_names,
     backend_for,
-    outside_autocast,
+    operation,
     prepare,
     prepare_batch,
     prepare_inputs,
@@ -33,6 +33,7 @@ from innerloop._params import (
     unflatten_rate_grad,
 )
 from innerloop._plan import find_plan, options_without_rates
+from innerloop.objectives import Loss, resolve, suited
 
 __all__ = [
     "Choice",
@@ -69,7 +70,7 @@ class MetaGrad(NamedTuple):
     backend: str
 
 
-@outside_autocast
+@operation
 def meta_grad(
     params: Params,
     support: BatchLike,
@@ -78,7 +79,7 @@ def meta_grad(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss = "mse",
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -95,7 +96,8 @@ def meta_grad(
     Args:
         params: {name: tensor}, float32 or float64; each leaf shared [...] or per task [T, ...].
         support: (x [T, N, D], y), optionally with count [T] and weight [T, N]: see `Batch`. y is
-            [T, N, K] ([T, N] when K is 1), or int64 classes [T, N] for "cross_entropy".
+            [T, N, K] ([T, N] when K is 1), or int64 classes [T, N] for "cross_entropy"; for a
+            callable loss anything [T, N, ...].
         query: the same with Q rows.
         model: an MLP, or any nn.Module (run by the torch back end if MLP.from_module cannot
             describe it).
@@ -104,6 +106,11 @@ def meta_grad(
         steps: S >= 0.
         loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or
             "cross_entropy". A task's loss is the mean over its rows, or sum_i weight_i loss_i.
+            Or one of torch's losses, as an instance or a function: fused if it means one of these
+            names exactly, else run by the torch back end. Or any callable (outputs [N, ...],
+            targets [N, ...]) of one task, run by the torch back end: it returns the task's loss,
+            0-d, or values of its rows [N], of which the loss is the mean or the weighted sum. It
+            gets the rows in use alone, and depends on nothing but its arguments and constants.
         order: 2 for the exact gradient; 1 treats inner gradients as constants (first-order MAML).
         adapt_params: names of the leaves that the inner loop changes; None for all. All have a
             meta-gradient.
@@ -183,7 +190,7 @@ def meta_grad(
     )
 
 
-@outside_autocast
+@operation
 def meta_loss(
     params: Params,
     support: BatchLike,
@@ -192,7 +199,7 @@ def meta_loss(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss = "mse",
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
@@ -236,7 +243,7 @@ def meta_loss(
     return _autograd.meta_loss(call.plan, (*call.tensors[:9], *call.tensors[10:]))
 
 
-@outside_autocast
+@operation
 def mean_meta_loss(
     params: Params,
     support: BatchLike,
@@ -245,7 +252,7 @@ def mean_meta_loss(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss = "mse",
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -294,7 +301,7 @@ def mean_meta_loss(
     return (task_weight * losses).sum()
 
 
-@outside_autocast
+@operation
 def adapt(
     params: Params,
     support: BatchLike,
@@ -302,7 +309,7 @@ def adapt(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss = "mse",
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
     backend: str = "auto",
@@ -331,14 +338,16 @@ def adapt(
     op = "adapt"
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
-    steps = _checks.check_options(op, loss, steps, 2, backend)
+    steps = _checks.check_options(op, steps, 2, backend)
     parts = _checks.check_batch(op, "support", support)
-    ready = prepare(op, model, backend, params, parts[0].shape[0])
+    objective = suited(resolve(op, loss), parts)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], objective)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
-    side = prepare_batch(op, "support", parts, loss, ready)
+    side = prepare_batch(op, "support", parts, objective, ready)
     if ready.mlp is not None:
-        options = options_without_rates(loss, steps, stepwise=stepwise, allow_tf32=allow_tf32)
+        name = objective.name
+        options = options_without_rates(name, steps, stepwise=stepwise, allow_tf32=allow_tf32)
         plan, rates = fused_plan(ready, adapted, inner_lr, options)
         flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
         return leaf_dict(ready, flat)
@@ -348,20 +357,20 @@ def adapt(
         model=model,
         inner_lr=inner_lr,
         steps=steps,
-        loss=loss,
+        loss=objective,
         adapt_params=adapted,
         stepwise=stepwise,
     )
 
 
-@outside_autocast
+@operation
 def hvp(
     params: Params,
     batch: BatchLike,
     vector: Params,
     *,
     model: Model,
-    loss: str = "mse",
+    loss: Loss = "mse",
     backend: str = "auto",
     allow_tf32: bool = False,
 ) -> dict[str, Tensor]:
@@ -388,27 +397,28 @@ def hvp(
         torch.Size([4, 1])
     """
     op = "hvp"
-    _checks.check_options(op, loss, 0, 2, backend)
+    _checks.check_options(op, 0, 2, backend)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     parts = _checks.check_batch(op, "batch", batch)
-    ready = prepare(op, model, backend, params, parts[0].shape[0])
+    objective = suited(resolve(op, loss), parts)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], objective)
     direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
     _checks.check_float(op, "vector", like, ready.like.dtype, "params")
     _checks.check_device(op, "vector", like, ready.like.device, "params")
-    side = prepare_batch(op, "batch", parts, loss, ready)
+    side = prepare_batch(op, "batch", parts, objective, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates(loss, allow_tf32=allow_tf32))
+        plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
         return leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
-    return reference.hvp(params, side, vector, model=model, loss=loss)
+    return reference.hvp(params, side, vector, model=model, loss=objective)
 
 
-@outside_autocast
+@operation
 def loss_and_grad(
     params: Params,
     batch: BatchLike,
     *,
     model: Model,
-    loss: str = "mse",
+    loss: Loss = "mse",
     backend: str = "auto",
     allow_tf32: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -429,19 +439,20 @@ def loss_and_grad(
         torch.Size([4])
     """
     op = "loss_and_grad"
-    _checks.check_options(op, loss, 0, 2, backend)
+    _checks.check_options(op, 0, 2, backend)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     parts = _checks.check_batch(op, "batch", batch)
-    ready = prepare(op, model, backend, params, parts[0].shape[0])
-    side = prepare_batch(op, "batch", parts, loss, ready)
+    objective = suited(resolve(op, loss), parts)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], objective)
+    side = prepare_batch(op, "batch", parts, objective, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates(loss, allow_tf32=allow_tf32))
+        plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
         losses, flat = _autograd.run("loss_and_grad", plan, (*side, *ready.params))
         return losses, leaf_dict(ready, flat)
-    return reference.loss_and_grad(params, side, model=model, loss=loss)
+    return reference.loss_and_grad(params, side, model=model, loss=objective)
 
 
-@outside_autocast
+@operation
 def predict(
     params: Params,
     x: Tensor,
@@ -468,7 +479,7 @@ def predict(
         torch.Size([4, 5, 2])
     """
     op = "predict"
-    _checks.check_options(op, "mse", 0, 2, backend)
+    _checks.check_options(op, 0, 2, backend)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     _checks.check_rows(op, "x", x)
     ready = prepare(op, model, backend, params, x.shape[0])

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from innerloop._one_task import Leaves, Side, forward, task_loss, unroll, value_and_grad
+from innerloop._ragged import over_ragged_tasks
 from innerloop._tasks import over_tasks
+from innerloop.objectives import Loss, Objective, resolve, suited
 
 if TYPE_CHECKING:
     from innerloop._one_task import Model
@@ -52,39 +54,47 @@ def predict(params: Params, x: Tensor, *, model: Model) -> Tensor:
     def task(p: Leaves, rows: Tensor, looped: bool) -> Tensor:
         return forward(model, p, rows)
 
-    result: Tensor = over_tasks(model, task, (dict(params), x), (_axes(model, params), 0), len(x))
+    trees, axes = (dict(params), x), (_axes(model, params), 0)
+    result: Tensor = over_tasks(model, None, task, trees, axes, len(x))
     return result
 
 
 def loss_and_grad(
-    params: Params, batch: BatchLike, *, model: Model, loss: str = "mse"
+    params: Params, batch: BatchLike, *, model: Model, loss: Loss | Objective = "mse"
 ) -> tuple[Tensor, Leaves]:
     """Returns each task's loss [T] and its gradient {name: [T, ...]}; see
     `functional.loss_and_grad`."""
+    wanted = suited(resolve("reference", loss), batch)
     side, side_axes = _side(batch)
     names = _trainable(params)
 
     def task(p: Leaves, rows: Side, looped: bool) -> tuple[Tensor, Leaves]:
         def objective(leaves: Leaves) -> Tensor:
-            return task_loss(model, loss, {**p, **leaves}, rows)
+            return task_loss(model, wanted, {**p, **leaves}, rows)
 
         return value_and_grad(objective, {k: p[k] for k in names}, looped)
 
     trees, axes = (dict(params), side), (_axes(model, params), side_axes)
-    result: tuple[Tensor, Leaves] = over_tasks(model, task, trees, axes, len(side.x))
+    result: tuple[Tensor, Leaves] = over_ragged_tasks(model, wanted, task, trees, axes, len(side.x))
     return result
 
 
 def hvp(
-    params: Params, batch: BatchLike, vector: Params, *, model: Model, loss: str = "mse"
+    params: Params,
+    batch: BatchLike,
+    vector: Params,
+    *,
+    model: Model,
+    loss: Loss | Objective = "mse",
 ) -> Leaves:
     """Returns each task's Hessian times `vector`, {name: [T, ...]}; see `functional.hvp`."""
+    wanted = suited(resolve("reference", loss), batch)
     side, side_axes = _side(batch)
     names = _trainable(params)
 
     def task(p: Leaves, v: Leaves, rows: Side, looped: bool) -> Leaves:
         def objective(leaves: Leaves) -> Tensor:
-            return task_loss(model, loss, {**p, **leaves}, rows)
+            return task_loss(model, wanted, {**p, **leaves}, rows)
 
         def slope(leaves: Leaves) -> Tensor:
             grad = value_and_grad(objective, leaves, looped)[1]
@@ -94,7 +104,7 @@ def hvp(
 
     trees = (dict(params), dict(vector), side)
     axes = (_axes(model, params), _axes(model, vector), side_axes)
-    result: Leaves = over_tasks(model, task, trees, axes, len(side.x))
+    result: Leaves = over_ragged_tasks(model, wanted, task, trees, axes, len(side.x))
     return result
 
 
@@ -105,18 +115,19 @@ def adapt(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss | Objective = "mse",
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
 ) -> Leaves:
     """Returns the parameters after the inner loop, {name: [T, ...]}; see `functional.adapt`."""
+    wanted = suited(resolve("reference", loss), support)
     side, side_axes = _side(support)
     adapted = _adapted(params, adapt_params)
 
     def task(p: Leaves, rows: Side, looped: bool) -> Leaves:
         path = unroll(
             model,
-            loss,
+            wanted,
             p,
             rows,
             inner_lr=inner_lr,
@@ -130,7 +141,7 @@ def adapt(
         return {k: v.clone() for k, v in path.params[-1].items()}
 
     trees, axes = (dict(params), side), (_axes(model, params), side_axes)
-    result: Leaves = over_tasks(model, task, trees, axes, len(side.x))
+    result: Leaves = over_ragged_tasks(model, wanted, task, trees, axes, len(side.x))
     return result
 
 
@@ -151,12 +162,13 @@ def meta_losses(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss | Objective = "mse",
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
 ) -> TaskLosses:
     """Returns every loss of the inner loops, differentiable any number of times."""
+    wanted = suited(resolve("reference", loss), support, query)
     support_side, support_axes = _side(support)
     query_side, query_axes = _side(query)
     adapted = _adapted(params, adapt_params)
@@ -164,7 +176,7 @@ def meta_losses(
     def task(p: Leaves, s: Side, q: Side, looped: bool) -> tuple[Tensor, Tensor, Tensor]:
         path = unroll(
             model,
-            loss,
+            wanted,
             p,
             s,
             inner_lr=inner_lr,
@@ -174,13 +186,13 @@ def meta_losses(
             looped=looped,
         )
         visited = path.params if stepwise else path.params[-1:]
-        query_loss = torch.stack([task_loss(model, loss, phi, q) for phi in visited])
+        query_loss = torch.stack([task_loss(model, wanted, phi, q) for phi in visited])
         before = torch.stack(path.support_loss) if steps else query_loss[:0]
         return query_loss[-1], before, query_loss
 
     trees = (dict(params), support_side, query_side)
     axes = (_axes(model, params), support_axes, query_axes)
-    final, before, after = over_tasks(model, task, trees, axes, len(support_side.x))
+    final, before, after = over_ragged_tasks(model, wanted, task, trees, axes, len(support_side.x))
     return TaskLosses(final, before, after if stepwise else None)
 
 

@@ -10,8 +10,9 @@ import torch
 
 from innerloop import _checks, _native
 from innerloop._params import RateForm
-from innerloop._plan import LOSS_CODES, Options, find_plan
+from innerloop._plan import Options, find_plan
 from innerloop.models import MLP
+from innerloop.objectives import Loss, resolve
 
 OPERATIONS = ("meta_grad", "meta_loss", "adapt", "hvp", "loss_and_grad", "predict")
 STRATEGIES = ("auto", "resident", "streamed", "low_rank", "cluster", "tiled")
@@ -64,7 +65,7 @@ def plan(
     query_rows: int = 0,
     steps: int = 1,
     order: int = 2,
-    loss: str = "mse",
+    loss: Loss = "mse",
     operation: str = "meta_grad",
     dtype: torch.dtype = torch.float32,
     per_task: bool = False,
@@ -88,11 +89,12 @@ def plan(
 
     Raises:
         ValueError: an option is unknown.
+        NotImplementedError: the loss has no kernel.
         RuntimeError: this installation has no CUDA kernels, or no schedule fits.
 
     Cost:
-        About 10 microseconds for a call seen before; up to milliseconds for others, the more the more
-        steps they have. No work on a GPU.
+        About 10 microseconds for a call seen before; up to milliseconds for others, more with more
+        steps. No work on a GPU.
 
     Example:
         >>> from innerloop import schedule
@@ -100,7 +102,9 @@ def plan(
         132
     """
     _checks.check_choice("plan", "operation", operation, OPERATIONS)
-    _checks.check_choice("plan", "loss", loss, tuple(LOSS_CODES))
+    objective = resolve("plan", loss)
+    if objective.reason:
+        _checks.refuse_backend("plan", objective.reason)
     module = _native.cuda()
     if facts is None:
         index = torch.cuda.current_device() if device is None else device
@@ -108,7 +112,7 @@ def plan(
     leaves = model.leaves
     form = RateForm(False, False, "model")
     adapt = (True,) * len(leaves)
-    found = find_plan(model, Options(loss, steps, order, adapt, form, False))
+    found = find_plan(model, Options(objective.name, steps, order, adapt, form, False))
     native = module.Model(*found.native_arguments())
     # no address is used: one number stands for every tensor, with the axes of a leaf
     one = torch.empty(1)

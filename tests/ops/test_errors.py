@@ -37,7 +37,11 @@ X, Y = torch.zeros(5, 4, 3), torch.zeros(5, 4, 2)
 
 BAD = {
     "loss": (put(loss="l1"), ValueError, r"loss must be one of .* \(got 'l1'\)"),
-    "loss function": (put(loss=torch.nn.functional.mse_loss), ValueError, r"loss must be one of .*; losses have names, such as"),
+    "loss class": (put(loss=torch.nn.MSELoss), TypeError, r"loss must be one of .*, a torch loss or a callable .* \(got the class MSELoss\)"),
+    "loss kind": (put(loss=2), TypeError, r"loss must be one of .* \(got 2\)"),
+    "loss arguments": (put(loss=torch.nn.TripletMarginLoss()), TypeError,
+                       r"loss must take the outputs and targets .*\(got TripletMarginLoss\(anchor, positive, negative\)\)"),
+    "broadcast": (put(loss=torch.nn.functional.mse_loss, support=(X, Y[..., 0])), ValueError, r"support y must have shape"),
     "steps": (put(steps=-1), ValueError, r"steps must be at least 0 \(got -1\)"),
     "steps kind": (put(steps=1.5), TypeError, r"steps must be an int \(got 1.5\)"),
     "steps bool": (put(steps=True), TypeError, r"steps must be an int \(got True\)"),

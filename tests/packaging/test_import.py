@@ -43,11 +43,68 @@ def python(code, *, hide=(), error="ModuleNotFoundError"):
     )
 
 
-def test_without_torch_one_clear_error():
-    run = python("import innerloop", hide=["torch"])
+MISSING = "innerloop needs PyTorch 2.4 or later (there is no torch): pip install torch"
+OLD = "innerloop needs PyTorch 2.4 or later (this is {}): pip install --upgrade torch"
+OLD_TORCH = """
+import sys, types
+torch = types.ModuleType("torch")
+torch.__version__ = {!r}
+sys.modules["torch"] = torch
+"""
+# the package as its commands import it: the script of the installation, and two modules
+COMMANDS = {
+    "innerloop compare": "sys.argv[:] = ['/usr/bin/innerloop', 'compare']; import innerloop.cli",
+    "python -m innerloop": "sys.argv[:] = ['-m']; "
+    "sys.orig_argv[:] = ['python', '-m', 'innerloop']; import innerloop",
+    "python -m innerloop.cli": "sys.argv[:] = ['-m', 'compare']; "
+    "sys.orig_argv[:] = ['python', '-m', 'innerloop.cli', 'compare']; import innerloop.cli",
+}
+
+
+@pytest.mark.parametrize("module", ["innerloop", "innerloop.bounds", "innerloop.cli"])
+def test_without_torch_one_clear_error(module):
+    run = python(f"import {module}", hide=["torch"])
     assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'torch'"
+    assert run.stderr.splitlines()[-1] == f"ModuleNotFoundError: {MISSING}"
     assert "During handling" not in run.stderr
+
+
+@pytest.mark.parametrize("version", ["2.3.1+cu121", "1.13.1", "2.3.0a0+git1234"])
+def test_with_an_old_torch_one_clear_error(version):
+    run = python(OLD_TORCH.format(version) + "import innerloop")
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == f"ImportError: {OLD.format(version)}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_without_torch_print_one_line(command):
+    code = f"import sys; {COMMANDS[command]}"
+    run = python(code, hide=["torch"])
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", MISSING + "\n")
+    run = python(OLD_TORCH.format("2.3.1") + code)
+    assert (run.returncode, run.stdout, run.stderr) == (1, "", OLD.format("2.3.1") + "\n")
+
+
+def test_a_module_that_torch_lacks_is_not_called_a_missing_torch():
+    run = python("import innerloop", hide=["torch._C"])
+    assert "innerloop needs PyTorch" not in run.stderr
+    assert "torch._C" in run.stderr.splitlines()[-1]
+
+
+def test_the_module_run_for_real_with_an_old_torch(tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("__version__ = '2.0.0'")
+    path = os.pathsep.join([str(tmp_path), str(Path(innerloop.__file__).parents[1])])
+    for module in ("innerloop", "innerloop.cli"):
+        run = subprocess.run(
+            [sys.executable, "-m", module, "compare"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            timeout=120,
+            check=False,
+        )
+        assert (run.returncode, run.stderr) == (1, OLD.format("2.0.0") + "\n")
 
 
 def test_without_the_extension_the_reference_works_and_says_so():

@@ -20,6 +20,7 @@ from innerloop.bounds.constants._oracle import Model, Trajectory, check_count
 from innerloop.bounds.constants.problem import ProblemConstants, problem_constants
 from innerloop.bounds.constants.sampling import Sampler
 from innerloop.bounds.nonconvex import Comparison, compare, sgd_bound, updates_needed
+from innerloop.objectives import Loss
 
 # budgets of the printed table, as multiples of the budget asked for
 _MULTIPLES = (0.1, 1.0, 10.0, 100.0)
@@ -102,7 +103,7 @@ def report(
     samples: int,
     steps: int = 1,
     queries: int | None = None,
-    loss: str = "mse",
+    loss: Loss = "mse",
     tasks: int = 128,
     batch: int = 8,
     budget: float | None = None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import functional
+from innerloop._calling import named
 from innerloop._dispatch import Model, choice_for
 from innerloop._tasks import alone
 from innerloop.learners import _checks
@@ -59,6 +60,7 @@ class Adapted:
             return self._module
         return self._description.of(self._module)[0]
 
+    @named
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the outputs [T, N, K] for x [T, N, ...]; no gradient flows through them."""
         _checks.check_tasks("Adapted", x, self.tasks)
@@ -72,6 +74,7 @@ class Adapted:
             )
         return out.detach()
 
+    @named
     def module(self, task: int) -> nn.Module:
         """Returns a copy of the module with the parameters of one task, an ordinary nn.Module."""
         _checks.check_task_index("Adapted.module", task, self.tasks)

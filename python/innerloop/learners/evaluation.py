@@ -12,6 +12,7 @@ from torch import Tensor
 from innerloop import functional
 from innerloop._dispatch import Model
 from innerloop.learners.rates import InnerRates
+from innerloop.objectives import Loss, resolve
 
 BatchParts = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # x, y, count, weight
 
@@ -27,9 +28,8 @@ class Evaluation(NamedTuple):
         confidence: [S + 1], half width of the 95 % confidence interval of the mean over tasks
             (Student's t; NaN for one task).
         accuracy: [T, S + 1], share of query rows classified correctly; None unless the loss is
-            cross_entropy.
-        accuracy_mean, accuracy_confidence: [S + 1], likewise; None unless the loss is
-            cross_entropy.
+            cross entropy ("cross_entropy", or torch's) and the targets are classes.
+        accuracy_mean, accuracy_confidence: [S + 1], likewise.
     """
 
     loss: Tensor
@@ -60,7 +60,7 @@ def evaluate(
     model: Model,
     rates: InnerRates | None,
     steps: int,
-    loss: str,
+    loss: Loss,
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
@@ -115,13 +115,15 @@ def _chunk(
     model: Model,
     rates: InnerRates | None,
     steps: int,
-    loss: str,
+    loss: Loss,
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Returns (losses, accuracies or None), both [T, S + 1], of the tasks of one chunk."""
     phi = dict(params)
+    objective = resolve("evaluate", loss)
+    counts = objective.classes and query[1].dtype is torch.int64 and query[1].ndim == 2
     losses, shares = [], []
     for step in range(steps + 1):
         if step:
@@ -149,19 +151,19 @@ def _chunk(
             allow_tf32=allow_tf32,
         )
         losses.append(now)
-        if loss == "cross_entropy":
+        if counts:
             outputs = functional.predict(
                 phi, query[0], model=model, backend=backend, allow_tf32=allow_tf32
             )
-            shares.append(_accuracy(outputs, query))
+            shares.append(_accuracy(outputs, query, objective.ignored))
     return torch.stack(losses, 1), torch.stack(shares, 1) if shares else None
 
 
-def _accuracy(outputs: Tensor, query: BatchParts) -> Tensor:
+def _accuracy(outputs: Tensor, query: BatchParts, ignored: int | None) -> Tensor:
     """Returns the share of the rows in use [T] whose largest output [T, Q, K] is at their class;
-    NaN without rows."""
+    NaN without rows. Rows of the ignored class are not in use."""
     x, y, count, weight = query
-    used = torch.ones_like(y, dtype=torch.bool)
+    used = torch.ones_like(y, dtype=torch.bool) if ignored is None else y != ignored
     if count is not None:
         used = torch.arange(x.shape[1], device=x.device) < count[:, None]
     if weight is not None:

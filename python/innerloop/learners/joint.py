@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import _checks, functional
+from innerloop._calling import ERRORS, named
+from innerloop._dispatch import Model, prepare, prepare_batch
+from innerloop._one_task import Side
 from innerloop._params import Batch, BatchLike, InnerLr
+from innerloop._ragged import in_front, rows_in_use
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.learner import Learner
+from innerloop.objectives import Loss, suited
 
 
 class JointTraining(Learner):
@@ -38,11 +43,12 @@ class JointTraining(Learner):
         >>> learner((x, x[..., :1]), (x, x[..., :1])).backward()
     """
 
+    @named
     def __init__(
         self,
         module: nn.Module,
         *,
-        loss: str = "mse",
+        loss: Loss = "mse",
         inner_lr: InnerLr | None = None,
         steps: int = 1,
         adapt_params: Sequence[str] | None = None,
@@ -61,6 +67,7 @@ class JointTraining(Learner):
             allow_tf32=allow_tf32,
         )
 
+    @named
     def forward(
         self,
         support: BatchLike,
@@ -93,21 +100,40 @@ class JointTraining(Learner):
             "backend": self._backend,
             "allow_tf32": self._allow_tf32,
         }
-        if reduction == "none":
-            loss = functional.meta_loss(params, none, rows, **options)
-        else:
-            loss = functional.mean_meta_loss(params, none, rows, task_weight=task_weight, **options)
+        try:
+            if reduction == "none":
+                loss = functional.meta_loss(params, none, rows, **options)
+            else:
+                options["task_weight"] = task_weight
+                loss = functional.mean_meta_loss(params, none, rows, **options)
+        except ERRORS:
+            try:
+                self._check_sides(op, support, query, model, params)
+            except ERRORS as plainer:
+                raise plainer from None
+            raise
         return self._anchored(loss, model)
 
+    def _check_sides(
+        self, op: str, support: Any, query: Any, model: Model, params: dict[str, Tensor]
+    ) -> None:
+        """Raises what is wrong with one side, in terms of the rows that the caller gave."""
+        for name, batch in (("support", support), ("query", query)):
+            parts = _checks.check_batch(op, name, batch)
+            objective = suited(self._objective, parts)
+            ready = prepare(op, model, self._backend, params, parts[0].shape[0], objective)
+            prepare_batch(op, name, parts, objective, ready)
+
     def _settings(self) -> str:
-        return f"loss {self.loss}, no inner loop in training, {self.steps} steps of fine-tuning"
+        name = self._objective.name
+        return f"loss {name}, no inner loop in training, {self.steps} steps of fine-tuning"
 
 
 def _union(
     op: str, support: BatchLike, query: BatchLike, dtype: torch.dtype
 ) -> tuple[Batch, Batch]:
-    """Returns an empty batch, and one with the rows of both, weighted so that its loss is the joint
-    one."""
+    """Returns an empty batch, and one with the rows of both, counted or weighted so that its loss
+    is the joint one."""
     xs, ys, s_count, s_weight = _checks.check_batch(op, "support", support)
     xq, yq, q_count, q_weight = _checks.check_batch(op, "query", query)
     learner_checks.check_same_rows(op, xs, xq, ys, yq)
@@ -115,23 +141,21 @@ def _union(
     none = Batch(xs[:, :0], ys[:, :0])
     if all(v is None for v in (s_count, s_weight, q_count, q_weight)):
         return none, Batch(x, y)
-    s_rows, s_used = _row_weights(xs, s_count, s_weight, dtype)
-    q_rows, q_used = _row_weights(xq, q_count, q_weight, dtype)
-    total = (s_used + q_used).clamp(min=1)  # [T, 1]
-    weight = torch.cat([s_rows * (s_used / total), q_rows * (q_used / total)], 1)
+    s_used = rows_in_use(Side(xs, ys, s_count, s_weight))
+    q_used = rows_in_use(Side(xq, yq, q_count, q_weight))
+    if s_weight is None and q_weight is None:
+        rows, count = in_front(torch.cat([s_used, q_used], 1), Side(x, y))
+        return none, Batch(rows.x, rows.y, count)
+    s_weight, s_number = _row_weights(s_used, s_weight, dtype)
+    q_weight, q_number = _row_weights(q_used, q_weight, dtype)
+    total = (s_number + q_number).clamp(min=1)  # [T, 1]
+    weight = torch.cat([s_weight * (s_number / total), q_weight * (q_number / total)], 1)
     return none, Batch(x, y, None, weight)
 
 
-def _row_weights(
-    x: Tensor, count: Tensor | None, weight: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _row_weights(used: Tensor, weight: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Returns the weight of each row in its side's loss [T, N], 0 where the row is left out, and
     the number of rows in use [T, 1]."""
-    used = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    if count is not None:
-        used = torch.arange(x.shape[1], device=x.device) < count[:, None]
-    if weight is not None:
-        used = used & (weight != 0)
     number = used.sum(1, keepdim=True)
     if weight is None:
         return used.to(dtype) / number.clamp(min=1), number.to(dtype)

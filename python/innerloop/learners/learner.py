@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import _checks, functional
+from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._tasks import alone, loop_reason
@@ -19,6 +20,7 @@ from innerloop.learners.description import Description, summary
 from innerloop.learners.evaluation import Evaluation, evaluate
 from innerloop.learners.rates import InnerRates
 from innerloop.models import MLP
+from innerloop.objectives import Loss, Objective, resolve, suited
 
 
 class Learner(nn.Module):
@@ -33,11 +35,13 @@ class Learner(nn.Module):
             are none.
         adapted_names: the parameters that the inner loop changes, by the module's names, in its
             order.
-        steps, order, loss: the settings; `steps` may be changed at any time.
+        steps, order, loss: the settings; `steps`, and the options of a torch loss, may be changed
+            at any time.
     """
 
     rates: InnerRates | None
 
+    @named
     def __init__(
         self,
         module: nn.Module,
@@ -46,14 +50,15 @@ class Learner(nn.Module):
         learn_inner_lr: bool | str,
         steps: int,
         order: int,
-        loss: str,
+        loss: Loss,
         adapt_params: Sequence[str] | None,
         backend: str,
         allow_tf32: bool,
     ) -> None:
         super().__init__()
         op = type(self).__name__
-        _checks.check_options(op, loss, steps, order, backend)
+        _checks.check_options(op, steps, order, backend)
+        resolve(op, loss)
         _checks.check_flag(op, "allow_tf32", allow_tf32)
         learner_checks.check_module(op, module)
         self.module = module
@@ -87,12 +92,18 @@ class Learner(nn.Module):
     # ------------------------------------------------------------ back end
 
     @property
+    def _objective(self) -> Objective:
+        """What the loss means now: options of torch's losses may be set, and hooks come and go."""
+        return resolve(type(self).__name__, self.loss)
+
+    @property
     def choice(self) -> Choice:
         """The back end of the next call and the reason for it."""
         if self._backend == "torch":
             return Choice("torch", 'backend="torch" was asked for')
         device = next(self.module.parameters()).device
-        return choice_for(self._description.of(self.module)[0], device, self._backend)
+        model = self._description.of(self.module)[0]
+        return choice_for(model, device, self._backend, self._objective)
 
     @property
     def backend(self) -> str:
@@ -103,7 +114,7 @@ class Learner(nn.Module):
         """Returns in words what the learner does: back end and reason, settings, which parameters
         adapt."""
         choice = self.choice
-        model = self._description.of(self.module)[0]
+        model, objective = self._description.of(self.module)[0], self._objective
         reason = choice.reason
         if choice.backend == "fused" and isinstance(model, MLP):
             kind = "CUDA" if next(self.module.parameters()).is_cuda else "CPU"
@@ -112,21 +123,25 @@ class Learner(nn.Module):
             f"{type(self).__name__}: {self._settings()}",
             f"back end: {choice.backend}, {reason}",
         ]
-        looped = loop_reason(self.module)
+        looped = loop_reason(self.module, objective)
         if choice.backend == "torch" and looped is not None:
+            what = "module" if objective.function is None else "module or the loss"
             lines.append(
-                f"tasks run one after another, since torch.vmap refused the module: {looped}"
+                f"tasks run one after another, since torch.vmap refused the {what}: {looped}"
             )
         frozen = [k for k, p in self.module.named_parameters() if not p.requires_grad]
         fixed = [k for k, _ in self.module.named_parameters() if k not in self.adapted_names]
         lines.append(f"adapted in the inner loop: {', '.join(self.adapted_names) or 'nothing'}")
         lines.append(f"not adapted: {', '.join(fixed) or 'none'}")
         lines.append(f"frozen (no meta-gradient): {', '.join(frozen) or 'none'}")
+        if isinstance(self.loss, nn.Module) and next(self.loss.parameters(), None) is not None:
+            names = ", ".join(name for name, _ in self.loss.named_parameters())
+            lines.append(f"learned with the loss: {names}")
         return "\n".join(lines)
 
     def _settings(self) -> str:
         """Returns the settings in words."""
-        return f"loss {self.loss}, {self.steps} inner steps"
+        return f"loss {self._objective.name}, {self.steps} inner steps"
 
     def extra_repr(self) -> str:
         """Shows the settings."""
@@ -143,7 +158,7 @@ class Learner(nn.Module):
         module), and the parameters."""
         model: Model = self.module
         with alone():
-            if self._backend == "torch":
+            if self._backend == "torch" or suited(self._objective, *batches).reason:
                 params: dict[str, Tensor] = dict(self.module.named_parameters())
             else:
                 model, params = self._description.of(self.module)
@@ -171,6 +186,7 @@ class Learner(nn.Module):
 
     # ------------------------------------------------------------ use after training
 
+    @named
     def adapt(
         self, support: BatchLike, *, steps: int | None = None, inner_lr: InnerLr | None = None
     ) -> Adapted:
@@ -214,6 +230,7 @@ class Learner(nn.Module):
         constants = {k: v.detach() for k, v in adapted.items()}
         return Adapted(self.module, constants, self._backend, self._allow_tf32)
 
+    @named
     def evaluate(
         self,
         support: BatchLike,
@@ -249,7 +266,7 @@ class Learner(nn.Module):
         """
         steps = self.steps if steps is None else steps
         op = f"{type(self).__name__}.evaluate"
-        _checks.check_options(op, self.loss, steps, self.order, self._backend)
+        _checks.check_options(op, steps, self.order, self._backend)
         support_parts = _checks.check_batch(op, "support", support)
         query_parts = _checks.check_batch(op, "query", query)
         rates = self.rates if inner_lr is None else self._given_rates(op, inner_lr, steps)

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from innerloop import functional
+from innerloop._calling import named
 from innerloop._params import BatchLike, InnerLr
 from innerloop.learners import _checks
 from innerloop.learners.learner import Learner
+from innerloop.objectives import Loss
 
 
 class MAML(Learner):
@@ -25,8 +27,10 @@ class MAML(Learner):
         inner_lr: rates of the inner loop in any form that `meta_grad` takes. Tensors are copied.
         steps: inner steps S >= 0.
         order: 2 for the exact meta-gradient; 1 for first-order MAML.
-        loss: "mse", "half_mse", "cross_entropy", "bce_with_logits" or "huber", for support and
-            query.
+        loss: "mse", "half_mse", "cross_entropy", "bce_with_logits" or "huber", a torch loss, or a
+            callable (outputs, targets) of one task (see `meta_grad`), for support and query. A
+            module is kept as `learner.loss`: it moves and is saved with the learner, and its
+            parameters, constants of the inner loop, are trained with the learner's.
         adapt_params: names (the module's own) of the parameters that the inner loop changes. None
             for all that require grad when the learner is made; freezing later stops their
             meta-gradient only.
@@ -51,6 +55,7 @@ class MAML(Learner):
         >>> learner((x, y), (x, y)).backward(); optimizer.step()
     """
 
+    @named
     def __init__(
         self,
         module: nn.Module,
@@ -58,7 +63,7 @@ class MAML(Learner):
         inner_lr: InnerLr,
         steps: int,
         order: int = 2,
-        loss: str = "mse",
+        loss: Loss = "mse",
         adapt_params: Sequence[str] | None = None,
         learn_inner_lr: bool | str = False,
         backend: str = "auto",
@@ -76,6 +81,7 @@ class MAML(Learner):
             allow_tf32=allow_tf32,
         )
 
+    @named
     def forward(
         self,
         support: BatchLike,
@@ -142,15 +148,16 @@ class MAML(Learner):
         return self._anchored(loss, model)
 
     def _settings(self) -> str:
-        return f"loss {self.loss}, {self.steps} inner steps, order {self.order}"
+        return f"loss {self._objective.name}, {self.steps} inner steps, order {self.order}"
 
 
+@named
 def FOMAML(
     module: nn.Module,
     *,
     inner_lr: InnerLr,
     steps: int,
-    loss: str = "mse",
+    loss: Loss = "mse",
     adapt_params: Sequence[str] | None = None,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
@@ -179,6 +186,7 @@ def FOMAML(
     )
 
 
+@named
 def ANIL(
     module: nn.Module,
     *,
@@ -186,7 +194,7 @@ def ANIL(
     steps: int,
     head: str | None = None,
     order: int = 2,
-    loss: str = "mse",
+    loss: Loss = "mse",
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -226,13 +234,14 @@ def ANIL(
     )
 
 
+@named
 def MetaSGD(
     module: nn.Module,
     *,
     inner_lr: InnerLr,
     steps: int = 1,
     order: int = 2,
-    loss: str = "mse",
+    loss: Loss = "mse",
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
     allow_tf32: bool = False,

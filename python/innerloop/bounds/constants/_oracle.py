@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from innerloop import functional
 from innerloop._params import BatchLike, Params
 from innerloop.models import MLP
+from innerloop.objectives import Loss, resolve
 
 Model = MLP | nn.Module
 Trajectory = Sequence[Params]
@@ -42,7 +43,7 @@ class Oracle:
     y: Tensor
     count: Tensor | None
     weight: Tensor | None
-    loss: str
+    loss: Loss
     backend: str
     shapes: dict[str, tuple[int, ...]]
     fixed: dict[str, Tensor]
@@ -168,14 +169,17 @@ def oracle(
     params: Params,
     batch: BatchLike,
     *,
-    loss: str,
+    loss: Loss,
     dtype: torch.dtype = torch.float64,
     backend: str = "auto",
 ) -> Oracle:
     """Returns the checked oracle of a call; `function` is the caller's name for errors."""
-    if loss not in NON_NEGATIVE:
+    objective = resolve(function, loss)
+    if objective.reason or objective.name not in NON_NEGATIVE:
         raise ValueError(
-            f"{function}: loss must be one of {', '.join(NON_NEGATIVE)} (got {loss!r})"
+            f"{function}: loss must be one of {', '.join(NON_NEGATIVE)}, or torch's of the same "
+            f"meaning (got {objective.name}); the bounds rest on losses that are never negative, "
+            "which cannot be seen from a function"
         )
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{function}: dtype must be float32 or float64 (got {dtype})")

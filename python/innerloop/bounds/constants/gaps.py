@@ -16,6 +16,7 @@ from innerloop._params import BatchLike
 from innerloop.bounds._results import Assumption, Record
 from innerloop.bounds.constants._estimate import Estimate, Origin
 from innerloop.bounds.constants._oracle import Model, Oracle, Trajectory, oracle, stacked
+from innerloop.objectives import Loss
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +45,7 @@ def initial_gaps(
     support: BatchLike | None = None,
     inner_lr: float = 0.0,
     steps: int = 1,
-    loss: str = "mse",
+    loss: Loss = "mse",
     dtype: torch.dtype = torch.float64,
     backend: str = "auto",
 ) -> InitialGaps:
@@ -224,7 +225,7 @@ def smoothness_along(
     support: BatchLike | None = None,
     inner_lr: float = 0.0,
     steps: int = 1,
-    loss: str = "mse",
+    loss: Loss = "mse",
     dtype: torch.dtype = torch.float64,
     backend: str = "auto",
 ) -> DirectionalSmoothness:

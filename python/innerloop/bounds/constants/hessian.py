@@ -30,6 +30,7 @@ from innerloop.bounds.constants.krylov import (
     products_needed,
     ritz,
 )
+from innerloop.objectives import Loss
 
 Array = np.ndarray[Any, Any]
 CurvatureMethod = Literal["two-sided", "squared", "power"]
@@ -102,7 +103,7 @@ def curvature(
     params: Any,
     batch: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     eps: float = 0.05,
     delta: float = 0.01,
     products: int | None = None,

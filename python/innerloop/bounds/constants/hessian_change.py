@@ -26,6 +26,7 @@ from innerloop.bounds.constants._oracle import (
     stacked,
 )
 from innerloop.bounds.constants.krylov import lanczos, ritz
+from innerloop.objectives import Loss
 
 Array = np.ndarray[Any, Any]
 
@@ -54,7 +55,7 @@ def third_order(
     params: Any,
     batch: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     starts: int = 4,
     iterations: int = 20,
     shift: float = 1.0,
@@ -150,7 +151,7 @@ def secant_rho(
     trajectory: Trajectory | Mapping[str, Tensor],
     batch: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     products: int = 12,
     inflation: float = 2.0,
     dtype: torch.dtype = torch.float64,

@@ -34,6 +34,7 @@ from innerloop.bounds.constants.points import (
 )
 from innerloop.bounds.constants.sampling import Sampler, draw_tasks
 from innerloop.bounds.nonconvex import Constants
+from innerloop.objectives import Loss, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def problem_constants(
     samples: int,
     queries: int | None = None,
     steps: int = 1,
-    loss: str = "mse",
+    loss: Loss = "mse",
     tasks: int = 128,
     trajectory: Trajectory | Mapping[str, Tensor] | None = None,
     points: int = 5,
@@ -188,7 +189,7 @@ def problem_constants(
         "points": len(run),
         "samples": samples,
         "queries": queries,
-        "loss": loss,
+        "loss": resolve(name, loss).name,
         **loop,
     }
     return ProblemConstants(

@@ -12,6 +12,7 @@ from innerloop.bounds.constants._estimate import Estimate
 from innerloop.bounds.constants._oracle import Model, check_count, oracle, source_of
 from innerloop.bounds.constants.hessian import curvature
 from innerloop.bounds.constants.hessian_change import third_order
+from innerloop.objectives import Loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def sample_constants(
     params: Any,
     batch: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     rows: int = 256,
     starts: int = 2,
     iterations: int = 10,

@@ -14,6 +14,7 @@ from torch import Tensor
 from innerloop.bounds._results import Assumption, Record
 from innerloop.bounds.constants._estimate import Estimate, Origin
 from innerloop.bounds.constants._oracle import Model, Oracle, check_count, oracle, source_of
+from innerloop.objectives import Loss
 
 Array = np.ndarray[Any, Any]
 VarianceMethod = Literal["mean", "median_of_means"]
@@ -94,7 +95,7 @@ def variance_components(
     params: Any,
     batch: Any,
     *,
-    loss: str = "mse",
+    loss: Loss = "mse",
     probes: int = 8,
     method: VarianceMethod = "mean",
     blocks: int = 8,
