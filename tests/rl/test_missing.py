@@ -50,3 +50,15 @@ def test_one_line_says_what_to_install(code, hidden, extra):
 def test_a_misspelt_name_is_told_first():
     run = python("rl.make('HoperRandParams')", "mujoco", "gymnasium", "metaworld")
     assert "did you mean 'HopperRandParams'?" in run.stderr.splitlines()[-1]
+
+
+def test_data_and_objectives_need_no_extra():
+    code = """
+import numpy as np
+zeros = np.zeros((5, 2, 3))
+data = rl.Rollouts(np.zeros((5, 2, 3, 4)), zeros, zeros > 0, np.zeros((2, 3, 4)))
+assert rl.advantages(data).shape == (5, 2, 3)
+assert not {'mujoco', 'gymnasium', 'metaworld'} & set(sys.modules)
+"""
+    run = python(code, "mujoco", "gymnasium", "metaworld")
+    assert (run.returncode, run.stderr) == (0, "")
