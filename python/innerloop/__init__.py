@@ -18,6 +18,7 @@ from innerloop.functional import (
 )
 from innerloop.learners import ANIL, FOMAML, MAML, JointTraining, MetaSGD
 from innerloop.models import MLP
+from innerloop.policies import GaussianMLP, PolicyBatch
 from innerloop.schedule import fixed_plan, plan
 from innerloop.workspace import release_workspace, workspace_bytes
 
@@ -28,9 +29,11 @@ __all__ = [
     "MLP",
     "Batch",
     "FallbackWarning",
+    "GaussianMLP",
     "JointTraining",
     "MetaGrad",
     "MetaSGD",
+    "PolicyBatch",
     "adapt",
     "backend_for",
     "fixed_plan",

@@ -34,6 +34,8 @@ def run_page(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, capsys):
+    if page.name == "meta-rl.md":
+        pytest.importorskip("mujoco", reason="needs innerloop[rl]")
     torch.manual_seed(0)
     run_page(page)
 

@@ -25,6 +25,8 @@ MODULES = [
 @pytest.mark.filterwarnings("ignore::innerloop.FallbackWarning")
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
+    if name.startswith("innerloop.rl"):
+        pytest.importorskip("mujoco", reason="needs innerloop[rl]")
     given = {"torch": torch, "nn": torch.nn}
     result = doctest.testmod(importlib.import_module(name), extraglobs=given)
     assert result.failed == 0

@@ -1,0 +1,46 @@
+"""Whether a policy and its parameters fit each other and an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from innerloop.policies import GaussianMLP
+from innerloop.rl import _checks
+from innerloop.rl.environment import Environment
+
+
+def check_policy(
+    op: str, env: Environment, params: Mapping[str, Tensor], model: GaussianMLP
+) -> None:
+    """Raises if a policy does not fit an environment or its parameters do not fit it."""
+    if not isinstance(model, GaussianMLP):
+        _checks.refuse_type(op, "model", "be an innerloop.GaussianMLP", type(model).__name__)
+    for side, width, wanted in (
+        ("inputs", model.inputs, env.observation_size),
+        ("outputs", model.outputs, env.action_size),
+    ):
+        if width != wanted:
+            _checks.refuse(op, "model", f"have {wanted} {side} for {env.name}", width)
+    check_params(op, params, model, env.tasks)
+
+
+def check_params(op: str, params: Mapping[str, Tensor], model: GaussianMLP, tasks: int) -> None:
+    """Raises if parameters are not those of a policy, shared or for so many tasks."""
+    if not isinstance(params, Mapping):
+        _checks.refuse_type(op, "params", "be a dict of tensors", type(params).__name__)
+    if set(params) != set(model.names):
+        _checks.refuse(op, "params", f"hold exactly {', '.join(model.names)}", ", ".join(params))
+    dtypes = {params[name].dtype for name in model.names}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        _checks.refuse_type(op, "params", "be all float32 or all float64", sorted(map(str, dtypes)))
+    for name, shape in model.shapes.items():
+        if tuple(params[name].shape) not in (shape, (tasks, *shape)):
+            _checks.refuse(
+                op,
+                f"params[{name!r}]",
+                f"have shape {list(shape)} or {[tasks, *shape]}",
+                list(params[name].shape),
+            )

@@ -1,0 +1,166 @@
+"""`train`: iterations of an algorithm, with their history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innerloop.policies import GaussianMLP
+from innerloop.rl import _checks
+from innerloop.rl import algorithms as kinds
+from innerloop.rl._policy_checks import check_policy
+from innerloop.rl.environment import Environment
+from innerloop.rl.seeds import derived
+from innerloop.rl.settings import ALGORITHMS, build_settings, published_iterations
+
+# places below the seed of a training
+PARAMETERS, ITERATIONS = 0, 1
+
+
+class Training:
+    """A training that can go on; what `train` returns.
+
+    Members:
+        algorithm: its name.
+        model: the `GaussianMLP`.
+        settings: {name: value}, all of them.
+        history: one row {name: value} an iteration: "iteration", "steps" (control steps taken so
+            far, all phases), "return" (undiscounted, before adaptation), "adapted_return" (None for
+            joint training), "success", "adapted_success" (None where the environment has no such
+            flag), "loss", "kl" (mean, recorded against new policy; TRPO-MAML: of the adapted
+            policies), "entropy", "sampling_seconds", "learning_seconds", and what the algorithm
+            adds: "kl_coefficient"; "accepted", "tried".
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        algorithm: str,
+        *,
+        seed: int,
+        model: GaussianMLP | None = None,
+        params: Mapping[str, Tensor] | None = None,
+        **settings: Any,
+    ) -> None:
+        op = "rl.train"
+        self.algorithm = _checks.choice(op, "algorithm", algorithm, ALGORITHMS)
+        if model is not None and "hidden" in settings:
+            raise TypeError(f"{op}: hidden must not be given beside model, which has its own sizes")
+        chosen = build_settings(op, env.name, algorithm, settings)
+        self._seed = _checks.seed(op, seed)
+        if model is None:
+            model = GaussianMLP([env.observation_size, *chosen.hidden, env.action_size])
+        if params is None:
+            if not isinstance(model, GaussianMLP):
+                _checks.refuse_type(op, "model", "be a GaussianMLP", type(model).__name__)
+            generator = torch.Generator().manual_seed(derived(self._seed, PARAMETERS))
+            params = model.init(generator)
+        check_policy(op, env, params, model)
+        self.model = model
+        self.settings = asdict(chosen)
+        self.settings["hidden"] = tuple(layer.outputs for layer in model.network.layers[:-1])
+        self.history: list[dict[str, Any]] = []
+        self._run = kinds.ALGORITHMS[algorithm](env, model, params, chosen)
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The policy's parameters now, {name: tensor} (a copy)."""
+        return {name: leaf.clone() for name, leaf in self._run.params.items()}
+
+    def step(self) -> dict[str, Any]:
+        """Takes one iteration and returns its row of the history. The iteration is a function of
+        the state and of (seed, number of the iteration).
+
+        Raises:
+            FloatingPointError: a gradient is not finite; parameters and history stay as they were.
+        """
+        start = time.perf_counter()
+        done = len(self.history)
+        found = self._run.iterate(derived(self._seed, ITERATIONS, done))
+        seconds = time.perf_counter() - start
+        steps = found.pop("steps") + (self.history[-1]["steps"] if done else 0)
+        row = {"iteration": done, "steps": steps, **found}
+        row["learning_seconds"] = seconds - row["sampling_seconds"]
+        self.history.append(row)
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """Returns what `load_state` needs to go on with the same numbers: parameters, optimiser,
+        coefficients, history. For `torch.save`."""
+        return {"history": [dict(row) for row in self.history], **self._run.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state` of a training with the same arguments."""
+        self._run.load(state)
+        self.history = [dict(row) for row in state["history"]]
+
+
+def train(
+    env: Environment,
+    algorithm: str,
+    *,
+    iterations: int | None = None,
+    seed: int,
+    model: GaussianMLP | None = None,
+    params: Mapping[str, Tensor] | None = None,
+    callback: Callable[[Training], object] | None = None,
+    **settings: Any,
+) -> Training:
+    """Returns a policy trained on the tasks of an environment.
+
+    | algorithm | outer step | an iteration samples |
+    |---|---|---|
+    | "drs-ppo" | PPO on the pooled tasks (joint training, no adaptation) | once |
+    | "promp" | clipped objective after one inner step, KL penalty before it | twice |
+    | "drs-trpo" | TRPO on the pooled tasks | once |
+    | "trpo-maml" | TRPO on the policies after one inner step | twice |
+
+    Every iteration draws new tasks. Tasks, rollouts and horizon come from `env`.
+
+    Args:
+        env: from `make` or `from_gymnasium`.
+        algorithm: see the table.
+        iterations: the algorithm's own; the published number by default.
+        seed: of the parameters, tasks, episodes and actions.
+        model: a policy; tanh with the published hidden layers by default.
+        params: to start from, {name: tensor}; `model.init` by default. Their dtype is used.
+        callback: called after each iteration with the training; what it returns is not used.
+        settings: override the published ones, see `published_settings`: hidden, discount,
+            gae_lambda, sampling, learning_rate, clip, epochs, inner_lr, kl_coefficient, kl_target,
+            order, max_kl, cg_iterations, line_search_steps, line_search_ratio. An algorithm takes
+            those that it has.
+
+    Returns:
+        Training, with params, model, settings and history.
+
+    Raises:
+        ValueError: a name is unknown, a number out of range, or the policy does not fit.
+        TypeError: the algorithm has no such setting, or a value is of another kind.
+        FloatingPointError: a gradient is not finite.
+
+    Cost: an iteration takes T E H control steps (twice that for promp and trpo-maml) and, with
+        P parameters and N = E H rows a task, O(epochs T N P) or O(cg_iterations T N P) operations.
+
+    Source: Gao and Sener 2020; Rothfuss et al. 2019 (ProMP); Schulman et al. 2015, 2017 (TRPO,
+        PPO); Finn, Abbeel, Levine 2017 (MAML).
+
+    Example:
+        >>> from innerloop import rl
+        >>> env = rl.make("HalfCheetahRandVel", tasks=2, rollouts=2, horizon=10, threads=1)
+        >>> training = rl.train(env, "promp", iterations=2, seed=0, hidden=(8,))
+        >>> [row["steps"] for row in training.history]
+        [80, 160]
+    """
+    training = Training(env, algorithm, seed=seed, model=model, params=params, **settings)
+    if iterations is None:
+        iterations = published_iterations(env.name, algorithm)
+    for _ in range(_checks.integer("rl.train", "iterations", iterations, 0)):
+        training.step()
+        if callback is not None:
+            callback(training)
+    return training
