@@ -71,6 +71,11 @@ class LogSoftmax(nn.LogSoftmax):
         super().__init__(1)
 
 
+def label(value):
+    """Returns a test's name for a case or a loss: the same in every process."""
+    return getattr(value, "__name__", str(value))
+
+
 def targets(kind, rows, generator):
     """Returns targets of one kind for four tasks."""
     z = torch.randn(4, rows, OUTPUTS, generator=generator, dtype=F64)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import innerloop as il
 from helpers import assert_close
-from loss_cases import CASES, F64, Case, loop_losses, ragged, value, weighted
+from loss_cases import CASES, F64, Case, label, loop_losses, ragged, value, weighted
 
 TOLERANCE = 1e-10
 VALUES = Case("MSELoss", "values")
@@ -65,7 +65,7 @@ def rows_of(side, t):
         (CLASSES, nn.CrossEntropyLoss()),
         (CLASSES, nn.CrossEntropyLoss(label_smoothing=0.1)),
     ],
-    ids=str,
+    ids=label,
 )
 def test_joint_training(case, loss, form):
     """The loss of all rows of a task together, whatever the loss."""
@@ -122,7 +122,7 @@ def test_adapt_and_evaluate(loss, learner_kind):
 
 @pytest.mark.filterwarnings("ignore::innerloop.FallbackWarning")
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if case.kind == "CrossEntropyLoss"], ids=str
+    "case", [case for case in CASES if case.kind == "CrossEntropyLoss"], ids=label
 )
 def test_accuracy_with_torchs_cross_entropy(case):
     net, (support, query) = case.net(), case.sides()
@@ -199,7 +199,7 @@ def test_parameters_of_a_loss_are_learned(order):
         (VALUES, quartic),
         (CLASSES, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]).double())),
     ],
-    ids=str,
+    ids=label,
 )
 def test_copies_and_checkpoints(case, loss):
     (support, query), learner = case.sides(), il.MAML(case.net(), loss=loss, **RATE)

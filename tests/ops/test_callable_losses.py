@@ -16,7 +16,7 @@ from helpers import assert_close, needs_compile
 from innerloop import functional, reference
 from innerloop._tasks import loop_reason
 from innerloop.objectives import resolve
-from loss_cases import F64, Case, loop_gradient, loop_losses, ragged, value, weighted
+from loss_cases import F64, Case, label, loop_gradient, loop_losses, ragged, value, weighted
 
 PLAIN = Case("MSELoss", "values")
 TOLERANCE = 1e-10
@@ -242,7 +242,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("loss", REFUSED, ids=str)
+@pytest.mark.parametrize("loss", REFUSED, ids=label)
 def test_what_is_no_loss(loss):
     kind, text = REFUSED[loss]
     net, x = as_module(mlp_params()), PLAIN.sides()[0]

@@ -1,7 +1,8 @@
 """Every instruction level gives the same answers, and INNERLOOP_SIMD chooses among them.
 
 Tolerances, relative to each leaf's norm: the levels differ in the order of sums and in fused
-multiply-adds only, so float64 agrees to 1e-12 and float32, away from kinks, to 2e-6 (some 15 roundings).
+multiply-adds only, so float64 agrees to 1e-12 and float32, away from kinks, to 2e-6 (some 15
+roundings).
 """
 
 import os
