@@ -39,7 +39,8 @@ if [[ -n ${FIRST_CONTACT_STAND_IN:-} ]]; then
   export FIRST_CONTACT_STAND_IN PATH="$FIRST_CONTACT_STAND_IN/bin:$PATH"
 fi
 mkdir -p "$work/logs"
-running="" rivals="" references=""
+running="" rivals="" references="" built=no
+readonly needs_kernels=" smoke ours tests alone memcheck racecheck synccheck schedules ncu "
 
 # What a killed call left behind would compute beside this one.
 while read -r pid; do
@@ -77,9 +78,12 @@ step() {
     return
   fi
   left=$((limit - reserve - SECONDS))
-  if ((left < budget)); then
-    say "$name: skipped, it may take $budget s and $left s are left"
-    contact close "$out" "$name" skipped "may take $budget s, $left s were left" 0
+  reason=""
+  ((left < budget)) && reason="it may take $budget s and $left s are left"
+  [[ $needs_kernels == *" $name "* && $built == no ]] && reason="there are no kernels"
+  if [[ -n $reason ]]; then
+    say "$name: skipped, $reason"
+    contact close "$out" "$name" skipped "$reason" 0
     return
   fi
   say "$name"
@@ -143,6 +147,7 @@ if [[ " $finished " != *" rivals "* ]] && ((limit - reserve - SECONDS >= rivals_
   rivals=$!
 fi
 take build 240
+built=$(contact built)
 
 # 2: are the kernels right
 take smoke 60

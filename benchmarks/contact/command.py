@@ -44,6 +44,10 @@ def main(arguments: list[str]) -> int:
         tools.once(rest[0])
     elif what == "finished":
         print(*finished(Path(rest[0])))
+    elif what == "built":
+        from contact import build
+
+        print("yes" if build.is_here() else "no")
     elif what == "close":
         record.close(Path(rest[0]), rest[1], rest[2], rest[3], int(rest[4]))
     elif what == "summary":

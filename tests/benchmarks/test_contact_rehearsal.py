@@ -188,6 +188,19 @@ def test_rehearsal(calls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     }
 
 
+def test_without_kernels_only_what_needs_none_is_taken(calls: Any) -> None:
+    """And a later call, when they can be built, finds nothing taken that needs them."""
+    call = calls(STAND_IN_BUILD_FAILS="1")
+    assert call.wait() == 0
+    assert begun(call.said()) == ["card", "build", "rivals"]
+    steps = call.steps()
+    assert steps["build"]["state"] == "failed"
+    assert steps["rivals"]["state"] == "done"
+    others = set(steps) - {"card", "build", "rivals"}
+    assert {steps[name]["reason"] for name in others} == {"there are no kernels"}
+    assert "\nbuild: failed: status 1: " in call.said()
+
+
 def check_results(results: dict[str, Any]) -> None:
     """Asserts that every step found what it was for."""
     from case_names import CASE_NAMES
