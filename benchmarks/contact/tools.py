@@ -69,7 +69,7 @@ def read_sanitizer(status: int, text: str) -> dict[str, Any]:
 def profile(step: Step, limit_s: float) -> None:
     """Counters of the tasks' kernel in two cases."""
     for case in PROFILED:
-        if case in step.result:
+        if step.result.get(case, {}).get("metrics"):
             continue
         command = ["ncu", "--clock-control", "none", "--csv", "--page", "details"]
         command += [part for section in SECTIONS for part in ("--section", section)]
