@@ -1,5 +1,8 @@
 """Example B0 of docs/theory/nonconvex.md and its published check values (Results 21-30)."""
 
+import dataclasses
+
+from innerloop.bounds import Quantity
 from innerloop.bounds.nonconvex import Constants
 
 B0 = Constants(
@@ -17,6 +20,21 @@ B0 = Constants(
     gap_drs=2.0,
     gap_maml=2.0,
 )
+
+
+def quantity(value, name, standing):
+    """A number with a standing, as the library makes it."""
+    return Quantity(value, name=name, source="a test", standing=standing)
+
+
+def standing(word, constants=B0, **others):
+    """The constants with this standing; others by name, {name: (value, standing)}."""
+    known = constants.known().items()
+    made = {name: quantity(float(value), name, word) for name, value in known}
+    made.update({name: quantity(value, name, own) for name, (value, own) in others.items()})
+    return dataclasses.replace(constants, **made)
+
+
 SIZES = {"inner_lr": 0.1, "samples": 4, "queries": 4}
 
 KAPPA = 1.05
@@ -30,7 +48,7 @@ SGD_MAML = (0.02460487831917544, 0.16256938758695913)
 SGD_POPULATION = (0.04354246721363016, 0.18374025501154823)
 UPDATES_DRS, UPDATES_MAML, UPDATES_RATIO = 2356.2499999999995, 5284.32328359375, 2.2426836216843506
 LINK_REFINED, LINK_CRUDE = 0.04410000000000001, 0.2100000000000002
-CROSSOVER, CROSSOVER_APPROXIMATE = 520.3844755259573, 1307.6637837508763
+CROSSOVER = 520.3844755259573
 CROSSOVER_GUARANTEED = 7107196.42040482
 VALUE_BOUND, VALUE_EXACT = 0.6356946647827645, 0.0696946303864575  # example W1
 INVERSE = (1.2658227848101269, 0.2658227848101269)

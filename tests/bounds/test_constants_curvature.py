@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import innerloop as il
-from innerloop.bounds import constants
+from innerloop.bounds import Quantity, constants
 
 HUGE = torch.full((1, 3), 1e200, dtype=torch.float64)
 METHODS = ["two-sided", "squared", "power"]
@@ -229,7 +229,27 @@ def test_records_speak_and_travel():
     moved = pickle.loads(pickle.dumps(found.L_plus))
     assert (moved, moved.origin, moved.name) == (found.L_plus, found.L_plus.origin, moved.name)
     assert copy.deepcopy(found.ell).origin == found.ell.origin
-    assert type(found.L_plus * 2) is float
+    assert found.L_plus.trust == "certified"  # for these tasks, here
+    assert found.L_plus.standing == (found.L_plus * 2).standing == "plug-in"  # in any bound
+    assert found.largest.standing == found.kappa(0.1).standing == "plug-in"
+    assert type(found.L_plus * 2) is Quantity
+
+
+def test_relu_has_no_curvature_that_a_bound_could_use():
+    model = il.MLP([2, 4, 1], activation="relu")
+    x = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    found = constants.curvature(model, model.init(), (x, x[..., :1]), eps=0.2)
+    assert found.L_plus.trust == "certified"
+    assert found.L_plus.standing == found.kappa(0.1).standing == "heuristic"
+    assert "relu activations break B2 and B3" in found.explain()
+
+
+def test_steps_too_few_for_any_confidence_bound_nothing():
+    model, params, batch = curved_problem()
+    found = constants.curvature(model, params, batch, products=1, eps=1e-4)
+    assert found.L_plus.trust == "plug-in"
+    assert found.L_plus.origin.side == "inflated"
+    assert "too few for any confidence" in found.explain()
 
 
 @pytest.mark.parametrize(

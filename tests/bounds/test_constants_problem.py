@@ -43,7 +43,7 @@ def test_every_constant_is_there_and_labelled(found):
     assert sorted(found.estimates) == sorted(names)
     for name, estimate in found.estimates.items():
         assert estimate == getattr(found.constants, name)
-        assert estimate.trust == found.constants.standing_of(name) == "plug-in"
+        assert estimate.trust == estimate.standing == found.constants.standing_of(name) == "plug-in"
         assert estimate.confidence is None
         assert estimate > 0
     assert "no trajectory" in found.caveats[0]
@@ -91,7 +91,8 @@ def test_a_run_only_adds_points(found):
     assert longer.setting["points"] == 3
     assert not longer.caveats
     assert 0 < longer.measured["smoothness_drs"] <= longer.constants.L
-    assert "smoothness_drs" not in found.measured
+    assert "1 point" in found.measured["smoothness_drs"].origin.how
+    assert "2 chords of the run" in longer.measured["smoothness_drs"].origin.how
     assert "at the start" in longer.estimates["L_plus"].explain()
 
 
@@ -132,16 +133,31 @@ def test_measured_gradients_are_what_training_would_use():
 
 
 def test_known_constants_replace_estimates():
-    family = constants.logistic_constants(2.0)
+    family = constants.logistic_constants(20.0)
     made = constants.problem_constants(
         MODEL, START, sinusoids, tasks=4, probes=0, known={**family.known(), "gap_drs": 3},
         **SETTING,
     )  # fmt: skip
     assert made.constants.rho == family.rho
-    assert made.constants.standing_of("rho") == "certified"
+    assert made.constants.standing_of("rho") == "assumed"
     assert made.constants.gap_drs == 3.0
-    assert made.estimates["gap_drs"].trust == "certified"
+    assert made.estimates["gap_drs"].trust == "assumed"
     assert made.constants.standing_of("gap_maml") == "plug-in"
+
+
+def test_one_sample_refutes_what_was_said_of_all():
+    """A constant of single samples that is too small is broken, and only that one."""
+    said = {"L_plus_s": 0.01, "ell_s": 1e9, "rho_s": 0.0, "L_plus": 0.01}
+    made = constants.problem_constants(
+        MODEL, START, sinusoids, tasks=4, probes=0, known=said, **SETTING
+    )
+    for name, word in (("L_plus_s", "heuristic"), ("rho_s", "heuristic"), ("ell_s", "assumed"),
+                       ("L_plus", "assumed"), ("ell", "plug-in")):  # fmt: skip
+        assert made.constants.standing_of(name) == word, name
+    text = " ".join(made.caveats)
+    assert "L_plus_s was given as 0.01, but a sample that was drawn has" in text
+    assert "rho_s was given as 0, but" in text
+    assert "ell_s" not in text
 
 
 def test_kinks_are_named_and_judged_over_the_inner_steps():
@@ -150,6 +166,9 @@ def test_kinks_are_named_and_judged_over_the_inner_steps():
     params = model.init(torch.Generator().manual_seed(0))
     made = constants.problem_constants(model, params, sinusoids, tasks=8, **SETTING)
     assert "relu activations" in made.caveats[0]
+    for name in ("L_plus", "ell", "rho", "L_plus_s", "ell_s", "rho_s"):
+        assert made.constants.standing_of(name) == "heuristic"
+    assert made.constants.standing_of("G") == "plug-in"
     assert "secants" in made.estimates["rho"].origin.how
     assert "secants" in made.estimates["rho_s"].origin.how
 
@@ -169,6 +188,7 @@ def test_modules_without_a_description():
         module, dict(module.named_parameters()), sinusoids, tasks=4, probes=1, **SETTING
     )
     assert made.setting["parameters"] == 2
+    assert "Shifted was looked through for kinks" in made.caveats[0]
     assert all(p.grad is None for p in module.parameters())
 
 

@@ -31,7 +31,7 @@ def make(**options):
 
 @pytest.fixture(scope="module")
 def found():
-    return make()
+    return make(tasks=128)
 
 
 def test_report_is_a_function_and_no_module_hides_behind_it():
@@ -77,7 +77,7 @@ def test_numbers_are_those_of_the_bounds(found):
 
 
 def test_the_same_seed_gives_the_same_report(found):
-    assert make().to_dict() == found.to_dict()
+    assert make(tasks=128).to_dict() == found.to_dict()
     assert make(seed=5).crossover != found.crossover
 
 
@@ -90,7 +90,7 @@ def test_everything_goes_into_json(found):
 
 
 def test_a_certificate_speaks_from_the_budget_that_is_named(found):
-    """At that budget it equals the squared gradient at the start."""
+    """At that budget it is at most the squared gradient at the start, one update earlier above."""
     start = found.problem.measured["gradient2_maml_start"]
     assert start > 0
     for method in ("drs", "maml"):
@@ -98,15 +98,20 @@ def test_a_certificate_speaks_from_the_budget_that_is_named(found):
         if math.isinf(budget):
             assert found.comparison.crossover.offset**2 >= start
             continue
-        at = nonconvex.compare(
-            found.problem.constants, budget=budget, inner_lr=0.01, samples=10, queries=10, batch=8
-        )
-        assert getattr(at, method).maml == pytest.approx(start, rel=1e-9)
+        assert budget % 160 == 0
+        at, before = (
+            nonconvex.compare(
+                found.problem.constants, budget=spent, inner_lr=0.01, samples=10, queries=10,
+                batch=8,
+            )
+            for spent in (budget, budget - 160)
+        )  # fmt: skip
+        assert getattr(at, method).maml <= start < getattr(before, method).maml
 
 
 def test_bounds_that_say_nothing_are_said_to_say_nothing(found):
-    early = make(budget=min(found.informative.values()) / 3)
-    late = make(budget=3 * found.informative["maml"])
+    early = make(budget=min(found.informative.values()) / 3, tasks=128)
+    late = make(budget=3 * found.informative["maml"], tasks=128)
     assert early.vacuous
     assert "the bounds do not decide" in str(early)
     assert "less than standing still" in " ".join(str(early).split())
@@ -121,7 +126,13 @@ def test_trajectory_adds_smoothness_to_the_looseness():
     assert made.looseness["smoothness_drs"] >= 1.0
     assert made.looseness["smoothness_maml"] >= 1.0
     assert "smoothness of MAML" in str(made)
+    assert "1 chord of the run" in flat(made)
     assert "no trajectory" not in str(made)
+
+
+def flat(made):
+    """The text without line breaks."""
+    return " ".join(str(made).split())
 
 
 def logistic(count, generator):
@@ -130,8 +141,9 @@ def logistic(count, generator):
     return x, (torch.rand(count, 12, generator=generator) < (x * weight).sum(2).sigmoid()).float()
 
 
-def test_certified_constants_give_certified_bounds():
-    """Logistic regression with |x| <= 1/sqrt 2 from zero: every constant is known by analysis."""
+def test_constants_by_analysis_give_bounds_that_rest_on_the_word_of_their_giver():
+    """Logistic regression with |x| <= 1/sqrt 2 from zero: every constant is known by analysis, for
+    the radius stated; that the sampler keeps within it is nobody's theorem."""
     radius = math.sqrt(0.5)
     rate = 0.5
     known = {
@@ -144,9 +156,11 @@ def test_certified_constants_give_certified_bounds():
         model, {"0.weight": torch.zeros(1, 2)}, logistic, inner_lr=rate, samples=5, tasks=16,
         loss="bce_with_logits", known=known,
     )  # fmt: skip
-    assert made.certified
-    assert "CERTIFIED." in str(made)
-    assert "not certified" not in str(made)
+    assert made.standing == "assumed"
+    assert not made.certified
+    assert "ASSUMED, not certified: they hold if the constants you gave hold" in flat(made)
+    assert "CERTIFIED." not in str(made)
+    assert made.sampling_factor == 1.0
     assert made.looseness["variance_maml"] > 1
     assert made.looseness["variance_drs"] > 1
     estimated = bounds.report(
@@ -163,7 +177,9 @@ def test_kinks_make_it_a_heuristic():
         model, model.init(torch.Generator().manual_seed(0)), sinusoids, inner_lr=0.01, samples=10,
         tasks=16,
     )  # fmt: skip
-    assert "heuristic for this model" in " ".join(str(made).split())
+    assert made.standing == "heuristic"
+    assert "HEURISTIC, not certified" in flat(made)
+    assert "Every certificate below is a heuristic, whatever the constants are" in flat(made)
 
 
 def test_several_steps_and_a_negative_rate():
@@ -179,6 +195,7 @@ def test_no_modelling_term_no_crossover():
     assert math.isinf(made.crossover) or made.crossover == 0.0
     assert "no modelling term" in " ".join(str(made).split()) or made.crossover == 0.0
     assert math.isnan(made.sampling_factor)
+    assert "no crossover" in made.sampling_factor.explain()
 
 
 @pytest.mark.parametrize("budget", [10.0, math.nan, math.inf])

@@ -83,8 +83,9 @@ def test_quadratics_have_none_and_kinks_are_named():
     assert found.rho.reason is None
     bent = il.MLP([2, 3, 1], activation="relu")
     found = constants.third_order(bent, bent.init(), (x, x[..., :1]), starts=1, iterations=2)
-    assert "relu has kinks" in found.rho.reason
-    assert "relu has kinks" in found.explain()
+    assert found.rho.standing == "heuristic"
+    assert "relu activations break B2 and B3" in found.rho.reason
+    assert "relu activations break B2 and B3" in found.explain()
 
 
 def test_secants_bound_from_below():

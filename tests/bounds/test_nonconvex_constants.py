@@ -9,9 +9,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from nonconvex_cases import B0, SIZES
+from nonconvex_cases import B0, SIZES, standing
 
-from innerloop.bounds import nonconvex
+from innerloop.bounds import Quantity, nonconvex, plug_in
 from innerloop.bounds.nonconvex import Constants
 
 
@@ -24,8 +24,6 @@ from innerloop.bounds.nonconvex import Constants
         ({"sigma_g": "big"}, TypeError, "sigma_g must be a number"),
         ({"L_plus": None}, TypeError, "L_plus must be a number"),
         ({"L_plus": 0.0, "ell": 0.0}, ValueError, "L_plus or ell must be positive"),
-        ({"standing": "sure"}, ValueError, "certified"),
-        ({"standing": {"bad": "certified"}}, ValueError, "unknown constant 'bad'"),
     ],
 )
 def test_bad_constants_are_refused(given, error, message):
@@ -36,29 +34,40 @@ def test_bad_constants_are_refused(given, error, message):
 def test_constants_take_tensors_and_numpy_numbers():
     c = Constants(L_plus=torch.tensor(2.0), ell=np.float32(0.5), G=3)
     assert (c.L_plus, c.ell, c.G, c.L) == (2.0, 0.5, 3.0, 2.0)
-    assert all(type(value) is float for value in c.known().values())
+    assert all(type(value) is Quantity for value in c.known().values())
     assert c.scaled(L_plus=0.5).L_plus == 1.0
     with pytest.raises(ValueError, match="rho must be given"):
         c.scaled(rho=2.0)
 
 
-def test_standing_reaches_the_results():
-    sure = dict.fromkeys(B0.known(), "certified")
-    certified = dataclasses.replace(B0, standing="certified")
-    mixed = dataclasses.replace(B0, standing={**sure, "rho": "plug-in"})
-    assert certified == dataclasses.replace(B0, standing=certified.standing)
+def test_a_standing_cannot_be_asserted_only_carried():
+    with pytest.raises(TypeError, match="standing"):
+        Constants(L_plus=1.0, ell=0.5, standing="certified")
+    assert set(B0.standing.values()) == {"assumed"}
+    assert standing("certified") != B0
+    assert dataclasses.replace(B0, rho=3.0).standing_of("rho") == "assumed"
+
+
+def test_standing_reaches_the_results_and_their_text():
+    mixed = dataclasses.replace(standing("certified"), rho=plug_in(2.0))
     for constants, expected in (
-        (B0, {"estimated"}),
-        (certified, {"assumed"}),
-        (mixed, {"assumed", "estimated"}),
+        (B0, {"assumed"}),
+        (standing("certified"), {"checked"}),
+        (mixed, {"checked", "estimated"}),
     ):
         found = nonconvex.modelling_gradient(constants, inner_lr=0.1)
         assert {item.standing for item in found.assumptions} == expected
     text = nonconvex.modelling_gradient(mixed, inner_lr=0.1).explain()
     assert "estimated: B3: every task's Hessian is rho-Lipschitz (rho = 2)" in text
+    assert "plug-in: computed from estimates" in text
+    assert "estimated: rho" in text
     assert "Result 27" in text
     assert "certified" in mixed.explain()
     assert "plug-in" in mixed.explain()
+    assert (
+        "holds if the numbers you gave hold"
+        in nonconvex.compare(B0, budget=64_000, batch=8, **SIZES).explain()
+    )
 
 
 NEEDS = [
@@ -164,6 +173,7 @@ def test_sample_intervals_always_contain_the_tasks():
             "gap_maml must be positive",
         ),
         (lambda: nonconvex.compare(B0, budget=10, batch=8, **SIZES), "one update"),
+        (lambda: nonconvex.difference_error(B0, inner_lr=1, step=0, vector_norm=1), "step must be"),
         (
             lambda: nonconvex.linear_constants([1.0], [[[1.0]]], [[1.0, 2.0]], [1.0], at=[0.0]),
             "must fit",

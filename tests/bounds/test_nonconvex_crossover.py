@@ -8,30 +8,43 @@ import math
 
 import numpy as np
 import pytest
-from nonconvex_cases import B0, SIZES
+from nonconvex_cases import B0, SIZES, standing
 
 from innerloop.bounds import nonconvex
 from innerloop.bounds.nonconvex.complexity import Route
-from innerloop.bounds.nonconvex.crossover import Race
-from innerloop.bounds.nonconvex.crossover import race as made_race
+from innerloop.bounds.nonconvex.race import Race
+from innerloop.bounds.nonconvex.race import race as made_race
 
 
 def certificates(race, budget):
-    """Both certificates at budgets, from the SGD bounds themselves."""
+    """Both certificates at budgets that need not be whole updates: Result 25 (b) and (d)."""
     found = []
     for route, bias in ((race.drs, None), (race.maml, race.floor)):
-        updates = budget / (race.batch * route.task_samples)
-        found.append(
-            nonconvex.sgd_bound(
-                smoothness=route.smoothness,
-                gap=route.gap,
-                variance=route.variance,
-                updates=updates,
-                batch=race.batch,
-                bias=bias,
-            )
-        )
-    return (race.factor * np.sqrt(found[0]) + race.offset) ** 2, found[1]
+        x = float(route.smoothness * route.gap * race.batch * route.task_samples) / budget
+        noise = float(route.variance) / race.batch
+        if bias is None:
+            found.append(x + np.sqrt(x**2 + 2.0 * x * noise))
+        else:
+            best = np.where(2.0 * x <= noise, 2.0 * np.sqrt(2.0 * x * noise), 2.0 * x + noise)
+            found.append(best + float(bias) ** 2)
+    return (float(race.factor) * np.sqrt(found[0]) + float(race.offset)) ** 2, found[1]
+
+
+def test_certificates_of_this_file_are_the_bounds_themselves():
+    rng = np.random.default_rng(5)
+    for floor in (False, True):
+        for _ in range(20):
+            race = random_race(rng, floor)
+            updates = int(rng.integers(1, 1000))
+            pair = certificates(race, updates * race.batch * 8.0)
+            for value, route, bias in ((None, race.drs, None), (pair[1], race.maml, race.floor)):
+                own = nonconvex.sgd_bound(
+                    smoothness=route.smoothness, gap=route.gap, variance=route.variance,
+                    updates=updates, batch=race.batch, bias=bias,
+                )  # fmt: skip
+                expected = (race.factor * np.sqrt(own) + race.offset) ** 2
+                value, expected = (pair[0], expected) if value is None else (value, own)
+                assert value == pytest.approx(float(expected), rel=1e-12)
 
 
 def random_race(rng, floor):
@@ -41,7 +54,7 @@ def random_race(rng, floor):
     ]
     offset = 10.0 ** rng.uniform(-3, 1)
     made = offset * 10.0 ** rng.uniform(-2, 0.3) if floor else None
-    return Race(*routes, float(rng.integers(1, 9)), rng.uniform(1.0, 2.0), offset, made)
+    return Race(*routes, int(rng.integers(1, 9)), rng.uniform(1.0, 2.0), offset, made)
 
 
 @pytest.mark.parametrize("floor", [False, True], ids=["samples", "population"])
@@ -113,6 +126,12 @@ def test_no_crossover_says_why():
     assert always.budget == 0.0
     assert "every budget" in always.explain()
     assert always.crossings == ()
+    near = B0.scaled(gap_drs=0.1, gap_maml=0.1)  # they cross at a tenth, below one update
+    late = nonconvex.crossover_budget(near, batch=8, **SIZES)
+    assert late.budget == 0.0
+    assert late.crossings == ()
+    assert math.isnan(late.level)
+    assert "every budget that pays for an update of each method (64 samples)" in late.explain()
     biased = nonconvex.crossover_budget(
         dataclasses.replace(B0, sigma_gamma=0.001), objective="population", batch=8, **SIZES
     )
@@ -126,7 +145,47 @@ def test_population_objective_has_its_own_crossover():
     assert found.offset == pytest.approx(0.0441)
     assert found.floor == pytest.approx(0.00165625)
     assert 0.0 < found.budget <= found.guaranteed < math.inf
-    assert found.approximate is None
+
+
+def test_certificates_are_for_whole_updates_only():
+    """What does not pay for an update is left over: 12.9 updates are 12."""
+    twelve, more, thirteen = (
+        nonconvex.compare(B0, budget=64 * updates, batch=8, **SIZES) for updates in (12, 12.9, 13)
+    )
+    assert more.maml.updates == 12
+    for method in ("drs", "maml"):
+        part = getattr(more, method)
+        assert part.maml == getattr(twelve, method).maml > getattr(thirteen, method).maml
+        assert part.rate == getattr(twelve, method).rate
+
+
+def test_several_steps_need_their_own_initial_gap():
+    """Result 22 bounds MAML's gap after one step only."""
+    derived = dataclasses.replace(B0, gap_maml=None)
+    assert nonconvex.compare(derived, budget=64_000, batch=8, **SIZES).maml.gap > 2.0
+    for call in (nonconvex.crossover_budget, nonconvex.sample_complexity):
+        further = {"epsilon": 0.1} if call is nonconvex.sample_complexity else {}
+        with pytest.raises(ValueError, match=r"gap_maml .* must be given; .* for several steps"):
+            call(derived, steps=2, **SIZES, **further)
+
+
+def test_powers_beyond_floating_point_are_refused_with_the_reason():
+    far = {**SIZES, "inner_lr": 3.0, "steps": 2000}
+    for call, further in (
+        (nonconvex.compare, {"budget": 64_000}),
+        (nonconvex.crossover_budget, {}),
+        (nonconvex.sample_complexity, {"epsilon": 0.1}),
+    ):
+        with pytest.raises(ValueError, match=r"keep kappa\^\(2 steps\) within floating point"):
+            call(B0, **far, **further)
+    zero = B0.scaled(sigma_g=0.0, G=0.0)  # 0 times infinity is not a number, and not printed
+    for value in (
+        nonconvex.maml_variance(zero, **far),
+        nonconvex.maml_smoothness(zero, inner_lr=3.0, steps=2000, samples=4),
+        nonconvex.gradient_gap(zero, inner_lr=3.0, steps=2000, samples=4),
+    ):
+        assert math.isinf(value)
+        assert "floating-point range" in value.explain()
 
 
 def test_several_steps_use_the_crude_link():
@@ -148,11 +207,11 @@ def test_comparison_puts_the_results_together():
     assert found.drs.maml == pytest.approx(expected, rel=1e-12)
     assert found.better == "maml"
     assert not found.maml.certified
-    assert nonconvex.compare(
-        dataclasses.replace(B0, standing="certified"), budget=64_000, batch=8, **SIZES
-    ).maml.certified
+    sure = nonconvex.compare(standing("certified"), budget=64_000, batch=8, **SIZES)
+    assert sure.maml.certified
+    assert sure.standing == sure.crossover.budget.standing == "certified"
     text = found.explain()
-    for phrase in ("MAML has the smaller certificate", "plug-in", "Result 29", "driven by"):
+    for phrase in ("MAML has the smaller certificate", "assumed", "Result 29", "driven by"):
         assert phrase in text
     document = json.loads(json.dumps(found.to_dict()))
     assert document["crossover"]["budget"]["value"] == pytest.approx(520.3844755259573)

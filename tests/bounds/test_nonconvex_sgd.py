@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -50,11 +52,35 @@ def test_the_best_biased_rate_is_best_below_one_over_smoothness():
 
 @pytest.mark.parametrize("extra", [{}, {"slope": 2.0}, {"bias": 0.05}])
 def test_updates_needed_is_the_exact_inverse(extra):
+    """The bound depends on the gap per update only, so that its inverse can be tested between
+    whole numbers of updates."""
+    few = 0
     for given in cases():
         for epsilon in (0.06, 0.5, 3.0):
             count = updates_needed(epsilon=epsilon, **given, **extra)
-            bound = sgd_bound(updates=float(count), **given, **extra)
+            if count == 1.0:
+                few += 1
+                assert sgd_bound(updates=1, **given, **extra) <= epsilon**2 * (1 + 1e-12)
+                continue
+            per_update = {**given, "gap": given["gap"] / float(count)}
+            bound = sgd_bound(updates=1, **per_update, **extra)
             assert bound == pytest.approx(epsilon**2, rel=1e-10)
+            after = sgd_bound(updates=math.ceil(count), **given, **extra)
+            assert after <= epsilon**2 * (1 + 1e-12)
+            before = sgd_bound(updates=math.ceil(count) - 1, **given, **extra)
+            assert before >= epsilon**2 * (1 - 1e-12)
+    assert 0 < few < 180
+
+
+@pytest.mark.parametrize("updates", [0, 0.5, 12.7, math.nan, math.inf, -3])
+def test_there_is_no_part_of_an_update(updates):
+    given = {"smoothness": 1.0, "gap": 1.0, "variance": 1.0, "updates": updates}
+    for function in (sgd_bound, best_rate):
+        with pytest.raises(ValueError, match="updates must be whole numbers of at least 1"):
+            function(**given)
+    flat = RelativeConstants((1.0, 0.0), (0.0, 0.0), 1.0, ())
+    with pytest.raises(ValueError, match="updates must be whole numbers of at least 1"):
+        adaptive_sgd_bound(flat, gap=1.0, updates=updates)
 
 
 def test_a_bias_above_the_target_is_never_averaged_out():

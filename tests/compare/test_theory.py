@@ -144,6 +144,15 @@ def test_sentences_fit_the_estimate() -> None:
     assert "60 to infinity" in say(math.inf, 60.0, math.inf)
     assert "puts the crossover at 0" in say(0.0, 0.0, 30.0)
     assert tasks_text(225990.8) == "2.3e5"
+    # Two parameters per output: below four tasks the leading order in 1/M is no number of tasks.
+    assert "puts the crossover at fewer than 4 tasks, too few for its leading" in say(
+        2.6, 0.7, 40.0
+    )
+    assert "interval fewer than 4 to 40)" in say(2.6, 0.7, 40.0)
+    assert "about 4 (95% jackknife interval 0 to 40)" in say(4.0, 0.0, 40.0)
+    assert [tasks_text(value, 4) for value in (0.0, 0.01, 3.9, 4.0)] == [
+        "0", "fewer than 4", "fewer than 4", "4",
+    ]  # fmt: skip
 
 
 def test_too_few_tasks_for_the_parameters() -> None:

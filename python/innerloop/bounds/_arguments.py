@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from innerloop.bounds._quantities import parted, tracked
+
 Array = NDArray[np.float64]
 
 
@@ -58,7 +60,7 @@ def counts(
     if not whole.all():
         raise ValueError(
             f"{function}: {name} must be whole numbers of at least {at_least} "
-            f"(got {_first(made, ~whole):g})"
+            f"(got {_first(made, ~whole):.12g})"
         )
     return made
 
@@ -104,10 +106,11 @@ def covariances(value: Any, *, function: str, name: str) -> Array:
             f"{function}: {name} of task {task} must be positive semidefinite, being a covariance "
             f"matrix (smallest eigenvalue {low[task]:.3g}); definition D4 needs it"
         )
-    return np.asarray(flat.reshape(made.shape))
+    shaped: Array = flat.reshape(made.shape)
+    return shaped
 
 
-def positive_definite(matrix: Array, *, function: str, name: str, result: str) -> Array:
+def positive_definite(matrix: Array, *, function: str, name: str, result: str) -> Any:
     """Smallest eigenvalues of symmetric `matrix` [..., p, p], all clearly positive.
 
     Raises:
@@ -121,7 +124,7 @@ def positive_definite(matrix: Array, *, function: str, name: str, result: str) -
             f"{function}: {name} must be positive definite (smallest eigenvalue "
             f"{_first(np.asarray(low), np.asarray(bad)):.3g}); {result} needs it"
         )
-    return np.asarray(low)
+    return low
 
 
 def scipy_module(name: str, *, function: str) -> ModuleType:
@@ -141,14 +144,16 @@ def scipy_module(name: str, *, function: str) -> ModuleType:
 
 
 def _float64(value: Any, function: str, name: str) -> Array:
-    """`value` as float64, possibly with NaN or infinite entries."""
+    """`value` as float64, possibly with NaN or infinite entries, with the trust it carries."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().resolve_conj().resolve_neg().numpy()
+    bare, trust = parted(value)
     try:
-        raw = np.asarray(value)
+        raw = np.asarray(bare)
         if raw.dtype.kind not in "biuf":
             raise TypeError(f"dtype {raw.dtype}")
-        return raw.astype(np.float64)
+        made = raw.astype(np.float64)
+        return made if trust is None else tracked(made, trust)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{function}: {name} must be real numbers ({error})") from error
 

@@ -10,13 +10,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from innerloop._params import Params
+from innerloop.bounds._carrying import trust_of
+from innerloop.bounds._quantities import computed
 from innerloop.bounds._report_text import describe
-from innerloop.bounds._results import Record
+from innerloop.bounds._results import Quantity, Record, quantity
+from innerloop.bounds._standing import Standing, Trust, joined
+from innerloop.bounds.constants._estimate import distinguishable
 from innerloop.bounds.constants._oracle import Model, Trajectory, check_count
+from innerloop.bounds.constants.points import COMPONENTS
 from innerloop.bounds.constants.problem import ProblemConstants, problem_constants
 from innerloop.bounds.constants.sampling import Sampler
 from innerloop.bounds.nonconvex import Comparison, compare, sgd_bound, updates_needed
@@ -24,48 +30,70 @@ from innerloop.objectives import Loss
 
 # budgets of the printed table, as multiples of the budget asked for
 _MULTIPLES = (0.1, 1.0, 10.0, 100.0)
+_FURTHEST = 1000.0  # factor of the crossover beyond which a first-order effect is no number
 
 
 @dataclasses.dataclass(frozen=True)
 class BudgetRow(Record):
-    """Certificates for E|MAML gradient|^2 at one budget of samples, updates of MAML it pays for."""
+    """Certificates for E|MAML gradient|^2 at one budget of samples, whole updates it pays for."""
 
     budget: float
-    updates: float
-    drs: float
-    maml: float
+    updates: int
+    drs: Quantity
+    maml: Quantity
 
 
 @dataclasses.dataclass(frozen=True)
 class Report(Record):
     """What theory says about one problem, and how far it can be trusted; print it.
 
+    Every number but those of the setting is a quantity: computing with it, or giving it back to
+    any function of `innerloop.bounds`, never makes it more than it is here.
+
     Args:
         problem: every constant with its standing, and the measured counterparts of the bounds.
         comparison: certificates of both methods for `budget` samples, the crossover, and how much
             each constant drives them.
         budgets: certificates over a range of budgets.
-        informative: {"drs", "maml"}: samples after which each method's certificate falls below
-            the squared MAML gradient at the start; before, it says less than standing still would
-            give. Infinite if it never does.
-        looseness: how many times larger the bound is than its measured counterpart.
+        informative: {"drs", "maml"}: samples (of whole updates) after which each method's
+            certificate is below the squared MAML gradient at the start; before, it says less than
+            standing still would give. Infinite, with the reason, if it never is, or if the gradient
+            at the start is not distinguishable from 0.
+        looseness: what a certificate uses over the same measured (`problem.measured` says how).
         sampling_factor: factor within which the crossover moves for two standard errors of the
-            estimated variance components (worst signs); NaN without a crossover.
-        certified: every constant behind both certificates is certified.
+            estimated variance components (worst signs), to first order; NaN without a crossover,
+            infinite where a component is not distinguishable from 0 or the factor exceeds 1000.
     """
 
     problem: ProblemConstants
     comparison: Comparison
     budgets: tuple[BudgetRow, ...]
-    informative: dict[str, float]
-    looseness: dict[str, float]
-    sampling_factor: float
-    certified: bool
+    informative: dict[str, Quantity]
+    looseness: dict[str, Quantity]
+    sampling_factor: Quantity
 
     @property
-    def crossover(self) -> float:
+    def trust(self) -> Trust:
+        """The standing of both certificates together, with the constants that they rest on."""
+        found = self.comparison
+        return joined(filter(None, map(trust_of, (found.drs.maml, found.maml.maml))))
+
+    @property
+    def standing(self) -> Standing:
+        """The weaker standing of both certificates: "assumed" if all constants come from `known`,
+        "plug-in" with estimates among them, "heuristic" where smoothness is known to fail."""
+        return self.trust.standing
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certificates are proved for this problem: never for one that is known by a
+        sampler alone."""
+        return self.standing == "certified"
+
+    @property
+    def crossover(self) -> Quantity:
         """Samples beyond which MAML has the smaller certificate."""
-        return float(self.comparison.crossover.budget)
+        return self.comparison.crossover.budget
 
     @property
     def vacuous(self) -> bool:
@@ -74,7 +102,7 @@ class Report(Record):
 
     def says_something(self, method: str) -> bool:
         """Whether the certificate of "drs" or "maml" at the budget beats standing still."""
-        return float(self.comparison.setting["budget"]) >= self.informative[method]
+        return float(self.comparison.setting["budget"]) >= float(self.informative[method])
 
     def explain(self) -> str:
         """The whole report in plain words."""
@@ -89,6 +117,8 @@ class Report(Record):
         return {
             **super().to_dict(),
             "crossover": self.comparison.crossover.budget.to_dict(),
+            "standing": self.standing,
+            "rests_on": self.trust.rests_on,
             "vacuous": self.vacuous,
             "text": self.explain(),
         }
@@ -139,12 +169,14 @@ def report(
         loss: as `innerloop.meta_loss` takes it.
         tasks: M >= 4, tasks drawn for the estimates.
         batch: B, tasks per update of the training that is certified.
-        budget: samples S that training may use; None takes 10,000 updates of MAML.
+        budget: samples S that training may use; None takes 10,000 updates of MAML. What does not
+            pay for a whole update is left over.
         trajectory: parameters visited in training, in order; the constants are then maxima over
             the start and up to `points` of them.
         points: see `trajectory`.
-        known: constants known by analysis, {name in nonconvex.Constants: number}; they replace
-            estimates and count as certified.
+        known: constants that you vouch for, {name in nonconvex.Constants: number}; they replace
+            estimates and count as "assumed", or as what they are where that is weaker: an estimate
+            that comes back stays an estimate.
         inflation: factor on measured rho and rho_s, which are lower bounds.
         probes: sign vectors for the variance of Hessians.
         eps, delta: relative error and failure probability of each Lanczos run.
@@ -163,8 +195,8 @@ def report(
         1,761 parameters on two cores.
 
     Assumes: B1-B7 along the iterates of both methods with the constants found, SGD with fresh tasks
-        at a constant rate. Checked: whether constants are certified or plug-in, which the report
-        states for each; kinks of activations, which break B2 and B3, are pointed out.
+        at a constant rate. Checked: the standing of every constant, which the report states; kinks,
+        which break B2 and B3: the certificates are then heuristics.
 
     Source: Results 21-29 with constants from Results 32-35 (docs/theory/trust.md says which number
         to trust).
@@ -177,8 +209,8 @@ def report(
         >>> net = il.MLP([1, 4, 1], activation="tanh")
         >>> start = net.init(torch.Generator().manual_seed(0))
         >>> found = report(net, start, sampler, inner_lr=0.1, samples=4)
-        >>> found.certified, found.crossover > 0
-        (False, True)
+        >>> found.standing, found.crossover > 0
+        ('plug-in', True)
     """
     check_count("report", "batch", batch, 1)
     problem = problem_constants(
@@ -212,7 +244,7 @@ def report(
             f"(got {budget!r})"
         )
     setting: dict[str, Any] = {
-        "inner_lr": float(inner_lr),
+        "inner_lr": inner_lr,
         "samples": samples,
         "queries": queries,
         "batch": batch,
@@ -231,74 +263,101 @@ def report(
         informative=_informative(problem, found, batch, samples + queries),
         looseness=_looseness(problem, found),
         sampling_factor=_sampling_factor(problem, found),
-        certified=found.drs.certified and found.maml.certified,
     )
 
 
 def _row(found: Comparison, budget: float, per_update: int) -> BudgetRow:
     """Returns both certificates at another budget: Result 25 (b), joint training's by Result 27."""
-    updates = budget / per_update
+    updates = math.floor(budget / per_update * (1.0 + 1e-12))
     own = [
-        float(
-            sgd_bound(
-                smoothness=certificate.smoothness,
-                gap=certificate.gap,
-                variance=certificate.variance,
-                updates=updates,
-                batch=found.setting["batch"],
-            )
+        sgd_bound(
+            smoothness=certificate.smoothness,
+            gap=certificate.gap,
+            variance=certificate.variance,
+            updates=updates,
+            batch=found.setting["batch"],
         )
         for certificate in (found.drs, found.maml)
     ]
-    linked = (found.crossover.factor * math.sqrt(own[0]) + found.crossover.offset) ** 2
-    return BudgetRow(budget, updates, linked, own[1])
+    linked = (found.crossover.factor * np.sqrt(own[0]) + found.crossover.offset) ** 2
+    return BudgetRow(budget, updates, linked, computed(own[1]))
 
 
 def _informative(
     problem: ProblemConstants, found: Comparison, batch: int, per_task: int
-) -> dict[str, float]:
-    """Samples after which a certificate beats the squared MAML gradient at the start."""
-    start = math.sqrt(max(0.0, problem.measured["gradient2_maml_start"]))
-    own = {
-        "drs": (start - found.crossover.offset) / found.crossover.factor,
-        "maml": start,
-    }
+) -> dict[str, Quantity]:
+    """Samples after which a certificate is below the squared MAML gradient at the start."""
+    seen = problem.measured["gradient2_maml_start"]
+    link = found.crossover
     made = {}
     for certificate in (found.drs, found.maml):
-        if own[certificate.method] <= 0.0:
-            made[certificate.method] = math.inf
-            continue
-        updates = updates_needed(
-            epsilon=own[certificate.method],
-            smoothness=certificate.smoothness,
-            gap=certificate.gap,
-            variance=certificate.variance,
-            batch=batch,
+        samples, reason = math.inf, None
+        start = math.sqrt(seen) if distinguishable(seen) else 0.0
+        own = start
+        if certificate.method == "drs":
+            own = (start - float(link.offset)) / float(link.factor)
+        if start == 0.0:
+            reason = "the squared gradient at the start is not distinguishable from 0"
+        elif own <= 0.0:
+            reason = "the term that no budget removes exceeds the gradient at the start"
+        else:
+            updates = updates_needed(
+                epsilon=own,
+                smoothness=certificate.smoothness,
+                gap=certificate.gap,
+                variance=certificate.variance,
+                batch=batch,
+            )
+            samples = math.ceil(updates) * batch * per_task
+        made[certificate.method] = quantity(
+            computed(float(samples), certificate.maml, seen),
+            name=f"samples from which the certificate of {certificate.method} says something",
+            source="Results 25 and 27",
+            reason=reason,
         )
-        made[certificate.method] = float(updates) * batch * per_task
     return made
 
 
-def _looseness(problem: ProblemConstants, found: Comparison) -> dict[str, float]:
-    """Bound over measurement, for smoothness and variance of both methods."""
+def _looseness(problem: ProblemConstants, found: Comparison) -> dict[str, Quantity]:
+    """What the certificates use over what was measured, for smoothness and variance."""
     made = {}
     for certificate in (found.drs, found.maml):
         for name in ("variance", "smoothness"):
-            seen = problem.measured.get(f"{name}_{certificate.method}", 0.0)
+            seen = problem.measured[f"{name}_{certificate.method}"]
             if seen > 0.0:
                 made[f"{name}_{certificate.method}"] = getattr(certificate, name) / seen
     return made
 
 
-def _sampling_factor(problem: ProblemConstants, found: Comparison) -> float:
+def _sampling_factor(problem: ProblemConstants, found: Comparison) -> Quantity:
     """exp of two standard errors of the logarithm of the crossover, to first order, with all
-    errors of variance components pulling the same way."""
-    if not found.elasticities:
-        return math.nan
-    total = 0.0
-    for name, slope in found.elasticities.items():
-        estimate = problem.estimates[name]
+    errors of variance components pulling the same way; infinite where that says nothing."""
+    crossing = found.crossover.budget
+    if not 0.0 < crossing < math.inf:
+        return _factor(math.nan, found, "there is no crossover")
+    total, unclear = 0.0, []
+    for name in COMPONENTS:
+        estimate = problem.estimates.get(name)
+        if estimate is None or name not in crossing.rests_on or estimate.origin.side != "unbiased":
+            continue
         error = estimate.origin.standard_error
-        if error is not None and estimate > 0.0:
-            total += abs(slope) * error / float(estimate)
-    return math.exp(2.0 * total) if total < 300.0 else math.inf
+        if error is None:
+            unclear.append(name)
+        else:
+            total += abs(float(found.elasticities.get(name, 0.0))) * error / float(estimate)
+    if unclear:
+        return _factor(math.inf, found, f"not distinguishable from 0: {', '.join(unclear)}")
+    if 2.0 * total > math.log(_FURTHEST):
+        return _factor(math.inf, found, f"more than {_FURTHEST:g}, where first order ends")
+    return _factor(math.exp(2.0 * total), found, None)
+
+
+def _factor(value: float, found: Comparison, reason: str | None) -> Quantity:
+    """The sampling factor as a quantity."""
+    made: Quantity = quantity(
+        computed(value, found.crossover.budget),
+        name="factor by which two standard errors move the crossover",
+        source="Result 34",
+        reason=reason,
+    )
+    return made

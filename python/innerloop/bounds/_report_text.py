@@ -6,7 +6,8 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from innerloop.bounds.constants._estimate import Estimate
+from innerloop.bounds._standing import Standing, Trust
+from innerloop.bounds.constants._estimate import distinguishable
 
 if TYPE_CHECKING:
     from innerloop.bounds._report import Report
@@ -85,14 +86,22 @@ def _answer(report: Report) -> str:
     other = "drs" if better == "maml" else "maml"
     lines = ["ANSWER"]
     speaking = [method for method in _METHODS if report.says_something(method)]
-    start = max(0.0, report.problem.measured["gradient2_maml_start"])
-    if not speaking:
+    start = _gradient(report, "maml")
+    both = f"({_METHODS['drs']} {certificate['drs']:.3g}, MAML {certificate['maml']:.3g})"
+    if not distinguishable(report.problem.measured["gradient2_maml_start"]):
+        lines.append(
+            _wrap(
+                f"At {budget:.4g} samples the bounds do not decide. The squared MAML gradient at "
+                f"the start is estimated as {start}, so no certificate {both} can be seen to "
+                "promise more than standing still would give. Draw more tasks."
+            )
+        )
+    elif not speaking:
         when = "; ".join(f"{_METHODS[m]} {_from(report.informative[m])}" for m in _METHODS)
         lines.append(
             _wrap(
                 f"At {budget:.4g} samples the bounds do not decide. The squared MAML gradient at "
-                f"the start is {start:.3g} already, and both certificates are above that "
-                f"({_METHODS['drs']} {certificate['drs']:.3g}, MAML {certificate['maml']:.3g}): "
+                f"the start is {start} already, and both certificates are above that {both}: "
                 f"they promise less than standing still would give. They start to say something: "
                 f"{when}."
             )
@@ -102,7 +111,7 @@ def _answer(report: Report) -> str:
             _wrap(
                 f"With {budget:.4g} samples {_METHODS[better]} has the smaller certificate for the "
                 f"MAML objective: mean squared gradient at most {certificate[better]:.3g}, against "
-                f"{certificate[other]:.3g} for {_METHODS[other]} and {start:.3g} at the start."
+                f"{certificate[other]:.3g} for {_METHODS[other]} and {start} at the start."
             )
         )
         if len(speaking) == 1:
@@ -114,9 +123,30 @@ def _answer(report: Report) -> str:
                 )
             )
     lines.append(_crossing(report))
-    standing = "CERTIFIED" if report.certified else "PLUG-IN, not certified"
-    lines.append(f"Standing of these numbers: {standing}.")
+    lines.append(_wrap(f"Standing of these numbers: {_standing(report.trust)}."))
     return "\n".join(lines)
+
+
+def _gradient(report: Report, method: str) -> str:
+    """Returns the squared gradient of an objective at the start, as the estimate that it is."""
+    seen = report.problem.measured[f"gradient2_{method}_start"]
+    text = f"{seen:.3g} (standard error {seen.origin.standard_error:.2g})"
+    return text if distinguishable(seen) else f"{text}, not distinguishable from 0"
+
+
+def _standing(trust: Trust) -> str:
+    """Returns the standing of all certificates, and on what they rest."""
+    estimated = ", ".join(trust.named("plug-in"))
+    broken = ", ".join(trust.named("heuristic"))
+    given = ", ".join(trust.named("assumed"))
+    said: dict[Standing, str] = {
+        "certified": "CERTIFIED",
+        "assumed": "ASSUMED, not certified: they hold if the constants you gave hold",
+        "plug-in": f"PLUG-IN, not certified: they rest on estimates ({estimated})",
+        "heuristic": "HEURISTIC, not certified: an assumption is known to fail, so that these are "
+        f"no bounds, whatever the constants are ({broken} do not exist here)",
+    }
+    return said[trust.standing] + (f"; your word stands for {given}" if given else "")
 
 
 def _crossing(report: Report) -> str:
@@ -148,23 +178,20 @@ def _caveats(report: Report) -> str:
 
 def _certificates(report: Report) -> str:
     """Returns both certificates over a range of budgets, and their ingredients."""
-    found, measured = report.comparison, report.problem.measured
+    found = report.comparison
     lines = [
-        "CERTIFICATES  upper bounds on the run-averaged E|MAML gradient|^2 (Results 21-27)",
+        "CERTIFICATES  for the run-averaged E|MAML gradient|^2 (Results 21-27)",
         f"  {'samples':>10} {'MAML updates':>13} {'joint training':>15} {'MAML':>11}",
     ]
     for row in report.budgets:
-        lines.append(
-            f"  {row.budget:>10.3g} {row.updates:>13.4g} {row.drs:>15.4g} {row.maml:>11.4g}"
-        )
+        lines.append(f"  {row.budget:>10.3g} {row.updates:>13,} {row.drs:>15.4g} {row.maml:>11.4g}")
     for certificate in (found.drs, found.maml):
         method = certificate.method
-        start = max(0.0, measured[f"gradient2_{method}_start"])
         lines.append(
             _wrap(
                 f"{_METHODS[method]}: smoothness {certificate.smoothness:.4g}, initial gap "
                 f"{certificate.gap:.4g}, gradient variance {certificate.variance:.4g} a task; its "
-                f"own squared gradient is {start:.3g} at the start",
+                f"own squared gradient at the start is {_gradient(report, method)}",
                 "  ",
             )
         )
@@ -200,12 +227,14 @@ def _crossover(report: Report) -> str:
                 "  ",
             )
         )
-    if math.isfinite(report.sampling_factor) and report.sampling_factor > 1.0:
+    factor = report.sampling_factor
+    if math.isinf(factor):
+        lines.append(_wrap(f"the tasks drawn do not determine it: {factor.reason}", "  "))
+    elif factor > 1.0:
         lines.append(
             _wrap(
                 "two standard errors of the variance components move it by a factor of up to "
-                f"{report.sampling_factor:.3g} either way; the looseness of the bounds comes on "
-                "top",
+                f"{factor:.3g} either way; the looseness of the bounds comes on top",
                 "  ",
             )
         )
@@ -231,13 +260,19 @@ def _drivers(report: Report) -> str:
 
 def _looseness(report: Report) -> str:
     """Returns how much larger the ingredients are than what was measured."""
+    found = report.comparison
     if not report.looseness:
         return ""
-    lines = ["HOW LOOSE  (ingredient of the certificate over the same quantity measured)"]
+    lines = ["HOW LOOSE  (what the certificate uses over the same quantity measured)"]
     for key, ratio in report.looseness.items():
         name, _, method = key.partition("_")
-        seen = report.problem.measured[key]
-        lines.append(f"  {name} of {_METHODS[method]}: {ratio:.3g} times the measured {seen:.4g}")
+        seen, used = report.problem.measured[key], getattr(getattr(found, method), name)
+        text = f"{name} of {_METHODS[method]}: {used:.4g}, {ratio:.3g} times the {seen:.4g} "
+        if seen.origin.side == "lower bound":
+            text += f"that was met, which may be less than the truth: {seen.origin.how}"
+        else:
+            text += f"(standard error {seen.origin.standard_error:.2g}) that was measured"
+        lines.append(_wrap(text, "  "))
     return "\n".join(lines)
 
 
@@ -247,30 +282,26 @@ def _constants(report: Report) -> str:
     for name, estimate in report.problem.estimates.items():
         error = estimate.origin.standard_error
         shown = f"{float(estimate):.4g}" + (f" ± {error:.2g}" if error is not None else "")
-        lines.append(f"  {name:<14}{shown:<18}{_standing(estimate):<22}{_MEANINGS[name]}")
+        word = f"{estimate.standing}, {estimate.origin.side}"
+        lines.append(f"  {name:<14}{shown:<18}{word:<23}{_MEANINGS[name]}")
     return "\n".join(lines)
-
-
-def _standing(estimate: Estimate) -> str:
-    """Returns "certified" or "plug-in" with the side of the estimate."""
-    if estimate.trust == "certified":
-        return "certified"
-    return f"plug-in, {estimate.origin.side}"
 
 
 def _reading(report: Report) -> str:
     """Returns how to read all this."""
-    text = (
-        "The constants above are certified, and so are the certificates, given that training "
-        "stays where the constants hold."
-        if report.certified
-        else "Plug-in means: measured on the tasks drawn and at the points named, used as if it "
-        "held for all tasks and everywhere in between. A plug-in certificate is an informed guess, "
-        "not a guarantee."
-    )
+    texts: dict[Standing, str] = {
+        "certified": "Every constant above is proved for this problem.",
+        "assumed": "Assumed means: all constants above are yours. The certificates hold if the "
+        "constants do, for all tasks and wherever training goes; nothing here checks that.",
+        "plug-in": "Plug-in means: measured on the tasks drawn and at the points named, used as if "
+        "it held for all tasks and everywhere in between. A plug-in certificate is an informed "
+        "guess, not a guarantee.",
+        "heuristic": "Heuristic means: the formulas ask for smooth losses, and these are not. The "
+        "numbers order nothing for certain, and no better constants would change that.",
+    }
     return _wrap(
-        f"HOW TO READ THIS  {text} The certificates bound how small gradients get, not how low "
-        "the risk; they are worst-case (smoothness and variance are typically many times too "
-        "large), and comparing two upper bounds predicts their order, not that of the methods. "
-        "To know which method wins on your data, train both: innerloop compare does."
+        f"HOW TO READ THIS  {texts[report.standing]} The certificates bound how small gradients "
+        "get, not how low the risk; they are worst-case (smoothness and variance are typically "
+        "many times too large), and comparing two upper bounds predicts their order, not that of "
+        "the methods. To know which method wins on your data, train both: innerloop compare does."
     )

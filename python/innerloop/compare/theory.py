@@ -137,6 +137,7 @@ def _setting(estimate: Estimate) -> dict[str, Any]:
             "tasks": finite(estimate.crossover),
             "low": finite(estimate.interval[0]),
             "high": finite(estimate.interval[1]),
+            "meaningful_from": least_tasks(estimate),
         },
     }
 
@@ -148,6 +149,7 @@ def _value(risk: float, error: float) -> dict[str, float | None]:
 def _judgement(estimate: Estimate) -> str:
     """What one estimate says about M tasks, from "puts the crossover at" on."""
     low, high = estimate.interval
+    least = least_tasks(estimate)
     tasks, level = estimate.tasks, f"{100 * estimate.level:g}%"
     if math.isinf(estimate.crossover):
         error = PER_RISK * estimate.modelling_error
@@ -161,6 +163,11 @@ def _judgement(estimate: Estimate) -> str:
             "puts the crossover at 0: MAML's statistical error is estimated no larger than "
             "joint training's"
         )
+    elif estimate.crossover < least:
+        text = (
+            f"puts the crossover at {tasks_text(estimate.crossover, least)} tasks, too few for its "
+            "leading order in 1/M to say how many"
+        )
     else:
         text = f"puts the crossover at about {tasks_text(estimate.crossover)}"
     if low == 0 and math.isinf(high):
@@ -168,7 +175,7 @@ def _judgement(estimate: Estimate) -> str:
             f"{text}, but the {level} jackknife interval is 0 to infinity: these tasks are too few "
             "or too alike to tell."
         )
-    ends = f"{tasks_text(low)} to {tasks_text(high)}"
+    ends = f"{tasks_text(low, least)} to {tasks_text(high, least)}"
     width = ", a wide one" if high > WIDE * max(low, 1.0) else ""
     text += f" ({level} jackknife interval {ends}{width})"
     if tasks < low:
@@ -178,10 +185,18 @@ def _judgement(estimate: Estimate) -> str:
     return f"{text}: your M lies inside it, so theory does not decide either."
 
 
-def tasks_text(value: float) -> str:
-    """A number of tasks, rounded to what matters."""
+def least_tasks(estimate: Estimate) -> int:
+    """The number of tasks below which the expansion in 1/M says nothing: two more than there are
+    parameters per output, the least that the estimate itself is made from."""
+    return len(estimate.theta_drs) + 2
+
+
+def tasks_text(value: float, least: int = 0) -> str:
+    """A number of tasks, rounded to what matters; none below `least`, the end of theory's range."""
     if math.isinf(value):
         return "infinity"
+    if 0 < value < least:
+        return f"fewer than {least}"
     return f"{value:.0f}" if value < 1000 else f"{value:.2g}".replace("e+0", "e").replace("e+", "e")
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from innerloop.bounds._results import Assumption, Quantity, plain
+from innerloop.bounds._quantities import computed
+from innerloop.bounds._results import Assumption, Quantity, plain, quantity
+from innerloop.bounds._standing import Standing, Trust, weakest
 
-Trust = Literal["certified", "plug-in"]
+WithinScope = Literal["certified", "assumed", "plug-in"]
+ESTIMATED = Trust("plug-in", frozenset())
 Side = Literal["upper bound", "lower bound", "unbiased", "exact", "inflated", "maximum"]
 
 
@@ -17,7 +21,8 @@ class Origin:
 
     Args:
         trust: "certified" if the statement in `scope` holds with the stated confidence whatever
-            the model and the data are; "plug-in" if it holds for what was sampled only.
+            the model and the data are; "assumed" if a caller vouches for it; "plug-in" if it holds
+            for what was sampled only.
         side: on which side of the true constant the value lies: "upper bound", "lower bound",
             "unbiased", "exact", "inflated" (a lower bound times a factor) or "maximum" (the
             largest of sampled values, hence below the supremum).
@@ -29,7 +34,7 @@ class Origin:
         cost: work spent, such as {"hvps": 560}: full-batch products or gradients, over all tasks.
     """
 
-    trust: Trust
+    trust: WithinScope
     side: Side
     scope: str
     how: str
@@ -38,15 +43,27 @@ class Origin:
     standard_error: float | None = None
     cost: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raw numbers are estimates wherever they are taken from here."""
+        for name in ("measured", "standard_error"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, computed(value, ESTIMATED))
+
 
 class Estimate(Quantity):
     """A float that carries its `Origin` besides what every `Quantity` carries.
 
+    `trust` says what the number is worth within its scope, `standing` what it is worth as a
+    constant of a bound, which asks for all tasks and all parameters visited: an upper bound that is
+    certified for the tasks drawn is a plug-in there. So the standing is "plug-in" unless the maker
+    says otherwise or a caller vouches for the number.
+
     Example:
-        >>> origin = Origin("plug-in", "maximum", "4 tasks", "the largest of 4 norms")
+        >>> origin = Origin("certified", "upper bound", "4 tasks", "the largest of 4 norms")
         >>> made = Estimate(2.0, name="gradient bound G", source="B4", origin=origin)
-        >>> made / 4, made.origin.trust
-        (0.5, 'plug-in')
+        >>> made / 4, made.trust, made.standing, (made / 4).standing
+        (0.5, 'certified', 'plug-in', 'plug-in')
     """
 
     origin: Origin
@@ -60,23 +77,28 @@ class Estimate(Quantity):
         origin: Origin,
         assumptions: tuple[Assumption, ...] = (),
         reason: str | None = None,
+        standing: Standing | None = None,
+        rests_on: Mapping[str, Standing] | None = None,
     ) -> Estimate:
         """Makes the number."""
+        word: Standing = "assumed" if origin.trust == "assumed" else "plug-in"
         made = super().__new__(
-            cls, value, name=name, source=source, assumptions=assumptions, reason=reason
+            cls,
+            value,
+            name=name,
+            source=source,
+            assumptions=assumptions,
+            reason=reason,
+            standing=standing or word,
+            rests_on=rests_on,
         )
         assert isinstance(made, Estimate)
         made.origin = origin
         return made
 
-    def __getnewargs_ex__(self) -> tuple[tuple[float], dict[str, Any]]:
-        """What pickle and copy pass to the constructor."""
-        value, others = super().__getnewargs_ex__()
-        return value, {**others, "origin": self.origin}
-
     @property
-    def trust(self) -> Trust:
-        """ "certified" or "plug-in"."""
+    def trust(self) -> WithinScope:
+        """What the number is worth within its scope: "certified", "assumed" or "plug-in"."""
         return self.origin.trust
 
     @property
@@ -93,6 +115,8 @@ class Estimate(Quantity):
             f"  {origin.trust} {origin.side}{sure}, for {origin.scope}",
             f"  {origin.how}",
         ]
+        if self.standing != origin.trust:
+            lines.append(f"  in a bound: {self._standing_in_words()}")
         if origin.measured is not None:
             lines.append(f"  measured: {origin.measured:.6g}")
         if origin.standard_error is not None:
@@ -128,4 +152,30 @@ class Estimate(Quantity):
             ),
             assumptions=self.assumptions,
             reason=self.reason,
+            standing=weakest(["plug-in", self.standing]),
         )
+
+    def broken(self, why: str) -> Estimate:
+        """The same number where the assumption that it belongs to is known to fail."""
+        if self.standing == "heuristic":
+            return self
+        return Estimate(
+            float(self),
+            name=self.name,
+            source=self.source,
+            origin=self.origin,
+            assumptions=self.assumptions,
+            reason=f"{self.reason}; {why}" if self.reason else why,
+            standing="heuristic",
+        )
+
+
+def measured_array(values: Any, name: str, source: str) -> Any:
+    """Numbers measured one by one (per task, per step), as the estimates that they are."""
+    return quantity(values, name=name, source=source, standing="plug-in")
+
+
+def distinguishable(estimate: Estimate) -> bool:
+    """Whether an unbiased estimate lies more than two standard errors above 0."""
+    error = estimate.origin.standard_error
+    return float(estimate) > 2.0 * (error or 0.0)

@@ -21,7 +21,6 @@ Model = MLP | nn.Module
 Trajectory = Sequence[Params]
 
 NON_NEGATIVE = ("mse", "half_mse", "huber", "cross_entropy", "bce_with_logits")
-KINKED = ("relu", "leaky_relu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,19 +245,6 @@ def _in_dtype(model: Model, dtype: torch.dtype) -> Model:
     if any(b.is_floating_point() and b.dtype != dtype for b in model.buffers()):
         return copy.deepcopy(model).to(dtype)
     return model
-
-
-def kinked(model: Model) -> str | None:
-    """Returns the activation whose derivative jumps, if the model is known to have one."""
-    try:
-        mlp = model if isinstance(model, MLP) else MLP.from_module(model)
-    except NotImplementedError:
-        if isinstance(model, nn.Module):
-            for part in model.modules():
-                if isinstance(part, (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.PReLU, nn.Hardtanh)):
-                    return type(part).__name__
-        return None
-    return next((layer.activation for layer in mlp.layers if layer.activation in KINKED), None)
 
 
 def check_count(function: str, name: str, value: object, least: int) -> int:

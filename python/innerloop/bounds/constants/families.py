@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from innerloop.bounds._quantities import given
 from innerloop.bounds._results import Assumption, Record
+from innerloop.bounds._standing import joined, weakest
 from innerloop.bounds.constants._estimate import Estimate, Origin
 
 
 @dataclasses.dataclass(frozen=True)
 class FamilyConstants(Record):
-    """Certified constants of every sample's loss phi(x.theta; y), hence of every task's risk.
+    """Constants of every sample's loss phi(x.theta; y), hence of every task's risk.
+
+    They are certified for all samples within the radius (and target) given. That yours are, and
+    that your model is of this kind, is your word: in a bound they stand as "assumed", or as the
+    radius does where it is an estimate.
 
     Args:
         G: bound of the gradient norm. L_plus, ell: curvature lies in [-ell, L_plus].
@@ -33,7 +39,7 @@ class FamilyConstants(Record):
 
     def known(self) -> dict[str, Estimate]:
         """Returns a bound for each constant of assumptions B2-B7, under the names that
-        `innerloop.bounds.report` takes as `known`.
+        `innerloop.bounds.report` takes as `known`, with the standing "assumed".
 
         Noise and dissimilarity are bounded by the size of what varies: E||X - EX||^2 <= E||X||^2.
         """
@@ -77,7 +83,8 @@ def logistic_constants(radius: float) -> FamilyConstants:
         >>> float(logistic_constants(2.0).L_plus)
         1.0
     """
-    return _family("logistic loss", radius, 1.0, 0.25, 0.0, 1.0 / (6.0 * math.sqrt(3.0)))
+    third = 1.0 / (6.0 * math.sqrt(3.0))
+    return _family("logistic loss", {"radius": radius}, 1.0, 0.25, 0.0, third)
 
 
 def tanh_constants(radius: float, target: float = 1.0) -> FamilyConstants:
@@ -104,19 +111,21 @@ def tanh_constants(radius: float, target: float = 1.0) -> FamilyConstants:
         >>> round(float(tanh_constants(1.0).G), 12) == round(32 / 27, 12)
         True
     """
-    if not (target >= 0 and math.isfinite(target)):
+    bound = float(target)
+    if not (bound >= 0 and math.isfinite(bound)):
         raise ValueError(f"tanh_constants: target must be finite and >= 0 (got {target!r})")
     slopes = np.polynomial.Polynomial([1.0, 0.0, -1.0])  # dt/du = 1 - t^2
     t = np.polynomial.Polynomial([0.0, 1.0])
     ranges = []
-    for y in (-target, target):
+    for y in (-bound, bound):
         first = (t - y) * slopes
         second = first.deriv() * slopes
         third = second.deriv() * slopes
         ranges.append([_range(p) for p in (first, second, third)])
     low, high = np.min(ranges, axis=0)[:, 0], np.max(ranges, axis=0)[:, 1]
     size = np.maximum(-low, high)
-    return _family("half squared error of tanh", radius, size[0], high[1], -low[1], size[2])
+    said = {"radius": radius, "target": target}
+    return _family("half squared error of tanh", said, size[0], high[1], -low[1], size[2])
 
 
 def _range(polynomial: Any) -> tuple[float, float]:
@@ -128,9 +137,11 @@ def _range(polynomial: Any) -> tuple[float, float]:
 
 
 def _family(
-    what: str, radius: float, first: float, above: float, below: float, third: float
+    what: str, said: dict[str, float], first: float, above: float, below: float, third: float
 ) -> FamilyConstants:
-    """Returns the labelled constants from the suprema of the derivatives of phi."""
+    """Returns the labelled constants from the suprema of the derivatives of phi; `said` is what
+    the caller says about the data."""
+    radius = float(said["radius"])
     if not (radius > 0 and math.isfinite(radius)):
         raise ValueError(f"{what}: radius must be positive and finite (got {radius!r})")
     origin = Origin(
@@ -141,9 +152,18 @@ def _family(
         confidence=1.0,
     )
     assumed = (Assumption("one output, one layer of weights, inputs within the radius"),)
+    trust = joined(given(value, name) for name, value in said.items())
 
     def made(name: str, value: float) -> Estimate:
-        return Estimate(value, name=name, source="Result 35", origin=origin, assumptions=assumed)
+        return Estimate(
+            value,
+            name=name,
+            source="Result 35",
+            origin=origin,
+            assumptions=assumed,
+            standing=weakest(["assumed", trust.standing]),
+            rests_on=trust.rests_on,
+        )
 
     square = radius**2
     return FamilyConstants(

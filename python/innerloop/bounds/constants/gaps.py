@@ -14,7 +14,7 @@ from torch import Tensor
 from innerloop import functional
 from innerloop._params import BatchLike
 from innerloop.bounds._results import Assumption, Record
-from innerloop.bounds.constants._estimate import Estimate, Origin
+from innerloop.bounds.constants._estimate import Estimate, Origin, measured_array
 from innerloop.bounds.constants._oracle import Model, Oracle, Trajectory, oracle, stacked
 from innerloop.objectives import Loss
 
@@ -200,8 +200,8 @@ def directional_smoothness(points: Any, values: Any, gradients: Any) -> Directio
         secant = np.where(square > 0, np.sqrt((np.diff(slope, axis=0) ** 2).sum(1) / square), 0.0)
     largest = max(float(np.nanmax(np.append(ratio, 0.0))), float(secant.max()))
     return DirectionalSmoothness(
-        ratio,
-        secant,
+        measured_array(ratio, "smoothness met by a step", "Result 35"),
+        measured_array(secant, "change of the gradient per distance", "Result 35"),
         Estimate(
             largest,
             name="smoothness met along the run",

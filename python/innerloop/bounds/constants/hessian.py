@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from innerloop.bounds._results import Assumption, Record
-from innerloop.bounds.constants._estimate import Estimate, Origin
+from innerloop.bounds.constants._estimate import Estimate, Origin, measured_array
 from innerloop.bounds.constants._oracle import (
     Model,
     Oracle,
@@ -21,6 +21,7 @@ from innerloop.bounds.constants._oracle import (
     oracle,
     source_of,
 )
+from innerloop.bounds.constants.kinks import Kink, kink_of
 from innerloop.bounds.constants.krylov import (
     Method,
     lanczos,
@@ -80,11 +81,12 @@ class Curvature(Record):
         ell change places, which the absolute values take care of.
         """
         rate = float(inner_lr)
-        value = max(abs(1.0 - rate * self.L_plus), abs(1.0 + rate * self.ell))
+        value = np.maximum(abs(1.0 - rate * self.L_plus), abs(1.0 + rate * self.ell))
         origin = dataclasses.replace(
             self.L.origin, how="from L_plus and ell", measured=None, cost={}
         )
-        return Estimate(value, name="kappa", source="Result 32", origin=origin)
+        standing = value.standing
+        return Estimate(value, name="kappa", source="Result 32", origin=origin, standing=standing)
 
     def explain(self) -> str:
         """The three constants and how they were obtained."""
@@ -133,7 +135,8 @@ def curvature(
     Returns:
         Curvature. L_plus and ell are upper bounds at these parameters for these tasks with
         confidence 1 - delta each: the task with the largest eigenvalue does not depend on the
-        starts, so no union over tasks is needed. They say nothing about other parameters.
+        starts, so no union over tasks is needed. They say nothing about other parameters: in a
+        bound they are plug-in, and heuristics where kinks are found, which break B2.
 
     Raises:
         ValueError: an argument is out of range, or the loss is not finite there.
@@ -180,7 +183,8 @@ def curvature(
         for key in parts[0]
     }
     spent = {"two-sided": products + 2, "squared": 4 * products + 8, "power": 4 * products}[method]
-    return _summary(values, eps, min(1.0, 2 * failure), method, spent, whole.size)
+    kink = kink_of(whole.model, whole.x, loss)
+    return _summary(values, eps, min(1.0, 2 * failure), method, spent, whole.size, kink)
 
 
 def _failure(method: Method, eps: float, products: int, size: int) -> float:
@@ -239,7 +243,13 @@ def _squared(
 
 
 def _summary(
-    values: dict[str, Array], eps: float, failure: float, method: str, spent: int, size: int
+    values: dict[str, Array],
+    eps: float,
+    failure: float,
+    method: str,
+    spent: int,
+    size: int,
+    kink: Kink | None,
 ) -> Curvature:
     """Returns the record: maxima over tasks as labelled estimates."""
     tasks = len(values["largest"])
@@ -252,7 +262,7 @@ def _summary(
     )
 
     def estimate(name: str, upper: float, measured: float) -> Estimate:
-        return Estimate(
+        made = Estimate(
             max(0.0, upper),
             name=name,
             source="Result 32",
@@ -260,7 +270,7 @@ def _summary(
             reason="the steps are too few for any confidence" if failure >= 1 else None,
             origin=Origin(
                 "certified" if failure < 1 else "plug-in",
-                "upper bound",
+                "upper bound" if failure < 1 else "inflated",
                 scope,
                 f"{method} Krylov run from Gaussian starts, largest over tasks, inflated for a "
                 f"relative error of {eps:g}",
@@ -269,12 +279,13 @@ def _summary(
                 cost=cost,
             ),
         )
+        return made.broken(kink.why) if kink is not None and kink.first else made
 
     above = float(values["largest_upper"].max()), float(values["largest"].max())
     below = float(-values["smallest_lower"].min()), float(-values["smallest"].min())
     norm = max(above[0], below[0]), max(above[1], below[1])
     return Curvature(
-        **values,
+        **{key: measured_array(each, key, "Result 32") for key, each in values.items()},
         L_plus=estimate("L_plus, largest curvature", *above),
         ell=estimate("ell, most negative curvature", *below),
         L=estimate("L, largest norm of the Hessian", *norm),

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from innerloop.bounds._results import Assumption, Record
-from innerloop.bounds.constants._estimate import Estimate, Origin
+from innerloop.bounds.constants._estimate import Estimate, Origin, measured_array
 from innerloop.bounds.constants._oracle import (
     Model,
     Oracle,
     Trajectory,
     check_count,
     gaussian,
-    kinked,
     oracle,
     source_of,
     stacked,
 )
+from innerloop.bounds.constants.kinks import Kink, kink_of
 from innerloop.bounds.constants.krylov import lanczos, ritz
 from innerloop.objectives import Loss
 
@@ -84,7 +84,8 @@ def third_order(
     Returns:
         ThirdOrder with values [T]. Each is a lower bound of the local constant (up to the
         difference error, of order h^2 times the fifth derivative), hence of rho in B3: nothing
-        here bounds rho from above, so `rho` is plug-in.
+        here bounds rho from above, so `rho` is plug-in, and a heuristic where kinks are found: no
+        finite rho exists there, this is the change between them.
 
     Raises:
         ValueError: an argument is out of range, or the loss is not finite there.
@@ -126,7 +127,9 @@ def third_order(
         f"{whole.tasks} tasks, times {inflation:g}"
     )
     scope = f"the losses of these {whole.tasks} tasks at these parameters"
-    return ThirdOrder(values, _rho(values, inflation, scope, how, cost, model), inflation)
+    kink = kink_of(whole.model, whole.x, loss)
+    rho = _rho(values, inflation, scope, how, cost, kink)
+    return ThirdOrder(measured_array(values, "change of the Hessian", "Result 33"), rho, inflation)
 
 
 def _iterate(many: Oracle, vector: Tensor, iterations: int, shift: float, h: float) -> Tensor:
@@ -212,7 +215,9 @@ def secant_rho(
     cost = {"Hessian-vector products": 2 * (products + 2) * segments * tasks}
     how = f"secants of the Hessian over {segments} segments, largest, times {inflation:g}"
     scope = f"{tasks} tasks between the points of this run"
-    return ThirdOrder(values, _rho(values, inflation, scope, how, cost, model), inflation)
+    kink = kink_of(made[0].model, made[0].x, loss)
+    rho = _rho(values, inflation, scope, how, cost, kink)
+    return ThirdOrder(measured_array(values, "change of the Hessian", "Result 33"), rho, inflation)
 
 
 def check_inflation(name: str, inflation: float) -> None:
@@ -222,18 +227,14 @@ def check_inflation(name: str, inflation: float) -> None:
 
 
 def _rho(
-    values: Array, inflation: float, scope: str, how: str, cost: dict[str, int], model: Model
+    values: Array, inflation: float, scope: str, how: str, cost: dict[str, int], kink: Kink | None
 ) -> Estimate:
     """Returns the labelled constant."""
-    kink = kinked(model)
-    return Estimate(
+    made = Estimate(
         inflation * float(values.max()),
         name="rho, Lipschitz constant of the Hessian",
         source="Result 33",
         assumptions=(Assumption("B3 needs the supremum over a region and all tasks"),),
-        reason=None
-        if kink is None
-        else f"{kink} has kinks: no finite rho exists there, this is the change between them",
         origin=Origin(
             "plug-in",
             "inflated" if inflation > 1 else "lower bound",
@@ -243,3 +244,4 @@ def _rho(
             cost=cost,
         ),
     )
+    return made if kink is None else made.broken(kink.why)

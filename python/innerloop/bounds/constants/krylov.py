@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from innerloop.bounds._arguments import scipy_module
+from innerloop.bounds._arguments import array, scipy_module
 from innerloop.bounds._results import Assumption, quantity
 from innerloop.bounds.constants._oracle import check_count, check_fraction
 
@@ -66,6 +66,7 @@ def lanczos_failure(eps: Any, products: Any, size: Any, *, sharp: bool = False) 
         name="probability that Lanczos under-estimates by more than eps",
         source="Result 32",
         assumptions=_ASSUMED,
+        standing="certified",
     )
 
 
@@ -96,6 +97,7 @@ def power_failure(eps: Any, products: Any, size: Any) -> Any:
         name="probability that the power method under-estimates by more than eps",
         source="Result 32",
         assumptions=_ASSUMED,
+        standing="certified",
     )
 
 
@@ -327,7 +329,10 @@ def _ranges(
     function: str, eps: Any, products: Any, size: Any
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Returns the three arguments as float64 arrays in range, or raises."""
-    eps, products, size = (np.asarray(v, dtype=np.float64) for v in (eps, products, size))
+    eps, products, size = (
+        array(value, function=function, name=name)
+        for name, value in (("eps", eps), ("products", products), ("size", size))
+    )
     if not ((eps > 0) & (eps < 1)).all():
         raise ValueError(f"{function}: eps must lie strictly in (0, 1) (got {eps.tolist()})")
     for name, value in (("products", products), ("size", size)):

@@ -13,15 +13,18 @@ from torch import Tensor
 
 from innerloop import functional
 from innerloop._params import Params
-from innerloop.bounds.constants._estimate import Estimate, Origin
-from innerloop.bounds.constants._oracle import Model, Oracle, kinked, oracle
+from innerloop.bounds.constants._estimate import Estimate, Origin, distinguishable
+from innerloop.bounds.constants._oracle import Model, Oracle, oracle
 from innerloop.bounds.constants.hessian import curvature
 from innerloop.bounds.constants.hessian_change import secant_rho, third_order
+from innerloop.bounds.constants.kinks import Kink, kink_of
 from innerloop.bounds.constants.samples import sample_constants
 from innerloop.bounds.constants.variance import VarianceComponents, variance_components
 
 # how much is examined at a point: tasks for curvature, tasks for rho, rows for sample constants
 CURVED_TASKS, BENT_TASKS, ROWS = 32, 16, 128
+# constants that are roots of variance components
+COMPONENTS = ("G2", "mean_gradient", "sigma_gamma", "sigma_g", "sigma_H", "sigma_Hgamma")
 
 
 class Effort(NamedTuple):
@@ -40,12 +43,14 @@ class Point:
     Args:
         base: R rows a task, shared parameters. adapted: the same rows, parameters of each task.
         support, query: (x, y) of the rows that the inner loop uses and of those that judge it.
+        kink: what is known to break the smoothness of these losses.
     """
 
     base: Oracle
     adapted: Oracle
     support: tuple[Tensor, Tensor]
     query: tuple[Tensor, Tensor]
+    kink: Kink | None
 
 
 def point_at(
@@ -79,7 +84,8 @@ def point_at(
             f"report: the inner loop must stay finite (it diverged at inner_lr = "
             f"{loop['inner_lr']:g}); lower inner_lr"
         )
-    return Point(base, adapted, support, (base.x[:, samples:end], base.y[:, samples:end]))
+    query = (base.x[:, samples:end], base.y[:, samples:end])
+    return Point(base, adapted, support, query, kink_of(base.model, base.x, base.loss))
 
 
 def constants_at(
@@ -88,18 +94,18 @@ def constants_at(
     """Yields (name, Estimate) of every constant but the gaps; some names come twice, at the point
     and at its adapted points."""
     for part in (point.base, point.adapted):
-        yield from _curved(part, effort, source)
+        yield from _curved(part, effort, point.kink is None, source)
     yield from _bent(point, effort, source)
     spread = _spread(point.base, effort.probes, source)
-    squares = {
-        "G2": spread.G2,
-        "mean_gradient": spread.gradient2,
-        "sigma_gamma": spread.sigma_gamma2,
-        "sigma_g": spread.sigma_g2,
-        "sigma_H": spread.sigma_H2,
-        "sigma_Hgamma": spread.sigma_Hgamma2,
-    }
-    for name, square in squares.items():
+    squares = (
+        spread.G2,
+        spread.gradient2,
+        spread.sigma_gamma2,
+        spread.sigma_g2,
+        spread.sigma_H2,
+        spread.sigma_Hgamma2,
+    )
+    for name, square in zip(COMPONENTS, squares, strict=True):
         if square is not None:
             yield name, _root(name, square)
     yield "G", _largest_gradient(spread)
@@ -112,7 +118,7 @@ def constants_at(
 
 
 def _curved(
-    part: Oracle, effort: Effort, source: torch.Generator
+    part: Oracle, effort: Effort, smooth: bool, source: torch.Generator
 ) -> Iterator[tuple[str, Estimate]]:
     """Yields curvature and, where the loss has three derivatives, how it changes, of tasks and of
     single rows."""
@@ -125,7 +131,7 @@ def _curved(
     single = sample_constants(**_call(part, source), rows=ROWS, **lanczos, **search)
     yield "L_plus_s", single.L_plus
     yield "ell_s", single.ell
-    if kinked(part.model) is None:
+    if smooth:
         yield "rho", third_order(**_call(fewer, source), **search).rho
         yield "rho_s", single.rho
 
@@ -163,23 +169,29 @@ def _call(part: Oracle, source: torch.Generator) -> dict[str, Any]:
 
 
 def _root(name: str, square: Estimate) -> Estimate:
-    """Returns the root of an unbiased square, 0 for a negative one, with its standard error."""
+    """Returns the root of an unbiased square, 0 for a negative one, with its standard error.
+
+    The error of the root is that of the square over twice the root, to first order: where the
+    square lies within two of its errors of 0 this says nothing, and the root has none.
+    """
     value = math.sqrt(max(0.0, float(square)))
     spread = square.origin.standard_error
-    error = spread / (2.0 * value) if value > 0.0 and spread is not None else None
+    assert spread is not None
+    clear = distinguishable(square)
     origin = dataclasses.replace(
         square.origin,
-        how=f"root of an unbiased square: {square.origin.how}",
-        standard_error=error,
+        how=f"root of an unbiased square with standard error {spread:.3g}: {square.origin.how}",
+        standard_error=spread / (2.0 * value) if clear else None,
         measured=float(square),
     )
+    unclear = f"its square, {float(square):.3g} with standard error {spread:.3g}, is not clear of 0"
     return Estimate(
         value,
         name=name,
         source=square.source,
         origin=origin,
         assumptions=square.assumptions,
-        reason=square.reason,
+        reason=None if clear else unclear,
     )
 
 
@@ -192,33 +204,3 @@ def _largest_gradient(spread: VarianceComponents) -> Estimate:
         f"largest norm of a task's gradient on {spread.samples} rows",
     )
     return Estimate(float(spread.gradient_norm.max()), name="G", source="Result 34", origin=origin)
-
-
-def measured_at(point: Point, loop: dict[str, Any]) -> dict[str, float]:
-    """Returns what the bounds over-estimate, measured: squared norms of both objectives' gradients
-    (keys "..._start", unbiased) and the variance of one task's stochastic gradient.
-
-    Cost: one gradient and one meta-gradient per task.
-
-    Source: Result 34, on the stochastic gradients that training would use.
-    """
-    base, tasks = point.base, point.base.tasks
-    used = point.support[0].shape[1] + point.query[0].shape[1]
-    joint = dataclasses.replace(base, x=base.x[:, :used], y=base.y[:, :used]).gradient()[1]
-    found = functional.meta_grad(
-        {**base.tree(base.flat()), **base.fixed},
-        point.support,
-        point.query,
-        model=base.model,
-        loss=base.loss,
-        backend=base.backend,
-        task_weight=torch.ones(tasks, dtype=base.dtype, device=base.x.device),
-        **loop,
-    )
-    measured = {}
-    for method, rows in (("drs", joint), ("maml", base.join(found.grad))):
-        mean = rows.mean(0)
-        variance = float((rows - mean).square().sum()) / (tasks - 1)
-        measured[f"gradient2_{method}_start"] = float(mean.square().sum()) - variance / tasks
-        measured[f"variance_{method}"] = variance
-    return measured

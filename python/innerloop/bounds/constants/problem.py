@@ -10,30 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from innerloop._params import Params
+from innerloop.bounds._quantities import given
 from innerloop.bounds._results import Record
+from innerloop.bounds._standing import Trust, joined
 from innerloop.bounds.constants._estimate import Estimate, Origin
 from innerloop.bounds.constants._oracle import (
     Model,
     Trajectory,
     check_count,
-    kinked,
     source_of,
     stacked,
 )
-from innerloop.bounds.constants.gaps import initial_gaps, smoothness_along
+from innerloop.bounds.constants.gaps import initial_gaps
 from innerloop.bounds.constants.hessian_change import secant_rho
-from innerloop.bounds.constants.points import (
-    BENT_TASKS,
-    Effort,
-    constants_at,
-    measured_at,
-    point_at,
-)
+from innerloop.bounds.constants.kinks import Kink
+from innerloop.bounds.constants.measuring import measured_counterparts
+from innerloop.bounds.constants.points import BENT_TASKS, Effort, constants_at, point_at
 from innerloop.bounds.constants.sampling import Sampler, draw_tasks
 from innerloop.bounds.nonconvex import Constants
+from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve
 
 
@@ -45,15 +43,15 @@ class ProblemConstants(Record):
         constants: the numbers that the bounds take, each with its standing.
         estimates: {name: Estimate} of the same numbers.
         measured: quantities that the bounds over-estimate, measured directly: squared gradient
-            norms at the start, gradient variances (largest over the points) and, along a
-            trajectory, smoothness.
+            norms at the start (unbiased: negative ones are kept), gradient variances (largest over
+            the points) and smoothness (largest found near the points and between them).
         caveats: what is known to be violated or missing.
         setting: sizes that the estimates rest on.
     """
 
     constants: Constants
     estimates: dict[str, Estimate]
-    measured: dict[str, float]
+    measured: dict[str, Estimate]
     caveats: tuple[str, ...]
     setting: dict[str, Any]
 
@@ -100,8 +98,9 @@ def problem_constants(
         trajectory: parameters visited in training, in order (dicts, or one dict of leaves
             [J, ...]); the estimates are then maxima over the start and up to `points` of them.
         points: see `trajectory`.
-        known: constants known by analysis, under the names of `nonconvex.Constants`; they replace
-            the estimates and stand as certified.
+        known: constants that you vouch for, under the names of `nonconvex.Constants`; they replace
+            the estimates and stand as "assumed", since nobody checks them, or as what they are
+            where that is weaker: an estimate that comes back stays an estimate.
         inflation: factor on measured rho and rho_s, which are lower bounds.
         probes: sign vectors for the variance of Hessians.
         eps, delta: relative error and failure probability of each Lanczos run.
@@ -110,14 +109,16 @@ def problem_constants(
 
     Returns:
         ProblemConstants. Everything measured is plug-in: the bounds ask for suprema over the
-        region between the points, and over all tasks, of what was seen at some.
+        region between the points, and over all tasks, of what was seen at some. Where a kink is
+        found (a relu, say, or the huber loss), the constants of the assumptions that it breaks are
+        heuristics, also those that come through `known`.
 
     Raises:
         ValueError: too few rows or tasks, a loss that is not finite, an argument out of range.
         TypeError: the sampler does not fit.
 
     Cost: per point about 2 (k + 2) products for each of 32 tasks, 80 for each of 16 tasks, the same
-        for 128 single rows, and M (2 + 2 probes) gradients, all with the sampler's rows; about a
+        for 128 single rows, and M (23 + 2 probes) gradients and 21 M meta-gradients; about a
         second a point for a network of 1,761 parameters and 20 rows.
 
     Assumes:
@@ -134,7 +135,7 @@ def problem_constants(
         >>> net = il.MLP([1, 4, 1], activation="tanh")
         >>> start = net.init(torch.Generator().manual_seed(0))
         >>> found = problem_constants(net, start, sampler, inner_lr=0.1, samples=4)
-        >>> found.constants.L > 0, found.estimates["rho"].trust
+        >>> found.constants.L > 0, found.constants.standing_of("rho")
         (True, 'plug-in')
     """
     name = "report"
@@ -144,7 +145,7 @@ def problem_constants(
     check_count(name, "points", points, 1)
     if isinstance(inner_lr, bool) or not math.isfinite(float(inner_lr)):
         raise ValueError(f"{name}: inner_lr must be one finite number (got {inner_lr!r})")
-    given = _known(name, known)
+    vouched = _known(name, known)
     source = source_of(generator, seed)
     x, y = draw_tasks(sampler, tasks, source, function=name)
     queries = _queries(name, x.shape[1], samples, queries)
@@ -168,20 +169,15 @@ def problem_constants(
     gaps = initial_gaps(model, params, start.query, support=start.support, **loop, **options)
     assert gaps.maml is not None
     estimates["gap_drs"], estimates["gap_maml"] = gaps.drs, gaps.maml
-    estimates.update(given)
-    constants = Constants(
-        **{key: float(value) for key, value in estimates.items()},
-        standing={key: "certified" if key in given else "plug-in" for key in estimates},
-    )
-    seen = [measured_at(point, loop) for point in run]
-    measured = {
-        key: value if key.endswith("_start") else max(local[key] for local in seen)
-        for key, value in seen[0].items()
-    }
-    if len(run) > 1:
-        for method, support in (("drs", None), ("maml", start.support)):
-            bent = smoothness_along(model, visited, start.query, support=support, **loop, **options)
-            measured[f"smoothness_{method}"] = float(bent.largest)
+    refuted = _refuted(vouched, estimates)
+    estimates.update(vouched)
+    for key, met in refuted.items():
+        estimates[key] = estimates[key].broken(f"a sample that was drawn has {met:.4g}")
+    if start.kink is not None:
+        for key in _BROKEN[start.kink.first]:
+            estimates[key] = estimates[key].broken(start.kink.why)
+    constants = Constants(**estimates)
+    measured = measured_counterparts(model, visited, run, options, loop, source)
     setting = {
         "parameters": start.base.size,
         "tasks": tasks,
@@ -192,13 +188,21 @@ def problem_constants(
         "loss": resolve(name, loss).name,
         **loop,
     }
-    return ProblemConstants(
-        constants, estimates, measured, _caveats(model, estimates, given, len(run)), setting
-    )
+    caveats = [
+        f"{key} was given as {estimates[key]:.4g}, but a sample that was drawn has {met:.4g}: B7 "
+        "does not hold with it"
+        for key, met in refuted.items()
+    ]
+    caveats += _caveats(model, start.kink, estimates, vouched, len(run))
+    return ProblemConstants(constants, estimates, measured, tuple(caveats), setting)
+
+
+# the constants of B3, and of B2 and B3, for tasks and (B7) for single samples
+_BROKEN = {False: ("rho", "rho_s"), True: ("L_plus", "ell", "rho", "L_plus_s", "ell_s", "rho_s")}
 
 
 def _known(function: str, known: Mapping[str, float] | None) -> dict[str, Estimate]:
-    """Returns the caller's constants as certified estimates."""
+    """Returns the caller's constants as estimates that stand no higher than "assumed"."""
     made = {}
     allowed = [field.name for field in dataclasses.fields(Constants) if field.name != "standing"]
     for key, value in (known or {}).items():
@@ -206,11 +210,20 @@ def _known(function: str, known: Mapping[str, float] | None) -> dict[str, Estima
             raise ValueError(
                 f"{function}: known must name constants among {', '.join(allowed)} (got {key!r})"
             )
+        trust = joined([Trust("assumed", frozenset()), given(value, key)])
+        origin = Origin(
+            "assumed" if trust.standing == "assumed" else "plug-in",
+            "upper bound",
+            "this problem, as its giver says",
+            "given by the caller",
+        )
         if isinstance(value, Estimate):
-            made[key] = value
-            continue
-        origin = Origin("certified", "upper bound", "as its giver says", "given by the caller")
-        made[key] = Estimate(float(value), name=key, source="given", origin=origin)
+            how = f"given by the caller; {value.origin.how}, for {value.origin.scope}"
+            origin = dataclasses.replace(value.origin, trust=origin.trust, how=how)
+            origin = dataclasses.replace(origin, scope="this problem, as its giver says")
+        made[key] = Estimate(
+            float(value), name=key, source="given", origin=origin, standing=trust.standing
+        )
     return made
 
 
@@ -252,17 +265,31 @@ def _largest(values: list[Estimate], scope: str) -> Estimate:
 
 
 def _caveats(
-    model: Model, estimates: dict[str, Estimate], given: dict[str, Estimate], points: int
-) -> tuple[str, ...]:
+    model: Model,
+    kink: Kink | None,
+    estimates: dict[str, Estimate],
+    known: dict[str, Estimate],
+    points: int,
+) -> list[str]:
     """Returns what is known to be violated or missing, in plain words."""
     made = []
-    kink = kinked(model)
-    if kink is not None and not {"L_plus", "ell", "rho"} <= given.keys():
+    if kink is not None and kink.first:
         made.append(
-            f"the model has {kink} activations: B2 and B3 fail where a unit switches, and "
+            f"the problem has {kink.name}: B2 and B3 fail where their derivative jumps, and "
             "Hessian-vector products do not see the jumps of the gradient; rho is what the inner "
-            "steps met. Every certificate below is a heuristic for this model; tanh, softplus, "
-            "silu or gelu would not have this gap"
+            "steps met. Every certificate below is a heuristic, whatever the constants are; tanh, "
+            "softplus, silu or gelu would not have this gap"
+        )
+    elif kink is not None:
+        made.append(
+            f"the problem has {kink.name}: the second derivative jumps, so that B3 fails and no "
+            "finite rho exists. Every certificate that uses rho is a heuristic, whatever the "
+            "constants are"
+        )
+    elif isinstance(model, nn.Module) and not _described(model):
+        made.append(
+            f"{type(model).__name__} was looked through for kinks in one forward pass and none was "
+            "found; that its losses are smooth (B2, B3) is an assumption"
         )
     if points == 1:
         made.append(
@@ -270,9 +297,35 @@ def _caveats(
             "points only, and training may visit worse places"
         )
     for key in ("sigma_gamma", "sigma_Hgamma", "mean_gradient", "G2"):
-        if key not in given and key in estimates and estimates[key] == 0.0:
+        if key not in known and key in estimates and estimates[key] == 0.0:
             made.append(
                 f"{key} was estimated as 0: the true value drowns in its standard error; draw more "
                 "tasks"
             )
-    return tuple(made)
+    return made
+
+
+def _refuted(known: dict[str, Estimate], found: dict[str, Estimate]) -> dict[str, float]:
+    """Returns what was met of the constants of single samples that a caller gave too small.
+
+    Those are bounds for every sample, so one sample refutes them: Rayleigh quotients and changes of
+    the Hessian are lower bounds (1 per cent is left for the error of differences). A task's own
+    constants are about its whole law, which no number of rows shows for certain.
+    """
+    met = {
+        key: found[key].origin.measured for key in ("L_plus_s", "ell_s", "rho_s") if key in known
+    }
+    return {
+        key: value
+        for key, value in met.items()
+        if value is not None and value > 1.01 * float(known[key]) + 1e-9
+    }
+
+
+def _described(module: nn.Module) -> bool:
+    """Whether a module is a chain of linear layers and known activations."""
+    try:
+        MLP.from_module(module)
+    except NotImplementedError:
+        return False
+    return True

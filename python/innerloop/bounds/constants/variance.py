@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from innerloop.bounds._results import Assumption, Record
-from innerloop.bounds.constants._estimate import Estimate, Origin
+from innerloop.bounds.constants._estimate import Estimate, Origin, measured_array
 from innerloop.bounds.constants._oracle import Model, Oracle, check_count, oracle, source_of
 from innerloop.objectives import Loss
 
@@ -260,8 +260,10 @@ def _summary(
         gradient2=estimate("squared norm of the mean gradient", value[2], jack[:, 2], cost),
         G2=estimate("G_2^2, mean squared task gradient", value[1] + value[2], total, cost),
         **found,
-        noise=gradients.within,
-        gradient_norm=np.sqrt(np.diag(gradients.gram)),
+        noise=measured_array(gradients.within, "noise of one sample", "Result 34"),
+        gradient_norm=measured_array(
+            np.sqrt(np.diag(gradients.gram)), "norm of a task's gradient", "Result 34"
+        ),
         tasks=tasks,
         samples=rows,
         probes=len(hessians),

@@ -308,7 +308,9 @@ def _crossover(gap: float, error: float) -> Quantity:
 
 
 def _number(value: float, name: str, reason: str | None = None) -> Quantity:
-    made = quantity(value, name=name, source=SOURCE, assumptions=ASSUMPTIONS, reason=reason)
+    made = quantity(
+        value, name=name, source=SOURCE, assumptions=ASSUMPTIONS, reason=reason, standing="plug-in"
+    )
     assert isinstance(made, Quantity)
     return made
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import parted
+from innerloop.bounds._standing import CERTAIN, Trust, joined
 
 Sampler = Callable[[np.random.Generator, int], tuple[Any, Any, Any]]
 
@@ -65,10 +67,12 @@ class TaskLaw:
         p: the dimension of x and theta.
         exact: whether sums over `nodes()` equal the law's averages of the polynomials in
             Results 1-11 (up to rounding), rather than estimate them.
+        trust: standing of the numbers that describe the law, where they carry one.
     """
 
     p: int
     exact: bool
+    trust: Trust = CERTAIN
 
     def nodes(self) -> Nodes:
         """The tasks and weights that stand for the law; the same object on every call."""
@@ -120,6 +124,7 @@ class Mixture(TaskLaw):
 
     def __init__(self, weights: Any, Q: Any, theta: Any, sigma2: Any) -> None:
         self._nodes = _checked(weights, Q, theta, sigma2, "Mixture")
+        self.trust = _carried(weights, Q, theta, sigma2)
         self.p = self._nodes.Q.shape[-1]
 
     def nodes(self) -> Nodes:
@@ -265,7 +270,9 @@ def published_law(p: int = 1, beta: float = 2.0) -> PublishedLaw:
     scale = _arguments.array(beta, function="published_law", name="beta", ndim=0)
     if size.ndim or scale <= 0.0:
         raise ValueError(f"published_law: beta must be positive and p one number (got {p}, {beta})")
-    return PublishedLaw(int(size), float(scale))
+    law = PublishedLaw(int(size), float(scale))
+    law.trust = _carried(beta)
+    return law
 
 
 def from_sampler(sampler: Sampler, draws: int = 20000, seed: int = 0) -> SampledLaw:
@@ -329,7 +336,12 @@ def _checked(weights: Any, Q: Any, theta: Any, sigma2: Any, function: str) -> No
             f"{function}: sigma2 of task {int(np.argmin(s))} must be non-negative "
             f"(got {s.min():g}); definition D4 needs it"
         )
-    return Nodes(w / w.sum(), q, t, s)
+    return Nodes(*map(np.asarray, (w / w.sum(), q, t, s)))
+
+
+def _carried(*values: Any) -> Trust:
+    """What the numbers that describe a law carry; plain ones define it."""
+    return joined(trust for _, trust in map(parted, values) if trust is not None)
 
 
 def _rotated(rotations: Array, eigenvalues: Array) -> Array:

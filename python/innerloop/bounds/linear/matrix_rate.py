@@ -12,6 +12,7 @@ from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import quantity
 from innerloop.bounds.linear.laws import TaskLaw
+from innerloop.bounds.linear.risk import law_assumptions
 from innerloop.bounds.linear.rules import checked_theta, single_count
 
 
@@ -98,7 +99,12 @@ def matrix_rate_risk(law: TaskLaw, theta: Any, *, rate: Any, samples: Any = None
     gap = point - nodes.theta
     error = np.einsum("gi,...gij,gj->...g", gap, found.hessian, gap)
     risk = 0.5 * (error + nodes.sigma2 * (1.0 + found.noise)) @ nodes.weights
-    return quantity(risk, name="risk after one step with a matrix rate", source="Result 14(b)")
+    return quantity(
+        risk,
+        name="risk after one step with a matrix rate",
+        source="Result 14(b)",
+        assumptions=law_assumptions(law),
+    )
 
 
 def optimal_matrix_rate(law: TaskLaw, theta: Any, *, samples: int | None = None) -> Array:

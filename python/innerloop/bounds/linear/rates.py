@@ -9,7 +9,9 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import computed
 from innerloop.bounds._results import Assumption, Record, quantity
+from innerloop.bounds._standing import CERTAIN
 from innerloop.bounds.linear.averages import averages
 from innerloop.bounds.linear.laws import Mixture, PublishedLaw, TaskLaw
 from innerloop.bounds.linear.risk import low_order, population, rate_and_samples
@@ -210,17 +212,18 @@ def coarse_rates(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> CoarseR
     maml_distance = _largest_distance(extreme, found.maml, beta)
     drs_smallest = float(np.linalg.eigvalsh(low_order(law).matrices[0])[0])
     maml_smallest = np.linalg.eigvalsh(found.curvature)[..., 0]
+    largest = beta if law.trust == CERTAIN else computed(beta, law.trust)
     return CoarseRates(
         joint_score_bound(
             p=law.p,
-            curvature=beta,
+            curvature=largest,
             noise=noise,
             distance=drs_distance,
             smallest=drs_smallest,
             samples=n,
         ),
         maml_score_bound(
-            curvature=beta,
+            curvature=largest,
             noise=noise,
             distance=maml_distance,
             smallest=maml_smallest,

@@ -23,6 +23,8 @@ def law_assumptions(law: TaskLaw, *more: Assumption) -> tuple[Assumption, ...]:
     else:
         count = len(law.nodes().weights)
         averaged = Assumption(f"averages over the tasks come from {count} drawn tasks", "estimated")
+    if law.trust.standing in ("plug-in", "heuristic"):
+        more = (Assumption("the numbers that describe the law are estimates", "estimated"), *more)
     return (GAUSSIAN, averaged, *more)
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from innerloop.bounds._arguments import array, counts
-from innerloop.bounds._results import quantity
-from innerloop.bounds.nonconvex._checks import nonnegative
+from innerloop.bounds.nonconvex._checks import claimed, positive
 from innerloop.bounds.nonconvex.constants import (
     Constants,
+    Numbers,
+    bound,
     conditions,
     require,
     rms_gradient,
@@ -61,30 +62,30 @@ def gradient_bias(
     function, result = "gradient_bias", "Result 23"
     if order not in (1, 2):
         raise ValueError(f"{function}: order must be 1 or 2 (got {order!r})")
-    rate = array(inner_lr, function=function, name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
     size = counts(samples, function=function, name="samples", none=np.inf)
-    noise = require(constants, "sigma_g", function=function, result=result)
-    stretch = task_kappa(constants, rate)
-    shift = np.abs(rate) * constants.L * noise / np.sqrt(size)
+    noise = require(numbers, "sigma_g", function=function, result=result)
+    stretch = task_kappa(numbers, rate)
+    shift = np.abs(rate) * numbers.L * noise / np.sqrt(size)
     known = ["B2", "B6g"]
-    if constants.rho is not None:
-        shift = np.minimum(shift, constants.rho * (rate * noise) ** 2 / (2.0 * size))
+    if numbers.rho is not None:
+        shift = np.minimum(shift, numbers.rho * (rate * noise) ** 2 / (2.0 * size))
         known.append("B3")
     if order == 1:
-        slope = rms_gradient(constants, function=function, result=result)
-        value = shift + np.abs(rate) * constants.L * stretch * slope
+        slope = rms_gradient(numbers, function=function, result=result)
+        value = shift + np.abs(rate) * numbers.L * stretch * slope
         known.append("B4")
     else:
         value = stretch * shift
         if same_batch:
-            curved = require(constants, "sigma_H", function=function, result=result)
-            value = value + rate**2 * constants.L * curved * noise / size
+            curved = require(numbers, "sigma_H", function=function, result=result)
+            value = value + rate**2 * numbers.L * curved * noise / size
             known.append("B6H")
-    return quantity(
+    return bound(
         value,
         name="bias of the MAML gradient" if order == 2 else "bias of the first-order MAML gradient",
         source=result,
-        assumptions=conditions(constants, *known),
+        assumptions=conditions(constants, value, *known),
     )
 
 
@@ -118,12 +119,13 @@ def difference_error(constants: Constants, *, inner_lr: Any, step: Any, vector_n
     """
     function = "difference_error"
     rate = array(inner_lr, function=function, name="inner_lr")
-    length = nonnegative(step, function=function, name="step")
-    norm = nonnegative(vector_norm, function=function, name="vector_norm")
-    rho = require(constants, "rho", function=function, result="Result 23")
-    return quantity(
-        np.abs(rate) * rho * length * norm**2 / 2.0,
+    length = positive(step, function=function, name="step")
+    norm = claimed(vector_norm, function=function, name="vector_norm")
+    rho = require(Numbers(constants), "rho", function=function, result="Result 23")
+    value = np.abs(rate) * rho * length * norm**2 / 2.0
+    return bound(
+        value,
         name="error of a finite-difference Hessian-vector product in the MAML gradient",
         source="Result 23",
-        assumptions=conditions(constants, "B3"),
+        assumptions=conditions(constants, value, "B3"),
     )

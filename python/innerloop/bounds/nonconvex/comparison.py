@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from innerloop.bounds._arguments import Array
+from innerloop.bounds._carrying import trust_of
+from innerloop.bounds._quantities import computed
 from innerloop.bounds._results import Quantity, Record
+from innerloop.bounds._standing import Standing, in_words, joined
 from innerloop.bounds.nonconvex._checks import positive
 from innerloop.bounds.nonconvex.complexity import Route
 from innerloop.bounds.nonconvex.constants import MEANINGS, Constants
-from innerloop.bounds.nonconvex.crossover import Crossover, Objective, crossover_budget, race
+from innerloop.bounds.nonconvex.crossover import Crossover, crossover_of
+from innerloop.bounds.nonconvex.race import Objective, Race, race
 from innerloop.bounds.nonconvex.sgd import best_rate, sgd_bound
 
 _STEP = 1e-4  # relative change of a constant in a central difference; error about 1e-8
@@ -27,33 +32,52 @@ class Certificate(Record):
     Members:
         method: "drs" (joint training) or "maml".
         smoothness, gap, variance: Lambda, initial gap and V^2 of the objective it descends.
-        updates: SGD updates that the budget allows.
+        updates: whole SGD updates that the budget pays for.
         rate: outer learning rate of the certificate.
         own: bound on the mean of E|gradient|^2 of its own objective over the updates.
         maml: bound on the same for the MAML objective.
-        elasticities: per cent change of `maml` for one per cent more of each constant.
-        certified: every constant that `maml` depends on is certified.
+        elasticities: per cent change of `maml` for one per cent more of each constant; constants
+            that are 0 or do not move it are left out here, and count in `standing` all the same.
     """
 
     method: str
-    smoothness: float
-    gap: float
-    variance: float
+    smoothness: Quantity
+    gap: Quantity
+    variance: Quantity
     updates: float
-    rate: float
-    own: float
-    maml: float
-    elasticities: dict[str, float]
-    certified: bool
+    rate: Quantity
+    own: Quantity
+    maml: Quantity
+    elasticities: dict[str, Quantity]
+
+    @property
+    def standing(self) -> Standing:
+        """The weakest standing of all constants that the formula of `maml` mentions."""
+        return self.maml.standing
+
+    @property
+    def certified(self) -> bool:
+        """Whether all of these constants are certified."""
+        return self.standing == "certified"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and the standing, ready for JSON."""
+        return {
+            **super().to_dict(),
+            "standing": self.standing,
+            "rests_on": self.maml.rests_on,
+        }
 
     def explain(self) -> str:
         """The certificate in plain words."""
         name = "joint training" if self.method == "drs" else "MAML"
-        word = "certified" if self.certified else "plug-in estimate"
+        trust = trust_of(self.maml)
+        assert trust is not None
         return "\n".join(
             [
                 f"{name}: after {self.updates:.6g} updates at rate {self.rate:.4g} the mean of "
-                f"E|MAML gradient|^2 is at most {self.maml:.6g}  ({word}; Results 21-27)",
+                f"E|MAML gradient|^2 is at most {self.maml:.6g}  (Results 21-27)",
+                f"  {in_words(trust)}",
                 f"  smoothness {self.smoothness:.4g}, initial gap {self.gap:.4g}, gradient "
                 f"variance {self.variance:.4g} per task; own objective {self.own:.6g}",
                 f"  driven by {_ranking(self.elasticities)}",
@@ -79,7 +103,16 @@ class Comparison(Record):
     drs: Certificate
     maml: Certificate
     crossover: Crossover
-    elasticities: dict[str, float]
+    elasticities: dict[str, Quantity]
+
+    @property
+    def standing(self) -> Standing:
+        """The weaker standing of both certificates, which is also that of their order."""
+        return joined(filter(None, map(trust_of, (self.drs.maml, self.maml.maml)))).standing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and the standing, ready for JSON."""
+        return {**super().to_dict(), "standing": self.standing}
 
     @property
     def better(self) -> str:
@@ -117,7 +150,8 @@ def compare(
 
     Args:
         constants: as `crossover_budget` needs them.
-        budget: samples S that training may use in total, at least one update's worth.
+        budget: samples S that training may use in total, at least one update's worth; what does
+            not pay for a whole update is left over.
         inner_lr, samples, queries, batch, drs_samples, steps, objective, sharp: as in
             `crossover_budget`.
 
@@ -128,7 +162,7 @@ def compare(
         ValueError: a constant that is needed is missing, or an argument is out of range.
 
     Cost:
-        About 0.2 seconds, most of it for the elasticities.
+        Less than a second, most of it for the elasticities.
 
     Assumes:
         B1-B7 along the iterates of both methods, fresh samples at every update. Checked: the
@@ -144,9 +178,9 @@ def compare(
     >>> print(f"{found.better}: {found.maml.maml:.6f}, drs: {found.drs.maml:.6f}")
     maml: 0.024605, drs: 0.034512
     """
-    total = float(positive(budget, function="compare", name="budget"))
+    total = positive(budget, function="compare", name="budget")
     setting: dict[str, Any] = {
-        "inner_lr": float(inner_lr),
+        "inner_lr": inner_lr if isinstance(inner_lr, Quantity) else float(inner_lr),
         "samples": samples,
         "queries": queries,
         "batch": batch,
@@ -156,49 +190,51 @@ def compare(
         "sharp": sharp,
     }
 
-    made = _certificates(constants, total, setting)
-    for name, numbers in made.items():
-        if numbers["updates"] < 1.0:
-            raise ValueError(
-                f"compare: budget must pay for one update of {name} at least "
-                f"(it pays for {numbers['updates']:.3g})"
-            )
-    methods = {}
-    for name, numbers in made.items():
-        weights = elasticities(functools.partial(_certified, total, setting, name), constants)
-        sure = all(constants.standing_of(constant) == "certified" for constant in weights)
-        methods[name] = Certificate(name, **numbers, elasticities=weights, certified=sure)
-    found = crossover_budget(constants, **setting)
-    weights = {}
-    if 0.0 < found.budget < math.inf:
-        weights = elasticities(
-            lambda known: float(crossover_budget(known, **setting).budget), constants
-        )
+    made = race(constants, **setting)
+    weights = _slopes(functools.partial(_answers, total, setting), constants)
+    methods = {
+        name: Certificate(name, **numbers, elasticities=weights[name])
+        for name, numbers in _certificates(made, total).items()
+    }
     return Comparison(
-        constants, {"budget": total, **setting}, methods["drs"], methods["maml"], found, weights
+        constants,
+        {"budget": float(total), **setting},
+        methods["drs"],
+        methods["maml"],
+        crossover_of(made, constants),
+        weights["crossover"],
     )
 
 
-def _certificates(
-    constants: Constants, total: float, setting: dict[str, Any]
-) -> dict[str, dict[str, float]]:
-    """The numbers of both certificates at a budget."""
+def _answers(total: Array, setting: dict[str, Any], constants: Constants) -> dict[str, Quantity]:
+    """The bound on the squared MAML gradient of each method, and the crossover."""
     made = race(constants, **setting)
-    drs = _descent(made.drs, made.batch, total, None)
-    maml = _descent(made.maml, made.batch, total, made.floor)
-    drs["maml"] = (made.factor * math.sqrt(drs["own"]) + made.offset) ** 2
+    found = {name: numbers["maml"] for name, numbers in _certificates(made, total).items()}
+    return {**found, "crossover": crossover_of(made, constants).budget}
+
+
+def _certificates(made: Race, total: Array) -> dict[str, dict[str, Any]]:
+    """The numbers of both certificates at a budget."""
+    drs = _descent("joint training", made.drs, made.batch, total, None)
+    maml = _descent("MAML", made.maml, made.batch, total, made.floor)
+    drs["maml"] = (made.factor * np.sqrt(drs["own"]) + made.offset) ** 2
     maml["maml"] = maml["own"]
     return {"drs": drs, "maml": maml}
 
 
-def _certified(total: float, setting: dict[str, Any], method: str, constants: Constants) -> float:
-    """The bound on the squared MAML gradient of one method."""
-    return _certificates(constants, total, setting)[method]["maml"]
+def _descent(method: str, route: Route, batch: Any, total: Any, bias: Any) -> dict[str, Any]:
+    """SGD on one objective with as many whole updates as the budget pays for.
 
-
-def _descent(route: Route, batch: float, total: float, bias: float | None) -> dict[str, float]:
-    """SGD on one objective with the whole budget."""
-    updates = total / (batch * float(route.task_samples))
+    Raises:
+        ValueError: it does not pay for one.
+    """
+    affordable = float(total / (batch * route.task_samples))
+    updates = math.floor(affordable * (1.0 + 1e-12))  # a budget computed from whole updates
+    if updates < 1:
+        raise ValueError(
+            f"compare: budget must pay for one update of {method} at least "
+            f"(it pays for {affordable:.3g})"
+        )
     known: dict[str, Any] = {
         "smoothness": route.smoothness,
         "gap": route.gap,
@@ -208,18 +244,18 @@ def _descent(route: Route, batch: float, total: float, bias: float | None) -> di
         "bias": bias,
     }
     return {
-        "smoothness": float(route.smoothness),
-        "gap": float(route.gap),
-        "variance": float(route.variance),
-        "updates": updates,
-        "rate": float(best_rate(**known)),
-        "own": float(sgd_bound(**known)),
+        "smoothness": computed(route.smoothness),
+        "gap": computed(route.gap),
+        "variance": computed(route.variance),
+        "updates": float(updates),
+        "rate": computed(best_rate(**known), total),
+        "own": computed(sgd_bound(**known), total),
     }
 
 
 def elasticities(
     function: Callable[[Constants], float | Quantity], constants: Constants
-) -> dict[str, float]:
+) -> dict[str, Quantity]:
     """d log(function) / d log(constant) of each constant it depends on, largest first.
 
     Args:
@@ -227,7 +263,9 @@ def elasticities(
         constants: where to differentiate; constants that are 0 or not given are left out.
 
     Returns:
-        Names and slopes, by decreasing size; slopes below 1e-7 count as no dependence.
+        Names and slopes, by decreasing size; slopes below 1e-7 count as no dependence. What is left
+            out here may matter all the same: a constant that is 0, or the smaller one in a maximum,
+            does not move the value until its true value is another.
 
     Assumes:
         The function is smooth in every constant. Checked: its values are finite and positive;
@@ -239,21 +277,31 @@ def elasticities(
     >>> elasticities(lambda known: known.L_plus**2, Constants(L_plus=3.0, ell=1.0))
     {'L_plus': 2.0}
     """
-    found = {}
+    return _slopes(lambda known: {"value": function(known)}, constants)["value"]
+
+
+def _slopes(
+    function: Callable[[Constants], Mapping[str, float | Quantity]], constants: Constants
+) -> dict[str, dict[str, Quantity]]:
+    """The elasticities of several numbers that are computed together."""
+    found: dict[str, dict[str, Quantity]] = {name: {} for name in function(constants)}
     for name, value in constants.known().items():
         if value == 0.0:
             continue
-        high, low = (
-            float(function(constants.scaled(**{name: math.exp(sign * _STEP)}))) for sign in (1, -1)
-        )
-        if high > 0.0 and low > 0.0 and np.isfinite([high, low]).all():
-            slope = (math.log(high) - math.log(low)) / (2.0 * _STEP)
-            if abs(slope) > 1e-7:
-                found[name] = round(slope, 8)
-    return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+        ends = [function(constants.scaled(**{name: math.exp(sign * _STEP)})) for sign in (1, -1)]
+        for what, slopes in found.items():
+            high, low = (float(end[what]) for end in ends)
+            if 0.0 < high < math.inf and 0.0 < low < math.inf:
+                slope = (math.log(high) - math.log(low)) / (2.0 * _STEP)
+                if abs(slope) > 1e-7:
+                    slopes[name] = computed(round(slope, 8), *constants.known().values())
+    return {
+        what: dict(sorted(slopes.items(), key=lambda item: -abs(item[1])))
+        for what, slopes in found.items()
+    }
 
 
-def _ranking(weights: dict[str, float]) -> str:
+def _ranking(weights: dict[str, Quantity]) -> str:
     """The leading constants with their elasticities."""
     shown = [f"{name} ({slope:+.2f}: {MEANINGS[name]})" for name, slope in weights.items()]
     return "; ".join(shown[:4]) if shown else "no constant"

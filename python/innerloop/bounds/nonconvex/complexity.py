@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from innerloop.bounds._arguments import Array, counts
-from innerloop.bounds._results import Quantity, Record, quantity
-from innerloop.bounds.nonconvex.constants import Constants, conditions, require
+from innerloop.bounds._arguments import counts
+from innerloop.bounds._quantities import tracked
+from innerloop.bounds._results import Quantity, Record
+from innerloop.bounds._standing import CERTAIN
+from innerloop.bounds.nonconvex.constants import Constants, Numbers, bound, conditions, require
 from innerloop.bounds.nonconvex.sgd import updates_needed
 from innerloop.bounds.nonconvex.smoothness import maml_smoothness
 from innerloop.bounds.nonconvex.values import maml_gap
@@ -17,7 +19,7 @@ from innerloop.bounds.nonconvex.variance import drs_variance, maml_variance
 
 
 class Route(NamedTuple):
-    """What SGD on one objective amounts to: arrays or numbers.
+    """What SGD on one objective amounts to: quantities (samples apart), single or arrays.
 
     Members:
         smoothness: Lambda of the objective.
@@ -98,8 +100,14 @@ def routes(
         function: the caller, for messages.
 
     Raises:
-        ValueError: a constant that is needed is missing, or an argument is out of range.
+        ValueError: a constant that is needed is missing, or an argument is out of range; also
+            gap_maml for several steps, and powers of kappa beyond floating point.
     """
+    numbers = Numbers(constants)
+    require(numbers, "gap_drs", function=function, result="Result 25")
+    if np.any(counts(steps, function=function, name="steps") != 1.0):
+        # Result 22, which bounds MAML's gap by joint training's, is about one step.
+        require(numbers, "gap_maml", function=function, result="Result 25 for several steps")
     size = counts(samples, function=function, name="samples")
     asked = counts(queries, function=function, name="queries")
     pooled = size + asked
@@ -108,7 +116,7 @@ def routes(
     steps_on = None if population else size
     drs = Route(
         constants.L,
-        require(constants, "gap_drs", function=function, result="Result 25"),
+        constants.gap_drs,
         drs_variance(constants, samples=pooled),
         pooled,
     )
@@ -120,6 +128,11 @@ def routes(
         ),
         size + asked,
     )
+    if not np.all(np.isfinite(maml.smoothness) & np.isfinite(maml.variance)):
+        raise ValueError(
+            f"{function}: inner_lr and steps must keep kappa^(2 steps) within floating point; "
+            "Results 21 and 24 say nothing there"
+        )
     return drs, maml
 
 
@@ -142,7 +155,7 @@ def sample_complexity(
 
     Args:
         constants: needs the curvature constants B2, B3, B7, G2 (or G), sigma_gamma, sigma_g and
-            gap_drs; the others tighten the variance.
+            gap_drs, for several steps also gap_maml; the others tighten the variance.
         epsilon: target for the root mean square gradient norm.
         inner_lr, samples, queries, steps, sharp: as in `maml_variance`.
         batch: B, tasks per update.
@@ -191,19 +204,19 @@ def sample_complexity(
             variance=route.variance,
             batch=tasks,
         )
-        updates.append(np.asarray(count))
-        used.append(np.asarray(tasks * route.task_samples * count))
+        updates.append(tracked(count, CERTAIN))
+        used.append(tasks * route.task_samples * tracked(count, CERTAIN))
     ratio = used[1] / used[0]
     work = ratio * (1.0 + 2.0 * counts(samples, function=function, name="samples") / maml[3])
-    factors = [np.asarray(maml[k]) / np.asarray(drs[k]) for k in (0, 1, 3)]
-    noise, noise_drs = np.asarray(maml.variance), np.asarray(drs.variance)
+    factors = [tracked(maml[k], CERTAIN) / tracked(drs[k], CERTAIN) for k in (0, 1, 3)]
+    noise, noise_drs = (tracked(route.variance, CERTAIN) for route in (maml, drs))
     with np.errstate(divide="ignore", invalid="ignore"):
         factors.insert(2, np.where((noise == 0.0) & (noise_drs == 0.0), 1.0, noise / noise_drs))
-    met = conditions(constants, "B1", "B2", "B3", "B4", "B5g", "B6g", "B7")
     limit = factors[0] * factors[1] * factors[2] * factors[3]
 
-    def named(value: Array, name: str) -> Any:
-        return quantity(value, name=name, source=result, assumptions=met)
+    def named(value: Any, name: str) -> Any:
+        met = conditions(constants, value, "B1", "B2", "B3", "B4", "B5g", "B6g", "B7")
+        return bound(value, name=name, source=result, assumptions=met)
 
     return Complexity(
         updates_drs=named(updates[0], "updates of joint training"),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from innerloop.bounds._arguments import Array
-from innerloop.bounds._results import Assumption, Record
-
-ConstantStanding = Literal["certified", "plug-in"]
+from innerloop.bounds._assumptions import Condition
+from innerloop.bounds._carrying import trust_of
+from innerloop.bounds._quantities import Tracked, given, tracked
+from innerloop.bounds._results import Assumption, Quantity, Record, quantity
+from innerloop.bounds._standing import CERTAIN, Standing, weakest
 
 MEANINGS = {
     "L_plus": "largest eigenvalue of a task's Hessian",
@@ -56,6 +56,11 @@ class Constants(Record):
     adapted points and the segments between them). None means unknown: a result that needs it says
     so, and a result that can do without does.
 
+    A constant keeps the standing of the number given for it, and hands it on to every result whose
+    formula mentions it, whether or not it decides the value. Plain numbers are the caller's word
+    ("assumed"); `plug_in` marks estimates; "certified" are the constants that `Family.constants`
+    and `linear_constants` prove, each in its own place and as they were returned.
+
     Args:
         L_plus, ell: curvature interval [-ell, L_plus] of the tasks' risks (B2), both at least 0.
         rho: Lipschitz constant of the Hessians (B3).
@@ -67,18 +72,20 @@ class Constants(Record):
         L_plus_s, ell_s, rho_s: the same as L_plus, ell, rho for every single sample's loss (B7).
         gap_drs: R_drs at the starting point minus its infimum, or minus any lower bound of it.
         gap_maml: the same for the MAML objective; Result 22 derives it from `gap_drs` if needed.
-        standing: "certified" for constants that analysis guarantees on the region, "plug-in" for
-            estimates; one word for all of them or a mapping from names to words (others: plug-in).
+
+    Members:
+        standing: the standing of each constant that is given, by name.
 
     Raises:
         TypeError: a constant is not a number.
-        ValueError: a constant is negative, NaN or infinite; an unknown name or word in `standing`.
+        ValueError: a constant is negative, NaN or infinite.
 
     Source:
         Assumptions B1-B7 of docs/theory/nonconvex.md.
 
-    >>> Constants(L_plus=1.0, ell=0.5, rho=2.0).L
-    1.0
+    >>> c = Constants(L_plus=1.0, ell=0.5, rho=2.0)
+    >>> c.L, c.standing_of("rho")
+    (1.0, 'assumed')
     """
 
     L_plus: float
@@ -96,49 +103,56 @@ class Constants(Record):
     rho_s: float | None = None
     gap_drs: float | None = None
     gap_maml: float | None = None
-    standing: ConstantStanding | Mapping[str, ConstantStanding] = "plug-in"
+    standing: dict[str, Standing] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        standing = {}
         for name in MEANINGS:
             value = getattr(self, name)
             if value is None and name not in ("L_plus", "ell"):
                 continue
-            try:
-                number = float(value)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise TypeError(f"Constants: {name} must be a number (got {value!r})") from error
-            if not 0.0 <= number < math.inf:
-                raise ValueError(
-                    f"Constants: {name} must be finite and at least 0 (got {number:g}); "
-                    "leave an unknown constant out"
-                )
-            object.__setattr__(self, name, number)
+            made = _constant(name, value)
+            object.__setattr__(self, name, made)
+            standing[name] = made.standing
+        object.__setattr__(self, "standing", standing)
         if self.L <= 0.0:
             raise ValueError("Constants: L_plus or ell must be positive (got 0 and 0)")
-        object.__setattr__(self, "standing", _standing_of(self.standing))
 
     @property
     def L(self) -> float:
         """Bound on the operator norm of a task's Hessian."""
-        return max(self.L_plus, self.ell)
+        made: float = quantity(
+            np.maximum(self.L_plus, self.ell), name="L", source="the larger of L_plus and ell"
+        )
+        return made
 
-    def standing_of(self, name: str) -> ConstantStanding:
-        """Whether constant `name` is certified or a plug-in estimate."""
-        assert isinstance(self.standing, Mapping)
+    def standing_of(self, name: str) -> Standing:
+        """How far constant `name`, which must be given, can be trusted."""
         return self.standing[name]
 
-    def known(self) -> dict[str, float]:
+    def known(self) -> dict[str, Quantity]:
         """The constants that are given, by name."""
-        return {name: getattr(self, name) for name in MEANINGS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in self.standing}
 
     def scaled(self, **factors: float) -> Constants:
-        """A copy whose named constants, which must be given, are multiplied by the factors."""
+        """A copy whose named constants, which must be given, are multiplied by the factors.
+
+        A certified constant becomes the caller's word: nobody proved the product.
+        """
         known = self.known()
         for name in factors:
             if name not in known:
                 raise ValueError(f"Constants: {name} must be given to be scaled")
         changes: dict[str, Any] = {name: known[name] * by for name, by in factors.items()}
         return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers and, by name, their standings, ready for JSON."""
+        numbers = {
+            name: None if name not in self.standing else self.known()[name].item()
+            for name in MEANINGS
+        }
+        return {**numbers, "standing": dict(self.standing)}
 
     def explain(self) -> str:
         """Each constant with its meaning and standing in plain words."""
@@ -148,28 +162,53 @@ class Constants(Record):
         )
 
 
-def _standing_of(
-    given: ConstantStanding | Mapping[str, ConstantStanding],
-) -> dict[str, ConstantStanding]:
-    """One word for each constant."""
-    words = dict.fromkeys(MEANINGS, given) if isinstance(given, str) else dict(given)
-    for name, word in words.items():
-        if name not in MEANINGS:
-            raise ValueError(f"Constants: standing names an unknown constant {name!r}")
-        if word not in ("certified", "plug-in"):
-            raise ValueError(
-                f'Constants: standing of {name} must be "certified" or "plug-in" (got {word!r})'
-            )
-    return {**dict.fromkeys(MEANINGS, "plug-in"), **words}
+def _constant(name: str, value: Any) -> Quantity:
+    """A constant with the standing of what was given for it."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"Constants: {name} must be a number (got {value!r})") from error
+    if not 0.0 <= number < math.inf:
+        raise ValueError(
+            f"Constants: {name} must be finite and at least 0 (got {number:g}); "
+            "leave an unknown constant out"
+        )
+    word = given(value, name).standing
+    if word == "certified" and value.name != name:
+        word = (
+            "assumed"  # it was proved as something else: that it bounds this is the caller's word
+        )
+    source = getattr(value, "source", "") or "given by the caller"
+    return Quantity(number, name=name, source=source, standing=word, rests_on={name: word})
 
 
-def require(constants: Constants, name: str, *, function: str, result: str) -> float:
+class Numbers:
+    """The constants as arrays that formulas compute with: what is read from it marks the result.
+
+    Attributes are those of `Constants`: tracked arrays without axes, or None.
+    """
+
+    def __init__(self, constants: Constants) -> None:
+        self._constants = constants
+
+    def __getattr__(self, name: str) -> Any:
+        """A constant; None if it is not given."""
+        value = getattr(self._constants, name)
+        return None if value is None else tracked(value, CERTAIN)
+
+    @property
+    def L(self) -> Any:
+        """Bound on the operator norm of a task's Hessian."""
+        return np.maximum(self.L_plus, self.ell)
+
+
+def require(numbers: Numbers, name: str, *, function: str, result: str) -> Any:
     """A constant that the result cannot do without.
 
     Raises:
         ValueError: it is not given.
     """
-    value: float | None = getattr(constants, name)
+    value = getattr(numbers, name)
     if value is None:
         raise ValueError(
             f"{function}: constant {name} ({MEANINGS[name]}) must be given; {result} needs it"
@@ -177,63 +216,85 @@ def require(constants: Constants, name: str, *, function: str, result: str) -> f
     return value
 
 
-def rms_gradient(constants: Constants, *, function: str, result: str) -> float:
+def rms_gradient(numbers: Numbers, *, function: str, result: str) -> Any:
     """The smallest given bound on the root mean square of the tasks' gradient norms.
 
     Raises:
         ValueError: neither G2 nor G is given.
     """
-    known = [value for value in (constants.G2, constants.G) if value is not None]
+    known = [value for value in (numbers.G2, numbers.G) if value is not None]
     if not known:
         raise ValueError(f"{function}: constant G2 or G must be given; {result} needs it (B4)")
-    return min(known)
+    return np.minimum(known[0], known[-1])
 
 
-def mean_gradient(constants: Constants, *, function: str, result: str) -> float:
+def mean_gradient(numbers: Numbers, *, function: str, result: str) -> Any:
     """The smallest given bound on the joint objective's gradient norm."""
-    rms = rms_gradient(constants, function=function, result=result)
-    return rms if constants.mean_gradient is None else min(rms, constants.mean_gradient)
+    rms = rms_gradient(numbers, function=function, result=result)
+    mean = numbers.mean_gradient
+    return rms if mean is None else np.minimum(rms, mean)
 
 
-def sample_curvature(constants: Constants, *, function: str, result: str) -> tuple[float, float]:
+def sample_curvature(numbers: Numbers, *, function: str, result: str) -> tuple[Any, Any]:
     """[L_plus_s, ell_s], widened to contain the tasks' own interval, which it must (B7)."""
-    above = require(constants, "L_plus_s", function=function, result=result)
-    below = require(constants, "ell_s", function=function, result=result)
-    return max(above, constants.L_plus), max(below, constants.ell)
+    above = require(numbers, "L_plus_s", function=function, result=result)
+    below = require(numbers, "ell_s", function=function, result=result)
+    return np.maximum(above, numbers.L_plus), np.maximum(below, numbers.ell)
 
 
-def sample_lipschitz(constants: Constants, *, function: str, result: str) -> float:
+def sample_lipschitz(numbers: Numbers, *, function: str, result: str) -> Any:
     """rho_s, at least rho where that is given (B7)."""
-    value = require(constants, "rho_s", function=function, result=result)
-    return value if constants.rho is None else max(value, constants.rho)
+    value, rho = require(numbers, "rho_s", function=function, result=result), numbers.rho
+    return value if rho is None else np.maximum(value, rho)
 
 
-def contraction(above: float, below: float, inner_lr: Array) -> Array:
+def contraction(above: Any, below: Any, inner_lr: Any) -> Any:
     """kappa: the largest norm of I - inner_lr H over Hessians with spectrum in [-below, above]."""
-    return np.asarray(np.maximum(np.abs(1.0 - inner_lr * above), np.abs(1.0 + inner_lr * below)))
+    return np.maximum(np.abs(1.0 - inner_lr * above), np.abs(1.0 + inner_lr * below))
 
 
-def task_kappa(constants: Constants, inner_lr: Array) -> Array:
+def task_kappa(numbers: Numbers, inner_lr: Any) -> Any:
     """kappa with the tasks' curvature."""
-    return contraction(constants.L_plus, constants.ell, inner_lr)
+    return contraction(numbers.L_plus, numbers.ell, inner_lr)
 
 
-def conditions(constants: Constants, *names: str) -> tuple[Assumption, ...]:
-    """The named assumptions with the standing of the constants they rest on."""
+_CONDITION_OF: dict[Standing, Condition] = {
+    "certified": "checked",
+    "assumed": "assumed",
+    "plug-in": "estimated",
+    "heuristic": "violated",
+}
+
+
+def conditions(constants: Constants, value: Any, *names: str) -> tuple[Assumption, ...]:
+    """The named assumptions with the standing of those of their constants that `value` uses."""
     made = []
+    trust = trust_of(value)
+    assert trust is not None
+    used = {name: number for name, number in constants.known().items() if name in trust.rests_on}
     for name in names:
         text, members = _CONDITIONS[name]
-        given = [member for member in members if getattr(constants, member) is not None]
-        estimated = any(constants.standing_of(member) == "plug-in" for member in given)
+        given = {member: number for member, number in used.items() if member in members}
+        word = weakest(number.standing for number in given.values()) if given else "assumed"
         label = name.rstrip("gH")
-        values = ", ".join(f"{member} = {getattr(constants, member):.6g}" for member in given)
+        values = ", ".join(f"{member} = {number:.6g}" for member, number in given.items())
         made.append(
-            Assumption(
-                f"{label}: {text}" + (f" ({values})" if values else ""),
-                "estimated" if estimated else "assumed",
-            )
+            Assumption(f"{label}: {text}" + (f" ({values})" if values else ""), _CONDITION_OF[word])
         )
     return tuple(made)
+
+
+def bound(
+    value: Any,
+    *,
+    name: str,
+    source: str,
+    assumptions: tuple[Assumption, ...] = (),
+    reason: str | None = None,
+) -> Any:
+    """`quantity` of a value that a formula computed: its trust must have come all the way."""
+    assert isinstance(value, Tracked), f"{name}: the formula lost the standing of its constants"
+    return quantity(value, name=name, source=source, assumptions=assumptions, reason=reason)
 
 
 def overflow_reason(value: Any) -> str | None:

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from innerloop.bounds._arguments import Array, array
+from innerloop.bounds._quantities import computed
+from innerloop.bounds._results import Quantity
+from innerloop.bounds._standing import CERTAIN
 from innerloop.bounds.nonconvex.constants import Constants
 
 _ROUNDING = 1.0 + 1e-12  # suprema are maxima of polynomials found in floating point
@@ -143,7 +146,8 @@ class Family:
             start: [p]: adds gap_drs = R_drs(start), as both losses are at least 0.
 
         Returns:
-            Constants, all certified (on the points `at`, if given).
+            Constants, certified for all parameters. Those taken at points are "assumed": they
+            hold if training stays at these points.
 
         Cost:
             O(G A p^2) per point.
@@ -152,14 +156,27 @@ class Family:
             Result 35 (own), tightened: curvature bounds of a task are eigenvalues of the weighted
             second moment of its inputs instead of means of squared norms.
         """
-        known = dict(self._curvature_bounds(), **self._bounds_everywhere())
+        proved = dict(self._curvature_bounds(), **self._bounds_everywhere())
+        claimed: dict[str, float] = {}
+        data = [self.x, self.y, self.chances, self.weights]  # which may be estimates themselves
         if at is not None:
             points = np.atleast_2d(array(at, function="constants", name="at"))
-            known.update(self._values_at(points))
+            claimed = self._values_at(points)
+            data.append(points)
         if start is not None:
             point = array(start, function="constants", name="start", ndim=1)
-            known["gap_drs"] = float(self.weights @ self.risks(point[None]))
-        return Constants(**known, standing="certified")
+            proved["gap_drs"] = float(self.weights @ self.risks(point[None]))
+            data.append(point)
+        known = {
+            name: Quantity(
+                computed(value, CERTAIN, *data),
+                name=name,
+                source="Result 35",
+                standing="assumed" if name in claimed else "certified",
+            )
+            for name, value in {**proved, **claimed}.items()
+        }
+        return Constants(**known)
 
     def _curvature_bounds(self) -> dict[str, float]:
         """B2, B3 and B7 for all parameters."""

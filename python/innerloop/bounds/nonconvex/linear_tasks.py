@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from innerloop.bounds._arguments import array, counts, covariances
-from innerloop.bounds._results import Assumption, quantity
-from innerloop.bounds.nonconvex.constants import Constants
+from innerloop.bounds._quantities import computed
+from innerloop.bounds._results import Assumption, Quantity
+from innerloop.bounds._standing import CERTAIN, Standing
+from innerloop.bounds.nonconvex._checks import semidefinite
+from innerloop.bounds.nonconvex.constants import Constants, bound
 
 
 def linear_constants(
@@ -28,7 +31,8 @@ def linear_constants(
         gap_drs: initial gap of the joint objective, if it is needed later.
 
     Returns:
-        Constants, all certified at those points.
+        Constants: L_plus, ell and rho certified for these tasks and all parameters; the others
+        "assumed", since they hold if training stays at those points. gap_drs as it was given.
 
     Raises:
         ValueError: shapes that do not fit, Q not positive semidefinite, negative variances.
@@ -73,19 +77,26 @@ def linear_constants(
     risk = (away * gradients).sum(-1) + noise
     mean_curvature = np.einsum("g,gij->ij", share, curvature)
     apart = np.linalg.norm(curvature - mean_curvature, ord=2, axis=(1, 2))
+    proved = {"L_plus": np.linalg.eigvalsh(curvature).max(), "ell": 0.0, "rho": 0.0}
+    at_points = {
+        "G": np.sqrt(squares.max()),
+        "G2": np.sqrt((squares @ share).max()),
+        "mean_gradient": np.linalg.norm(mean, axis=-1).max(),
+        "sigma_gamma": np.sqrt(spread.sum(-1).max()),
+        "sigma_Hgamma": np.sqrt(share @ apart**2),
+        "sigma_g": np.sqrt((trace * risk + squares).max()),
+        "sigma_H": np.sqrt((trace**2 + power).max()),
+    }
+    data = share, curvature, centre, noise, points  # which may be estimates themselves
+
+    def named(name: str, value: Any, standing: Standing) -> Quantity:
+        number = computed(float(value), CERTAIN, *data)
+        return Quantity(number, name=name, source="Result 31", standing=standing)
+
     return Constants(
-        L_plus=float(np.linalg.eigvalsh(curvature).max()),
-        ell=0.0,
-        rho=0.0,
-        G=float(np.sqrt(squares.max())),
-        G2=float(np.sqrt((squares @ share).max())),
-        mean_gradient=float(np.linalg.norm(mean, axis=-1).max()),
-        sigma_gamma=float(np.sqrt(spread.sum(-1).max())),
-        sigma_Hgamma=float(np.sqrt(share @ apart**2)),
-        sigma_g=float(np.sqrt((trace * risk + squares).max())),
-        sigma_H=float(np.sqrt((trace**2 + power).max())),
+        **{name: named(name, value, "certified") for name, value in proved.items()},
+        **{name: named(name, value, "assumed") for name, value in at_points.items()},
         gap_drs=gap_drs,
-        standing="certified",
     )
 
 
@@ -116,11 +127,11 @@ def quadratic_smoothness(Q: Any, *, inner_lr: Any, steps: Any = 1) -> Any:
     0.5
     """
     function = "quadratic_smoothness"
-    spectrum = np.linalg.eigvalsh(covariances(Q, function=function, name="Q")).ravel()
+    spectrum = np.linalg.eigvalsh(semidefinite(Q, function=function, name="Q")).ravel()
     rate = array(inner_lr, function=function, name="inner_lr")[..., None]
     depth = counts(steps, function=function, name="steps")[..., None]
     value = (spectrum * (1.0 - rate * spectrum) ** (2.0 * depth)).max(axis=-1)
-    return quantity(
+    return bound(
         value,
         name="smoothness of the MAML objective of quadratic tasks",
         source="Result 31",

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from innerloop.bounds._arguments import array, counts
-from innerloop.bounds._results import quantity
-from innerloop.bounds.nonconvex._checks import nonnegative
+from innerloop.bounds.nonconvex._checks import claimed
 from innerloop.bounds.nonconvex.constants import (
     Constants,
+    Numbers,
+    bound,
     conditions,
     overflow_reason,
     require,
@@ -48,19 +49,20 @@ def modelling_gradient(constants: Constants, *, inner_lr: Any) -> Any:
     0.0441
     """
     function, result = "modelling_gradient", "Result 27"
-    rate = array(inner_lr, function=function, name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
     rho, between, between_H = (
-        require(constants, name, function=function, result=result)
+        require(numbers, name, function=function, result=result)
         for name in ("rho", "sigma_gamma", "sigma_Hgamma")
     )
-    rms = rms_gradient(constants, function=function, result=result)
-    stretch = task_kappa(constants, rate)
+    rms = rms_gradient(numbers, function=function, result=result)
+    stretch = task_kappa(numbers, rate)
     curved = 2.0 * np.abs(rate) * stretch * between_H + stretch * rate**2 * rho * rms / 2.0
-    return quantity(
-        between * curved,
+    value = between * curved
+    return bound(
+        value,
         name="MAML gradient at a stationary point of joint training",
         source=result,
-        assumptions=conditions(constants, "B2", "B3", "B4", "B5g", "B5H"),
+        assumptions=conditions(constants, value, "B2", "B3", "B4", "B5g", "B5H"),
     )
 
 
@@ -104,29 +106,30 @@ def gradient_gap(
     0.21
     """
     function, result = "gradient_gap", "Result 27"
-    rate = array(inner_lr, function=function, name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
     depth = counts(steps, function=function, name="steps")
     known = ["B2"]
     if gradient_norm is None:
-        slope = np.asarray(rms_gradient(constants, function=function, result=result))
+        slope = rms_gradient(numbers, function=function, result=result)
         known.append("B4")
     else:
-        slope = nonnegative(gradient_norm, function=function, name="gradient_norm")
-    with np.errstate(over="ignore"):
+        slope = claimed(gradient_norm, function=function, name="gradient_norm")
+    with np.errstate(over="ignore", invalid="ignore"):
         if samples is None:
-            value = np.expm1(2.0 * depth * np.log1p(np.abs(rate) * constants.L)) * slope
+            value = np.expm1(2.0 * depth * np.log1p(np.abs(rate) * numbers.L)) * slope
         else:
             size = counts(samples, function=function, name="samples")
-            bound = max(sample_curvature(constants, function=function, result=result))
-            noise = require(constants, "sigma_g", function=function, result=result)
-            turn = np.expm1(depth * np.log1p(np.abs(rate) * bound))
+            largest = np.maximum(*sample_curvature(numbers, function=function, result=result))
+            noise = require(numbers, "sigma_g", function=function, result=result)
+            turn = np.expm1(depth * np.log1p(np.abs(rate) * largest))
             value = turn * (slope + (1.0 + turn) * np.hypot(slope, noise / np.sqrt(size)))
             known += ["B6g", "B7"]
-    return quantity(
+        value = np.where(np.isnan(value), np.inf, value)  # 0 times a power that overflowed
+    return bound(
         value,
         name="distance between the MAML gradient and the joint gradient",
         source=result,
-        assumptions=conditions(constants, *known),
+        assumptions=conditions(constants, value, *known),
         reason=overflow_reason(value),
     )
 
@@ -159,12 +162,13 @@ def maml_gradient_bound(drs_gradient: Any, constants: Constants, *, inner_lr: An
     >>> round(maml_gradient_bound(0.2, b0, inner_lr=0.1), 12)
     0.2646
     """
-    slope = nonnegative(drs_gradient, function="maml_gradient_bound", name="drs_gradient")
+    slope = claimed(drs_gradient, function="maml_gradient_bound", name="drs_gradient")
     left = modelling_gradient(constants, inner_lr=inner_lr)
     rate = array(inner_lr, function="maml_gradient_bound", name="inner_lr")
-    return quantity(
-        task_kappa(constants, rate) ** 2 * slope + left,
+    value = task_kappa(Numbers(constants), rate) ** 2 * slope + left
+    return bound(
+        value,
         name="norm of the MAML gradient",
         source="Result 27",
-        assumptions=conditions(constants, "B2", "B3", "B4", "B5g", "B5H"),
+        assumptions=conditions(constants, value, "B2", "B3", "B4", "B5g", "B5H"),
     )

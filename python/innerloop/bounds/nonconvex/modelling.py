@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from innerloop.bounds._arguments import array
-from innerloop.bounds._results import Assumption, quantity
-from innerloop.bounds.nonconvex._checks import nonnegative, positive
-from innerloop.bounds.nonconvex.constants import Constants, conditions
+from innerloop.bounds._results import Assumption
+from innerloop.bounds.nonconvex._checks import claimed
+from innerloop.bounds.nonconvex.constants import Constants, Numbers, bound, conditions
 
 
 def modelling_error_bound(
@@ -45,23 +45,23 @@ def modelling_error_bound(
     0.01175
     """
     function = "modelling_error_bound"
-    rate = array(inner_lr, function=function, name="inner_lr")
-    maml = nonnegative(square_at_maml, function=function, name="square_at_maml")
-    drs = nonnegative(square_at_drs, function=function, name="square_at_drs")
-    gain = rate * (1.0 + rate * constants.ell / 2.0) * maml
-    loss = rate * (1.0 - rate * constants.L_plus / 2.0) * drs
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
+    maml = claimed(square_at_maml, function=function, name="square_at_maml")
+    drs = claimed(square_at_drs, function=function, name="square_at_drs")
+    gain = rate * (1.0 + rate * numbers.ell / 2.0) * maml
+    loss = rate * (1.0 - rate * numbers.L_plus / 2.0) * drs
     value = gain - loss
     if (value < -1e-12 * (np.abs(gain) + np.abs(loss))).any():
         raise ValueError(
             f"{function}: square_at_maml and square_at_drs must belong to global minimisers "
             f"(the bound is negative: {float(np.min(value)):.3g}); Result 28 needs it"
         )
-    return quantity(
+    return bound(
         np.maximum(value, 0.0),
         name="modelling error of joint training",
         source="Result 28",
         assumptions=(
-            *conditions(constants, "B2"),
+            *conditions(constants, value, "B2"),
             Assumption("both points are global minimisers of their objectives"),
         ),
     )
@@ -94,9 +94,9 @@ def modelling_error_from_gradient(maml_gradient: Any, *, growth: Any) -> Any:
     0.00194481
     """
     function = "modelling_error_from_gradient"
-    slope = nonnegative(maml_gradient, function=function, name="maml_gradient")
-    mu = positive(growth, function=function, name="growth")
-    return quantity(
+    slope = claimed(maml_gradient, function=function, name="maml_gradient")
+    mu = claimed(growth, function=function, name="growth", above_zero=True)
+    return bound(
         slope**2 / (2.0 * mu),
         name="modelling error of joint training",
         source="Result 28",

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from innerloop.bounds._arguments import Array, array, counts
-from innerloop.bounds._results import Assumption, quantity
-from innerloop.bounds.nonconvex._checks import nonnegative, positive
+from innerloop.bounds._arguments import array, counts
+from innerloop.bounds._results import Assumption
+from innerloop.bounds.nonconvex._checks import claimed, positive
+from innerloop.bounds.nonconvex.constants import bound
 
 _SMOOTH = (
     Assumption("the objective has the given smoothness on the segments between iterates"),
@@ -37,7 +38,7 @@ def best_rate(
         smoothness: Lambda of the objective, positive.
         gap: objective at the start minus its infimum (or a lower bound of it).
         variance: V^2, variance of one task's gradient.
-        updates: T, number of updates.
+        updates: T, a whole number of updates.
         batch: B, tasks per update.
         slope: V_1, if the variance is at most V^2 + V_1 |gradient|^2; unbiased gradients only.
         bias: bound on the bias of the gradients; None for unbiased ones. Its size does not matter
@@ -63,7 +64,7 @@ def best_rate(
     given = _checked("best_rate", smoothness, gap, variance, updates, batch, slope)
     _not_both("best_rate", slope, bias)
     value = _unbiased_rate(*given) if bias is None else _biased_rate(*given[:4])
-    return quantity(
+    return bound(
         value,
         name="best constant learning rate",
         source="Result 25 (d)" if bias is not None else "Result 25 (b)",
@@ -111,7 +112,7 @@ def sgd_bound(
     """
     given = _checked("sgd_bound", smoothness, gap, variance, updates, batch, slope)
     _not_both("sgd_bound", slope, bias)
-    offset = None if bias is None else nonnegative(bias, function="sgd_bound", name="bias")
+    offset = None if bias is None else claimed(bias, function="sgd_bound", name="bias")
     step = None if rate is None else positive(rate, function="sgd_bound", name="rate")
     if offset is not None:
         value, source = _biased_bound(*given[:4], offset, step), "Result 25 (d)"
@@ -122,7 +123,7 @@ def sgd_bound(
         x = curvature * height / count
         y = x * (1.0 + growth)
         value, source = y + np.sqrt(y**2 + 2.0 * x * noise), "Result 25 (b)"
-    return quantity(
+    return bound(
         value,
         name="mean expected squared gradient norm of SGD",
         source=source,
@@ -140,17 +141,18 @@ def updates_needed(
     slope: Any = 0.0,
     bias: Any = None,
 ) -> Any:
-    """The number of updates after which the SGD bound with its best rate equals epsilon^2.
+    """The number of updates after which the SGD bound with its best rate is at most epsilon^2.
 
     Unbiased: 2 Lambda gap (epsilon^2 (1 + slope / B) + V^2 / B) / epsilon^4, the exact inverse of
-    `sgd_bound`. Biased: the exact inverse as well, infinite for epsilon <= bias.
+    `sgd_bound`. Biased: the exact inverse as well, infinite for epsilon <= bias. Where the inverse
+    is below one update, one update suffices.
 
     Args:
         epsilon: target for the root mean square gradient norm, positive.
         smoothness, gap, variance, batch, slope, bias: as in `best_rate`.
 
     Returns:
-        Quantity (not rounded up to a whole number) or float64 array.
+        Quantity or float64 array of at least 1: every whole number from there on suffices.
 
     Raises:
         ValueError: an argument is out of range, or `slope` together with `bias`.
@@ -174,7 +176,7 @@ def updates_needed(
     if bias is None:
         value = 2.0 * curvature * height * (target * (1.0 + growth) + noise) / target**2
     else:
-        room = target - nonnegative(bias, function=function, name="bias") ** 2
+        room = target - claimed(bias, function=function, name="bias") ** 2
         with np.errstate(divide="ignore", invalid="ignore"):
             noisy = 8.0 * curvature * height * noise / room**2
             quiet = 2.0 * curvature * height / (room - noise)
@@ -182,7 +184,8 @@ def updates_needed(
         value = np.where(room <= 0.0, np.inf, value)
         if np.ndim(value) == 0 and not np.isfinite(value):
             reason = "the bias alone is at least epsilon: no number of updates is known to suffice"
-    return quantity(
+    value = np.maximum(value, 1.0)
+    return bound(
         value,
         name="updates until the root mean square gradient norm is at most epsilon",
         source="Result 25 (c)",
@@ -193,17 +196,24 @@ def updates_needed(
 
 def _checked(
     function: str, smoothness: Any, gap: Any, variance: Any, updates: Any, batch: Any, slope: Any
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[Any, Any, Any, Any, Any]:
     """Lambda, gap, V^2 / B, T and V_1 / B."""
     tasks = counts(batch, function=function, name="batch")
-    count = positive(updates, function=function, name="updates")
+    count = counts(updates, function=function, name="updates")
     return (
-        positive(smoothness, function=function, name="smoothness"),
-        nonnegative(gap, function=function, name="gap"),
-        np.asarray(nonnegative(variance, function=function, name="variance") / tasks),
+        claimed(smoothness, function=function, name="smoothness", above_zero=True),
+        claimed(gap, function=function, name="gap"),
+        claimed(variance, function=function, name="variance") / tasks,
         count,
-        np.asarray(nonnegative(slope, function=function, name="slope") / tasks),
+        _growth(function, slope) / tasks,
     )
+
+
+def _growth(function: str, slope: Any) -> Any:
+    """V_1; left at 0 it is nobody's constant, the variance is bounded."""
+    if type(slope) in (int, float) and slope == 0:
+        return np.zeros(())
+    return claimed(slope, function=function, name="slope")
 
 
 def _not_both(function: str, slope: Any, bias: Any) -> None:
@@ -214,27 +224,23 @@ def _not_both(function: str, slope: Any, bias: Any) -> None:
         )
 
 
-def _unbiased_rate(
-    curvature: Array, height: Array, noise: Array, count: Array, growth: Array
-) -> Array:
+def _unbiased_rate(curvature: Any, height: Any, noise: Any, count: Any, growth: Any) -> Any:
     """Best rate for unbiased gradients; 0 where only noise is left."""
     half = curvature * (1.0 + growth) / 2.0
     with np.errstate(divide="ignore", invalid="ignore"):
         extra = curvature * noise * count / (2.0 * height)
     extra = np.where(noise == 0.0, 0.0, extra)
-    return np.asarray(1.0 / (half + np.sqrt(half**2 + extra)))
+    return 1.0 / (half + np.sqrt(half**2 + extra))
 
 
-def _biased_rate(curvature: Array, height: Array, noise: Array, count: Array) -> Array:
+def _biased_rate(curvature: Any, height: Any, noise: Any, count: Any) -> Any:
     """Best rate not above 1 / Lambda for biased gradients."""
     with np.errstate(divide="ignore", invalid="ignore"):
         free = np.sqrt(2.0 * height / (curvature * noise * count))
-    return np.asarray(np.minimum(1.0 / curvature, np.where(noise == 0.0, np.inf, free)))
+    return np.minimum(1.0 / curvature, np.where(noise == 0.0, np.inf, free))
 
 
-def _biased_bound(
-    curvature: Array, height: Array, noise: Array, count: Array, bias: Array, rate: Array | None
-) -> Array:
+def _biased_bound(curvature: Any, height: Any, noise: Any, count: Any, bias: Any, rate: Any) -> Any:
     """Result 25 (d) at the given or the best rate."""
     if rate is None:
         step = _biased_rate(curvature, height, noise, count)
@@ -246,12 +252,10 @@ def _biased_bound(
             )
     with np.errstate(divide="ignore", invalid="ignore"):
         travel = np.where(height == 0.0, 0.0, 2.0 * height / (step * count))
-    return np.asarray(travel + step * curvature * noise + bias**2)
+    return travel + step * curvature * noise + bias**2
 
 
-def _given_rate(
-    curvature: Array, height: Array, noise: Array, count: Array, growth: Array, rate: Array
-) -> Array:
+def _given_rate(curvature: Any, height: Any, noise: Any, count: Any, growth: Any, rate: Any) -> Any:
     """Result 25 (a), with affine variance."""
     left = 1.0 - curvature * rate * (1.0 + growth) / 2.0
     if (left <= 0.0).any():
@@ -259,4 +263,4 @@ def _given_rate(
             "sgd_bound: rate must be below 2 / (smoothness (1 + slope / batch)); "
             "Result 25 (a) needs it"
         )
-    return np.asarray((height / (rate * count) + curvature * rate * noise / 2.0) / left)
+    return (height / (rate * count) + curvature * rate * noise / 2.0) / left

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from innerloop.bounds._arguments import array, counts
-from innerloop.bounds._results import quantity
-from innerloop.bounds.nonconvex._checks import geometric_sum, nonnegative
+from innerloop.bounds.nonconvex._checks import claimed, geometric_sum
 from innerloop.bounds.nonconvex.constants import (
     Constants,
+    Numbers,
+    bound,
     conditions,
     contraction,
     overflow_reason,
@@ -49,16 +50,17 @@ def kappa(constants: Constants, *, inner_lr: Any, per_sample: bool = False) -> A
     >>> float(kappa(Constants(L_plus=1.0, ell=0.5), inner_lr=0.1))
     1.05
     """
-    rate = array(inner_lr, function="kappa", name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function="kappa", name="inner_lr")
     if per_sample:
-        interval = sample_curvature(constants, function="kappa", result="Result 21")
+        interval = sample_curvature(numbers, function="kappa", result="Result 21")
     else:
-        interval = (constants.L_plus, constants.ell)
-    return quantity(
-        contraction(*interval, rate),
+        interval = (numbers.L_plus, numbers.ell)
+    value = contraction(*interval, rate)
+    return bound(
+        value,
         name="stretching factor of one inner step",
         source="Result 21",
-        assumptions=conditions(constants, "B7" if per_sample else "B2"),
+        assumptions=conditions(constants, value, "B7" if per_sample else "B2"),
     )
 
 
@@ -110,56 +112,57 @@ def maml_smoothness(
     1.3125
     """
     function, result = "maml_smoothness", "Result 21"
-    rate = array(inner_lr, function=function, name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
     depth = counts(steps, function=function, name="steps")
     size = counts(samples, function=function, name="samples", none=np.inf)
     if gradient_norm is None:
-        slope = np.asarray(rms_gradient(constants, function=function, result=result))
+        slope = rms_gradient(numbers, function=function, result=result)
         known = ["B2", "B3", "B4"]
     else:
-        slope = nonnegative(gradient_norm, function=function, name="gradient_norm")
+        slope = claimed(gradient_norm, function=function, name="gradient_norm")
         known = ["B2", "B3"]
-    rho = require(constants, "rho", function=function, result=result)
-    with np.errstate(over="ignore"):
-        value = _population(constants, rate, depth, slope, rho)
+    rho = require(numbers, "rho", function=function, result=result)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = _population(numbers, rate, depth, slope, rho)
         if not np.isinf(size).all():
-            finite = _finite(constants, rate, depth, size, slope, sharp)
+            finite = _finite(numbers, rate, depth, size, slope, sharp)
             value = np.where(np.isinf(size), value, finite)
             known += ["B6g", "B7"]
-    return quantity(
+        value = np.where(np.isnan(value), np.inf, value)  # 0 times a power that overflowed
+    return bound(
         value,
         name="smoothness of the MAML objective",
         source=result,
-        assumptions=conditions(constants, *known),
+        assumptions=conditions(constants, value, *known),
         reason=overflow_reason(value),
     )
 
 
-def _population(constants: Constants, rate: Any, depth: Any, slope: Any, rho: float) -> Any:
+def _population(numbers: Numbers, rate: Any, depth: Any, slope: Any, rho: Any) -> Any:
     """Lambda for population inner steps."""
-    stretch = task_kappa(constants, rate)
+    stretch = task_kappa(numbers, rate)
     curved = np.abs(rate) * rho * stretch ** (2.0 * depth - 1.0) * geometric_sum(stretch, depth)
-    return stretch ** (2.0 * depth) * constants.L + curved * slope
+    return stretch ** (2.0 * depth) * numbers.L + curved * slope
 
 
-def _finite(constants: Constants, rate: Any, depth: Any, size: Any, slope: Any, sharp: bool) -> Any:
+def _finite(numbers: Numbers, rate: Any, depth: Any, size: Any, slope: Any, sharp: bool) -> Any:
     """Lambda_N for inner steps on `size` samples; one step has its own, smaller form."""
     function, result = "maml_smoothness", "Result 21"
-    above, below = sample_curvature(constants, function=function, result=result)
-    rho = sample_lipschitz(constants, function=function, result=result)
-    noise = require(constants, "sigma_g", function=function, result=result) / np.sqrt(size)
+    above, below = sample_curvature(numbers, function=function, result=result)
+    rho = sample_lipschitz(numbers, function=function, result=result)
+    noise = require(numbers, "sigma_g", function=function, result=result) / np.sqrt(size)
     stretch = contraction(above, below, rate)
     summed = geometric_sum(stretch, depth)
-    drift = drift_factor(constants.L, max(above, below), rate, depth, stretch, sharp)
+    drift = drift_factor(numbers.L, np.maximum(above, below), rate, depth, stretch, sharp)
     several = slope + drift * np.hypot(slope, noise)
-    one = stretch * slope + np.abs(rate) * constants.L * noise
+    one = stretch * slope + np.abs(rate) * numbers.L * noise
     reached = np.where(depth == 1.0, one, several)
     curved = np.abs(rate) * rho * stretch ** (depth - 1.0) * summed * reached
-    return stretch ** (2.0 * depth) * constants.L + curved
+    return stretch ** (2.0 * depth) * numbers.L + curved
 
 
 def drift_factor(
-    curvature: float, sample_bound: float, rate: Any, depth: Any, stretch: Any, sharp: bool
+    curvature: Any, sample_bound: Any, rate: Any, depth: Any, stretch: Any, sharp: bool
 ) -> Any:
     """How much K inner steps change a gradient, over the norm of the first empirical gradient.
 

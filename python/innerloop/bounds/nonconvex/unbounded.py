@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 
 from innerloop.bounds._arguments import array, counts
-from innerloop.bounds._results import Assumption, Quantity, Record, quantity
-from innerloop.bounds.nonconvex._checks import nonnegative, positive
+from innerloop.bounds._quantities import tracked
+from innerloop.bounds._results import Assumption, Quantity, Record
+from innerloop.bounds._standing import CERTAIN
+from innerloop.bounds.nonconvex._checks import claimed, geometric_sum, positive
 from innerloop.bounds.nonconvex.constants import (
     Constants,
+    Numbers,
+    bound,
     conditions,
+    contraction,
     require,
     sample_curvature,
     sample_lipschitz,
@@ -80,32 +84,31 @@ def inverse_link(
     1.265822784810 0.265822784810
     """
     function, result = "inverse_link", "Result 30"
-    rate = array(inner_lr, function=function, name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
     depth = counts(steps, function=function, name="steps")
-    bound, known = constants.L, ["B2", "B5g"]
+    largest, known = numbers.L, ["B2", "B5g"]
     if samples is not None:
-        bound = max(sample_curvature(constants, function=function, result=result))
+        largest = np.maximum(*sample_curvature(numbers, function=function, result=result))
         known += ["B6g", "B7"]
-    turn = np.expm1(depth * np.log1p(np.abs(rate) * bound))
-    growth = turn * (2.0 + turn)
-    if not (growth < 1.0).all():
+    with np.errstate(over="ignore"):
+        turn = np.expm1(depth * np.log1p(np.abs(rate) * largest))
+        growth = turn * (2.0 + turn)
+    if not np.all(growth < 1.0):
         raise ValueError(
             f"{function}: (1 + |inner_lr| L)^(2 steps) must be below 2 "
             f"(got {float(np.max(growth)) + 1.0:.4g}); {result} needs it"
         )
     slope = 1.0 / (1.0 - growth)
-    noise = np.zeros(np.shape(slope))
+    noise = 0.0 * slope
     if samples is not None:
         size = counts(samples, function=function, name="samples")
-        sigma = require(constants, "sigma_g", function=function, result=result)
+        sigma = require(numbers, "sigma_g", function=function, result=result)
         noise = (1.0 + turn) * turn * slope * sigma / np.sqrt(size)
-    met = (
-        *conditions(constants, *known),
-        Assumption("the inner rate is small: (1 + |a| L)^2K < 2", "checked"),
-    )
+    small = Assumption("the inner rate is small: (1 + |a| L)^2K < 2", "checked")
 
     def named(value: Any, name: str) -> Any:
-        return quantity(value, name=name, source=result, assumptions=met)
+        met = (*conditions(constants, value, *known), small)
+        return bound(value, name=name, source=result, assumptions=met)
 
     return InverseLink(
         named(slope, "factor C1 of the MAML gradient"),
@@ -175,34 +178,45 @@ def relative_constants(
     1.2743 + 0.2658 u
     """
     function, result = "relative_constants", "Result 30"
-    link = inverse_link(constants, inner_lr=inner_lr, steps=steps, samples=samples)
-    above, below = sample_curvature(constants, function=function, result=result)
-    rho = sample_lipschitz(constants, function=function, result=result)
-    between = require(constants, "sigma_gamma", function=function, result=result)
-    sigma = require(constants, "sigma_g", function=function, result=result)
-    noise = sigma / math.sqrt(float(counts(samples, function=function, name="samples")))
-    asked = float(counts(queries, function=function, name="queries"))
-    size = abs(float(inner_lr))
-    stretch = max(abs(1.0 - inner_lr * above), abs(1.0 + inner_lr * below))
-    turn = (1.0 + size * max(above, below)) ** steps
-    summed = sum(stretch**j for j in range(steps))
-    reach, drift = (stretch, size * constants.L) if steps == 1 else (turn, turn - 1.0)
-    base = (1.0 + float(link.spread)) * between + float(link.noise)  # G2 <= C1 u + base
-    curved = size * rho * stretch ** (steps - 1) * summed
-    least = stretch ** (2 * steps) * constants.L
+    rate = array(inner_lr, function=function, name="inner_lr", ndim=0)
+    depth = counts(steps, function=function, name="steps")
+    link = inverse_link(constants, inner_lr=rate, steps=depth, samples=samples)
+    numbers = Numbers(constants)
+    above, below = sample_curvature(numbers, function=function, result=result)
+    rho = sample_lipschitz(numbers, function=function, result=result)
+    between = require(numbers, "sigma_gamma", function=function, result=result)
+    sigma = require(numbers, "sigma_g", function=function, result=result)
+    slope, further, noise_of_link = (
+        tracked(item, CERTAIN) for item in (link.slope, link.spread, link.noise)
+    )
+    noise = sigma / np.sqrt(counts(samples, function=function, name="samples"))
+    asked = counts(queries, function=function, name="queries")
+    size = np.abs(rate)
+    stretch = contraction(above, below, rate)
+    turn = (1.0 + size * np.maximum(above, below)) ** depth
+    reach, drift = (stretch, size * numbers.L) if depth == 1.0 else (turn, turn - 1.0)
+    base = (1.0 + further) * between + noise_of_link  # G2 <= C1 u + base
+    curved = size * rho * stretch ** (depth - 1.0) * geometric_sum(stretch, depth)
+    least = stretch ** (2.0 * depth) * numbers.L
     spread = between + (turn**2 - 1.0) * base + turn * (turn - 1.0) * noise
+    flat = least + curved * (drift * noise + reach * base)
+    quiet = stretch ** (2.0 * depth) * sigma**2 / asked + 2.0 * spread**2
+
+    def named(value: Any, name: str) -> Any:
+        return bound(value, name=name, source=result)
+
     return RelativeConstants(
         smoothness=(
-            least + curved * (drift * noise + reach * base),
-            curved * reach * float(link.slope),
+            named(flat, "smoothness at gradient 0"),
+            named(curved * reach * slope, "smoothness per MAML gradient"),
         ),
         variance=(
-            stretch ** (2 * steps) * sigma**2 / asked + 2.0 * spread**2,
-            2.0 * ((turn**2 - 1.0) * float(link.slope)) ** 2,
+            named(quiet, "variance at gradient 0"),
+            named(2.0 * ((turn**2 - 1.0) * slope) ** 2, "variance per squared MAML gradient"),
         ),
-        least=least,
+        least=named(least, "least smoothness"),
         assumptions=(
-            *conditions(constants, "B2", "B5g", "B6g", "B7"),
+            *conditions(constants, flat + quiet, "B2", "B5g", "B6g", "B7"),
             *link.slope.assumptions[-1:],
         ),
     )
@@ -220,7 +234,7 @@ def adaptive_sgd_bound(
     Args:
         known: from `relative_constants`.
         gap: initial gap of the MAML objective.
-        updates: T.
+        updates: T, a whole number.
         batch: B, tasks per update.
         caution: c; None for the c that makes the bound smallest.
 
@@ -243,20 +257,28 @@ def adaptive_sgd_bound(
     0.2
     """
     function = "adaptive_sgd_bound"
-    height = nonnegative(gap, function=function, name="gap")
-    count = positive(updates, function=function, name="updates")
+    height = claimed(gap, function=function, name="gap")
+    count = counts(updates, function=function, name="updates")
     tasks = counts(batch, function=function, name="batch")
-    flat, slope = known.smoothness
-    base, growth = known.variance
+    flat, slope, base, growth, least = (
+        claimed(value, function=function, name=name)
+        for name, value in (
+            ("smoothness", known.smoothness[0]),
+            ("smoothness", known.smoothness[1]),
+            ("variance", known.variance[0]),
+            ("variance", known.variance[1]),
+            ("least", known.least),
+        )
+    )
     least_caution = 1.0 + growth / tasks
-    floor = base / (tasks * known.least)
+    floor = base / (tasks * least)
     if caution is None:
         with np.errstate(divide="ignore", invalid="ignore"):
             best = np.sqrt(floor * count / (2.0 * height))
         c = np.maximum(least_caution, np.where(floor == 0.0, 0.0, best))
     else:
         c = positive(caution, function=function, name="caution")
-        if (c < least_caution).any():
+        if np.any(c < least_caution):
             raise ValueError(
                 f"{function}: caution must be at least 1 + V1 / batch "
                 f"(= {float(np.max(least_caution)):.6g}); Result 30 needs it"
@@ -264,7 +286,7 @@ def adaptive_sgd_bound(
     with np.errstate(invalid="ignore"):
         travel = np.where(height == 0.0, 0.0, 2.0 * c * height / count)
     r = travel + floor / c
-    return quantity(
+    return bound(
         (r * slope + np.sqrt((r * slope) ** 2 + 4.0 * r * flat)) / 2.0,
         name="mean expected norm of the MAML gradient under adaptive steps",
         source="Result 30",

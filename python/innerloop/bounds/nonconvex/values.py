@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 
 from innerloop.bounds._arguments import array, counts
-from innerloop.bounds._results import Quantity, Record, quantity
-from innerloop.bounds.nonconvex._checks import nonnegative
-from innerloop.bounds.nonconvex.constants import Constants, conditions, require, rms_gradient
+from innerloop.bounds._results import Quantity, Record
+from innerloop.bounds.nonconvex._checks import claimed
+from innerloop.bounds.nonconvex.constants import (
+    Constants,
+    Numbers,
+    bound,
+    conditions,
+    require,
+    rms_gradient,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,21 +71,25 @@ def value_interval(
     -0.1025 -0.0950
     """
     function = "value_interval"
-    rate = array(inner_lr, function=function, name="inner_lr")
-    square = nonnegative(gradient_square, function=function, name="gradient_square")
-    low = -rate * (1.0 + rate * constants.ell / 2.0) * square
-    high = -rate * (1.0 - rate * constants.L_plus / 2.0) * square
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
+    square = claimed(gradient_square, function=function, name="gradient_square")
+    low = -rate * (1.0 + rate * numbers.ell / 2.0) * square
+    high = -rate * (1.0 - rate * numbers.L_plus / 2.0) * square
     known: tuple[str, ...] = ("B2",)
     if samples is not None:
-        spread = _sampling_variance(constants, rate, samples, function) / 2.0
-        low, high = low - constants.ell * spread, high + constants.L_plus * spread
+        spread = _sampling_variance(numbers, rate, samples, function) / 2.0
+        low, high = low - numbers.ell * spread, high + numbers.L_plus * spread
         known = ("B2", "B6g")
-    met = conditions(constants, *known)
-    subject = "MAML objective minus joint objective"
-    return ValueInterval(
-        quantity(low, name=f"{subject}, at least", source="Result 22", assumptions=met),
-        quantity(high, name=f"{subject}, at most", source="Result 22", assumptions=met),
-    )
+    ends = [
+        bound(
+            value,
+            name=f"MAML objective minus joint objective, at {side}",
+            source="Result 22",
+            assumptions=conditions(constants, value, *known),
+        )
+        for value, side in ((low, "least"), (high, "most"))
+    ]
+    return ValueInterval(*ends)
 
 
 def sampling_gap(constants: Constants, *, inner_lr: Any, samples: Any) -> Any:
@@ -108,13 +119,14 @@ def sampling_gap(constants: Constants, *, inner_lr: Any, samples: Any) -> Any:
     >>> round(sampling_gap(c, inner_lr=0.1, samples=4), 9)
     0.0003125
     """
-    rate = array(inner_lr, function="sampling_gap", name="inner_lr")
-    variance = _sampling_variance(constants, rate, samples, "sampling_gap")
-    return quantity(
-        constants.L * variance / 2.0,
+    numbers, rate = Numbers(constants), array(inner_lr, function="sampling_gap", name="inner_lr")
+    variance = _sampling_variance(numbers, rate, samples, "sampling_gap")
+    value = numbers.L * variance / 2.0
+    return bound(
+        value,
         name="change of the MAML objective due to finite supports",
         source="Result 22",
-        assumptions=conditions(constants, "B2", "B6g"),
+        assumptions=conditions(constants, value, "B2", "B6g"),
     )
 
 
@@ -147,32 +159,31 @@ def maml_gap(constants: Constants, *, inner_lr: Any, samples: Any = None) -> Any
     2.0
     """
     function, result = "maml_gap", "Result 22"
-    rate = array(inner_lr, function=function, name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
     known: tuple[str, ...] = ("B1",)
-    if constants.gap_maml is not None:
-        value = np.full(rate.shape, constants.gap_maml)
+    if numbers.gap_maml is not None:
+        value = numbers.gap_maml + np.zeros(np.shape(rate))
     else:
-        value = np.asarray(require(constants, "gap_drs", function=function, result=result))
-        rise = np.maximum(0.0, -rate * (1.0 - rate * constants.L_plus / 2.0))
+        rise = np.maximum(0.0, -rate * (1.0 - rate * numbers.L_plus / 2.0))
+        value = require(numbers, "gap_drs", function=function, result=result) + 0.0 * rise
         known = ("B1", "B2")
-        if (rise > 0.0).any():
-            value = value + rise * rms_gradient(constants, function=function, result=result) ** 2
+        if np.any(rise > 0.0) or constants.G is not None or constants.G2 is not None:
+            value = value + rise * rms_gradient(numbers, function=function, result=result) ** 2
             known = (*known, "B4")
         if samples is not None:
-            noise = _sampling_variance(constants, rate, samples, function)
-            value = value + constants.L_plus * noise / 2.0
+            noise = _sampling_variance(numbers, rate, samples, function)
+            value = value + numbers.L_plus * noise / 2.0
             known = (*known, "B6g")
-        value = value + np.zeros(rate.shape)
-    return quantity(
+    return bound(
         value,
         name="initial gap of the MAML objective",
         source=result,
-        assumptions=conditions(constants, *known),
+        assumptions=conditions(constants, value, *known),
     )
 
 
-def _sampling_variance(constants: Constants, rate: Any, samples: Any, function: str) -> Any:
+def _sampling_variance(numbers: Numbers, rate: Any, samples: Any, function: str) -> Any:
     """a^2 sigma_g^2 / N, the mean squared displacement by sampling noise."""
     size = counts(samples, function=function, name="samples")
-    noise = require(constants, "sigma_g", function=function, result="Result 22")
+    noise = require(numbers, "sigma_g", function=function, result="Result 22")
     return (rate * noise) ** 2 / size

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from innerloop.bounds._arguments import Array, array, counts
-from innerloop.bounds._results import quantity
+from innerloop.bounds._arguments import array, counts
+from innerloop.bounds._quantities import tracked
+from innerloop.bounds._standing import CERTAIN
 from innerloop.bounds.nonconvex.constants import (
     Constants,
+    Numbers,
+    bound,
     conditions,
     contraction,
     mean_gradient,
@@ -23,7 +26,7 @@ from innerloop.bounds.nonconvex.smoothness import drift_factor
 
 
 class VarianceTerms(NamedTuple):
-    """The parts of V^2 = query + min(about_mean, about_zero, about_steps)^2, all arrays.
+    """The parts of V^2 = query + min(about_mean, about_zero, about_steps)^2, as `maml_variance`.
 
     Members:
         query: kappa_s^2K sigma_g^2 / N_o, the noise of the query samples.
@@ -33,10 +36,10 @@ class VarianceTerms(NamedTuple):
             inner step only. A term whose constants are not all given is infinite.
     """
 
-    query: Array
-    about_mean: Array
-    about_zero: Array
-    about_steps: Array
+    query: Any
+    about_mean: Any
+    about_zero: Any
+    about_steps: Any
 
 
 def variance_terms(
@@ -65,53 +68,70 @@ def variance_terms(
     0.80825
     """
     function, result = "maml_variance", "Result 24"
-    rate = array(inner_lr, function=function, name="inner_lr")
+    numbers, rate = Numbers(constants), array(inner_lr, function=function, name="inner_lr")
     depth = counts(steps, function=function, name="steps")
     size = counts(samples, function=function, name="samples", none=np.inf)
     asked = counts(queries, function=function, name="queries", none=np.inf)
-    above, below = sample_curvature(constants, function=function, result=result)
-    noise = require(constants, "sigma_g", function=function, result=result)
-    rms = rms_gradient(constants, function=function, result=result)
+    above, below = sample_curvature(numbers, function=function, result=result)
+    largest = np.maximum(above, below)
+    noise = require(numbers, "sigma_g", function=function, result=result)
+    rms = rms_gradient(numbers, function=function, result=result)
     stretch = contraction(above, below, rate)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         power = stretch**depth
         query = power**2 * noise**2 / asked
-        drift = drift_factor(constants.L, max(above, below), rate, depth, stretch, sharp)
-        turn = drift_factor(max(above, below), max(above, below), rate, depth, stretch, sharp)
+        drift = drift_factor(numbers.L, largest, rate, depth, stretch, sharp)
+        turn = drift_factor(largest, largest, rate, depth, stretch, sharp)
         outer = power if sharp else 1.0 + turn
         empirical = np.hypot(rms, noise / np.sqrt(size))
         about_zero = power * (rms + drift * empirical)
-        about_mean = np.full(np.shape(about_zero), np.inf)
-        if constants.sigma_gamma is not None:
-            about_mean = constants.sigma_gamma + turn * rms + outer * drift * empirical
-    about_steps = np.where(
-        depth == 1.0, _about_steps(constants, rate, size, max(above, below), stretch, sharp), np.inf
+        about_mean = about_zero + np.inf
+        if numbers.sigma_gamma is not None:
+            about_mean = numbers.sigma_gamma + turn * rms + outer * drift * empirical
+        about_steps = about_zero + np.inf
+        if np.any(depth == 1.0) and _known(numbers, *_STEPS):
+            single = _about_steps(numbers, rate, size, largest, stretch, sharp)
+            about_steps = np.where(depth == 1.0, single, np.inf)
+    parts = {"query noise": query, "c1": about_mean, "c2": about_zero, "c3": about_steps}
+    shape = np.broadcast_shapes(*map(np.shape, parts.values()))
+    return VarianceTerms(
+        *(
+            bound(
+                # 0 times a power that overflowed is no number
+                np.broadcast_to(np.where(np.isnan(part), np.inf, part), shape),
+                name=f"{name} of the variance of MAML gradients",
+                source=result,
+            )
+            for name, part in parts.items()
+        )
     )
-    made = np.broadcast_arrays(query, about_mean, about_zero, about_steps)
-    return VarianceTerms(*(np.array(item, dtype=np.float64) for item in made))
+
+
+_STEPS = ("rho", "sigma_gamma", "sigma_Hgamma", "sigma_g", "sigma_H")
+
+
+def _known(numbers: Numbers, *names: str) -> bool:
+    """Whether all of the constants are given."""
+    return all(getattr(numbers, name) is not None for name in names)
 
 
 def _about_steps(
-    constants: Constants, rate: Array, size: Array, sample_bound: float, sampled: Any, sharp: bool
+    numbers: Numbers, rate: Any, size: Any, sample_bound: Any, sampled: Any, sharp: bool
 ) -> Any:
-    """c3, infinite when a constant it needs is not given."""
-    names = ("rho", "sigma_gamma", "sigma_Hgamma", "sigma_g", "sigma_H")
-    given = [getattr(constants, name) for name in names]
-    if None in given:
-        return np.inf
-    rho, between, between_H, noise, noise_H = given
-    rms = rms_gradient(constants, function="maml_variance", result="Result 24")
-    mean = mean_gradient(constants, function="maml_variance", result="Result 24")
+    """c3, when every constant it needs is given."""
+    rho, between, between_H, noise, noise_H = (getattr(numbers, name) for name in _STEPS)
+    rms = rms_gradient(numbers, function="maml_variance", result="Result 24")
+    mean = mean_gradient(numbers, function="maml_variance", result="Result 24")
     size_of = np.abs(rate)
-    stretch = task_kappa(constants, rate)
+    stretch = task_kappa(numbers, rate)
     tasks = stretch**2 * between + mean * (
         2.0 * size_of * stretch * between_H + stretch * rate**2 * rho * rms / 2.0
     )
     hessian = size_of * stretch * rms * noise_H
     if sharp:
-        moved = size_of * sampled * constants.L
+        moved = size_of * sampled * numbers.L
     else:
-        moved = 2.0 * rate**2 * constants.L * sample_bound + size_of * stretch * constants.L
+        moved = 2.0 * rate**2 * numbers.L * sample_bound + size_of * stretch * numbers.L
     return tasks + (hessian + moved * noise) / np.sqrt(size)
 
 
@@ -159,19 +179,20 @@ def maml_variance(
     terms = variance_terms(
         constants, inner_lr=inner_lr, samples=samples, queries=queries, steps=steps, sharp=sharp
     )
-    least = np.minimum(np.minimum(terms.about_mean, terms.about_zero), terms.about_steps)
+    query, about_mean, about_zero, about_steps = (tracked(term, CERTAIN) for term in terms)
+    least = np.minimum(np.minimum(about_mean, about_zero), about_steps)
     with np.errstate(over="ignore"):
-        value = terms.query + least**2
+        value = query + least**2
     known = ["B2", "B4", "B6g", "B7"]
     if constants.sigma_gamma is not None:
         known.append("B5g")
-    if np.isfinite(terms.about_steps).any():
+    if np.isfinite(about_steps).any():
         known += ["B3", "B5H", "B6H"]
-    return quantity(
+    return bound(
         value,
         name="variance of one task's stochastic MAML gradient",
         source="Result 24",
-        assumptions=conditions(constants, *known),
+        assumptions=conditions(constants, value, *known),
         reason=overflow_reason(value),
     )
 
@@ -204,11 +225,13 @@ def drs_variance(constants: Constants, *, samples: Any) -> Any:
     """
     function, result = "drs_variance", "Result 24"
     size = counts(samples, function=function, name="samples", none=np.inf)
-    between = require(constants, "sigma_gamma", function=function, result=result)
-    noise = require(constants, "sigma_g", function=function, result=result)
-    return quantity(
-        between**2 + noise**2 / size,
+    numbers = Numbers(constants)
+    between = require(numbers, "sigma_gamma", function=function, result=result)
+    noise = require(numbers, "sigma_g", function=function, result=result)
+    value = between**2 + noise**2 / size
+    return bound(
+        value,
         name="variance of one task's stochastic joint gradient",
         source=result,
-        assumptions=conditions(constants, "B5g", "B6g"),
+        assumptions=conditions(constants, value, "B5g", "B6g"),
     )

@@ -77,15 +77,16 @@ def certificates_sentence(settings: Settings, reports: dict[str, Report]) -> str
     if vacuous:
         return (
             f"The non-convex bounds of innerloop.bounds do not decide at {budget} samples: with "
-            f"the constants met by {' and by '.join(vacuous)} they exceed the gradient at the "
-            "start."
+            f"the constants met by {' and by '.join(vacuous)} they cannot be seen to fall below "
+            "the gradient at the start."
         )
     better = {made.comparison.better for made in reports.values()}
     if len(better) > 1:
         return (
             f"The non-convex bounds disagree at {budget} samples, depending on whose run is used."
         )
+    standing = " and ".join(sorted({made.standing for made in reports.values()}))
     return (
-        f"At {budget} samples the smaller (plug-in) certificate is that of "
+        f"At {budget} samples the smaller ({standing}) certificate is that of "
         f"{'MAML' if better == {'maml'} else 'joint training'}."
     )

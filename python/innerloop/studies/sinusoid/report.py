@@ -95,11 +95,12 @@ def _picked_table(measured: Measured, rows: list[Row]) -> Table:
 
 
 def _certificates_table(reports: dict[str, Report]) -> Table:
+    standings = sorted({made.standing for made in reports.values()})
     table = _plain_table(
         "innerloop.bounds.report: certificates of the mean squared MAML gradient",
-        "For the samples that training used; plug-in, since the constants are measured (at the "
-        "start and at the trained network). A certificate above the value at the start says "
-        f"nothing. Full reports: {FILE}.",
+        f"For the samples that training used; {' and '.join(standings)}, since the constants are "
+        "measured (at the start and at the trained network). A certificate above the value at the "
+        f"start (± one standard error) says nothing. Full reports: {FILE}.",
     )
     headers = (
         "constants from\nthe run of",
@@ -113,12 +114,12 @@ def _certificates_table(reports: dict[str, Report]) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for method, made in reports.items():
         found = made.comparison
-        start = max(0.0, made.problem.measured["gradient2_maml_start"])
+        start = made.problem.measured["gradient2_maml_start"]
         table.add_row(
             LABELS[method],
             f"{float(found.drs.maml):.3g}",
             f"{float(found.maml.maml):.3g}",
-            f"{start:.3g}",
+            f"{start:.2g} ± {start.origin.standard_error:.1g}",
             f"{made.crossover:.3g}",
             ", ".join(list(found.maml.elasticities)[:2]),
         )
