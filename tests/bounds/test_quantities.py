@@ -192,6 +192,7 @@ def test_everything_that_takes_an_array_takes_quantities():
     assert isinstance(made, np.ndarray)
     assert type(np.asarray(made)) is np.ndarray
     assert made.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert (repr(made), str(made)) == (repr(np.asarray(made)), str(np.asarray(made)))
     assert made.name == made[0].name == made[1, 1].name == "x"
     assert (made + 1).name == ""
     assert torch.as_tensor(np.asarray(made)).sum().item() == 10.0

@@ -148,8 +148,8 @@ def test_sentences_fit_the_estimate() -> None:
     assert "puts the crossover at fewer than 4 tasks, too few for its leading" in say(
         2.6, 0.7, 40.0
     )
-    assert "interval fewer than 4 to 40)" in say(2.6, 0.7, 40.0)
-    assert "about 4 (95% jackknife interval 0 to 40)" in say(4.0, 0.0, 40.0)
+    assert "interval fewer than 4 to 40, a wide one)" in say(2.6, 0.7, 40.0)
+    assert "about 4 (95% jackknife interval 0 to 40, a wide one)" in say(4.0, 0.0, 40.0)
     assert [tasks_text(value, 4) for value in (0.0, 0.01, 3.9, 4.0)] == [
         "0", "fewer than 4", "fewer than 4", "4",
     ]  # fmt: skip

@@ -310,6 +310,10 @@ class Quantities(Tracked):
 
     in_formula = False
 
+    def __repr__(self) -> str:
+        """The numbers, as an array shows them."""
+        return repr(np.asarray(self))
+
     @property
     def name(self) -> str:
         """What the numbers are, in words; empty for ones that were computed from others."""

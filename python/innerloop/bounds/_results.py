@@ -31,7 +31,7 @@ def plug_in(value: Any, *, name: str = "estimate", source: str = "given by the c
         Nothing. Checked: the value is numeric.
 
     Source:
-        No result; a bound is no better than its constants (docs/theory/trust.md).
+        None of its own: Results 11-31 are no better than their constants (docs/theory/trust.md).
 
     Example:
         >>> from innerloop.bounds import nonconvex
