@@ -126,7 +126,7 @@ def test_fused_results_are_those_of_the_changed_module(way, kind):
                 found = results(learner, net)
                 assert_same({k: found[k] for k in expected}, expected)
             else:
-                with pytest.raises(NotImplementedError, match=r"replaced by|own functions"):
+                with pytest.raises(NotImplementedError, match=r"in place of one|of its own"):
                     learner(SUPPORT, QUERY)
 
 
