@@ -279,6 +279,14 @@ def test_patches_of_one_kind_leave_the_others_fused(monkeypatch):
         assert il.MAML(net, **OPTIONS).backend == expected, kind
 
 
+def test_a_method_of_tensors_that_flatten_needs_is_watched(monkeypatch):
+    net, _, _ = build("Flatten")
+    learner = il.MAML(net, **OPTIONS)
+    assert learner.backend == "fused"
+    monkeypatch.setattr(torch.Tensor, "flatten", lambda self, *axes: self.reshape(-1))
+    assert learner.backend == il.backend_for(net).backend == "torch"
+
+
 # ---------------------------------------------------------------- other changes between calls
 
 
