@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
@@ -30,6 +28,10 @@ _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _PLAIN = (Tensor, nn.Parameter)
 _CONTAINERS = (*_DICTS, list, deque, set)
 _WARNED: set[tuple[type, str]] = set()
+_RUN_AGAIN = (
+    "predict: model must not use activation checkpointing or other saved-tensor hooks, since its "
+    "forward pass would run again with other parameters; turn them off"
+)
 
 
 def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
@@ -51,31 +53,37 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
     for name, parameter in module.named_parameters():
         names[id(parameter)] = name
         if type(parameter) not in _PLAIN and _has_own_functions(type(parameter)):
-            what = f"has a {type(parameter).__name__} as its parameter {name!r}, "
-            _refuse(module, what + "whose own functions torch.func does not call")
+            _refuse(
+                f"have a plain Parameter as {name!r}",
+                f"{type(parameter).__name__}, which has functions of its own",
+                "torch.func does not call these; convert it",
+            )
     given = {key: values[name] for key, name in names.items()}
     if torch.compiler.is_compiling():
         return _traced(module, parts, given, names, x)
     versions = _versions(given.values())
-    kept = [_Kept(part) for part in parts]
-    cache = parametrize._cache_enabled, parametrize._cache
+    torch_state = _Torch()
+    kept: list[_Torch | _Kept] = [torch_state, *map(_Kept, parts)]
     done = False
     try:
         try:
-            parametrize._cache_enabled, parametrize._cache = 0, {}  # it holds other values
             copies = _put_in(parts, given, names)
             marks = _versions(copy for _, _, copy in copies)
-            with _recorded_once(), _Strays(module, names):
-                result = module(x.clone())
+            torch_state.prepare(_Strays(module, names))
+            result = module(x.clone())
             written = _written(copies, marks)
         finally:
-            done = _put_back(kept, cache)
+            done = _put_back(kept)
     finally:
         if not done:  # a KeyboardInterrupt came between
-            _put_back(kept, cache)
-    for key, before, after in zip(given, versions, _versions(given.values()), strict=True):
+            _put_back(kept)
+    for key, before, after in zip(given, versions, _versions(given.values()), strict=False):
         if before != after:
-            _refuse(module, f"changes its parameter {names[key]!r} in place")
+            _refuse(
+                f"not change its parameter {names[key]!r} in place",
+                type(module).__name__,
+                "let forward() compute with a changed copy of it",
+            )
     for name in written:
         _warn_of_state(module, name)
     return result
@@ -84,12 +92,14 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
 def _parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
     """Yields every module inside `module`, once."""
     seen.add(id(module))
+    kind = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
-        _refuse(module, "is TorchScript; hand in the Python module that it was made from")
+        remedy = "hand in the Python module that it was made from"
+        _refuse("not be TorchScript, whose parameters are out of reach", kind, remedy)
     if isinstance(module, nn.DataParallel):
-        _refuse(module, "makes copies of its module; hand in the one that it wraps")
+        _refuse("not copy itself", kind, "hand in the module that it wraps")
     if type(module._parameters) not in _DICTS or type(module._buffers) not in _DICTS:
-        _refuse(module, "holds its parameters or buffers in a dict of its own making")
+        _refuse("hold parameters and buffers as torch does", kind, "use register_parameter")
     yield module
     for part in module._modules.values():
         if part is not None and id(part) not in seen:
@@ -105,14 +115,17 @@ def _has_own_functions(cls: type[Tensor]) -> bool:
 
 
 def _versions(tensors: Iterable[Tensor]) -> list[int]:
-    """Returns how often each tensor was written to; torch.inference_mode does not count."""
-    with torch._C.DisableTorchFunction():  # modes would look at each question
-        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    """Returns how often each tensor was written to."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:  # under torch.inference_mode, nobody counts
+        return []
 
 
-def _refuse(module: nn.Module, what: str) -> NoReturn:
-    """Raises because a module is no function of its parameters that can be followed."""
-    raise NotImplementedError(f"innerloop: {type(module).__name__} {what}")
+def _refuse(requirement: str, got: str, remedy: str) -> NoReturn:
+    """Raises because a module is no function of its parameters that can be followed. (`predict`
+    stands for whatever was called.)"""
+    raise NotImplementedError(f"predict: model must {requirement} (got {got}); {remedy}")
 
 
 def _warn_of_state(module: nn.Module, name: str) -> None:
@@ -173,7 +186,7 @@ def _written(copies: Sequence[_Copy], marks: Sequence[int]) -> list[str]:
     after = _versions(copy for _, _, copy in copies)
     return [
         name
-        for (registry, name, copy), old, new in zip(copies, marks, after, strict=True)
+        for (registry, name, copy), old, new in zip(copies, marks, after, strict=False)
         if registry.get(name) is not copy or old != new
     ]
 
@@ -211,26 +224,42 @@ class _Kept:
                 (held.update if isinstance(held, set) else held.extend)(before)
 
 
-def _put_back(kept: Sequence[_Kept], cache: tuple[int, Any]) -> bool:
+class _Torch:
+    """What torch keeps for this thread or the process that `call` changes for a pass."""
+
+    def __init__(self) -> None:
+        self._modes = torch._C._len_torch_function_stack()
+        self._saved = torch._C._autograd._saved_tensors_hooks_get_disabled_error_message()
+        self._cache = parametrize._cache_enabled, parametrize._cache
+
+    def prepare(self, mode: _Strays) -> None:
+        """Forgets parametrised weights, which were made of other values, and starts looking out for
+        what a pass must not do. A pass that plain autograd records must not run again in backward,
+        when the module has its own parameters back; under torch.func, torch refuses that."""
+        parametrize._cache_enabled, parametrize._cache = 0, {}
+        if torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+            torch._C._autograd._saved_tensors_hooks_disable(_RUN_AGAIN)
+        mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def put_back(self) -> None:
+        """Undoes it; not by leaving `with`, on whose way an interrupt can come."""
+        while torch._C._len_torch_function_stack() > self._modes:
+            torch._C._pop_torch_function_stack()
+        if self._saved is None:
+            torch._C._autograd._saved_tensors_hooks_enable()
+        else:
+            torch._C._autograd._saved_tensors_hooks_disable(self._saved)
+        parametrize._cache_enabled, parametrize._cache = self._cache
+
+
+def _put_back(kept: Sequence[_Torch | _Kept]) -> bool:
     """Makes all as it was, however often it is called; returns True."""
     for part in kept:
         part.put_back()
-    parametrize._cache_enabled, parametrize._cache = cache
     return True
 
 
 # ---------------------------------------------------------------- what a pass must not do
-
-
-def _recorded_once() -> AbstractContextManager[Any]:
-    """Refuses passes that would run again in the backward pass, when the module has its own
-    parameters back. (Under torch.func, torch refuses them.)"""
-    if not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-        return nullcontext()
-    return disable_saved_tensors_hooks(
-        "innerloop: a module must not use activation checkpointing or other saved-tensor hooks on "
-        "the torch back end: its forward pass would run again with other parameters; turn them off"
-    )
 
 
 class _Strays(TorchFunctionMode):
@@ -257,8 +286,11 @@ class _Strays(TorchFunctionMode):
         """Raises if somebody has put a function in place of one of torch's that hands itself on to
         function modes: it would act once more for each mode."""
         if any(func is own for own in (*vars(F).values(), *vars(torch).values())):
-            what = "calls a function of torch that was replaced "
-            _refuse(self._module, what + f"by {func.__module__}.{func.__qualname__}")
+            _refuse(
+                "call torch's own functions",
+                f"{func.__module__}.{func.__qualname__} in place of one",
+                "it would act twice; put it back, or let forward() call it by its own name",
+            )
 
     def _check(self, value: Any, result: Any) -> None:
         """Raises if one of the arguments is a parameter and the result is made of it."""
@@ -267,10 +299,10 @@ class _Strays(TorchFunctionMode):
         for tensor in value if _is_many(value) else (value,):
             if id(tensor) in self._names:
                 _refuse(
-                    self._module,
-                    f"computes with its parameter {self._names[id(tensor)]!r} without reading it "
-                    "from the attribute that it is registered as (it was kept in a list, a closure "
-                    "or as a view), so that adapted values would not reach it; read the attribute",
+                    f"read its parameter {self._names[id(tensor)]!r} from the attribute that it is "
+                    "registered as, so that adapted values reach it",
+                    f"{type(self._module).__name__}, which keeps it in a list, a closure or a view",
+                    "read the attribute in forward()",
                 )
 
 

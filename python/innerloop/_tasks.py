@@ -28,7 +28,8 @@ _INSIDE = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) +
 
 
 class FallbackWarning(UserWarning):
-    """A slower way to the same result was taken; the text says why. Once per kind of module."""
+    """A slower way to the same result was taken, or what a module writes to itself was dropped; the
+    text says why. Once per kind of module."""
 
 
 def warn_of_fallback(text: str) -> None:
@@ -129,9 +130,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def alone() -> AbstractContextManager[Any]:
-    """Keeps other Python threads away from modules: functional_call puts its parameters into the
-    module while it runs, where another call of it (or of one that shares layers) would find them.
-    """
+    """Keeps other Python threads away from modules: the torch back end puts values in the place of
+    parameters while a module runs, where another call of it (or of one that shares layers) would
+    find them."""
     return nullcontext() if torch.compiler.is_compiling() else _LOCK
 
 

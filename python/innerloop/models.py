@@ -138,7 +138,9 @@ class MLP:
 
         Takes nn.Linear and (nested) nn.Sequential of Linear, ReLU, LeakyReLU, Tanh, Sigmoid,
         Softplus(1, 20), SiLU, GELU("none"), Identity, Flatten() and Dropout (p = 0 or in eval
-        mode). Parameter names are the module's own, so `dict(module.named_parameters())` fits.
+        mode), if calling them runs what torch wrote for them: no forward pass of their own, hooks
+        or parametrisations. Parameter names are the module's own, so
+        `dict(module.named_parameters())` fits.
 
         Args:
             module: the module to describe. It is read, never changed or kept.

@@ -51,7 +51,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Sequential], Place]] = {
     "Identity": (lambda: network(nn.Identity), Place(nn.Identity, (1,))),
     "Flatten": (
         lambda: network(nn.Flatten, before=True),
-        Place(nn.Flatten, (0,), (Tensor, "flatten")),
+        Place(nn.Flatten, (0,)),
     ),
     "Dropout(0)": (lambda: network(lambda: nn.Dropout(0.0)), Place(nn.Dropout, (1,))),
     "Dropout in eval mode": (

@@ -541,12 +541,12 @@ class Scripted(nn.Module):
 
 # what it says when it is refused
 NO_FUNCTION = {
-    InList: "without reading it from the attribute",
-    InClosure: "without reading it from the attribute",
-    AsView: "without reading it from the attribute",
-    InFunction: "without reading it from the attribute",
-    Renormalises: r"changes its parameter 'table.weight' in place",
-    Clips: r"changes its parameter 'head.weight' in place",
-    Checkpointed: "activation checkpointing",
-    Scripted: "is TorchScript",
+    InList: "must read its parameter 'body.weight' from the attribute",
+    InClosure: "must read its parameter 'body.weight' from the attribute",
+    AsView: "must read its parameter 'body.weight' from the attribute",
+    InFunction: "must read its parameter 'body.weight' from the attribute",
+    Renormalises: "must not change its parameter 'table.weight' in place",
+    Clips: "must not change its parameter 'head.weight' in place",
+    Checkpointed: "must not use activation checkpointing",
+    Scripted: "must not be TorchScript",
 }

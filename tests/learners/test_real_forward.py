@@ -126,7 +126,7 @@ def test_fused_results_are_those_of_the_changed_module(way, kind):
                 found = results(learner, net)
                 assert_same({k: found[k] for k in expected}, expected)
             else:
-                with pytest.raises(NotImplementedError, match=r"replaced by|own functions"):
+                with pytest.raises(NotImplementedError, match=r"in place of one|of its own"):
                     learner(SUPPORT, QUERY)
 
 
@@ -277,6 +277,14 @@ def test_patches_of_one_kind_leave_the_others_fused(monkeypatch):
         net, _, _ = build(kind)
         expected = "torch" if kind in ("GELU", "SiLU") else "fused"
         assert il.MAML(net, **OPTIONS).backend == expected, kind
+
+
+def test_a_method_of_tensors_that_flatten_needs_is_watched(monkeypatch):
+    net, _, _ = build("Flatten")
+    learner = il.MAML(net, **OPTIONS)
+    assert learner.backend == "fused"
+    monkeypatch.setattr(torch.Tensor, "flatten", lambda self, *axes: self.reshape(-1))
+    assert learner.backend == il.backend_for(net).backend == "torch"
 
 
 # ---------------------------------------------------------------- other changes between calls

@@ -167,7 +167,7 @@ def test_modules_are_what_they_were(name, operation):
     assert record(net if name.startswith(GRAPHS) else copy.deepcopy(net)).keys() == before.keys()
 
 
-@pytest.mark.parametrize("backend", ["torch", "auto"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_equal_evaluations_are_equal(name, backend):
     net = build(name)
@@ -317,13 +317,13 @@ def test_inference_mode_runs_modules_too():
 # ---------------------------------------------------------------- no functions of their parameters
 
 
-@pytest.mark.parametrize("operation", ["MAML", "evaluate", "hvp", "loss_and_grad"])
+@pytest.mark.parametrize("operation", ["MAML", "meta_loss", "hvp", "loss_and_grad"])
 @pytest.mark.parametrize("cls", NO_FUNCTION, ids=lambda cls: cls.__name__)
 def test_modules_that_cannot_be_followed_are_refused_unaltered(cls, operation):
     torch.manual_seed(0)
     net = cls()
     before = record(net)
-    with pytest.raises(RuntimeError, match=NO_FUNCTION[cls]):
+    with pytest.raises(RuntimeError, match=rf"^{operation}(\.\w+)?: model {NO_FUNCTION[cls]}"):
         operations("torch")[operation](net)
     assert_unchanged(before, without_gradients(net))
 
@@ -369,7 +369,9 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("looped", [False, True], ids=["vmap", "task by task"])
-@pytest.mark.parametrize("at", [0, 1, 2, 3, 5, 8])
+@pytest.mark.parametrize(
+    "at", [0, 3, 5, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 2, 8))]
+)
 @pytest.mark.parametrize("error", ERRORS)
 def test_errors_in_the_middle_leave_nothing_behind(error, at, looped):
     torch.manual_seed(0)
@@ -434,14 +436,24 @@ def interrupted(net, line):
     return False
 
 
-@pytest.mark.parametrize("name", ["UsedTwice", "WritesAttributes", "weight_norm of old"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "UsedTwice",
+        pytest.param("WritesAttributes", marks=pytest.mark.slow),
+        pytest.param("weight_norm of old", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupt_at_any_line_leaves_nothing_behind(name):
     net = build(name)
     before = record(net)
     line = 0
     while interrupted(net, line):
         assert_unchanged(before, net)
-        line += 1 if line < 100 else 7
+        assert torch._C._len_torch_function_stack() == 0
+        assert torch._C._autograd._saved_tensors_hooks_is_enabled()
+        assert not nn.utils.parametrize._cache_enabled
+        line += 1
     assert line > 100
 
 
