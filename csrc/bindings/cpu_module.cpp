@@ -3,6 +3,7 @@
 #include <string>
 
 #include "bindings/arguments.h"
+#include "bindings/out_of_memory.h"
 #include "bindings/regression.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
@@ -17,7 +18,7 @@ void check(Status status, const Model& model) {
     case Status::kOk:
       return;
     case Status::kOutOfMemory:
-      throw std::bad_alloc();
+      throw_out_of_memory();
     case Status::kBadLabel:
       throw py::value_error("target class must lie in [0, " +
                             std::to_string(model.net().last().out) +

@@ -1,8 +1,7 @@
 // Unpacks addresses and sizes of the linear-regression study, calls its kernels without the GIL.
 #include "bindings/regression.h"
 
-#include <new>
-
+#include "bindings/out_of_memory.h"
 #include "cpu/dispatch.h"
 
 namespace py = pybind11;
@@ -22,7 +21,7 @@ void dispatch(Status (*RegressionKernels::*entry)(const Call&), const Call& call
     py::gil_scoped_release release;
     status = (regression_kernels().*entry)(call);
   }
-  if (status == Status::kOutOfMemory) throw std::bad_alloc();
+  if (status == Status::kOutOfMemory) throw_out_of_memory();
 }
 
 void regression_trials(const LawTuple& of, int64_t tasks, int64_t first_trial, int64_t trials,

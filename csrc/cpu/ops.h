@@ -75,7 +75,10 @@ class Runner {
     }
     slot_reals_ = slot_reals;
     const int workers = static_cast<int>(smaller(larger(problem.threads, 1), larger(slots_, 1)));
-    if (!lay_out(workers)) return Status::kOutOfMemory;
+    if (!lay_out(workers)) {
+      refused_bytes() = 0;
+      return Status::kOutOfMemory;
+    }
     Workspace memory(total_bytes_);
     if (!memory.data()) return Status::kOutOfMemory;
     base_ = static_cast<char*>(memory.data());

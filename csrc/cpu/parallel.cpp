@@ -172,12 +172,18 @@ Workspace::Workspace(int64_t bytes) {
   for (auto& block : dropped) free(block.first);
   data_ = allocate(bytes);
   bytes_ = data_ ? bytes : 0;
+  if (!data_) refused_bytes() = bytes;
 }
 
 Workspace::~Workspace() {
   if (!data_) return;
   std::lock_guard<std::mutex> lock(g->memory);
   g->idle.emplace_back(data_, bytes_);
+}
+
+int64_t& refused_bytes() {
+  thread_local int64_t bytes = 0;
+  return bytes;
 }
 
 int64_t workspace_bytes() {

@@ -26,6 +26,9 @@ class Workspace {
   int64_t bytes_ = 0;
 };
 
+/// Bytes of the last workspace that this thread asked for in vain; 0: more than an address holds.
+int64_t& refused_bytes();
+
 /// Bytes that idle workspaces hold, and freeing them.
 int64_t workspace_bytes();
 void release_workspaces();

@@ -15,7 +15,7 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ERRORS = (TypeError, ValueError, RuntimeError)
+ERRORS = (TypeError, ValueError, RuntimeError, MemoryError)
 
 # what begins a message that was written further inside
 _LABEL = re.compile(
@@ -27,6 +27,8 @@ _NAMELESS = {
     "target class must lie": "{}; count or weight leave rows out, and so does torch's loss with "
     'backend="torch" (class -100)',
     "count must lie": "{}",
+    "scratch memory of": "{}; fewer tasks, rows or steps at a time take less",
+    "[enforce fail at alloc_cpu": "{}; fewer tasks, rows or steps at a time take less",
     "derivative for aten::": "torch has no second derivative of this loss or module ({}); order=1 "
     "needs none",
 }

@@ -7,9 +7,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from innerloop import _checks
+from innerloop._capacity import check_fits
 from innerloop._dispatch import Model, Prepared, adapted_names, prepare, prepare_batch
 from innerloop._memory import Known, recall, remember, signature, whole_side
 from innerloop._params import (
@@ -101,6 +103,7 @@ def meta_call(
     query_side = prepare_batch(op, "query", query_parts, objective, ready)
     if task_weight is not None:
         _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+    check_room(op, ready, adapted, steps, support_side[0].shape[1], order=order)
     names = tuple([leaf.name for leaf in ready.leaves])
     if ready.mlp is None:
         torch_options = {
@@ -120,6 +123,36 @@ def meta_call(
     remember(key, Known(plan, rates if lasting else None))
     tensors = (rates, *support_side, *query_side, task_weight, *ready.params)
     return Call(names, ready.tasks, plan, tensors, support_side, query_side, {})
+
+
+def check_room(
+    op: str,
+    ready: Prepared,
+    adapted: tuple[str, ...],
+    steps: int,
+    rows: int,
+    *,
+    order: int,
+    stepwise: bool = False,
+) -> None:
+    """Refuses an inner loop whose steps leave more behind than memory can hold, by what they
+    leave at least: losses, parameters if they are wanted of every step, and for the way back the
+    activations of one task's rows (fused), or the parameters of every task (torch)."""
+    if ready.like.device.type != "cpu" or torch.compiler.is_compiling():
+        return  # the allocator of a GPU says what does not fit
+    wanted = torch.is_grad_enabled() and any(p.requires_grad for p in ready.params)
+    back = op == "meta_grad" or (op == "meta_loss" and wanted)
+    numbers = ready.tasks if back or op == "adapt" else 1
+    size = sum(leaf.size for leaf in ready.leaves if leaf.name in adapted)
+    if stepwise or (ready.mlp is None and back and order == 2):
+        numbers += ready.tasks * size
+    elif ready.mlp is not None and back and adapted:
+        numbers += 2 * rows * sum(layer.outputs for layer in ready.mlp.layers)
+    check_fits(
+        f"{op}: an inner loop of {steps} steps for {ready.tasks} tasks",
+        ready.like.element_size() * numbers * steps,
+        "take fewer steps or fewer tasks at a time",
+    )
 
 
 def fused_plan(

@@ -22,6 +22,24 @@ def capacity_bytes() -> int:
     return min(limits)
 
 
+def check_fits(what: str, size_bytes: int, remedy: str) -> None:
+    """Refuses what can never fit.
+
+    Args:
+        what: what takes the memory, as the beginning of the message.
+        size_bytes: what it takes at least.
+        remedy: what to do, as its end.
+
+    Raises:
+        MemoryError: there is not so much memory.
+    """
+    if size_bytes > 2**28 and size_bytes > capacity_bytes():
+        raise MemoryError(
+            f"{what} takes at least {in_words(size_bytes)} of memory, more than the "
+            f"{in_words(capacity_bytes())} of this machine; {remedy}"
+        )
+
+
 def in_words(size_bytes: int) -> str:
     """A number of bytes with a unit that suits it.
 

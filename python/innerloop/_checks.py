@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from innerloop.objectives import Objective
 
 BACKENDS = ("auto", "fused", "torch")
-MAX_STEPS = 2**31 - 1  # sizes made of steps stay far from overflow
+MAX_STEPS = 2**24  # more would be no inner loop; sizes made of steps stay far from overflow
 _DTYPES = (torch.float32, torch.float64)
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in _DTYPES}
 _PLAIN = (Tensor, nn.Parameter)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from innerloop._standard_output import run_printing
+
 if TYPE_CHECKING:
     import typer
 
@@ -35,10 +37,31 @@ def build() -> typer.Typer:
     return application
 
 
+def run(arguments: list[str]) -> int:
+    """Run the command and return its exit code; an option that cannot be used gives one line."""
+    try:
+        return int(build()(arguments, prog_name="innerloop", standalone_mode=False) or 0)
+    except Exception as error:
+        if type(error).__name__ == "Abort":  # Ctrl-C outside of a command
+            return 130
+        say = getattr(error, "format_message", None)  # only usage errors have it
+        if say is None:
+            raise
+        context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        name = context.command_path if context else "innerloop"
+        text = " ".join(str(say()).split())
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        print(f"{name}: {line[:1000].rstrip('.')}; see {name} --help", file=sys.stderr)
+        return 2
+
+
 def app() -> None:
     """Run the command; a missing package of the extra gives one line instead of a traceback."""
     try:
-        build()()
+        run_printing("innerloop", lambda: sys.exit(run(sys.argv[1:])))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise

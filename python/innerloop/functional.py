@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 from torch import Tensor
 
 from innerloop import _autograd, _checks, reference
-from innerloop._calls import fused_plan, leaf_dict, meta_call
+from innerloop._calls import check_room, fused_plan, leaf_dict, meta_call
 from innerloop._dispatch import (
     Choice,
     Model,
@@ -103,7 +103,7 @@ def meta_grad(
             describe it).
         inner_lr: a number, a 0-d tensor, a tensor [S], or {name: number, 0-d, [S], param-shaped or
             [S, *param-shaped]} for exactly the adapted leaves. Any sign.
-        steps: S >= 0.
+        steps: S from 0 to 2^24.
         loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or
             "cross_entropy". A task's loss is the mean over its rows, or sum_i weight_i loss_i.
             Or one of torch's losses, as an instance or a function: fused if it means one of these
@@ -130,6 +130,7 @@ def meta_grad(
         ValueError: a shape, size, name or device does not fit.
         TypeError: a dtype or kind of object does not fit.
         NotImplementedError: `backend="fused"` cannot take the model or device.
+        MemoryError: what the steps leave behind is more than this machine's memory.
 
     Differentiability: none.
 
@@ -345,6 +346,7 @@ def adapt(
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, objective, ready)
+    check_room(op, ready, adapted, steps, side[0].shape[1], order=2, stepwise=stepwise)
     if ready.mlp is not None:
         name = objective.name
         options = options_without_rates(name, steps, stepwise=stepwise, allow_tf32=allow_tf32)

@@ -10,10 +10,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from innerloop._capacity import check_fits
 from innerloop._chain import Chain, Layer, read_chain
 from innerloop._chain import NotFusible as NotFusible
 from innerloop._params import LeafShape, leaf_shapes
 
+MOST_WIDTH = 2**24
 ACTIVATIONS = (
     "identity",
     "relu",
@@ -180,7 +182,13 @@ class MLP:
             >>> params = MLP([2, 3]).init(torch.Generator().manual_seed(0))
             >>> params["0.weight"].shape
             torch.Size([3, 2])
+
+        Raises:
+            MemoryError: they take more memory than there is.
         """
+        if torch.device(device).type == "cpu":
+            what = f"MLP.init: a network of {self.parameters} parameters"
+            check_fits(what, dtype.itemsize * self.parameters, "take smaller widths")
         params: dict[str, Tensor] = {}
         for layer in self.layers:
             bound = 1.0 / math.sqrt(layer.inputs)
@@ -217,7 +225,10 @@ def _width(value: object) -> int:
     """Returns a layer size as an int, or raises."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
         raise ValueError(f"MLP: widths must be positive integers (got {value!r})")
-    return int(value.__index__())
+    width = int(value.__index__())
+    if width > MOST_WIDTH:
+        raise ValueError(f"MLP: widths must be at most {MOST_WIDTH} (got {value!r})")
+    return width
 
 
 def architecture_key(layers: Sequence[Layer]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
+from innerloop.models import MOST_WIDTH
 from innerloop.runs.errors import InputError
+from innerloop.runs.sizes import MOST, MOST_STEPS, check_count, check_rate
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "softplus", "silu", "gelu", "identity")
 LOSSES = ("auto", "mse", "cross_entropy")
@@ -56,8 +57,8 @@ class Config:
         """Refuse a setting outside its range, naming the option."""
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value < least and not (name in ("splits", "draws") and value == AUTO):
-                raise InputError(f"{_option(name)} must be at least {least} (got {value})")
+            if not (name in ("splits", "draws") and value == AUTO):
+                check_count(_option(name), value, least, _MOST.get(name, MOST))
         for name in ("test_fraction", "validation_fraction", "level"):
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
@@ -82,16 +83,11 @@ class Config:
             raise InputError("--steps must hold at least one number")
         for name in ("inner_lrs", "outer_lrs"):
             for rate in getattr(self, name):
-                if not (math.isfinite(rate) and rate > 0):
-                    raise InputError(f"{_option(name)} must be positive numbers (got {rate})")
+                check_rate(_option(name), rate)
         for count in self.steps:
-            if count < 1:
-                raise InputError(
-                    f"--steps must be at least 1 each (got {count}); 0 is joint training"
-                )
+            check_count("--steps (0 is joint training)", count, 1, MOST_STEPS)
         for width in self.hidden:
-            if width < 1:
-                raise InputError(f"--hidden must be positive widths (got {width})")
+            check_count("--hidden", width, 1, MOST_WIDTH)
         for name in ("inner_lrs", "outer_lrs", "steps"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
@@ -112,6 +108,7 @@ class Config:
         return fields
 
 
+_MOST = {"adapt_steps": MOST_STEPS, "seed": 2**64 - 1}
 _LEAST = {
     "shots": 1,
     "adapt_steps": 1,

@@ -16,6 +16,8 @@ from innerloop.compare import episodes as ep
 from innerloop.compare.config import AUTO, Config
 from innerloop.compare.tables import Tasks
 from innerloop.runs.errors import InputError
+from innerloop.runs.methods import METHODS
+from innerloop.runs.sizes import check_memory
 
 EXACT_PARAMETER_LIMIT = 512
 LINEAR_OUTER_RATES, NETWORK_OUTER_RATES = (0.01, 0.1), (0.003, 0.01)
@@ -25,7 +27,9 @@ RATES = {
     "mse": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     "cross_entropy": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
 }
+MOST_UNITS = 1_000_000
 _CHUNK_ITERATIONS = 32
+_BYTES = 8  # of a number
 
 Params = dict[str, torch.Tensor]
 
@@ -97,12 +101,35 @@ class Problem:
         # Half the squared error makes an inner step theta - rate * X'(X theta - y) / N.
         self.loss = "half_mse" if tasks.loss == "mse" else "cross_entropy"
         self.exact = is_exact(tasks, config)
+        self._check_sizes()
         wanted = (
             config.dtype if config.dtype != "auto" else ("float32" if config.hidden else "float64")
         )
         self.dtype: torch.dtype = getattr(torch, wanted)
         self.backend, self.backend_reason = self._choose_backend()
         self._split: tuple[int, SplitData] | None = None
+
+    def _check_sizes(self) -> None:
+        """Refuse settings that no machine could work off, or that this one has no memory for."""
+        tasks, config = self.tasks, self.config
+        grid = len(config.inner_lrs) * len(config.steps) * (len(METHODS) - 1) + 1
+        units = config.splits * grid * max(1, len(config.outer_lrs))
+        if units > MOST_UNITS:
+            raise InputError(
+                f"--splits {config.splits} gives {units} trainings, {units // config.splits} for "
+                f"each split; at most {MOST_UNITS}: use fewer splits or a smaller grid"
+            )
+        rows = int(tasks.counts.max())
+        episodes = len(tasks.names) * draws_per_task(tasks, config)
+        row = 2 * (tasks.x.shape[1] + tasks.outputs) + 3  # on both scales, and where it was drawn
+        widths = ",".join(map(str, config.hidden)) or "of a linear model"
+        networks = self.parameters * (12 + 2 * config.adapt_steps)
+        check_memory(
+            {
+                f"--draws {config.draws}": _BYTES * episodes * rows * row,
+                f"--hidden {widths} with --adapt-steps {config.adapt_steps}": _BYTES * networks,
+            }
+        )
 
     def _choose_backend(self) -> tuple[str, str]:
         """The backend of every op of this run, and why."""

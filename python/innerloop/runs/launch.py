@@ -13,20 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from innerloop.runs.errors import InputError
 from innerloop.runs.files import write_json
+from innerloop.runs.sizes import check_count
 
 RUN = "run.json"
+# More threads than this are a slip of the hand: each may become a process.
+_MOST_THREADS, _THREADS_PER_CORE = 64, 4
 
 
-def usable_threads(threads: int | None) -> int:
+def usable_threads(threads: int | None, option: str = "--threads") -> int:
     """What --threads says; without it, the cores this process may use, at most eight."""
     if threads is None:
         if hasattr(os, "sched_getaffinity"):
             return min(8, len(os.sched_getaffinity(0)))
         return min(8, os.cpu_count() or 1)
-    if threads < 1:
-        raise InputError(f"--threads must be at least 1 (got {threads})")
+    most = max(_MOST_THREADS, _THREADS_PER_CORE * (os.cpu_count() or 1))
+    check_count(option, threads, 1, most)
     return threads
 
 

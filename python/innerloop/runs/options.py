@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,10 +28,19 @@ Figures = Annotated[bool, typer.Option(help="Draw the figures.", rich_help_panel
 def folder_option(default: str) -> Any:
     """The option --out of a command that writes to `default` without it."""
     return typer.Option(
+        parser=_folder,
+        metavar="FOLDER",
         help=f"Folder for the results; {default} by default.",
         show_default=False,
         rich_help_panel=RUNNING,
     )
+
+
+def _folder(text: str) -> Path:
+    """A folder's name; an empty one would be the working directory."""
+    if not text.strip():
+        raise typer.BadParameter("must be a folder's name (got an empty text)")
+    return Path(text)
 
 
 def resume_option(kept: str) -> Any:
@@ -80,6 +90,10 @@ def exit_codes(command: str) -> Iterator[None]:
         yield
     except InputError as error:
         typer.echo(f"{command}: {error}", err=True)
+        raise typer.Exit(2) from None
+    except MemoryError as error:
+        what = str(error).splitlines()[0] if str(error) else "an allocation failed"
+        typer.echo(f"{command}: not enough memory ({what}); use smaller settings", err=True)
         raise typer.Exit(2) from None
     except Interrupted as interruption:
         typer.echo(str(interruption), err=True)

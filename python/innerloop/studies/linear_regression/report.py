@@ -16,7 +16,7 @@ from innerloop.studies.linear_regression.result import Sweep
 from innerloop.studies.linear_regression.settings import Settings
 
 # Up to this p the averages over the law are exact (innerloop.bounds.linear.published_law).
-_EXACT_DIMENSIONS = 4
+EXACT_DIMENSIONS = 4
 
 
 def introduction(settings: Settings) -> list[str]:
@@ -55,7 +55,7 @@ def notes(sweep: Sweep) -> list[str]:
             f"mean risks at {where} estimate infinite expectations (Result 13): read the fractions "
             "and the quantiles there"
         )
-    if sweep.prediction is not None and settings.p > _EXACT_DIMENSIONS:
+    if sweep.prediction is not None and settings.p > EXACT_DIMENSIONS:
         found.append(
             f"for p = {settings.p} the theory's averages over tasks come from a sample of tasks, "
             "to about two digits"

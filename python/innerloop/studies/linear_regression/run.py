@@ -16,9 +16,10 @@ from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.sizes import check_memory
 from innerloop.runs.store import Store
 from innerloop.studies.linear_regression.agreement import Region, agreement
-from innerloop.studies.linear_regression.report import introduction, print_report
+from innerloop.studies.linear_regression.report import EXACT_DIMENSIONS, introduction, print_report
 from innerloop.studies.linear_regression.result import FORMAT, Sweep
 from innerloop.studies.linear_regression.settings import Settings
 from innerloop.studies.linear_regression.simulation import (
@@ -32,6 +33,8 @@ from innerloop.studies.linear_regression.theory import predict
 
 NUMBERS = "results.npz"
 AGREEMENT = "agreement.json"
+# The law of the tasks stands for itself as 20000 covariances [p, p], with powers of them beside.
+_BYTES_OF_SAMPLED_LAW = 3 * 8 * 20_000
 # Everything that a run may write beside its journal.
 OUTPUTS = (NUMBERS, AGREEMENT, RUN, "summary.png", "heat_maps/")
 
@@ -57,6 +60,13 @@ def run_study(
     workers = Workers(checked_device(device), threads)
     if not _native.is_available():
         raise InputError(f"this study needs the native extension ({_native.reason()})")
+    if with_theory and settings.p > EXACT_DIMENSIONS:
+        check_memory(
+            {
+                f"the theory at p = {settings.p} (--no-theory leaves it out)": _BYTES_OF_SAMPLED_LAW
+                * settings.p**2
+            }
+        )
     describe = {"study": FORMAT, "config": settings.as_dict(), "versions": versions()}
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"linear-regression-{key[:8]}"
@@ -113,7 +123,13 @@ def _assembled(settings: Settings, store: Store, with_theory: bool, errors: Cons
     if not with_theory:
         return sweep
     with _progress("Predicting", errors) as advance:
-        return dataclasses.replace(sweep, prediction=predict(settings, advance))
+        try:
+            return dataclasses.replace(sweep, prediction=predict(settings, advance))
+        except ValueError as error:
+            raise InputError(
+                f"the theory cannot predict these settings ({error}); --no-theory leaves it out, "
+                "and what is simulated is kept"
+            ) from None
 
 
 def _write(sweep: Sweep, regions: list[Region], folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from innerloop.runs.errors import InputError
+from innerloop.runs.sizes import check_memory
 
 # The published grids (Gao and Sener, 2020).
 TASKS = (2, 5, 10, 25, 50, 100, 150, 200, 250, 300, 350, 400)
@@ -18,7 +19,15 @@ INNER_LRS = tuple(k / 20 for k in range(21))
 
 _MOST = 2**31  # tasks, samples and trials are counted in 32 bits
 _MOST_DIMENSIONS = 1024
+_BYTES_PER_EXCESS = 24  # the risks of all trials, put together and sorted
+_LONGEST_CALL_SECONDS = 120.0
+BLOCK = 16  # trials that the CPU's kernel runs side by side
 _LARGEST = 1e30  # of beta and of rates: products of a few stay finite
+
+
+def seconds_per_trial(p: int, tasks: int) -> float:
+    """Roughly what a trial with `tasks` tasks takes on one core."""
+    return 1e-7 * math.sqrt(p) * p * (1 + p / 16) * tasks
 
 
 class Cell(NamedTuple):
@@ -79,6 +88,24 @@ class Settings:
         object.__setattr__(self, "inner_lrs", _distinct("inner_lrs", rates))
         if max(map(abs, rates)) > _LARGEST:
             raise InputError(f"inner_lrs must be at most {_LARGEST:g} in size (got {rates})")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuse what takes more memory than there can be, or calls that nothing can interrupt."""
+        columns = 1 + 3 * len(self.inner_lrs)
+        check_memory(
+            {
+                f"trials = {self.trials} at {len(self.inner_lrs)} inner_lrs": _BYTES_PER_EXCESS
+                * self.trials
+                * columns
+            }
+        )
+        seconds = BLOCK * seconds_per_trial(self.p, max(self.tasks))
+        if seconds > _LONGEST_CALL_SECONDS:
+            raise InputError(
+                f"tasks = {max(self.tasks)} at p = {self.p} takes about {seconds:.0f} s for the "
+                f"{BLOCK} trials of one call, which nothing can interrupt; use smaller numbers"
+            )
 
     def cells(self) -> list[Cell]:
         """Every cell, in the order of the results' axes."""

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 from innerloop import _native
 from innerloop.runs.errors import InputError
+from innerloop.runs.launch import usable_threads
 from innerloop.studies.linear_regression.result import QUANTILES, Sweep
 from innerloop.studies.linear_regression.settings import (
+    BLOCK,
     INNER_LRS,
     SAMPLES,
     TASKS,
     Cell,
     Settings,
+    seconds_per_trial,
 )
 from innerloop.studies.linear_regression.trials import risks_of, run_trials
 
@@ -152,9 +155,9 @@ def checked_threads(threads: int | None) -> int:
     """A usable number of threads; torch's for None."""
     if threads is None:
         return torch.get_num_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+    if isinstance(threads, bool) or not isinstance(threads, int):
         raise InputError(f"threads must be a whole number of at least 1 (got {threads!r})")
-    return threads
+    return usable_threads(threads, "threads")
 
 
 def simulate(
@@ -197,9 +200,8 @@ def _trials_per_call(p: int, tasks: int, workers: Workers) -> int:
     device, threads = workers
     if device.type == "cuda":
         return max(_LAUNCH_TASKS // (tasks * p**2), 1)
-    seconds = 1e-7 * p**1.5 * (1 + p / 16) * tasks / threads
-    blocks = int(_CALL_SECONDS / seconds / 16)
-    return 16 * max(blocks, threads)
+    blocks = int(_CALL_SECONDS / (seconds_per_trial(p, tasks) / threads) / BLOCK)
+    return BLOCK * max(blocks, threads)
 
 
 def _summarise(excess: Array) -> Summary:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from innerloop.bounds import Report
 from innerloop.runs.document import finite, interval_document, versions
 from innerloop.runs.files import write_bytes
 from innerloop.runs.methods import JOINT, METHODS
-from innerloop.studies.sinusoid.certificates import certificates_document
+from innerloop.studies.sinusoid.certificates import Certificates, certificates_document
 from innerloop.studies.sinusoid.measuring import Measured
 from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.summary import Row
@@ -36,7 +35,7 @@ def results_document(
     picked: list[Row],
     verdict: Verdict,
     traces: dict[str, list[float]],
-    reports: dict[str, Report],
+    certificates: Certificates,
     key: str,
 ) -> dict[str, Any]:
     """The content of results.json; a number that is not finite is null."""
@@ -60,7 +59,7 @@ def results_document(
             },
         },
         "training_loss": {"every": TRACE_EVERY, **{m: traces[m] for m in METHODS}},
-        "certificates": certificates_document(reports),
+        "certificates": certificates_document(certificates),
     }
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from innerloop.bounds import Report
 from innerloop.runs.methods import JOINT, LABELS, MAML, METHODS
-from innerloop.studies.sinusoid.certificates import FILE
+from innerloop.studies.sinusoid.certificates import FILE, Certificates
 from innerloop.studies.sinusoid.measuring import Measured
 from innerloop.studies.sinusoid.settings import SHOWN_STEPS, Settings
 from innerloop.studies.sinusoid.summary import Row
@@ -39,14 +39,15 @@ def print_report(
     measured: Measured,
     same: list[Row],
     picked: list[Row],
-    reports: dict[str, Report],
+    certificates: Certificates,
     verdict: Verdict,
     paths: list[Path],
 ) -> None:
     """The whole answer on a console."""
     console.print(_same_table(settings, same))
     console.print(_picked_table(measured, picked))
-    console.print(_certificates_table(reports))
+    if certificates.reports:
+        console.print(_certificates_table(certificates.reports))
     colour = {MAML_BETTER: "green", JOINT_BETTER: "cyan", UNDECIDED: "yellow"}[verdict.answer]
     console.print(
         Panel(

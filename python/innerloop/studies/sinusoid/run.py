@@ -83,21 +83,23 @@ def run_study(
                 measured = measure(settings, trained)
                 status.update("Estimating the constants of the bounds")
                 torch.set_num_threads(1)  # sums of torch's own may depend on the number of threads
-                reports = certify(settings, trained)
+                certificates = certify(settings, trained)
         except KeyboardInterrupt:
             raise _interrupted(store) from None
         finally:
             torch.set_num_threads(before)
         same = rows(measured.errors, settings.level)
         picked = rows(measured.picked_errors, settings.level)
-        verdict = conclude(settings, same, picked, certificates_sentence(settings, reports))
+        verdict = conclude(settings, same, picked, certificates_sentence(settings, certificates))
         traces = {method: store.units[method]["training_loss"] for method in METHODS}
-        document = results_document(settings, measured, same, picked, verdict, traces, reports, key)
+        document = results_document(
+            settings, measured, same, picked, verdict, traces, certificates, key
+        )
         paths = [folder / RESULTS]
         try:
             write_json(paths[0], document)
             paths.append(write_arrays(folder, measured, trained))
-            paths.append(write_certificates(folder, reports))
+            paths.append(write_certificates(folder, certificates))
             if with_figures:
                 # Imported here: matplotlib is slow to load and not needed for numbers alone.
                 from innerloop.studies.sinusoid.figures import draw_figures
@@ -113,7 +115,7 @@ def run_study(
             raise InputError(
                 f"--out {str(folder)!r} cannot be written ({error.strerror})"
             ) from None
-        print_report(console, settings, measured, same, picked, reports, verdict, paths)
+        print_report(console, settings, measured, same, picked, certificates, verdict, paths)
         total = clock.seconds()
         console.print(
             f"Trained {trained_now} iterations in {trained_seconds:.0f} s, {total:.0f} s in all.",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import itertools
 from typing import Any
 
+from innerloop.models import MOST_WIDTH
 from innerloop.runs.errors import InputError
+from innerloop.runs.sizes import MOST, MOST_STEPS, check_count, check_memory, check_rate
 
 SHOWN_STEPS = (0, 1, 5, 10)
 ADAPT_STEPS = max(SHOWN_STEPS)
 LOSS = "mse"
+# What training and measuring take at most: see training.py, waves.py, checkpoints.py.
+_BYTES_PER_PARAMETER, _BYTES_PER_STEP = 300, 32
+_BYTES_PER_ROW = 40
+CHUNK_ITERATIONS = 200  # of training tasks that are drawn at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +56,38 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse a setting outside its range, naming the option."""
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"{_option(name)} must be at least {least} (got {getattr(self, name)})"
-                )
+            check_count(_option(name), getattr(self, name), least, _MOST.get(name, MOST))
         for name in ("inner_lr", "outer_lr"):
-            _check_rate(name, getattr(self, name))
+            check_rate(_option(name), getattr(self, name))
         if not self.rates or len(set(self.rates)) != len(self.rates):
             raise InputError(f"--rates must be distinct numbers, at least one (got {self.rates})")
         for rate in self.rates:
-            _check_rate("rates", rate)
-        if not self.hidden or min(self.hidden) < 1:
-            raise InputError(f"--hidden must be positive widths (got {self.hidden})")
+            check_rate("--rates", rate)
+        if not self.hidden:
+            raise InputError("--hidden must hold at least one width")
+        for width in self.hidden:
+            check_count("--hidden", width, 1, MOST_WIDTH)
         if not 0.0 < self.level < 1.0:
             raise InputError(f"--level must lie between 0 and 1 (got {self.level})")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Refuse what takes more memory than there can be."""
+        widths = self.widths
+        parameters = sum((n + 1) * m for n, m in itertools.pairwise(widths))
+        drawn = CHUNK_ITERATIONS * self.meta_batch * 2 * self.shots
+        measured = (self.test_tasks + self.validation_tasks) * (self.shots + self.query_rows)
+        hidden = ",".join(map(str, self.hidden))
+        check_memory(
+            {
+                f"--hidden {hidden} with --steps {self.steps}": parameters
+                * (_BYTES_PER_PARAMETER + _BYTES_PER_STEP * self.steps),
+                f"--meta-batch {self.meta_batch} with --shots {self.shots}": _BYTES_PER_ROW * drawn,
+                f"--test-tasks {self.test_tasks} and --validation-tasks {self.validation_tasks} "
+                f"with --shots {self.shots} and --query-rows {self.query_rows}": _BYTES_PER_ROW
+                * measured,
+            }
+        )
 
     @property
     def widths(self) -> list[int]:
@@ -85,6 +109,7 @@ class Settings:
         return fields
 
 
+_MOST = {"steps": MOST_STEPS, "seed": 2**64 - 1}
 _LEAST = {
     "iterations": 1,
     "shots": 1,
@@ -99,8 +124,3 @@ _LEAST = {
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _check_rate(name: str, rate: float) -> None:
-    if not (math.isfinite(rate) and rate > 0):
-        raise InputError(f"{_option(name)} must be positive (got {rate})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from numpy.typing import NDArray
 
 from innerloop.runs.methods import JOINT, METHODS
 from innerloop.runs.statistics import Interval, mean_interval
@@ -51,7 +52,9 @@ def rows(errors: dict[str, Errors], level: float) -> list[Row]:
             {method: mean_interval(errors[method][:, steps], level) for method in METHODS},
             {method: _median(errors[method][:, steps]) for method in METHODS},
             {
-                method: mean_interval(errors[method][:, steps] - errors[JOINT][:, steps], level)
+                method: mean_interval(
+                    _difference(errors[method][:, steps], errors[JOINT][:, steps]), level
+                )
                 for method in METHODS
                 if method != JOINT
             },
@@ -59,3 +62,9 @@ def rows(errors: dict[str, Errors], level: float) -> list[Row]:
         )
         for steps in range(ADAPT_STEPS + 1)
     ]
+
+
+def _difference(values: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
+    """values - base, which is not finite where either has diverged."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values - base)

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from innerloop.studies.sinusoid.settings import Settings
+from innerloop.studies.sinusoid.settings import CHUNK_ITERATIONS, Settings
 
 AMPLITUDE, PHASE, INPUT = (0.1, 5.0), (0.0, math.pi), (-5.0, 5.0)
-CHUNK_ITERATIONS = 200
 
 Side = tuple[torch.Tensor, torch.Tensor]
 
