@@ -42,30 +42,40 @@ void dispatch(Status (*Kernels::*entry)(const Call&, Strategy), bool is_float64,
 
 void predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
              const py::sequence& params, py::handle x, py::handle out, int threads) {
+  const Extent extent(model, is_float64, 0, tasks);
   TensorReader reader;
-  const LeafList leaves(model, params, reader);
-  PredictCall call{problem(model, 0, 0, tasks, leaves, threads), rows, reader.address(x),
-                   reader.address(out)};
+  const LeafList leaves("params", extent, params, reader);
+  const auto n = static_cast<uint64_t>(rows);
+  PredictCall call{problem(model, 0, 0, tasks, leaves, threads), rows,
+                   reader.address(x, extent.x(n), {"x"}),
+                   reader.address(out, extent.outputs(n), {"out"})};
   dispatch(&Kernels::predict, is_float64, call, model);
 }
 
 void loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
                    int64_t tasks, const py::sequence& params, const py::tuple& batch,
                    py::handle out_loss, py::handle out_grad, int threads) {
+  const Extent extent(model, is_float64, loss, tasks);
   TensorReader reader;
-  const LeafList leaves(model, params, reader);
-  LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, threads),
-                       side(batch, reader), reader.address(out_loss), reader.address(out_grad)};
+  const LeafList leaves("params", extent, params, reader);
+  LossAndGradCall call{
+      problem(model, loss, loss_parameter, tasks, leaves, threads),
+      side("batch", batch, extent, reader),
+      reader.address(out_loss, extent.per_task(1), {"out_loss"}),
+      reader.address(out_grad, extent.per_task(extent.parameters()), {"out_grad"})};
   dispatch(&Kernels::loss_and_grad, is_float64, call, model);
 }
 
 void hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
          const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
          py::handle out, int threads) {
+  const Extent extent(model, is_float64, loss, tasks);
   TensorReader reader;
-  const LeafList leaves(model, params, reader), direction(model, vector, reader);
-  HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, threads), side(batch, reader),
-               direction.view(), reader.address(out)};
+  const LeafList leaves("params", extent, params, reader);
+  const LeafList direction("vector", extent, vector, reader);
+  HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, threads),
+               side("batch", batch, extent, reader), direction.view(),
+               reader.address(out, extent.per_task(extent.parameters()), {"out"})};
   dispatch(&Kernels::hvp, is_float64, call, model);
 }
 
@@ -73,8 +83,8 @@ void adapt(const Model& model, bool is_float64, int loss, double loss_parameter,
            int64_t steps, const py::sequence& params, const py::tuple& adapts, const py::tuple& lr,
            const py::tuple& support, py::handle out, bool stepwise, py::handle out_support_loss,
            int threads) {
-  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
-                            out_support_loss, threads);
+  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
+                            lr, support, out_support_loss, threads);
   arguments.adapt(out, stepwise);
   dispatch(&Kernels::meta_grad, is_float64, arguments.call(), model);
 }
@@ -84,10 +94,10 @@ void meta_grad(const Model& model, bool is_float64, int loss, double loss_parame
                const py::tuple& lr, const py::tuple& support, const py::tuple& query,
                py::handle task_weight, py::handle out_loss, py::handle out_support_loss,
                py::handle out_query_loss, py::handle grads, py::handle out_lr_grad, int threads) {
-  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
-                            out_support_loss, threads);
+  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
+                            lr, support, out_support_loss, threads);
   arguments.query(query, task_weight, out_loss, out_query_loss);
-  arguments.differentiate(order, is_float64, grads, out_lr_grad);
+  arguments.differentiate(order, grads, out_lr_grad);
   dispatch(&Kernels::meta_grad, is_float64, arguments.call(), model);
 }
 

@@ -114,33 +114,44 @@ class DeviceCall {
   Schedule schedule_;
 };
 
+/// Whether an operation runs; without memory to allocate it is only scheduled.
+bool runs(const Place& place) { return !std::get<2>(place).is_none(); }
+
 py::object predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
                    const py::sequence& params, py::handle x, py::handle out, const Place& place) {
-  TensorReader reader;
-  const LeafList leaves(model, params, reader);
-  const PredictCall call{problem(model, 0, 0, tasks, leaves, 1), rows, reader.address(x),
-                         reader.address(out)};
+  const Extent extent(model, is_float64, 0, tasks);
+  TensorReader reader(runs(place));
+  const LeafList leaves("params", extent, params, reader);
+  const auto n = static_cast<uint64_t>(rows);
+  const PredictCall call{problem(model, 0, 0, tasks, leaves, 1), rows,
+                         reader.address(x, extent.x(n), {"x"}),
+                         reader.address(out, extent.outputs(n), {"out"})};
   return DeviceCall(place).run(&BlockKernels::predict, is_float64, call);
 }
 
 py::object loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
                          int64_t tasks, const py::sequence& params, const py::tuple& batch,
                          py::handle out_loss, py::handle out_grad, const Place& place) {
-  TensorReader reader;
-  const LeafList leaves(model, params, reader);
-  const LossAndGradCall call{problem(model, loss, loss_parameter, tasks, leaves, 1),
-                             side(batch, reader), reader.address(out_loss),
-                             reader.address(out_grad)};
+  const Extent extent(model, is_float64, loss, tasks);
+  TensorReader reader(runs(place));
+  const LeafList leaves("params", extent, params, reader);
+  const LossAndGradCall call{
+      problem(model, loss, loss_parameter, tasks, leaves, 1), side("batch", batch, extent, reader),
+      reader.address(out_loss, extent.per_task(1), {"out_loss"}),
+      reader.address(out_grad, extent.per_task(extent.parameters()), {"out_grad"})};
   return DeviceCall(place).run(&BlockKernels::loss_and_grad, is_float64, call);
 }
 
 py::object hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
                const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
                py::handle out, const Place& place) {
-  TensorReader reader;
-  const LeafList leaves(model, params, reader), direction(model, vector, reader);
-  const HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, 1), side(batch, reader),
-                     direction.view(), reader.address(out)};
+  const Extent extent(model, is_float64, loss, tasks);
+  TensorReader reader(runs(place));
+  const LeafList leaves("params", extent, params, reader);
+  const LeafList direction("vector", extent, vector, reader);
+  const HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, 1),
+                     side("batch", batch, extent, reader), direction.view(),
+                     reader.address(out, extent.per_task(extent.parameters()), {"out"})};
   return DeviceCall(place).run(&BlockKernels::hvp, is_float64, call);
 }
 
@@ -148,8 +159,8 @@ py::object adapt(const Model& model, bool is_float64, int loss, double loss_para
                  int64_t tasks, int64_t steps, const py::sequence& params, const py::tuple& adapts,
                  const py::tuple& lr, const py::tuple& support, py::handle out, bool stepwise,
                  py::handle out_support_loss, const Place& place) {
-  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
-                            out_support_loss, 1);
+  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
+                            lr, support, out_support_loss, 1, runs(place));
   arguments.adapt(out, stepwise);
   return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
 }
@@ -160,10 +171,10 @@ py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_
                      const py::tuple& query, py::handle task_weight, py::handle out_loss,
                      py::handle out_support_loss, py::handle out_query_loss, py::handle grads,
                      py::handle out_lr_grad, const Place& place) {
-  UnrollArguments arguments(model, loss, loss_parameter, tasks, steps, params, adapts, lr, support,
-                            out_support_loss, 1);
+  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
+                            lr, support, out_support_loss, 1, runs(place));
   arguments.query(query, task_weight, out_loss, out_query_loss);
-  arguments.differentiate(order, is_float64, grads, out_lr_grad);
+  arguments.differentiate(order, grads, out_lr_grad);
   return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
 }
 

@@ -23,22 +23,24 @@ int64_t scratch_numbers(const LawTuple& of, int64_t tasks, int64_t trials, int64
 void regression_trials(const LawTuple& of, int64_t tasks, int64_t first_trial, int64_t trials,
                        int64_t rates, py::handle rate, py::handle risks, py::handle excess,
                        py::handle estimates, py::handle scratch, int device, int64_t stream) {
-  TensorReader reader;
-  const auto numbers = [&reader](py::handle tensor) {
-    return static_cast<double*>(reader.address(tensor));
-  };
-  const RegressionTrialsCall call{regression_law(of),
-                                  tasks,
-                                  first_trial,
-                                  trials,
-                                  rates,
-                                  numbers(rate),
-                                  static_cast<const RegressionRisk*>(reader.address(risks)),
-                                  numbers(excess),
-                                  numbers(estimates),
-                                  1};
+  RegressionTrialsCall call{};
+  call.law = regression_law(of);
+  call.tasks = tasks;
+  call.first_trial = first_trial;
+  call.trials = trials;
+  call.rates = rates;
+  call.threads = 1;
   check_trials(call);
-  double* const memory = numbers(scratch);
+  TensorReader reader;
+  const auto numbers = [&reader](py::handle tensor, int64_t count, const char* name) {
+    return static_cast<double*>(
+        reader.address(tensor, sizeof(double) * static_cast<uint64_t>(count), {name}));
+  };
+  call.rate = numbers(rate, rates, "rate");
+  call.risks = reinterpret_cast<const RegressionRisk*>(numbers(risks, 2 * (1 + rates), "risks"));
+  call.excess = numbers(excess, trials * (1 + 3 * rates), "excess");
+  call.estimates = numbers(estimates, trials * (1 + rates) * call.law.dimension, "estimates");
+  double* const memory = numbers(scratch, regression_scratch(call), "scratch");
   std::string error;
   {
     const py::gil_scoped_release release;

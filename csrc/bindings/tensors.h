@@ -4,7 +4,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -33,22 +35,66 @@ class TensorMember {
   PyObject* name_;  // lives as long as the process
 };
 
+/// Which argument a tensor is, for messages: "task_weight", "support x" or "params[2]".
+struct Argument {
+  const char* name;
+  const char* member = nullptr;
+  int leaf = -1;
+
+  std::string text() const {
+    std::string found = name;
+    if (member != nullptr) found += std::string(" ") + member;
+    if (leaf >= 0) found += "[" + std::to_string(leaf) + "]";
+    return found;
+  }
+};
+
+/// Says whether a value is exactly a torch.Tensor or torch.nn.Parameter, whose attributes are
+/// torch's own. The types are found at the first call: a module can be imported without torch.
+inline bool is_plain(py::handle value) {
+  static std::atomic<PyObject*> tensor{nullptr}, parameter{nullptr};
+  if (parameter.load() == nullptr) {
+    const py::module_ torch = py::module_::import("torch");
+    tensor.store(py::object(torch.attr("Tensor")).release().ptr());
+    parameter.store(py::object(torch.attr("nn").attr("Parameter")).release().ptr());
+  }
+  auto* const type = reinterpret_cast<PyObject*>(Py_TYPE(value.ptr()));
+  return type == tensor.load() || type == parameter.load();
+}
+
 /// Addresses of tensors as the kernels want them (contiguous, not lazily negated), alive as long as
-/// this object.
+/// this object. Absence is None, and null says nothing else: an empty tensor has an address, and
+/// one whose numbers are not in memory (subclasses, tensors without storage) raises BufferError.
 class TensorReader {
  public:
-  /// The address of a tensor's first element; null for None.
-  void* address(py::handle tensor) {
+  /// `reads` is false where no kernel will run: every tensor then has the address of an empty one.
+  explicit TensorReader(bool reads = true) : reads_(reads) {}
+
+  /// The address of `bytes` bytes of numbers; null for None.
+  void* address(py::handle tensor, uint64_t bytes, const Argument& what) {
     if (tensor.is_none()) return nullptr;
+    if (!reads_) return nothing();
+    if (!is_plain(tensor)) {
+      throw py::buffer_error(what.text() + " must be a plain tensor (got " +
+                             std::string(py::str(py::type::handle_of(tensor))) + ")");
+    }
     static const TensorMember is_neg("is_neg"), is_contiguous("is_contiguous"),
-        resolve_neg("resolve_neg"), contiguous("contiguous"), data_ptr("data_ptr");
+        resolve_neg("resolve_neg"), contiguous("contiguous"), nbytes("nbytes");
+    const uint64_t held = PyLong_AsUnsignedLongLong(nbytes.read(tensor).ptr());
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (held != bytes) {
+      throw std::invalid_argument(what.text() + " must hold " + std::to_string(bytes) +
+                                  " bytes (got " + std::to_string(held) +
+                                  "); its size may not change during the call");
+    }
+    if (bytes == 0) return nothing();
+    void* const first = start(tensor, what);  // before torch reads it to make a copy
     py::object dense = py::reinterpret_borrow<py::object>(tensor);
     if (is_neg.call_flag(dense)) dense = resolve_neg.call(dense);
     if (!is_contiguous.call_flag(dense)) dense = contiguous.call(dense);
-    void* const found = PyLong_AsVoidPtr(data_ptr.call(dense).ptr());
-    if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-    if (!dense.is(tensor)) copies_.push_back(std::move(dense));
-    return found;
+    if (dense.is(tensor)) return first;
+    copies_.push_back(dense);
+    return start(dense, what);
   }
 
   static int64_t dimensions(py::handle tensor) {
@@ -59,7 +105,28 @@ class TensorReader {
   }
 
  private:
+  /// Where a tensor's numbers begin. Without storage torch says null, or raises.
+  static void* start(py::handle tensor, const Argument& what) {
+    static const TensorMember data_ptr("data_ptr");
+    std::string got = "a tensor whose storage is empty";
+    try {
+      void* const found = PyLong_AsVoidPtr(data_ptr.call(tensor).ptr());
+      if (found != nullptr) return found;
+      if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_RuntimeError)) throw;
+      got = py::str(error.value());
+    }
+    throw py::buffer_error(what.text() + " must have its numbers in memory (got: " + got + ")");
+  }
+  /// The address of an array without elements.
+  static void* nothing() {
+    alignas(64) static char place[64];
+    return place;
+  }
+
   std::vector<py::object> copies_;
+  bool reads_;
 };
 
 /// Everything that argument checks read of some values, as bytes: for each its shape, dtype,

@@ -4,7 +4,7 @@ mean_meta_loss share."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop import _checks
 from innerloop._capacity import check_fits
-from innerloop._dispatch import Model, Prepared, adapted_names, prepare, prepare_batch
+from innerloop._dispatch import Model, Prepared, adapted_names, data_of, prepare, prepare_batch
 from innerloop._memory import Known, recall, remember, signature, whole_side
 from innerloop._params import (
     BatchLike,
@@ -24,6 +24,7 @@ from innerloop._params import (
     number_tensor,
 )
 from innerloop._plan import Options, Plan, find_plan, options_without_rates
+from innerloop._storage import check_memory
 from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve, suited
 
@@ -76,7 +77,8 @@ def meta_call(
     known = recall(key)
     if known is not None:
         assert isinstance(model, MLP)
-        support_side, query_side = whole_side(model, support), whole_side(model, query)
+        support_side = whole_side(op, "support", model, support)
+        query_side = whole_side(op, "query", model, query)
         leaves = [params[name] for name in model.names]
         rates = known.rates if known.rates is not None else inner_lr
         if type(rates) is float:  # as a tensor of this call's stream
@@ -96,7 +98,10 @@ def meta_call(
     support_parts = _checks.check_batch(op, "support", support)
     query_parts = _checks.check_batch(op, "query", query)
     objective = suited(objective, support_parts, query_parts)
-    ready = prepare(op, model, backend, params, support_parts[0].shape[0], objective)
+    data = {**data_of("support", support_parts), **data_of("query", query_parts)}
+    if op == "meta_grad":  # in the derivative of a weighted mean the weights are one themselves
+        data["task_weight"] = task_weight
+    ready = prepare(op, model, backend, params, support_parts[0].shape[0], data, objective)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     support_side = prepare_batch(op, "support", support_parts, objective, ready)
@@ -106,6 +111,7 @@ def meta_call(
     check_room(op, ready, adapted, steps, support_side[0].shape[1], order=order)
     names = tuple([leaf.name for leaf in ready.leaves])
     if ready.mlp is None:
+        check_memory(op, inner_lr=inner_lr, task_weight=task_weight)
         torch_options = {
             "model": model,
             "inner_lr": inner_lr,
@@ -115,10 +121,8 @@ def meta_call(
             "adapt_params": adapted,
         }
         return Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
-    if task_weight is not None:
-        _checks.refuse_data_grad(op, task_weight=task_weight)
     fixed = options_without_rates(objective.name, steps, order, stepwise, allow_tf32)
-    plan, rates = fused_plan(ready, adapted, inner_lr, fixed)
+    plan, rates = fused_plan(op, ready, adapted, inner_lr, fixed)
     lasting = is_number(inner_lr) and rates.device.type != "cuda"
     remember(key, Known(plan, rates if lasting else None))
     tensors = (rates, *support_side, *query_side, task_weight, *ready.params)
@@ -156,10 +160,12 @@ def check_room(
 
 
 def fused_plan(
-    ready: Prepared, adapted: tuple[str, ...], inner_lr: InnerLr, options: Options
+    op: str, ready: Prepared, adapted: tuple[str, ...], inner_lr: InnerLr, options: Options
 ) -> tuple[Plan, Tensor]:
     """Returns the plan of a fused call and its flat rates."""
     assert ready.mlp is not None
+    if isinstance(inner_lr, Mapping):
+        check_memory(op, inner_lr=inner_lr)
     rates, form = flatten_rates(
         inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
     )

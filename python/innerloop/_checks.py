@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from innerloop._params import InnerLr, LeafShape, is_number
 
@@ -23,6 +24,7 @@ MAX_STEPS = 2**24  # more would be no inner loop; sizes made of steps stay far f
 _DTYPES = (torch.float32, torch.float64)
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in _DTYPES}
 _PLAIN = (Tensor, nn.Parameter)
+PLAIN_REMEDY = 'unwrap it, or use backend="torch"'
 
 
 def _value_error(
@@ -95,6 +97,9 @@ def check_tensor(op: str, argument: str, value: object) -> None:
             _type_error(op, argument, "be a tensor", _kind(value))
         if hasattr(value, "device_mesh"):
             _type_error(op, argument, "be a local tensor", _kind(value), "call .to_local() first")
+        if is_lazy(value):
+            remedy = "call its module once: that gives lazy parameters their shapes"
+            _type_error(op, argument, "be initialised", _kind(value), remedy)
     assert isinstance(value, Tensor)
     if value.layout is not torch.strided or value.is_nested:
         got = "nested" if value.is_nested else str(value.layout)
@@ -371,16 +376,24 @@ def _check_leaf_rate(op: str, leaf: LeafShape, value: object, steps: int, like: 
     check_device(op, argument, value, like.device, "params")
 
 
-def refuse_data_grad(op: str, **tensors: Tensor | None) -> None:
-    """Raises if a gradient is asked for with respect to something that has none in the fused
-    operations."""
-    for name, value in tensors.items():
-        if value is not None and value.requires_grad:
-            raise NotImplementedError(
-                f"{op}: {name.replace('_', ' ')} must not require grad (got requires_grad=True), "
-                "since the fused operation has gradients in params and inner_lr only; detach it or "
-                'use backend="torch"'
-            )
+def refuse_data_grad(op: str, argument: str) -> NoReturn:
+    """Raises because a derivative is wanted in something that has none in the fused operations."""
+    raise NotImplementedError(
+        f"{op}: {argument} must not require grad or have a tangent (got one that does), since the "
+        "fused operation has derivatives in params and inner_lr only; detach it or use "
+        'backend="torch"'
+    )
+
+
+def refuse_memory(op: str, argument: str, value: Tensor, missing: int) -> NoReturn:
+    """Raises because a tensor's storage does not hold its numbers."""
+    got = f"shape {_sizes(value)} with storage that lacks {missing} bytes"
+    _value_error(op, argument, "have its numbers in memory", got, "gather it before the call")
+
+
+def refuse_kind(op: str, argument: str, kind: type) -> NoReturn:
+    """Raises because a subclass of tensors holds its numbers in a way of its own."""
+    _type_error(op, argument, "be a plain tensor", kind.__name__, PLAIN_REMEDY)
 
 
 def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:

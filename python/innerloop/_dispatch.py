@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from innerloop import _calling, _checks, _kernels, _native
-from innerloop._autograd import transforms_active
+from innerloop._derivatives import is_differentiated, transforms_active
 from innerloop._params import LeafShape, Params, leaf_shapes
+from innerloop._storage import check_memory, refuse_unreadable
 from innerloop._tasks import alone, warn_of_fallback
 from innerloop.models import MLP, NotFusible, describe
 from innerloop.objectives import Loss, Objective, resolve
@@ -123,20 +125,26 @@ def prepare(
     backend: str,
     params: Params,
     tasks: int,
+    data: Mapping[str, Any],
     objective: Objective | None = None,
 ) -> Prepared:
     """Returns the checked parameters and the back end for one call; warns once per kind of
-    fallback."""
+    fallback. `data` are, by name, what the fused operations have no derivative in."""
     if isinstance(model, MLP):
         mlp: MLP | None = model
     else:
         _checks.check_model(op, model)
         mlp = _describe(op, model, backend)
-    leaves = mlp.leaves if mlp is not None else _module_leaves(model)
+    leaves = mlp.leaves if mlp is not None else _module_leaves(op, model)
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     fused = None
     if mlp is not None and backend != "torch":
         reason = _unavailable(like.device, backend, objective)
+        wanted = "" if reason else _differentiated(data)
+        if wanted and backend == "fused":
+            _checks.refuse_data_grad(op, wanted)
+        if wanted:
+            reason = f"{wanted} is differentiated, in which the fused operations have no derivative"
         if reason:
             _fall_back(op, model, backend, reason)
         else:
@@ -145,7 +153,10 @@ def prepare(
         assert isinstance(model, nn.Module)
         if not torch.compiler.is_compiling():
             _checks.check_statistics(op, model, selects_rows=False)
+        check_memory(op, params=params)
         return Prepared(None, leaves, values, like, 0, 0, True, tasks, model)
+    if fused is None:
+        check_memory(op, params=params)
     return Prepared(fused, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
 
 
@@ -161,12 +172,29 @@ def _describe(op: str, module: nn.Module, backend: str) -> MLP | None:
         return None
 
 
-def _module_leaves(model: object) -> tuple[LeafShape, ...]:
+def _module_leaves(op: str, model: object) -> tuple[LeafShape, ...]:
     """Returns the leaves of a module's own parameters."""
     assert isinstance(model, nn.Module)
     named = dict(model.named_parameters())
+    for name, value in named.items():
+        if type(value) is not nn.Parameter:
+            _checks.check_tensor(op, f"parameter {name!r} of the model", value)
     constant = [k for k, v in named.items() if not v.is_floating_point()]
     return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
+
+
+def _differentiated(data: Mapping[str, Any]) -> str:
+    """Returns the name of the first tensor in which a derivative is wanted; empty if there is
+    none."""
+    for name, value in data.items():
+        if isinstance(value, Tensor) and is_differentiated(value):
+            return name
+    return ""
+
+
+def data_of(name: str, batch: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
+    """Returns what could be differentiated of a batch, by name."""
+    return {f"{name} x": batch[0], f"{name} y": batch[1], f"{name} weight": batch[3]}
 
 
 def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
@@ -198,6 +226,7 @@ def prepare_batch(
     if weight is not None:
         _checks.check_float(op, f"{name} weight", weight, like.dtype, "params")
     if ready.mlp is None:
+        check_memory(op, **{name: (x, y, count, weight)})
         if not torch.compiler.is_compiling() and not transforms_active():
             with_classes = objective.classes and y.ndim == 2 and y.dtype is torch.int64
             classes = ready.outputs if with_classes else 0
@@ -205,9 +234,6 @@ def prepare_batch(
             if ready.module is not None:
                 selects = count is not None or weight is not None
                 _checks.check_statistics(op, ready.module, selects_rows=selects)
-        return x, y, count, weight
-    if y.requires_grad or (weight is not None and weight.requires_grad):
-        _checks.refuse_data_grad(op, **{f"{name}_y": y, f"{name}_weight": weight})
     return x, y, count, weight
 
 
@@ -224,9 +250,8 @@ def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:
         _checks.check_device(op, f"{prefix}x", x, like.device, "params")
     if ready.mlp is None:
         return x
-    if x.requires_grad:
-        _checks.refuse_data_grad(op, **{f"{prefix.strip()}_x" if prefix else "x": x})
     if x.ndim != 3:
+        check_memory(op, **{f"{prefix}x": x})
         x = x.reshape(x.shape[0], x.shape[1], ready.features)
     return x
 
@@ -267,12 +292,14 @@ def _widen(value: Any) -> Any:
 
 def operation(function: Callable[P, R]) -> Callable[P, R]:
     """Returns the operation with its policy for autocast (inputs as float32, autocast off inside),
-    for modules (one Python thread at a time) and for errors (they begin with its name)."""
+    for modules (one Python thread at a time), for tensors that cannot be read and for errors (they
+    begin with its name)."""
 
     def widened(*args: P.args, **kwargs: P.kwargs) -> R:
         device = _autocast_device()
         if device is None:
             return function(*args, **kwargs)
+        check_memory(function.__name__, **signature(function).bind(*args, **kwargs).arguments)
         wide = {k: _widen(v) for k, v in kwargs.items()}
         with torch.autocast(device, enabled=False):
             return function(*(_widen(v) for v in args), **wide)
@@ -284,6 +311,8 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
                 with alone():
                     return widened(*args, **kwargs)
             return widened(*args, **kwargs)
+        except BufferError as error:
+            refuse_unreadable(function, args, kwargs, error)
         except _calling.ERRORS as error:
             _calling.restate(error, function.__name__, function, args, kwargs)
             raise

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import _native
+from innerloop._derivatives import forward_mode, transforms_active
 from innerloop._params import Batch, SideTensors
 from innerloop._plan import Plan
+from innerloop._storage import check_memory
 from innerloop.models import MLP
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -44,6 +46,8 @@ def signature(
         type(model) is not MLP
         or type(params) is not dict
         or torch.compiler.is_compiling()
+        or forward_mode()
+        or transforms_active()  # two that hide derivatives from what the key reads
         or not _native.is_available()
     ):
         return None
@@ -65,13 +69,14 @@ def signature(
     if facts is None:
         return None
     described = (model.key, model.names, model.flattens, len(params), len(support))
-    return (*described, number, facts, options)
+    return (*described, number, facts, torch.is_grad_enabled(), options)
 
 
-def whole_side(model: MLP, batch: Any) -> SideTensors:
+def whole_side(op: str, name: str, model: MLP, batch: Any) -> SideTensors:
     """Returns a batch that was checked as (x [T, N, D], y, count, weight)."""
     x, y = batch[0], batch[1]
     if x.ndim != 3:
+        check_memory(op, **{f"{name} x": x})
         x = x.reshape(x.shape[0], x.shape[1], model.inputs)
     size = len(batch)
     return x, y, batch[2] if size > 2 else None, batch[3] if size > 3 else None

@@ -3,8 +3,9 @@ registration.
 
 Every op takes plain tensors and the text of a Plan. Each has an autograd formula: the true one for
 `meta_loss`, one that raises for the others, so that no path can drop a gradient silently.
-`_autograd.py` adds what torch.func needs. Nothing here checks arguments; `functional.py` has done
-so.
+`_autograd.py` adds what torch.func and forward mode need: torch's library has no place for a jvp,
+so that an op called by itself does not see tangents. Nothing here checks arguments;
+`functional.py` has done so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ from innerloop._plan import parse_plan
 DOUBLE_BACKWARD = (
     "{op}: only first derivatives in params and inner_lr are provided by the fused operations; "
     'use backend="torch" for higher ones'
+)
+CONSTANT = (
+    "{op}: its results are constants; differentiate meta_loss, which has first derivatives in "
+    'params and inner_lr, or use backend="torch"'
+)
+NO_DATA_GRAD = (
+    "{op}: the fused operation has no derivatives in x, y and weight; "
+    'use backend="torch", which has them'
 )
 NO_BACKWARD = (
     "{op}: the fused operation cannot be differentiated; use meta_loss for meta-gradients, "
@@ -150,6 +159,26 @@ def split_grads(params: Sequence[Tensor], flat: Tensor) -> list[Tensor]:
 
 # ---------------------------------------------------------------- registration
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _from_dispatcher(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a kernel as torch's dispatcher calls it: with subclasses of tensors, read as what
+    they hold."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        if not isinstance(value, Tensor):
+            return value
+        return value if type(value) in _PLAIN else value.as_subclass(Tensor)
+
+    def called(*arguments: Any) -> Any:
+        return kernel(*(plain(value) for value in arguments))
+
+    return called
+
+
 _LIBRARY = torch.library.Library("innerloop", "DEF")  # registrations live as long as this object
 _SIDE = "Tensor {0}x, Tensor {0}y, Tensor? {0}count, Tensor? {0}weight"
 _SIDES = f"{_SIDE.format('support_')}, {_SIDE.format('query_')}"
@@ -215,7 +244,7 @@ _OPS = {
 for _name, _op in _OPS.items():
     _LIBRARY.define(_name + _op.schema)
     for _device in ("CPU", "CUDA"):
-        _LIBRARY.impl(_name, _op.kernel, _device)
+        _LIBRARY.impl(_name, _from_dispatcher(_op.kernel), _device)
     torch.library.register_fake(f"innerloop::{_name}", _op.fake, lib=_LIBRARY)
     torch.library.register_autograd(
         f"innerloop::{_name}", _op.backward, setup_context=_op.setup_context, lib=_LIBRARY

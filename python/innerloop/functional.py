@@ -19,6 +19,7 @@ from innerloop._dispatch import (
     Model,
     adapted_names,
     backend_for,
+    data_of,
     operation,
     prepare,
     prepare_batch,
@@ -33,6 +34,7 @@ from innerloop._params import (
     unflatten_rate_grad,
 )
 from innerloop._plan import find_plan, options_without_rates
+from innerloop._storage import check_memory
 from innerloop.objectives import Loss, resolve, suited
 
 __all__ = [
@@ -210,8 +212,9 @@ def meta_loss(
 
     Args, Raises: see `meta_grad`.
 
-    Differentiability: once in params and inner_lr. A second backward raises RuntimeError; x, y and
-    weight must not require grad (NotImplementedError). The torch back end has neither limit.
+    Differentiability: once in params and inner_lr, in reverse and forward mode. A second derivative
+    raises RuntimeError. One in x, y or weight is taken by the torch back end: "auto" goes there
+    with a warning, "fused" raises NotImplementedError. The torch back end has no limit.
 
     Cost: forward, the inner loop alone; backward, as `meta_grad`. Nothing is kept but the inputs.
 
@@ -267,8 +270,7 @@ def mean_meta_loss(
 
     Args, Raises: see `meta_grad`.
 
-    Differentiability: once in params and inner_lr, as `meta_loss`; task_weight must not require
-        grad.
+    Differentiability: as `meta_loss`, and in task_weight.
 
     Cost: forward as `meta_grad` if a gradient is wanted, else the inner loop alone; backward O(P).
 
@@ -295,6 +297,8 @@ def mean_meta_loss(
         allow_tf32=allow_tf32,
     )
     if call.plan is not None:
+        if task_weight is not None:
+            check_memory("meta_loss", task_weight=task_weight)
         return _autograd.mean_meta_loss(call.plan, call.tensors)
     losses = reference.meta_loss(params, call.support, call.query, **call.options)
     if task_weight is None:
@@ -342,7 +346,8 @@ def adapt(
     steps = _checks.check_options(op, steps, 2, backend)
     parts = _checks.check_batch(op, "support", support)
     objective = suited(resolve(op, loss), parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], objective)
+    data = data_of("support", parts)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, objective)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, objective, ready)
@@ -350,9 +355,10 @@ def adapt(
     if ready.mlp is not None:
         name = objective.name
         options = options_without_rates(name, steps, stepwise=stepwise, allow_tf32=allow_tf32)
-        plan, rates = fused_plan(ready, adapted, inner_lr, options)
+        plan, rates = fused_plan(op, ready, adapted, inner_lr, options)
         flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
         return leaf_dict(ready, flat)
+    check_memory(op, inner_lr=inner_lr)
     return reference.adapt(
         params,
         side,
@@ -403,7 +409,8 @@ def hvp(
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     parts = _checks.check_batch(op, "batch", batch)
     objective = suited(resolve(op, loss), parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], objective)
+    data = data_of("batch", parts)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, objective)
     direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
     _checks.check_float(op, "vector", like, ready.like.dtype, "params")
     _checks.check_device(op, "vector", like, ready.like.device, "params")
@@ -411,6 +418,7 @@ def hvp(
     if ready.mlp is not None:
         plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
         return leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
+    check_memory(op, vector=vector)
     return reference.hvp(params, side, vector, model=model, loss=objective)
 
 
@@ -445,7 +453,8 @@ def loss_and_grad(
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     parts = _checks.check_batch(op, "batch", batch)
     objective = suited(resolve(op, loss), parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], objective)
+    data = data_of("batch", parts)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, objective)
     side = prepare_batch(op, "batch", parts, objective, ready)
     if ready.mlp is not None:
         plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
@@ -484,10 +493,11 @@ def predict(
     _checks.check_options(op, 0, 2, backend)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     _checks.check_rows(op, "x", x)
-    ready = prepare(op, model, backend, params, x.shape[0])
+    ready = prepare(op, model, backend, params, x.shape[0], {"x": x})
     x = prepare_inputs(op, "", x, ready)
     if ready.mlp is not None:
         plan = find_plan(ready.mlp, options_without_rates(allow_tf32=allow_tf32))
         result: Tensor = _autograd.run("predict", plan, (x, *ready.params))
         return result
+    check_memory(op, x=x)
     return reference.predict(params, x, model=model)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from innerloop._one_task import Leaves, Side, forward, task_loss, unroll, value_and_grad
 from innerloop._ragged import over_ragged_tasks
@@ -219,7 +220,12 @@ def _outer_grad(
 ) -> tuple[dict[Any, Tensor], tuple[Tensor, ...]]:
     """Returns the gradient of a scalar and what comes with it. By autograd where that is possible:
     modules that run task by task may hold functions that torch.func refuses."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    in_forward_mode = forward_ad._current_level >= 0
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or in_forward_mode
+    ):
         grads, rest = torch.func.grad(objective, has_aux=True)(variables)
         return grads, rest
     with torch.enable_grad():

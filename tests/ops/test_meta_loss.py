@@ -6,6 +6,7 @@ import torch
 
 import innerloop as il
 from helpers import assert_close
+from innerloop import _dispatch
 from innerloop.functional import mean_meta_loss
 from problems import RATES, random_problem
 
@@ -216,34 +217,42 @@ def test_torch_backend_has_second_derivatives():
 
 @pytest.mark.parametrize("side", ["support", "query"])
 @pytest.mark.parametrize("member", ["x", "y", "weight"])
-def test_gradients_of_the_data_are_refused(side, member):
+def test_gradients_of_the_data_are_refused_or_taken_by_torch(side, member):
+    """Fused refuses; auto takes the torch back end and says so; without grad mode all is fused."""
     problem = random_problem(16, weighted=True, loss="mse")
     batch = getattr(problem, side)
-    tracked = batch._replace(**{member: getattr(batch, member).clone().requires_grad_()})
-    setattr(problem, side, tracked)
+    value = getattr(batch, member).clone().requires_grad_()
+    setattr(problem, side, batch._replace(**{member: value}))
+    options = {
+        **options_of(problem),
+        "model": problem.model,
+        "inner_lr": problem.options["inner_lr"],
+    }
+    arguments = (problem.params, problem.support, problem.query)
+    with torch.no_grad():
+        il.meta_loss(*arguments, backend="fused", **options)
     with pytest.raises(
         NotImplementedError, match=rf'{side} {member} must not require grad.*"torch"'
     ):
-        il.meta_loss(
-            problem.params,
-            problem.support,
-            problem.query,
-            model=problem.model,
-            inner_lr=problem.options["inner_lr"],
-            **options_of(problem),
-        )
+        il.meta_loss(*arguments, backend="fused", **options)
+    _dispatch._WARNED.clear()
+    with pytest.warns(il.FallbackWarning, match=f"{side} {member} is differentiated"):
+        auto = il.meta_loss(*arguments, **options).sum()
+    plain = il.meta_loss(*arguments, backend="torch", **options).sum()
+    pairs = [torch.autograd.grad(loss, value)[0] for loss in (auto, plain)]
+    assert_close(pairs[0], pairs[1], 1e-12)
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_gradients_of_the_task_weights_are_refused(warm):
+def test_gradients_of_the_task_weights_are_the_losses(warm):
     problem = random_problem(16, loss="mse", rates="number")
     weight = torch.ones(problem.tasks, dtype=torch.float64)
-    options = {**options_of(problem), "inner_lr": 0.1, "model": problem.model}
-    sides = (problem.support, problem.query)
+    options = {**options_of(problem), "inner_lr": 0.1, "model": problem.model, "backend": "fused"}
+    arguments = (problem.params, problem.support, problem.query)
     if warm:
-        mean_meta_loss(problem.params, *sides, task_weight=weight, **options)
-    with pytest.raises(NotImplementedError, match="task weight must not require grad"):
-        mean_meta_loss(problem.params, *sides, task_weight=weight.requires_grad_(), **options)
+        mean_meta_loss(*arguments, task_weight=weight, **options)
+    mean_meta_loss(*arguments, task_weight=weight.requires_grad_(), **options).backward()
+    assert_close(weight.grad, il.meta_loss(*arguments, **options), 1e-12)
 
 
 def test_remembered_calls_use_the_data_of_the_call():

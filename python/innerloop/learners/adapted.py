@@ -62,17 +62,17 @@ class Adapted:
 
     @named
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns the outputs [T, N, K] for x [T, N, ...]; no gradient flows through them."""
+        """Returns the outputs [T, N, K] for x [T, N, ...]. They have derivatives in x, any number
+        of times, which the torch back end takes (`backend="fused"` refuses them); the parameters
+        are constants."""
         _checks.check_tasks("Adapted", x, self.tasks)
-        with torch.no_grad():
-            out = functional.predict(
-                self.params,
-                x,
-                model=self._model(),
-                backend=self._backend,
-                allow_tf32=self._allow_tf32,
-            )
-        return out.detach()
+        return functional.predict(
+            self.params,
+            x,
+            model=self._model(),
+            backend=self._backend,
+            allow_tf32=self._allow_tf32,
+        )
 
     @named
     def module(self, task: int) -> nn.Module:
