@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import torch
 
 import innerloop as il
+from innerloop import objectives
 from innerloop._one_task import activate
 from innerloop.models import ACTIVATIONS
 
-LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
+LOSSES = objectives.NAMES
 SMOOTH = tuple(a for a in ACTIVATIONS if a not in ("relu", "leaky_relu"))
 RATES = ("number", "scalar", "steps", "leaf", "leaf_steps", "element", "element_steps", "mixed")
 WIDTHS = (1, 2, 3, 5, 7, 8, 9, 16, 17)

@@ -19,7 +19,8 @@ ERRORS = (TypeError, ValueError, RuntimeError)
 
 # what begins a message that was written further inside
 _LABEL = re.compile(
-    r"(meta_grad|meta_loss|mean_meta_loss|adapt|hvp|loss_and_grad|predict|reference|MAML)(?=: )"
+    r"(meta_grad|meta_loss|mean_meta_loss|adapt|hvp|loss_and_grad|predict|reference|MAML"
+    r"|JointTraining)(?=: )"
 )
 # beginnings of messages of the extension and of torch, which do not know who called, and remedies
 _NAMELESS = {

@@ -20,9 +20,9 @@ from spoil import SPOILERS
 
 import innerloop as il
 from innerloop.models import ACTIVATIONS
+from innerloop.objectives import NAMES
 
 OPERATIONS = ("meta_grad", "meta_grad", "meta_loss", "adapt", "hvp", "loss_and_grad", "predict")
-LOSSES = ("mse", "half_mse", "cross_entropy", "bce_with_logits", "huber")
 DOCUMENTED = (ValueError, TypeError, NotImplementedError)
 MEMORY_BYTES = 6 << 30
 CALL_SECONDS = 60
@@ -48,7 +48,7 @@ class Call:
         draw = self.draw = Draw(seed)
         self.operation = draw.choice(OPERATIONS)
         self.dtype = draw.choice((torch.float32, torch.float64, torch.float64))
-        self.loss = draw.choice(LOSSES)
+        self.loss = draw.choice(NAMES)
         widths = [draw.choice((1, 2, 3, 5, 8, 9)) for _ in range(draw.choice((2, 2, 3, 4)))]
         bias = draw.random() < 0.8
         self.model = il.MLP(widths, draw.choice(ACTIVATIONS), bias)

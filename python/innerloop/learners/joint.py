@@ -79,13 +79,14 @@ class JointTraining(Learner):
         """Returns the mean over tasks of the loss on support and query rows together.
 
         With n_s and n_q rows in use, a task's loss is (n_s support_loss + n_q query_loss) / (n_s +
-        n_q): the mean over all rows, or what weights make of it on each side.
+        n_q): the mean over all rows, or what weights make of it on each side. A callable gets the
+        rows of both sides together.
 
         Args, Returns: as MAML.
 
         Differentiability: as MAML.
 
-        Cost: time O(T (N + Q) P); one copy of the rows.
+        Cost: time O(T (N + Q) P); one copy of the rows, two with counts.
         """
         op = "JointTraining"
         learner_checks.check_reduction(op, reduction, task_weight)
