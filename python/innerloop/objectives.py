@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
 
 from innerloop._checks import _kind, _sizes, _type_error, _value_error
+from innerloop._real_forward import Kind, changes_of_torch, own_forward, torch_unchanged
 
 Function = Callable[..., Tensor]
-Loss = str | Function  # what callers pass
 HUBER_DELTA = 1.0
 
 
@@ -53,6 +52,9 @@ class Objective:
     def is_fused(self) -> bool:
         """Whether the fused operations have it."""
         return not self.reason
+
+
+Loss = str | Function | Objective  # what callers pass; learners resolve it once a call
 
 
 # ---------------------------------------------------------------- named losses
@@ -108,26 +110,25 @@ _NAMED = {
 
 class _TorchLoss(NamedTuple):
     """A loss of torch, as a class and as a function, and the named loss that it is with `usual`
-    options. `forward` and `call` are the class's when this module was imported."""
+    options. `alone` is a set of the kind."""
 
-    kind: type[nn.Module]
+    kind: Kind
+    alone: frozenset[Kind]
     function: Function
     usual: Mapping[str, Any]
     objective: Objective
-    forward: object
-    call: object
 
 
 def _torch_loss(
-    name: str, kind: type[nn.Module], function: Function, **options: object
+    name: str, cls: type[nn.Module], function: Function, **options: object
 ) -> _TorchLoss:
     """Returns one row of the table below."""
     classes = name == "cross_entropy"
     objective = Objective(
         name, _ROWS[name], strict=not classes, classes=classes, ignored=-100 if classes else None
     )
-    usual = {"reduction": "mean", **options}
-    return _TorchLoss(kind, function, usual, objective, kind.forward, kind.__call__)
+    kind, usual = Kind(cls), {"reduction": "mean", **options}
+    return _TorchLoss(kind, frozenset([kind]), function, usual, objective)
 
 
 _TORCH = (
@@ -150,7 +151,7 @@ _TORCH = (
     _torch_loss("huber", nn.HuberLoss, F.huber_loss, delta=HUBER_DELTA),
     _torch_loss("huber", nn.SmoothL1Loss, F.smooth_l1_loss, beta=HUBER_DELTA),
 )
-_BY_KIND = {known.kind: known for known in _TORCH}
+_BY_CLASS = {known.kind.cls: known for known in _TORCH}
 # others whose targets, says torch, have the shape of the outputs
 _ELEMENTWISE: tuple[object, ...] = (
     *(nn.L1Loss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.KLDivLoss),
@@ -163,28 +164,19 @@ _PROBABILITIES = Objective(
 )
 
 
-def _is_altered(loss: nn.Module, known: _TorchLoss) -> bool:
-    """Says whether a call of an instance of a torch loss does anything but what torch wrote."""
-    return bool(
-        "forward" in loss.__dict__
-        or known.kind.forward is not known.forward
-        or known.kind.__call__ is not known.call
-        or getattr(F, known.function.__name__) is not known.function
-        or loss._forward_hooks
-        or loss._forward_pre_hooks
-        or loss._backward_hooks
-        or loss._backward_pre_hooks
-        or torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    )
+def _changed(known: _TorchLoss, loss: nn.Module | None) -> str | None:
+    """Returns what makes a torch loss, this instance or the function, compute something else than
+    torch wrote, in words, or None: the rule that layers are held to as well."""
+    changed = None if loss is None else own_forward(loss, known.kind)
+    if changed is None and (torch.compiler.is_compiling() or not torch_unchanged(known.alone)):
+        changed = changes_of_torch(known.kind)
+    return changed
 
 
 def _of_torch(loss: nn.Module, known: _TorchLoss) -> Objective:
     """Returns the objective of an instance of a torch loss: the named one if it means exactly that,
     else itself."""
-    kind = known.kind.__name__
+    kind = known.kind.cls.__name__
     options = {k: getattr(loss, k) for k in known.usual}
     unusual = [
         f"{k}={'...' if isinstance(v, Tensor) else repr(v)}"
@@ -192,9 +184,9 @@ def _of_torch(loss: nn.Module, known: _TorchLoss) -> Objective:
         if isinstance(v, Tensor) or v != known.usual[k]
     ]
     name = f"{kind}({', '.join(unusual)})"
-    if _is_altered(loss, known):
-        reason = f"a {kind} with hooks or with a forward that is not torch's has no kernel"
-        return Objective(name, function=loss, reason=reason)
+    changed = _changed(known, loss)
+    if changed is not None:
+        return Objective(name, function=loss, reason=f"{kind} cannot be fused: {changed}")
     if not unusual:
         return known.objective
     usual = ", ".join(f"{k}={v!r}" for k, v in known.usual.items())
@@ -206,6 +198,15 @@ def _of_torch(loss: nn.Module, known: _TorchLoss) -> Objective:
         reason=f"the loss {name} has no kernel, only {kind}({usual})",
         ignored=options.get("ignore_index"),
     )
+
+
+def _of_function(known: _TorchLoss) -> Objective:
+    """Returns the objective of a torch loss given as a function, with its usual options."""
+    changed = _changed(known, None)
+    if changed is None:
+        return known.objective
+    name = known.function.__name__
+    return Objective(name, function=known.function, reason=f"{name} cannot be fused: {changed}")
 
 
 def suited(objective: Objective, *batches: Any) -> Objective:
@@ -236,7 +237,8 @@ def resolve(op: str, loss: object) -> Objective:
         ValueError: the name is unknown.
         TypeError: neither a name nor a callable of outputs and targets.
 
-    Cost: 0.1 us for a name, some microseconds for anything else.
+    Cost: 0.1 us for a name, some microseconds for anything else (torch's losses are looked at anew
+        each time, as layers are).
 
     Example:
         >>> [resolve("", loss).name for loss in ("mse", nn.CrossEntropyLoss(), F.smooth_l1_loss)]
@@ -254,13 +256,13 @@ def resolve(op: str, loss: object) -> Objective:
     if isinstance(loss, type) or not callable(loss):
         _refuse_kind(op, loss)
     if isinstance(loss, nn.Module):
-        kind = _BY_KIND.get(type(loss))
-        if kind is not None:
-            return _of_torch(loss, kind)
+        of_class = _BY_CLASS.get(type(loss))
+        if of_class is not None:
+            return _of_torch(loss, of_class)
     else:
         for known in _TORCH:
             if loss is known.function:
-                return known.objective
+                return _of_function(known)
     name = "function"
     if not torch.compiler.is_compiling():  # which reads neither names nor signatures
         name = _name(loss)

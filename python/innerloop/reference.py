@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 from innerloop._one_task import Leaves, Side, forward, task_loss, unroll, value_and_grad
 from innerloop._ragged import over_ragged_tasks
 from innerloop._tasks import over_tasks
-from innerloop.objectives import Loss, Objective, resolve, suited
+from innerloop.objectives import Loss, resolve, suited
 
 if TYPE_CHECKING:
     from innerloop._one_task import Model
@@ -61,7 +61,7 @@ def predict(params: Params, x: Tensor, *, model: Model) -> Tensor:
 
 
 def loss_and_grad(
-    params: Params, batch: BatchLike, *, model: Model, loss: Loss | Objective = "mse"
+    params: Params, batch: BatchLike, *, model: Model, loss: Loss = "mse"
 ) -> tuple[Tensor, Leaves]:
     """Returns each task's loss [T] and its gradient {name: [T, ...]}; see
     `functional.loss_and_grad`."""
@@ -86,7 +86,7 @@ def hvp(
     vector: Params,
     *,
     model: Model,
-    loss: Loss | Objective = "mse",
+    loss: Loss = "mse",
 ) -> Leaves:
     """Returns each task's Hessian times `vector`, {name: [T, ...]}; see `functional.hvp`."""
     wanted = suited(resolve("reference", loss), batch)
@@ -116,7 +116,7 @@ def adapt(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: Loss | Objective = "mse",
+    loss: Loss = "mse",
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
 ) -> Leaves:
@@ -163,7 +163,7 @@ def meta_losses(
     model: Model,
     inner_lr: InnerLr,
     steps: int,
-    loss: Loss | Objective = "mse",
+    loss: Loss = "mse",
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,

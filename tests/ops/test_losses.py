@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules import loss as torch_losses
+from torch.overrides import TorchFunctionMode
 
 import innerloop as il
 from helpers import assert_close
@@ -284,12 +285,16 @@ def double_input(module, inputs):
 @contextmanager
 def replaced(owner, name, value):
     """Sets an attribute for a while."""
+    own = name in vars(owner)
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, before)
+        if own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
 
 
 @contextmanager
@@ -305,6 +310,14 @@ def hooked(handle):
 def nothing(_=None):
     """Changes nothing."""
     yield
+
+
+class Doubling(TorchFunctionMode):
+    """Doubles every loss."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return 2 * found if func in FUNCTIONS.values() else found
 
 
 def huge(z, y, *options, **more):
@@ -327,6 +340,7 @@ ALTERATIONS = {
     "class forward": lambda loss: replaced(type(loss), "forward", lambda self, z, y: huge(z, y)),
     "class call": lambda loss: replaced(type(loss), "__call__", lambda self, z, y: huge(z, y)),
     "option": lambda loss: replaced(loss, "reduction", "sum"),
+    "function mode": lambda loss: Doubling(),
 }
 KINDS = ("MSELoss", "HuberLoss", "SmoothL1Loss", "BCEWithLogitsLoss", "CrossEntropyLoss")
 
@@ -353,12 +367,35 @@ def test_an_altered_loss_is_not_the_named_one(kind, alteration):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_patched_function_of_torch_is_not_the_named_loss(kind):
     case = next(case for case in CASES if case.kind == kind)
-    net, loss = case.net(), case.make()
-    with replaced(F, FUNCTIONS[kind].__name__, huge):
-        assert il.backend_for(net, loss=loss).backend == "torch"
-        assert il.backend_for(net, loss=huge).backend == "torch"
+    net, loss, function = case.net(), case.make(), FUNCTIONS[kind]
+    with replaced(F, function.__name__, huge):
+        for used in (loss, function, huge):
+            assert il.backend_for(net, loss=used).backend == "torch"
         if kind != "CrossEntropyLoss":
             check(net, loss, *case.sides(), "torch", truth=huge)
+    assert il.backend_for(net, loss=function).backend == "fused"
+
+
+INNER = {  # what F's functions call
+    "MSELoss": (torch._C._nn, "mse_loss"),
+    "HuberLoss": (torch._C._nn, "huber_loss"),
+    "SmoothL1Loss": (torch._C._nn, "smooth_l1_loss"),
+    "BCEWithLogitsLoss": (torch, "binary_cross_entropy_with_logits"),
+    "CrossEntropyLoss": (torch._C._nn, "cross_entropy_loss"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_patched_inner_function_of_torch_is_not_the_named_loss(kind):
+    case = next(case for case in CASES if case.kind == kind)
+    net, (support, query), (owner, name) = case.net(), case.sides(), INNER[kind]
+    inner = getattr(owner, name)
+    with replaced(owner, name, lambda *args, **options: 2 * inner(*args, **options)):
+        for loss in (case.make(), FUNCTIONS[kind]):
+            reason = il.backend_for(net, loss=loss).reason
+            assert f"cannot be fused: {owner.__name__}.{name} is not torch's own" in reason
+            check(net, loss, support, query, "torch")
+    assert il.backend_for(net, loss=FUNCTIONS[kind]).backend == "fused"
 
 
 @pytest.mark.parametrize("kind", ["full_backward_hook", "full_backward_pre_hook"])

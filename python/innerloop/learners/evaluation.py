@@ -12,7 +12,7 @@ from torch import Tensor
 from innerloop import functional
 from innerloop._dispatch import Model
 from innerloop.learners.rates import InnerRates
-from innerloop.objectives import Loss, resolve
+from innerloop.objectives import Objective
 
 BatchParts = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # x, y, count, weight
 
@@ -60,7 +60,7 @@ def evaluate(
     model: Model,
     rates: InnerRates | None,
     steps: int,
-    loss: Loss,
+    objective: Objective,
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
@@ -80,7 +80,7 @@ def evaluate(
             model=model,
             rates=rates,
             steps=steps,
-            loss=loss,
+            objective=objective,
             adapted=adapted,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -115,14 +115,13 @@ def _chunk(
     model: Model,
     rates: InnerRates | None,
     steps: int,
-    loss: Loss,
+    objective: Objective,
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Returns (losses, accuracies or None), both [T, S + 1], of the tasks of one chunk."""
     phi = dict(params)
-    objective = resolve("evaluate", loss)
     counts = objective.classes and query[1].dtype is torch.int64 and query[1].ndim == 2
     losses, shares = [], []
     for step in range(steps + 1):
@@ -134,7 +133,7 @@ def _chunk(
                 model=model,
                 inner_lr=rates.at_step(step - 1),
                 steps=1,
-                loss=loss,
+                loss=objective,
                 adapt_params=adapted,
                 backend=backend,
                 allow_tf32=allow_tf32,
@@ -146,7 +145,7 @@ def _chunk(
             model=model,
             inner_lr=0.0,
             steps=0,
-            loss=loss,
+            loss=objective,
             backend=backend,
             allow_tf32=allow_tf32,
         )

@@ -17,7 +17,7 @@ from innerloop._params import Batch, BatchLike, InnerLr
 from innerloop._ragged import in_front, rows_in_use
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.learner import Learner
-from innerloop.objectives import Loss, suited
+from innerloop.objectives import Loss, Objective
 
 
 class JointTraining(Learner):
@@ -90,14 +90,14 @@ class JointTraining(Learner):
         """
         op = "JointTraining"
         learner_checks.check_reduction(op, reduction, task_weight)
-        model, params = self._model(support, query)
+        model, params, objective = self._model(support, query)
         like = next(p for p in params.values() if p.is_floating_point())
         none, rows = _union(op, support, query, like.dtype)
         options: dict[str, Any] = {
             "model": model,
             "inner_lr": 0.0,
             "steps": 0,
-            "loss": self.loss,
+            "loss": objective,
             "backend": self._backend,
             "allow_tf32": self._allow_tf32,
         }
@@ -109,19 +109,24 @@ class JointTraining(Learner):
                 loss = functional.mean_meta_loss(params, none, rows, **options)
         except ERRORS:
             try:
-                self._check_sides(op, support, query, model, params)
+                self._check_sides(op, support, query, model, params, objective)
             except ERRORS as plainer:
                 raise plainer from None
             raise
         return self._anchored(loss, model)
 
     def _check_sides(
-        self, op: str, support: Any, query: Any, model: Model, params: dict[str, Tensor]
+        self,
+        op: str,
+        support: Any,
+        query: Any,
+        model: Model,
+        params: dict[str, Tensor],
+        objective: Objective,
     ) -> None:
         """Raises what is wrong with one side, in terms of the rows that the caller gave."""
         for name, batch in (("support", support), ("query", query)):
             parts = _checks.check_batch(op, name, batch)
-            objective = suited(self._objective, parts)
             ready = prepare(op, model, self._backend, params, parts[0].shape[0], objective)
             prepare_batch(op, name, parts, objective, ready)
 

@@ -153,19 +153,20 @@ class Learner(nn.Module):
         constant = [k for k, v in named.items() if not v.is_floating_point()]
         return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
 
-    def _model(self, *batches: Any) -> tuple[Model, dict[str, Tensor]]:
+    def _model(self, *batches: Any) -> tuple[Model, dict[str, Tensor], Objective]:
         """Returns what the functional layer is to run (the description if there is one, else the
-        module), and the parameters."""
+        module), the parameters, and the loss."""
         model: Model = self.module
+        objective = suited(self._objective, *batches)
         with alone():
-            if self._backend == "torch" or suited(self._objective, *batches).reason:
+            if self._backend == "torch" or not objective.is_fused:
                 params: dict[str, Tensor] = dict(self.module.named_parameters())
             else:
                 model, params = self._description.of(self.module)
         if model is self.module:
             selects = any(map(learner_checks.leaves_rows_out, batches))
             _checks.check_statistics(type(self).__name__, self.module, selects_rows=selects)
-        return model, params
+        return model, params, objective
 
     def _rates_for(self, op: str, inner_lr: InnerLr | None, steps: int) -> InnerLr:
         """Returns the rates of one call."""
@@ -214,7 +215,7 @@ class Learner(nn.Module):
         """
         steps = self.steps if steps is None else steps
         rates = self._rates_for(f"{type(self).__name__}.adapt", inner_lr, steps)
-        model, params = self._model(support)
+        model, params, objective = self._model(support)
         with torch.no_grad():
             adapted = functional.adapt(
                 {k: v.detach() for k, v in params.items()},
@@ -222,7 +223,7 @@ class Learner(nn.Module):
                 model=model,
                 inner_lr=_detached(rates),
                 steps=steps,
-                loss=self.loss,
+                loss=objective,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
@@ -272,7 +273,7 @@ class Learner(nn.Module):
         rates = self.rates if inner_lr is None else self._given_rates(op, inner_lr, steps)
         if rates is None and steps:
             learner_checks.refuse_without_rate(op)
-        model, params = self._model(support_parts, query_parts)
+        model, params, objective = self._model(support_parts, query_parts)
         with torch.no_grad():
             return evaluate(
                 {k: v.detach() for k, v in params.items()},
@@ -281,7 +282,7 @@ class Learner(nn.Module):
                 model=model,
                 rates=rates,
                 steps=steps,
-                loss=self.loss,
+                objective=objective,
                 adapted=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,

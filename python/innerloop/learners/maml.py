@@ -114,7 +114,7 @@ class MAML(Learner):
         """
         _checks.check_reduction("MAML", reduction, task_weight)
         steps = self.steps if steps is None else steps
-        model, params = self._model(support, query)
+        model, params, objective = self._model(support, query)
         rates = self._rates_for("MAML", inner_lr, steps)
         if reduction == "none":
             loss = functional.meta_loss(
@@ -124,7 +124,7 @@ class MAML(Learner):
                 model=model,
                 inner_lr=rates,
                 steps=steps,
-                loss=self.loss,
+                loss=objective,
                 order=self.order,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
@@ -138,7 +138,7 @@ class MAML(Learner):
                 model=model,
                 inner_lr=rates,
                 steps=steps,
-                loss=self.loss,
+                loss=objective,
                 order=self.order,
                 adapt_params=self.adapted_names,
                 task_weight=task_weight,
