@@ -68,8 +68,9 @@ def test_equations_are_the_normal_equations_of_every_task() -> None:
             np.testing.assert_allclose(maml.left[t], columns, rtol=1e-11, atol=1e-13)
 
 
-def test_estimate_is_the_formula_of_the_result() -> None:
-    data = example(1, 30)
+@pytest.mark.parametrize(("seed", "located"), [(1, False), (6, True)])
+def test_estimate_is_the_formula_of_the_result(seed: int, located: bool) -> None:
+    data = example(seed, 30)
     found = estimate(*data, inner_lr=0.3)
     drs = equations.drs_equations(*(a if a.ndim == 3 else a[..., None] for a in data))
     maml = equations.maml_equations(
@@ -97,7 +98,34 @@ def test_estimate_is_the_formula_of_the_result() -> None:
     error = gap @ mean_m @ gap / 2 - np.trace(mean_m @ spread) / (2 * tasks)
     wanted = [error, drs_constant, maml_constant]
     np.testing.assert_allclose(numbers(found), wanted, rtol=1e-10)
-    assert found.crossover == pytest.approx((maml_constant - drs_constant) / error, rel=1e-10)
+    crossing = (maml_constant - drs_constant) / error
+    scatter = [
+        np.linalg.eigvals(np.linalg.solve(mean, np.mean(w @ np.linalg.inv(mean) @ w, axis=0))).max()
+        for mean, w in ((mean_d, drs.left), (mean_m, maml.left))
+    ]
+    assert found.fewest_tasks == math.ceil(5.0 * max(scatter))
+    assert located == (crossing >= found.fewest_tasks)
+    if located:
+        assert found.crossover == pytest.approx(crossing, rel=1e-10)
+    else:
+        assert math.isnan(found.crossover)
+        assert f"crossover M* below {found.fewest_tasks} tasks" in found.explain()
+
+
+def test_heavy_tails_leave_the_crossover_open() -> None:
+    # Inputs with a Student distribution of two degrees of freedom have no variance.
+    rng = np.random.default_rng(0)
+    slope = rng.uniform(0.5, 1.5, (60, 1))
+    for heavy in (False, True):
+        x = rng.standard_t(2, (60, 10)) if heavy else rng.standard_normal((60, 10))
+        y = slope * x + 0.5 * rng.standard_normal((60, 10))
+        x = x[..., None]
+        found = estimate(x[:, :5], y[:, :5], x[:, 5:], y[:, 5:], inner_lr=0.5)
+        assert (found.fewest_tasks > 60) == heavy
+        if heavy:
+            assert math.isnan(found.crossover)
+            assert "heavy tails" in found.explain()
+            assert "crossover M*" not in found.explain()
 
 
 @pytest.mark.parametrize("groups", [1000, 5])
@@ -199,7 +227,7 @@ def test_units_and_outputs() -> None:
     one = estimate(sx, sy, qx, qy, inner_lr=0.3, steps=2)
     scaled = estimate(sx, 3 * sy, qx, 3 * qy, inner_lr=0.3, steps=2)
     np.testing.assert_allclose(numbers(scaled), 9 * numbers(one), rtol=1e-9)
-    assert scaled.crossover == pytest.approx(one.crossover, rel=1e-9)
+    assert scaled.crossover == pytest.approx(one.crossover, rel=1e-9, nan_ok=True)
     assert scaled.interval == pytest.approx(one.interval, rel=1e-8)
     twice = [np.stack([y, y], axis=-1) for y in (sy, qy)]
     both = estimate(sx, twice[0], qx, twice[1], inner_lr=0.6, steps=2)
@@ -212,7 +240,7 @@ def test_units_and_outputs() -> None:
 
 
 def test_what_an_estimate_says() -> None:
-    found = estimate(*example(0, 100), inner_lr=0.3, level=0.9)
+    found = estimate(*example(4, 100), inner_lr=0.3, level=0.9)
     text = found.explain()
     assert "From 100 tasks, inner rate 0.3, 1 inner step (Result 36)" in text
     assert "90% jackknife interval" in text

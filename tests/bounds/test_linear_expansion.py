@@ -150,7 +150,9 @@ def test_crossover_cases():
         found.drs_limit[plain] + found.drs[plain] / m, found.maml[plain] / m, rtol=1e-10
     )
     same = linear.Mixture([1.0], [[[1.0]]], [[1.0]], [0.0])
-    assert linear.crossover(same, inner_lr=0.0, samples=5) == 0.0  # no error on either side
+    neither = linear.crossover(same, inner_lr=0.0, samples=5)  # no error on either side
+    assert math.isnan(neither)
+    assert "neither wins" in neither.reason
 
 
 def test_shapes_and_reports():

@@ -121,9 +121,13 @@ def test_reduced_words_equal_the_general_rule(word):
     rng = np.random.default_rng(3)
     free, rate, samples = rng.normal(size=(2, 2)), 0.4, 3
     got = np.zeros((2, 2))
+
+    def power(exponents):
+        kept = np.eye(2) - rate * Q1
+        return np.linalg.matrix_power(Q1, exponents[0]) @ np.linalg.matrix_power(kept, exponents[1])
+
     for t in reduce_word(word):
-        power = np.linalg.matrix_power
-        left, right = power(Q1, t.left), power(Q1, t.right)
+        left, right = power(t.left), power(t.right)
         matrix = {
             "power": left,
             "left": left @ free @ right,
@@ -131,7 +135,7 @@ def test_reduced_words_equal_the_general_rule(word):
             "trace": np.trace(right @ free) * left,
         }[t.kind]
         scale = t.count * rate**t.rate_power / samples**t.sample_power
-        got += scale * np.prod([np.trace(power(Q1, k)) for k in t.traces]) * matrix
+        got += scale * np.prod([np.trace(power(k)) for k in t.traces]) * matrix
     factors, shares = _wishart_rule(2, float(samples))
     rows = np.linalg.cholesky(Q1) @ factors
     hats = rows @ np.swapaxes(rows, 1, 2)

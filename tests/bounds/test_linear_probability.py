@@ -1,4 +1,5 @@
-"""Result 10: the probability that joint training ends worse."""
+"""Result 10: the normal approximation of the probability that joint training ends worse, and which
+law a prediction comes from."""
 
 import numpy as np
 import pytest
@@ -6,7 +7,12 @@ from linear_problems import STEP, W1, draw_sides, scores
 from scipy import integrate, stats
 
 from innerloop.bounds import linear
-from innerloop.bounds.linear.probability import _in_more_dimensions, _in_one_dimension, _limit
+from innerloop.bounds.linear.normal import (
+    _in_more_dimensions,
+    _in_one_dimension,
+    _limit,
+    normal_cells,
+)
 from innerloop.bounds.linear.scores import estimators
 
 # beta, rate, N; asymptotic (co)variances of both estimates; then probabilities at M = 25 and 100
@@ -24,7 +30,7 @@ IDS = ["beta2-.3-5", "beta1-.5-25", "beta2-.1-25"]
 @pytest.mark.parametrize("case", PUBLISHED, ids=IDS)
 def test_covariances(case):
     beta, rate, samples, expected, _ = case
-    spread = _limit(linear.published_law(1, beta), rate, float(samples), True)[3]
+    spread = _limit(linear.published_law(1, beta), rate, float(samples), True, "test")[3]
     np.testing.assert_allclose(
         [spread[0, 0], spread[0, 1], spread[1, 1]], expected, rtol=1e-11, atol=0.0
     )
@@ -34,7 +40,7 @@ def test_covariances(case):
 def test_bivariate_formula_has_the_checked_values_with_their_bias(case):
     beta, rate, samples, _, expected = case
     law = linear.published_law(1, beta)
-    hessian, offset, bias, spread = _limit(law, rate, float(samples), True)
+    hessian, offset, bias, spread = _limit(law, rate, float(samples), True, "test")
     found = estimators(law, rate, float(samples), "test")
     theirs = bias / [found.drs.weight[0, 0], found.maml.weight[0, 0]]
     got = [
@@ -49,7 +55,7 @@ def test_bivariate_formula_has_the_checked_values_with_their_bias(case):
 def test_one_dimension_against_integration(case, after_update):
     beta, rate, samples, _, _ = case
     law = linear.published_law(1, beta)
-    _, offset, bias, spread = _limit(law, rate, float(samples), after_update)
+    _, offset, bias, spread = _limit(law, rate, float(samples), after_update, "test")
     for tasks in (5, 25, 100):
         mean, cov = offset + bias / tasks, spread / tasks
         slope = cov[0, 1] / cov[1, 1]
@@ -66,10 +72,14 @@ def test_one_dimension_against_integration(case, after_update):
         exact = integrate.quad(
             density, mean[1] - reach, mean[1] + reach, points=[0.0], epsabs=1e-12, limit=500
         )[0]
-        got = linear.probability_drs_worse(
-            law, inner_lr=rate, samples=samples, tasks=tasks, after_update=after_update
-        )
+        got = approximated(law, rate, samples, tasks, after_update)
         assert got == pytest.approx(exact, abs=1e-9)
+
+
+def approximated(law, rate, samples, tasks, after_update=True):
+    """The normal approximation at one cell."""
+    cell = (np.array([float(value)]) for value in (rate, samples, tasks))
+    return normal_cells(law, *cell, after_update, "test")[0]
 
 
 def random_forms(rng, cells, p):
@@ -126,7 +136,7 @@ def test_degenerate_comparisons():
 def test_singular_covariances():
     # Two tasks without sampling noise: both estimates move along one line, so the comparison is a
     # quadratic inequality in one normal variable.
-    hessian, offset, bias, spread = _limit(W1, 0.3, np.inf, True)
+    hessian, offset, bias, spread = _limit(W1, 0.3, np.inf, True, "test")
     values, vectors = np.linalg.eigh(spread)
     assert values[-2] < 1e-12 * values[-1]
     for tasks in (10, 100):
@@ -138,8 +148,7 @@ def test_singular_covariances():
         low, high = sorted(roots)
         outside = stats.norm.cdf(low) + stats.norm.sf(high)
         expected = outside if line @ signed @ line > 0.0 else 1.0 - outside
-        got = linear.probability_drs_worse(W1, inner_lr=0.3, tasks=tasks)
-        assert got == pytest.approx(expected, abs=2e-4)
+        assert approximated(W1, 0.3, np.inf, tasks) == pytest.approx(expected, abs=2e-4)
 
 
 def test_against_simulated_training():
@@ -159,29 +168,10 @@ def test_against_simulated_training():
             drs, maml = (linear.risk(W1, x, **(STEP if after else {})) for x in points)
             worse[after].append(drs > maml)
     for after in (True, False):
-        predicted = linear.probability_drs_worse(W1, **STEP, tasks=tasks, after_update=after)
+        predicted = approximated(W1, 0.3, 5, tasks, after)
         frequency = np.mean(worse[after])
         error = np.sqrt(predicted * (1 - predicted) / trials)
         assert abs(frequency - predicted) < 0.01 + 4.0 * error
-
-
-def test_heat_map_is_a_broadcast():
-    law = linear.published_law(p=2)
-    rates = np.array([0.0, 0.3, 1.0])[:, None, None]
-    sizes, tasks = np.array([1, 10, 100])[:, None], np.array([2, 25, 400])
-    grid = linear.probability_drs_worse(law, inner_lr=rates, samples=sizes, tasks=tasks)
-    assert grid.shape == (3, 3, 3)
-    assert ((grid >= 0.0) & (grid <= 1.0)).all()
-    one = linear.probability_drs_worse(law, inner_lr=0.3, samples=10, tasks=25)
-    assert grid[1, 1, 1] == pytest.approx(one, abs=1e-13)
-    assert one.source == "Result 10"
-    # More tasks favour MAML after the update once its advantage is there to be seen.
-    assert (np.diff(grid[1, 1:], axis=1) > 0.0).all()
-    # Without an inner step the risks before and after are the same.
-    before = linear.probability_drs_worse(
-        law, inner_lr=0.0, samples=10, tasks=tasks, after_update=False
-    )
-    np.testing.assert_allclose(grid[0, 1], before, atol=1e-12)
 
 
 def test_bad_input():

@@ -119,12 +119,13 @@ def test_sentences_fit_the_estimate() -> None:
     theory = theory_of(small_problem())
     found = theory.estimates[theory.setting]
 
-    def say(crossover: float, low: float, high: float, tasks: int = 48) -> str:
+    def say(crossover: float, low: float, high: float, tasks: int = 48, fewest: int = 11) -> str:
         changed = dataclasses.replace(
             found,
             tasks=tasks,
-            crossover=type(found.crossover)(crossover, name="n", source="s"),
+            crossover=type(found.crossover)(crossover, name="n", source="s", reason="why not"),
             interval=(low, high),
+            fewest_tasks=fewest,
         )
         return dataclasses.replace(
             theory, tasks=tasks, estimates={theory.setting: changed}
@@ -139,19 +140,21 @@ def test_sentences_fit_the_estimate() -> None:
     assert "joint training has the smaller expected error" in say(200.0, 90.0, 400.0)
     assert "MAML has the smaller expected error" in say(20.0, 10.0, 40.0)
     assert "12 to 900, a wide one" in say(30.0, 12.0, 900.0)
+    # Below the tasks from which the expansion is used no number is printed.
+    low = say(math.nan, 3.0, 16.5, fewest=20)
+    assert "puts the crossover below 20 tasks" in low
+    assert "(95% jackknife interval fewer than 20 to fewer than 20)" in low
+    assert "MAML has the smaller expected error" in low
+    assert say(math.nan, 3.0, 90.0, fewest=49).endswith(
+        "makes no estimate of the crossover: why not."
+    )
     assert "interval is 0 to infinity" in say(30.0, 0.0, math.inf)
     assert "sees no crossover" in say(math.inf, 60.0, math.inf)
     assert "60 to infinity" in say(math.inf, 60.0, math.inf)
     assert "puts the crossover at 0" in say(0.0, 0.0, 30.0)
-    assert tasks_text(225990.8) == "2.3e5"
-    # Two parameters per output: below four tasks the leading order in 1/M is no number of tasks.
-    assert "puts the crossover at fewer than 4 tasks, too few for its leading" in say(
-        2.6, 0.7, 40.0
-    )
-    assert "interval fewer than 4 to 40, a wide one)" in say(2.6, 0.7, 40.0)
-    assert "about 4 (95% jackknife interval 0 to 40, a wide one)" in say(4.0, 0.0, 40.0)
-    assert [tasks_text(value, 4) for value in (0.0, 0.01, 3.9, 4.0)] == [
-        "0", "fewer than 4", "fewer than 4", "4",
+    assert tasks_text(225990.8, 20) == "2.3e5"
+    assert [tasks_text(v, 20) for v in (0.0, 19.9, math.nan, 20.0)] == [
+        "0", "fewer than 20", "fewer than 20", "20",
     ]  # fmt: skip
 
 

@@ -98,7 +98,10 @@ def test_agreement_of_a_known_gap():
         tasks=[25, 100], samples=[25], inner_lrs=[0.3], trials=400, seed=1
     )
     shifted = Prediction(
-        result.maml_better_before + 0.125, result.maml_better_after - 0.25, np.zeros((1, 1))
+        result.maml_better_before + 0.125,
+        result.maml_better_after - 0.25,
+        np.zeros((1, 1)),
+        *np.zeros((2, 2, 1, 1)),
     )
     regions = agreement(dataclasses.replace(result, prediction=shifted))
     assert [r.after_update for r in regions] == [True, True, False, False]

@@ -40,27 +40,43 @@ def array(value: Any, *, function: str, name: str, ndim: int | None = None) -> A
     return made
 
 
+# Beyond it, float64 cannot count.
+MOST = 2**53
+
+
 def counts(
-    value: Any, *, function: str, name: str, at_least: int = 1, none: float | None = None
+    value: Any,
+    *,
+    function: str,
+    name: str,
+    at_least: int = 1,
+    at_most: int = MOST,
+    none: float | None = None,
 ) -> Array:
     """`value` as whole numbers in float64; None becomes `none` (infinity for "population").
 
     Raises:
         TypeError: not real numbers, or None where None means nothing.
-        ValueError: a value is not whole or below `at_least`. Infinity passes where None does.
+        ValueError: a value is not whole, below `at_least` or above `at_most`. Infinity passes where
+            None does.
     """
     if value is None:
         if none is None:
             raise TypeError(f"{function}: {name} must be a whole number (got None)")
         return np.asarray(none, dtype=np.float64)
     made = _float64(value, function, name)
-    whole = np.isfinite(made) & (made == np.floor(made)) & (made >= at_least)
+    whole = (made == np.floor(made)) & (made >= at_least)
     if none is not None:
         whole |= made == none
     if not whole.all():
         raise ValueError(
             f"{function}: {name} must be whole numbers of at least {at_least} "
             f"(got {_first(made, ~whole):.12g})"
+        )
+    many = (made > at_most) if none is None else (made > at_most) & (made != none)
+    if many.any():
+        raise ValueError(
+            f"{function}: {name} must be at most {at_most} (got {_first(made, many):g})"
         )
     return made
 

@@ -11,11 +11,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from innerloop.bounds.linear import Estimate
 from innerloop.compare.analysis import Analysis, Row
 from innerloop.compare.document import measure_name
 from innerloop.compare.episodes import split_sizes
 from innerloop.compare.problem import Problem
-from innerloop.compare.theory import PER_RISK, Theory, least_tasks, tasks_text
+from innerloop.compare.theory import PER_RISK, Theory, tasks_text
 from innerloop.compare.verdict import (
     AS_GOOD,
     JOINT_BETTER,
@@ -142,15 +143,18 @@ def _theory_table(theory: Theory) -> Table:
             f"{PER_RISK * estimate.modelling_error:.2g} ± {PER_RISK * error:.1g}",
             f"{PER_RISK * estimate.drs / theory.tasks:.2g}",
             f"{PER_RISK * estimate.maml / theory.tasks:.2g}",
-            _tasks(estimate.crossover, least_tasks(estimate)),
-            " to ".join(_tasks(end, least_tasks(estimate)) for end in estimate.interval),
+            _tasks(estimate.crossover, estimate),
+            " to ".join(_tasks(end, estimate) for end in estimate.interval),
             style="bold" if rate == picked else None,
         )
     return table
 
 
-def _tasks(value: float, least: int) -> str:
-    return "∞" if math.isinf(value) else tasks_text(value, least).replace("fewer than ", "< ")
+def _tasks(value: float, estimate: Estimate) -> str:
+    if estimate.tasks < estimate.fewest_tasks:
+        return "–"
+    text = tasks_text(value, estimate.fewest_tasks)
+    return "∞" if math.isinf(value) else text.replace("fewer than ", "< ")
 
 
 def _plain_table(title: str, caption: str | None) -> Table:

@@ -137,7 +137,8 @@ def _setting(estimate: Estimate) -> dict[str, Any]:
             "tasks": finite(estimate.crossover),
             "low": finite(estimate.interval[0]),
             "high": finite(estimate.interval[1]),
-            "meaningful_from": least_tasks(estimate),
+            "meaningful_from": estimate.fewest_tasks,
+            "why_none": estimate.crossover.reason if math.isnan(estimate.crossover) else None,
         },
     }
 
@@ -149,8 +150,9 @@ def _value(risk: float, error: float) -> dict[str, float | None]:
 def _judgement(estimate: Estimate) -> str:
     """What one estimate says about M tasks, from "puts the crossover at" on."""
     low, high = estimate.interval
-    least = least_tasks(estimate)
-    tasks, level = estimate.tasks, f"{100 * estimate.level:g}%"
+    tasks, level, fewest = estimate.tasks, f"{100 * estimate.level:g}%", estimate.fewest_tasks
+    if tasks < fewest:
+        return f"makes no estimate of the crossover: {estimate.crossover.reason}."
     if math.isinf(estimate.crossover):
         error = PER_RISK * estimate.modelling_error
         spread = PER_RISK * estimate.standard_errors["modelling_error"]
@@ -158,24 +160,23 @@ def _judgement(estimate: Estimate) -> str:
             "sees no crossover: the modelling error of joint training is estimated at "
             f"{error:.2g} (standard error {spread:.2g}), not above zero"
         )
+    elif math.isnan(estimate.crossover):
+        text = (
+            f"puts the crossover below {fewest} tasks, too few for an expansion in 1/M to place it"
+        )
     elif estimate.crossover <= 0:
         text = (
             "puts the crossover at 0: MAML's statistical error is estimated no larger than "
             "joint training's"
         )
-    elif estimate.crossover < least:
-        text = (
-            f"puts the crossover at {tasks_text(estimate.crossover, least)} tasks, too few for its "
-            "leading order in 1/M to say how many"
-        )
     else:
-        text = f"puts the crossover at about {tasks_text(estimate.crossover)}"
+        text = f"puts the crossover at about {tasks_text(estimate.crossover, fewest)}"
     if low == 0 and math.isinf(high):
         return (
             f"{text}, but the {level} jackknife interval is 0 to infinity: these tasks are too few "
             "or too alike to tell."
         )
-    ends = f"{tasks_text(low, least)} to {tasks_text(high, least)}"
+    ends = f"{tasks_text(low, fewest)} to {tasks_text(high, fewest)}"
     width = ", a wide one" if high > WIDE * max(low, 1.0) else ""
     text += f" ({level} jackknife interval {ends}{width})"
     if tasks < low:
@@ -185,18 +186,12 @@ def _judgement(estimate: Estimate) -> str:
     return f"{text}: your M lies inside it, so theory does not decide either."
 
 
-def least_tasks(estimate: Estimate) -> int:
-    """The number of tasks below which the expansion in 1/M says nothing: two more than there are
-    parameters per output, the least that the estimate itself is made from."""
-    return len(estimate.theta_drs) + 2
-
-
-def tasks_text(value: float, least: int = 0) -> str:
-    """A number of tasks, rounded to what matters; none below `least`, the end of theory's range."""
+def tasks_text(value: float, fewest: int) -> str:
+    """A number of tasks, rounded to what matters; none below `fewest`, where theory ends."""
+    if math.isnan(value) or 0 < value < fewest:
+        return f"fewer than {fewest}"
     if math.isinf(value):
         return "infinity"
-    if 0 < value < least:
-        return f"fewer than {least}"
     return f"{value:.0f}" if value < 1000 else f"{value:.2g}".replace("e+0", "e").replace("e+", "e")
 
 

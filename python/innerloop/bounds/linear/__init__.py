@@ -7,6 +7,7 @@ the number of training tasks; the joint estimator (DRS) pools 2 `samples` points
 
 from innerloop.bounds.linear.allocation import Allocation, allocate_labels
 from innerloop.bounds.linear.analysis import Analysis, analyse
+from innerloop.bounds.linear.conditional import ExactProbability, exact_probability_drs_worse
 from innerloop.bounds.linear.easy_hard import EasyHard, easy_hard
 from innerloop.bounds.linear.efficiency import (
     CentroidEstimate,
@@ -77,6 +78,7 @@ from innerloop.bounds.linear.rules import GradientSteps, MatrixRate, Ridge
 from innerloop.bounds.linear.scores import Scores, score_covariances
 from innerloop.bounds.linear.steps import risk_k_steps
 from innerloop.bounds.linear.train_train import train_train
+from innerloop.bounds.linear.validity import TasksNeeded, tasks_needed
 from innerloop.bounds.linear.wick import wick
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "EasyHard",
     "EfficiencyBound",
     "Estimate",
+    "ExactProbability",
     "Existence",
     "Expansion",
     "GradientSteps",
@@ -102,6 +105,7 @@ __all__ = [
     "RuleExpansion",
     "Scores",
     "TaskLaw",
+    "TasksNeeded",
     "TrainingRate",
     "allocate_labels",
     "analyse",
@@ -115,6 +119,7 @@ __all__ = [
     "easy_hard",
     "efficiency_bound",
     "estimate",
+    "exact_probability_drs_worse",
     "expansion",
     "expected_excess_bound",
     "from_sampler",
@@ -148,6 +153,7 @@ __all__ = [
     "score_fourth_moment",
     "small_rate_coefficient",
     "square_moment",
+    "tasks_needed",
     "train_train",
     "training_rate_slope",
     "wick",

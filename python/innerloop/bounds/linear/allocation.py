@@ -10,11 +10,13 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Record, quantity
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.expansion import LARGE_M
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import law_assumptions
 from innerloop.bounds.linear.rules import GradientSteps, checked_law, over_tasks, rule_moments
 from innerloop.bounds.linear.training import excess, joint_training, train
+from innerloop.bounds.linear.validity import fewest_for_means
 
 # The default candidates leave at least this many tasks: the excess is an expansion in 1 / tasks.
 _FEWEST_TASKS = 20
@@ -27,9 +29,10 @@ class Allocation(Record):
     Members:
         rows: [C], labels per task (2 N for MAML).
         tasks: [C], budget / rows.
-        excess: [C], modelling_error + constant / tasks.
+        excess: [C], modelling_error + constant / tasks; NaN where `tasks` is below `fewest_tasks`.
         modelling_error: [C], excess risk of the estimator's limit.
         constant: [C], c of c / tasks.
+        fewest_tasks: [C], tasks from which the expansion is used, as `tasks_needed` explains.
         best_rows: the entry of `rows` with the lowest excess.
         best_tasks: whole tasks that the budget pays for there.
         best_excess: the excess there.
@@ -40,6 +43,7 @@ class Allocation(Record):
     excess: Array
     modelling_error: Array
     constant: Array
+    fewest_tasks: Array
     best_rows: int
     best_tasks: int
     best_excess: Any
@@ -72,7 +76,8 @@ def allocate_labels(
         test_samples: its support rows; None for the population step.
         method: "maml" (half of a task's rows support, half query) or "drs" (all pooled).
         rows: [C] whole numbers, candidate rows per task (even for "maml"). By default every
-            number up to 40, then steps of a tenth, as long as 20 tasks remain.
+            number up to 40, then steps of a tenth, as long as 20 tasks remain. Only those that
+            leave enough tasks for the expansion compete.
 
     Returns:
         Allocation.
@@ -80,7 +85,8 @@ def allocate_labels(
     Raises:
         TypeError: not a law or not numbers.
         ValueError: an unknown method, odd rows for "maml", fewer than one task, a budget too small
-            for the default candidates, a curvature that is not positive definite (Result 3).
+            for the default candidates or for the expansion, a curvature that is not positive
+            definite (Result 3).
 
     Cost:
         One expansion per candidate, O(G p^3) each for G nodes of the law.
@@ -88,7 +94,7 @@ def allocate_labels(
     Assumes:
         Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
         independent and M is large: no remainder bound. Checked: the budget pays for the
-        divisions, and E A is positive definite.
+        divisions and for tasks enough, and E A is positive definite.
 
     Source:
         Result 20; Cioba et al. 2021 study the question and report an interior optimum.
@@ -103,7 +109,9 @@ def allocate_labels(
     checked_law(law, function)
     if method not in ("maml", "drs"):
         raise ValueError(f"{function}: method must be 'maml' or 'drs' (got {method!r})")
-    labels = float(_arguments.array(budget, function=function, name="budget", ndim=0))
+    labels = float(
+        sizes.array(budget, function=function, name="budget", ndim=0, largest=_arguments.MOST)
+    )
     candidates = _candidates(rows, labels, even=method == "maml")
     test_rows = _arguments.counts(test_samples, function=function, name="test_samples", none=np.inf)
     nodes = law.nodes()
@@ -113,7 +121,7 @@ def allocate_labels(
     aimed = over_tasks(nodes, test @ nodes.theta[..., None])
     minimiser = np.asarray(np.linalg.solve(hessian, aimed))[..., 0]
     size = float(np.abs(nodes.theta).max())
-    errors, constants = np.empty(len(candidates)), np.empty(len(candidates))
+    errors, constants, fewest = np.empty((3, len(candidates)))
     for index, count in enumerate(candidates):
         if method == "maml":
             rule = GradientSteps(inner_lr)
@@ -122,15 +130,23 @@ def allocate_labels(
             trained = joint_training(law, count, function)
         error, constant = excess(trained, hessian, minimiser, size)
         errors[index], constants[index] = error[0], constant[0]
+        fewest[index] = fewest_for_means(trained.dispersion)
     tasks = labels / candidates
-    total = errors + constants / tasks
-    best = int(np.argmin(total))
+    total = np.where(tasks >= fewest, errors + constants / tasks, np.nan)
+    if np.isnan(total).all():
+        raise ValueError(
+            f"{function}: budget must pay for the {fewest.min():g} tasks or more from which the "
+            f"expansion in 1 / tasks is used (got {labels:g} labels); for fewer, compare "
+            "exact_probability_drs_worse"
+        )
+    best = int(np.nanargmin(total))
     return Allocation(
         rows=candidates,
         tasks=tasks,
         excess=total,
         modelling_error=errors,
         constant=constants,
+        fewest_tasks=fewest,
         best_rows=int(candidates[best]),
         best_tasks=int(tasks[best]),
         best_excess=quantity(

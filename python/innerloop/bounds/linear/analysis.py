@@ -6,13 +6,16 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
 from innerloop.bounds import _arguments
 from innerloop.bounds._results import Quantity, Record
+from innerloop.bounds.linear.conditional import DRAWS, checked_draws, checked_seed
 from innerloop.bounds.linear.existence import Existence, mean_excess_exists
 from innerloop.bounds.linear.expansion import LARGE_M, crossover, expansion
 from innerloop.bounds.linear.guarantee import guarantee
 from innerloop.bounds.linear.laws import TaskLaw
-from innerloop.bounds.linear.probability import probability_drs_worse
+from innerloop.bounds.linear.probability import as_quantity, predicted_cells
 from innerloop.bounds.linear.risk import law_assumptions, rate_and_samples
 
 
@@ -26,11 +29,13 @@ class Analysis(Record):
         inner_lr, samples, tasks: the setting; samples is infinite for a population step.
         modelling_error: excess of joint training with unlimited tasks (Result 4).
         drs_statistical, maml_statistical: c / M, the excess that comes from finitely many tasks
-            (Result 8).
+            (Result 8). NaN with a reason for fewer tasks than `fewest_tasks`, like the next two.
         drs_excess, maml_excess: predicted totals.
         crossover: tasks below which joint training is predicted to win (Result 9).
+        fewest_tasks: M from which Results 8 and 9 describe means (`tasks_needed`).
         drs_worse_before, drs_worse_after: predicted probability that the joint estimate has the
-            larger risk before and after an inner step (Result 10).
+            larger risk before and after an inner step (Result 10a, or Result 10 for many tasks).
+        drs_worse_error: the larger standard error of the two; NaN where Result 10 gives them.
         delta: failure probability of the guarantees.
         drs_guarantee, maml_guarantee: bounds on the excess that hold with probability 1 - delta
             (Result 11).
@@ -46,8 +51,10 @@ class Analysis(Record):
     drs_excess: Quantity
     maml_excess: Quantity
     crossover: Quantity
+    fewest_tasks: int
     drs_worse_before: Quantity
     drs_worse_after: Quantity
+    drs_worse_error: float
     delta: float
     drs_guarantee: Quantity
     maml_guarantee: Quantity
@@ -56,8 +63,17 @@ class Analysis(Record):
 
     @property
     def verdict(self) -> str:
-        """Which method is predicted to have the smaller expected risk after the inner step."""
-        return "maml" if self.maml_excess < self.drs_excess else "drs"
+        """Which method is predicted to have the smaller expected risk after the inner step, or, for
+        fewer than `fewest_tasks`, the smaller risk in most trainings.
+        """
+        if self.describes_means:
+            return "maml" if self.maml_excess < self.drs_excess else "drs"
+        return "maml" if self.drs_worse_after > 0.5 else "drs"
+
+    @property
+    def describes_means(self) -> bool:
+        """Whether there are tasks enough for the expansion of means."""
+        return self.tasks >= self.fewest_tasks
 
     def explain(self) -> str:
         """The comparison in plain words."""
@@ -67,37 +83,57 @@ class Analysis(Record):
             f"Inner rate {self.inner_lr:g}, {support}, {self.tasks} training tasks.",
             f"Modelling error of joint training: {self.modelling_error:.4g}. This much post-update "
             "risk it loses however many tasks there are.",
-            f"Statistical errors at {self.tasks} tasks: joint training "
-            f"{self.drs_statistical:.4g}, MAML {self.maml_statistical:.4g}.",
-            f"Predicted excess risk: joint training {self.drs_excess:.4g}, MAML "
-            f"{self.maml_excess:.4g}, so {name} is expected to win.",
+            *self._means(name),
             self._crossing(),
             "Probability that joint training ends worse: "
-            f"{self.drs_worse_before:.3f} before an inner step, {self.drs_worse_after:.3f} after.",
+            f"{self.drs_worse_before:.3f} before an inner step, {self.drs_worse_after:.3f} after "
+            + (
+                "(normal approximation)."
+                if math.isnan(self.drs_worse_error)
+                else f"(standard error {self.drs_worse_error:.1g})."
+            ),
             f"Guarantees with probability {1.0 - self.delta:g}: joint training "
             f"{_bound(self.drs_guarantee)}, MAML {_bound(self.maml_guarantee)}.",
         ]
         for method, mean in (("joint training", self.drs_mean), ("MAML", self.maml_mean)):
             if mean.finite is False:
                 lines.append(
-                    f"Caution: the mean excess risk of {method} is infinite ({mean.reason}); the "
-                    "prediction describes typical runs, not averages."
+                    f"Caution: the mean excess risk of {method} is infinite ({mean.reason}); ask "
+                    "for medians and frequencies, not averages."
                 )
-        lines.append("Predictions are for many tasks and carry no error bound; guarantees hold for")
-        lines.append("any number of tasks. All rest on:")
-        lines += [f"  {a.standing}: {a.text}" for a in self.modelling_error.assumptions]
+        lines.append("Predicted means are for many tasks and carry no error bound; probabilities")
+        lines.append("and guarantees hold for any number of tasks. All rest on:")
+        lines += [f"  {a.standing}: {a.text}" for a in self.drs_worse_after.assumptions]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Every member and the verdict, ready for JSON."""
         return {**super().to_dict(), "verdict": self.verdict}
 
+    def _means(self, name: str) -> list[str]:
+        """The sentences about expected risks and the winner."""
+        if not self.describes_means:
+            return [
+                f"Expected risks follow the theory from {self.fewest_tasks} tasks on; for "
+                f"{self.tasks} they are not predicted. {name[0].upper()}{name[1:]} is expected to "
+                "win more than half of all trainings."
+            ]
+        return [
+            f"Statistical errors at {self.tasks} tasks: joint training "
+            f"{self.drs_statistical:.4g}, MAML {self.maml_statistical:.4g}.",
+            f"Predicted excess risk: joint training {self.drs_excess:.4g}, MAML "
+            f"{self.maml_excess:.4g}, so {name} is expected to win.",
+        ]
+
     def _crossing(self) -> str:
         """The sentence about the crossover."""
+        if math.isnan(self.crossover):
+            assert self.crossover.reason is not None
+            return f"No crossover is given: {self.crossover.reason}."
         if math.isinf(self.crossover):
             return "Joint training is predicted to win at every number of tasks."
         if self.crossover == 0.0:
-            return "MAML is predicted to win at every number of tasks."
+            return f"MAML is predicted to win at every number of tasks from {self.fewest_tasks} on."
         return (
             f"The crossover is at about {self.crossover:.3g} tasks: joint training wins below, "
             "MAML above."
@@ -105,9 +141,19 @@ class Analysis(Record):
 
 
 def analyse(
-    law: TaskLaw, *, inner_lr: Any, samples: Any = None, tasks: Any, delta: Any = 0.1
+    law: TaskLaw,
+    *,
+    inner_lr: Any,
+    samples: Any = None,
+    tasks: Any,
+    delta: Any = 0.1,
+    draws: int = 2 * DRAWS,
+    seed: int = 0,
 ) -> Analysis:
     """Returns what Results 4 and 8-13 say about joint training and MAML in one setting.
+
+    A number outside the range of its formula is NaN with a reason, and `.explain()` says so
+    instead of printing it.
 
     Args:
         law: the task law.
@@ -115,17 +161,23 @@ def analyse(
         samples: N, one number; None for a population inner step. Joint training pools 2 N.
         tasks: M, one number.
         delta: failure probability of the guarantees.
+        draws, seed: of the exact law, as for `exact_probability_drs_worse`.
 
     Returns:
         Analysis: `.explain()` for words, `.to_dict()` for JSON.
 
     Raises:
         TypeError: not real numbers.
-        ValueError: arrays, a value out of range, E Q or E A not positive definite (Result 3).
-        ModuleNotFoundError: p = 1 needs SciPy, which comes with innerloop[cli].
+        ValueError: arrays, a value out of range, E Q or E A not positive definite (Result 3), more
+            tasks than the exact law takes and fewer than the normal approximation needs.
+        ModuleNotFoundError: for many tasks p = 1 needs SciPy, which comes with innerloop[cli].
+
+    Cost:
+        Mostly that of the exact law.
 
     Assumes:
-        Those of Results 4 and 8-13. Checked: E Q and E A are positive definite.
+        Those of Results 4 and 8-13. Checked: E Q and E A are positive definite, and each formula's
+        range.
 
     Source:
         Results 4, 8, 9, 10, 11 and 13.
@@ -143,11 +195,26 @@ def analyse(
         raise ValueError(f"{name}: inner_lr, samples, tasks and delta must be single numbers")
     step: dict[str, Any] = {"inner_lr": rate, "samples": count}
     found = expansion(law, **step)
-    drs, maml = found.at(m)
+    fewest = int(found.fewest_tasks)
+    enough = float(m) >= fewest
+    drs, maml = (np.asarray(part) for part in (found.at(m) if enough else (np.nan, np.nan)))
     assumptions = law_assumptions(law, LARGE_M)
+    why = (
+        f"Result 8 describes means from {fewest} tasks on; drs_worse_after is exact for any number"
+    )
 
     def predicted(value: Any, what: str) -> Quantity:
-        return Quantity(float(value), name=what, source="Result 8", assumptions=assumptions)
+        return Quantity(
+            float(value) if enough else np.nan,
+            name=what,
+            source="Result 8",
+            assumptions=assumptions,
+            reason=None if enough else why,
+        )
+
+    trainings, start = checked_draws(draws, name), checked_seed(seed, name)
+    a, n, size = (np.array([float(value)]) for value in (rate, count, m))
+    worse = predicted_cells(law, a, n, size, trainings, start, name)
 
     return Analysis(
         inner_lr=float(rate),
@@ -164,8 +231,10 @@ def analyse(
         drs_excess=predicted(drs, "predicted excess risk of joint training"),
         maml_excess=predicted(maml, "predicted excess risk of MAML"),
         crossover=crossover(law, **step),
-        drs_worse_before=probability_drs_worse(law, **step, tasks=m, after_update=False),
-        drs_worse_after=probability_drs_worse(law, **step, tasks=m),
+        fewest_tasks=fewest,
+        drs_worse_before=as_quantity(law, worse, 0, float(m), trainings),
+        drs_worse_after=as_quantity(law, worse, 1, float(m), trainings),
+        drs_worse_error=float(worse.error.max()),
         delta=float(failure),
         drs_guarantee=guarantee(law, method="drs", **step, tasks=m, delta=failure),
         maml_guarantee=guarantee(law, method="maml", **step, tasks=m, delta=failure),

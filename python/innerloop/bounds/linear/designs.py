@@ -43,7 +43,13 @@ class Designs(NamedTuple):
 
 
 def designs(
-    p: int, samples: float, degree: int | None, *, tasks: int = 1, seed: int = 0
+    p: int,
+    samples: float,
+    degree: int | None,
+    *,
+    tasks: int = 1,
+    seed: int = 0,
+    smallest: float = 1.0,
 ) -> Designs:
     """The best rule for functions of a p x p matrix Qh from `samples` rows.
 
@@ -54,6 +60,7 @@ def designs(
             merely smooth.
         tasks: number of covariances Q that the points will be used for; bounds the work.
         seed: of the Sobol points.
+        smallest: value of Z down to which a function of one dimension must be resolved.
 
     Raises:
         ValueError: p so large that the Sobol sequence has too few dimensions.
@@ -64,7 +71,7 @@ def designs(
     if degree is not None and tasks * product_rule_size(p, rows, degree) <= _LARGEST_RULE:
         return gauss_designs(p, rows, degree)
     if p == 1:
-        return chi_square_designs(rows)
+        return chi_square_designs(rows, smallest)
     points = _MOST_POINTS
     while points > _FEWEST_POINTS and points * tasks > _LARGEST_RANDOMISATION:
         points //= 2
@@ -108,8 +115,10 @@ def gauss_designs(p: int, samples: int, degree: int) -> Designs:
     return Designs(values[None], weights, float(samples), "Gauss product rule", True)
 
 
-def chi_square_designs(samples: int) -> Designs:
+def chi_square_designs(samples: int, smallest: float = 1.0) -> Designs:
     """A rule for p = 1 and functions of qh that are smooth in ln(qh), such as those of a ridge.
+
+    `smallest` is the value of qh below which they stop to grow (a ridge's penalty).
 
     In u = ln(chi-square / N) the density is proportional to exp(N (u - e^u) / 2), analytic and
     falling doubly exponentially to the right, so that the trapezoidal rule converges geometrically
@@ -123,12 +132,19 @@ def chi_square_designs(samples: int) -> Designs:
     step = min(0.2, 0.5 * math.sqrt(2.0 / n))
     # Cut where the density has fallen by e^-80 (left) and e^-60 (right).
     low = max(-1.0 - 160.0 / n, -math.sqrt(320.0 / n) - 160.0 / n)
+    low = min(low, math.log(smallest) - 40.0)
     high = math.log1p(120.0 / n + math.sqrt(240.0 / n))
     u = step * np.arange(math.floor(low / step), math.ceil(high / step) + 1)
-    density = np.exp(n / 2.0 * (u + 1.0 - np.exp(u)))
+    density = np.exp(-n / 2.0 * _expm2(np.asarray(u, dtype=np.float64)))
     return Designs(
         np.exp(u)[None, :, None, None], density / density.sum(), n, "chi-square quadrature", True
     )
+
+
+def _expm2(u: Array) -> Array:
+    """e^u - 1 - u, accurate near 0 too."""
+    tail = 1.0 + u / 3.0 * (1.0 + u / 4.0 * (1.0 + u / 5.0 * (1.0 + u / 6.0 * (1.0 + u / 7.0))))
+    return np.where(np.abs(u) < 0.01, u**2 / 2.0 * tail, np.expm1(u) - u)
 
 
 def sobol_designs(p: int, samples: int, *, points: int = _MOST_POINTS, seed: int = 0) -> Designs:

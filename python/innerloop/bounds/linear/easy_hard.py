@@ -9,6 +9,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._results import Record, quantity
+from innerloop.bounds.linear import sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def easy_hard(
     size = _arguments.counts(p, function="easy_hard", name="p")
     n = _arguments.counts(samples, function="easy_hard", name="samples", none=np.inf)
     rates = [
-        _arguments.array(value, function="easy_hard", name=name)
+        sizes.array(value, function="easy_hard", name=name)
         for name, value in (
             ("easy", easy),
             ("hard", hard),
@@ -119,7 +120,12 @@ def easy_hard(
         )
     joint = share * r_hard / ((1.0 - share) * r_easy + share * r_hard)
     maml = share * a_hard / mean
-    error = 0.5 * mean * (joint - maml) ** 2 * far
+    # maml - joint = share (1 - share) (a_hard r_easy - a_easy r_hard) / (both denominators), with
+    # the difference factored: it is exact for equal curvatures and for small rates.
+    excess = 1.0 + (1.0 + size) / n
+    turn = r_easy * r_hard * (r_hard - r_easy) * alpha * (alpha * (r_easy + r_hard) * excess - 2.0)
+    apart = share * (1.0 - share) * turn / ((1.0 - share) * r_easy + share * r_hard)
+    error = 0.5 * apart / mean * apart * far
     named = {
         "joint_weight": (joint, "weight of the hard centre in the DRS minimiser"),
         "maml_weight": (maml, "weight of the hard centre in the MAML minimiser"),

@@ -7,13 +7,14 @@ sigma2 in all tasks. theta_0 is estimated.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Record
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.designs import designs
 from innerloop.bounds.linear.laws import Mixture
 from innerloop.bounds.linear.rules import each_block, mean, spread
@@ -102,9 +103,9 @@ def centroid_law(
     scatter, noise = _variances(sigma2, tau2, "centroid_law", tau2_positive=False)
     count, p = q.shape[:2]
     middle = np.zeros(p) if centre is None else centre
-    middle = _arguments.array(middle, function="centroid_law", name="centre", ndim=1)
+    middle = sizes.array(middle, function="centroid_law", name="centre", ndim=1)
     share = np.full(count, 1.0 / count) if weights is None else weights
-    share = _arguments.array(share, function="centroid_law", name="weights", ndim=1)
+    share = sizes.array(share, function="centroid_law", name="weights", ndim=1)
     if middle.shape != (p,) or share.shape != (count,):
         raise ValueError(
             f"centroid_law: centre must have shape {(p,)} and weights {(count,)} "
@@ -149,11 +150,12 @@ def information(X: Any, *, sigma2: float, tau2: float) -> Array:
     >>> information([[1.0], [2.0]], sigma2=0.7, tau2=0.8).round(6)
     array([[1.06383]])
     """
-    rows = _arguments.array(X, function="information", name="X")
+    rows = sizes.array(X, function="information", name="X")
     if rows.ndim < 2:
         raise ValueError(f"information: X must have shape [..., n, p] (got {rows.shape})")
     scatter, noise = _variances(sigma2, tau2, "information", tau2_positive=False)
-    return _information(np.swapaxes(rows, -1, -2) @ rows, noise, scatter)
+    frame = _frame(_t(rows) @ rows, noise, scatter)
+    return frame.matrix(frame.values / frame.total)
 
 
 def gls(X: Any, y: Any, *, sigma2: float, tau2: float) -> CentroidEstimate:
@@ -186,11 +188,10 @@ def gls(X: Any, y: Any, *, sigma2: float, tau2: float) -> CentroidEstimate:
     """
     rows, targets = _task_data(X, y, "gls", "")
     scatter, noise = _variances(sigma2, tau2, "gls", tau2_positive=False)
-    gram = np.swapaxes(rows, -1, -2) @ rows
-    weight = _information(gram, noise, scatter)
-    moment = np.einsum("tni,tn->ti", rows, targets)
-    aimed = np.linalg.solve(noise * np.eye(rows.shape[-1]) + scatter * gram, moment[..., None])
-    return _estimate(weight.sum(0), aimed.sum(0)[:, 0], "gls")
+    frame = _frame(_t(rows) @ rows, noise, scatter)
+    weight = frame.matrix(frame.values / frame.total)
+    aimed = frame.solve(np.einsum("tni,tn->ti", rows, targets))
+    return _estimate(weight.sum(0), aimed.sum(0), "gls")
 
 
 def bayes_maml(
@@ -210,7 +211,7 @@ def bayes_maml(
         TypeError, ValueError: as `gls`, or tau2 not positive.
 
     Cost:
-        O(M (N'^3 + N'^2 p + N p^2 + p^3)).
+        O(M (N' p^2 + N p^2 + p^3)).
 
     Assumes:
         The centroid model: given the inputs, solutions scatter around one centre with covariance
@@ -232,15 +233,16 @@ def bayes_maml(
             f"(got {support.shape}, {query.shape})"
         )
     scatter, noise = _variances(sigma2, tau2, "bayes_maml", tau2_positive=True)
-    turned = np.swapaxes(support, -1, -2)
-    solve = np.linalg.inv(turned @ support + noise / scatter * np.eye(support.shape[-1]))  # T / N
-    keep = noise / scatter * solve
-    moved = solve @ turned @ support_y[..., None]
-    predictive = noise * np.eye(query.shape[1]) + scatter * query @ keep @ query.swapaxes(-1, -2)
-    seen = query @ keep
-    left = np.swapaxes(np.linalg.solve(predictive, seen), -1, -2)
-    aimed = left @ (query_y[..., None] - query @ moved)
-    return _estimate((left @ seen).sum(0), aimed.sum(0)[:, 0], "bayes_maml")
+    frame = _frame(_t(support) @ support, noise, scatter)
+    moved = scatter * frame.solve((_t(support) @ support_y[..., None])[..., 0])[..., None]
+    # With R^2 = S the predictive covariance is noise I + scatter (X2 R) (X2 R)'.
+    root = frame.matrix(np.sqrt(noise / frame.total))
+    seen = query @ root
+    rest = query_y[..., None] - query @ moved
+    frame = _frame(_t(seen) @ seen, noise, scatter)
+    weight = root @ frame.matrix(frame.values / frame.total) @ root
+    aimed = root @ frame.solve((_t(seen) @ rest)[..., 0])[..., None]
+    return _estimate(weight.sum(0), aimed.sum(0)[:, 0], "bayes_maml")
 
 
 def efficiency_bound(
@@ -285,22 +287,21 @@ def efficiency_bound(
     law = centroid_law(q, tau2=tau2, sigma2=sigma2, weights=weights)
     share = law.nodes().weights.reshape(len(q), -1).sum(1)
     n = _arguments.counts(samples, function=function, name="samples")
-    n = _arguments.array(n, function=function, name="samples", ndim=0)
+    n = sizes.array(n, function=function, name="samples", ndim=0)
     _arguments.positive_definite(
         np.tensordot(share, q, 1), function=function, name="E Q", result="Result 18"
     )
-    found = []
-    for rows in (2.0 * float(n), float(n)):
-        points = designs(q.shape[-1], rows, None, tasks=len(q), seed=seed)
-        each = np.empty((len(points.values), *q.shape))
-        for b, part, design in each_block(q, points):
-            each[b, part] = mean(points, _information(rows * design, noise, scatter))
-        found.append(spread(np.einsum("g,bgij->bij", share, each)))
-    (whole, error), (support, support_error) = found
+    (whole, missing, error), (support, more_missing, support_error) = (
+        _mean_information(q, share, rows, noise, scatter, seed)
+        for rows in (2.0 * float(n), float(n))
+    )
+    # I / scatter is the information of tasks known exactly. Two informations near it differ by what
+    # they miss.
+    query = whole - support if np.trace(whole) < np.trace(missing) else more_missing - missing
     joint = joint_training(law, 2.0 * float(n), function)
     return EfficiencyBound(
         gls=np.asarray(np.linalg.inv(whole)),
-        bayes_maml=np.asarray(np.linalg.inv(whole - support)),
+        bayes_maml=np.asarray(np.linalg.inv(query)),
         drs=sandwich(joint)[0],
         information=whole,
         support_information=support,
@@ -308,10 +309,56 @@ def efficiency_bound(
     )
 
 
-def _information(gram: Array, noise: float, scatter: float) -> Array:
-    """(noise I + scatter X'X)^-1 X'X, symmetrised."""
-    solved = np.linalg.solve(noise * np.eye(gram.shape[-1]) + scatter * gram, gram)
-    return np.asarray((solved + np.swapaxes(solved, -1, -2)) / 2.0)
+def _mean_information(
+    q: Array, share: Array, rows: float, noise: float, scatter: float, seed: int
+) -> tuple[Array, Array, Array]:
+    """E I_t of tasks of so many rows, I / scatter less it, and the standard error of the first."""
+    smallest = noise / scatter / rows / float(np.linalg.eigvalsh(q)[:, -1].max())
+    points = designs(q.shape[-1], rows, None, tasks=len(q), seed=seed, smallest=min(smallest, 1.0))
+    each = np.empty((2, len(points.values), *q.shape))
+    for b, part, design in each_block(q, points):
+        frame = _frame(rows * design, noise, scatter)
+        each[0, b, part] = mean(points, frame.matrix(frame.values / frame.total))
+        each[1, b, part] = mean(points, frame.matrix(noise / scatter / frame.total))
+    known, missing = (np.einsum("g,bgij->bij", share, part) for part in each)
+    return spread(known)[0], spread(missing)[0], spread(known)[1]
+
+
+class _Frame(NamedTuple):
+    """X'X in the frame of its eigenvectors, where nothing is inverted that may be singular.
+
+    Members:
+        values: [..., p], eigenvalues of X'X; 0 below rounding.
+        total: [..., p], noise + scatter values.
+        vectors: [..., p, p], eigenvectors as columns.
+    """
+
+    values: Array
+    total: Array
+    vectors: Array
+
+    def matrix(self, diagonal: Array) -> Array:
+        """The matrix with these eigenvalues."""
+        return np.asarray((self.vectors * diagonal[..., None, :]) @ _t(self.vectors))
+
+    def solve(self, vector: Array) -> Array:
+        """(noise I + scatter X'X)^-1 times vectors [..., p] of the range of X'."""
+        inside = (_t(self.vectors) @ vector[..., None])[..., 0]
+        inside = np.where(self.values > 0.0, inside / self.total, 0.0)
+        return np.asarray((self.vectors @ inside[..., None])[..., 0])
+
+
+def _frame(gram: Array, noise: float, scatter: float) -> _Frame:
+    """The frame of matrices X'X [..., p, p]."""
+    values, vectors = np.linalg.eigh(gram)
+    resolved = np.finfo(np.float64).eps * gram.shape[-1] * values[..., -1:]
+    values = np.where(values > resolved, values, 0.0)
+    return _Frame(values, noise + scatter * values, vectors)
+
+
+def _t(matrix: Array) -> Array:
+    """Transposes of the last two axes."""
+    return np.swapaxes(matrix, -1, -2)
 
 
 def _estimate(weight: Array, aimed: Array, function: str) -> CentroidEstimate:
@@ -326,8 +373,8 @@ def _estimate(weight: Array, aimed: Array, function: str) -> CentroidEstimate:
 
 def _task_data(X: Any, y: Any, function: str, suffix: str) -> tuple[Array, Array]:
     """X [M, n, p] and y [M, n]."""
-    rows = _arguments.array(X, function=function, name=f"X{suffix}", ndim=3)
-    targets = _arguments.array(y, function=function, name=f"y{suffix}", ndim=2)
+    rows = sizes.array(X, function=function, name=f"X{suffix}", ndim=3)
+    targets = sizes.array(y, function=function, name=f"y{suffix}", ndim=2)
     if targets.shape != rows.shape[:2]:
         raise ValueError(
             f"{function}: y{suffix} must have shape {rows.shape[:2]} to fit X{suffix} "
@@ -338,7 +385,7 @@ def _task_data(X: Any, y: Any, function: str, suffix: str) -> tuple[Array, Array
 
 def _covariance_stack(Q: Any, function: str) -> Array:
     """Q as [G, p, p]."""
-    q = _arguments.covariances(Q, function=function, name="Q")
+    q = sizes.covariances(Q, function=function, name="Q")
     if q.ndim > 3:
         raise ValueError(f"{function}: Q must have shape [p, p] or [G, p, p] (got {q.shape})")
     return q.reshape(-1, *q.shape[-2:])
@@ -348,8 +395,8 @@ def _variances(
     sigma2: Any, tau2: Any, function: str, *, tau2_positive: bool
 ) -> tuple[float, float]:
     """(tau2, sigma2) as numbers in their ranges."""
-    scatter = float(_arguments.array(tau2, function=function, name="tau2", ndim=0))
-    noise = float(_arguments.array(sigma2, function=function, name="sigma2", ndim=0))
+    scatter = float(sizes.array(tau2, function=function, name="tau2", ndim=0))
+    noise = float(sizes.array(sigma2, function=function, name="sigma2", ndim=0))
     if noise <= 0.0 and function != "centroid_law":
         raise ValueError(f"{function}: sigma2 must be positive (got {noise:g}); Result 18 needs it")
     if scatter < 0.0 or (tau2_positive and scatter == 0.0):

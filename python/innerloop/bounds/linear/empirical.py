@@ -22,6 +22,8 @@ from innerloop.bounds._arguments import (
 )
 from innerloop.bounds._results import Assumption, Quantity, Record, quantity
 from innerloop.bounds.linear.equations import Equations, drs_equations, maml_equations
+from innerloop.bounds.linear.scores import dispersion, symmetric_inverse
+from innerloop.bounds.linear.validity import fewest_for_means
 
 SOURCE = "Result 36"
 # More deleted groups than this cost time and hardly steady the jackknife.
@@ -49,7 +51,10 @@ class Estimate(Record):
         modelling_error: bias-corrected estimate; sampling can make it negative, and it is kept so.
         drs: constant c of DRS's statistical error c/M.
         maml: the same of MAML.
-        crossover: number of tasks from which MAML has the lower expected excess risk.
+        crossover: number of tasks from which MAML has the lower expected excess risk; NaN with a
+            reason if it, or M itself, is below `fewest_tasks`.
+        fewest_tasks: number of tasks from which the expansion in 1/M is used, 5 times the
+            dispersion of these tasks' equations (as `tasks_needed` explains): heavy tails raise it.
         interval: confidence interval of `crossover`; (0, inf) says nothing.
         standard_errors: jackknife standard errors of `modelling_error`, `drs` and `maml`.
     """
@@ -64,6 +69,7 @@ class Estimate(Record):
     drs: Quantity
     maml: Quantity
     crossover: Quantity
+    fewest_tasks: int
     interval: tuple[float, float]
     standard_errors: dict[str, float]
 
@@ -71,7 +77,6 @@ class Estimate(Record):
         """The estimates with their standard errors, the crossover and what they assume."""
         error = self.standard_errors
         count = f"{self.steps} inner step" + "s" * (self.steps > 1)
-        low, high = self.interval
         lines = [
             f"From {self.tasks} tasks, inner rate {self.inner_lr:g}, {count} ({SOURCE}):",
             f"  modelling error of DRS  {self.modelling_error:.4g} "
@@ -80,13 +85,22 @@ class Estimate(Record):
             f"({error['drs']:.2g})",
             f"  statistical error, MAML {self.maml / self.tasks:.4g} = {self.maml:.4g}/M "
             f"({error['maml']:.2g})",
-            f"  crossover M* = {self.crossover:.4g} tasks, "
-            f"{100 * self.level:g}% jackknife interval {low:.4g} to {high:.4g}",
         ]
+        if self.tasks >= self.fewest_tasks:
+            at, low, high = (self._shown(value) for value in (self.crossover, *self.interval))
+            lines.append(
+                f"  crossover M* {'' if at.startswith('below') else '= '}{at} tasks, "
+                f"{100 * self.level:g}% jackknife interval {low} to {high}"
+            )
         reasons = (self.modelling_error.reason, self.crossover.reason)
         lines += [f"  {reason}" for reason in reasons if reason is not None]
         lines += [f"  {item.standing}: {item.text}" for item in ASSUMPTIONS]
         return "\n".join(lines)
+
+    def _shown(self, tasks: float) -> str:
+        """A number of tasks, or that it lies below where the expansion counts them."""
+        below = math.isnan(tasks) or 0.0 < tasks < self.fewest_tasks
+        return f"below {self.fewest_tasks}" if below else f"{tasks:.4g}"
 
 
 def estimate(
@@ -126,7 +140,8 @@ def estimate(
     Assumes:
         Tasks are independent and of one law; support and query rows are independent given the
         task; M is large: no remainder bound. Nothing Gaussian. Checked: the averaged equations of
-        both methods are positive definite.
+        both methods are positive definite, and M and the crossover are large enough for how much
+        the tasks differ.
 
     Source: Result 36 (sandwich covariance of M-estimators; the jackknife is over tasks, the only
         independent level; the interval is Fieller's with jackknife covariances).
@@ -192,6 +207,7 @@ def from_equations(
         scipy_module("special", function=function).stdtrit(groups - 1, 0.5 + coverage / 2.0)
     )
     theta_drs, theta_maml, error, drs_constant, maml_constant = point
+    fewest = int(fewest_for_means(max(_dispersion(drs), _dispersion(maml))))
     spread = np.sqrt(np.diag(covariance))
     contrast = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, 0.0]])  # (c_maml - c_drs, modelling error)
     interval = crossover_interval(
@@ -214,7 +230,8 @@ def from_equations(
         ),
         drs=_number(drs_constant, "statistical error of DRS times M"),
         maml=_number(maml_constant, "statistical error of MAML times M"),
-        crossover=_crossover(maml_constant - drs_constant, error),
+        crossover=_crossover(maml_constant - drs_constant, error, tasks, fewest),
+        fewest_tasks=fewest,
         interval=interval,
         standard_errors=dict(zip(("modelling_error", "drs", "maml"), spread.tolist(), strict=True)),
     )
@@ -297,13 +314,32 @@ def _solve(method: str, equations: Equations, weight: Array) -> tuple[Array, Arr
     return theta, inverse @ score, inverse
 
 
-def _crossover(gap: float, error: float) -> Quantity:
+def _dispersion(equations: Equations) -> float:
+    """How much the tasks' W scatter, as `scores.Estimator.dispersion`."""
+    inverse = symmetric_inverse(equations.left.mean(axis=0))
+    return dispersion((equations.left @ inverse @ equations.left).mean(axis=0), inverse)
+
+
+def _crossover(gap: float, error: float, tasks: int, fewest: int) -> Quantity:
     """The number of tasks at which both expected excess risks agree."""
     name = "crossover number of tasks"
+    if tasks < fewest:
+        return _number(
+            math.nan,
+            name,
+            f"the tasks' equations differ so much (heavy tails) that the expansion in 1/M is used "
+            f"from {fewest} tasks on, and there are {tasks}",
+        )
     if gap <= 0:
         return _number(0.0, name, "MAML's statistical error is estimated no larger than DRS's")
     if error <= 0:
         return _number(math.inf, name, "the estimated modelling error of DRS is not positive")
+    if gap < fewest * error:
+        return _number(
+            math.nan,
+            name,
+            f"the estimate lies below the {fewest} tasks from which the expansion in 1/M is used",
+        )
     return _number(gap / error, name)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from innerloop.bounds._arguments import Array
+from innerloop.bounds.linear.sizes import check_finite
 
 
 class Equations(NamedTuple):
@@ -72,9 +73,11 @@ def maml_equations(
     one = np.eye(size) - rate * inner_left
     map_left = np.broadcast_to(np.eye(size), one.shape)
     map_right = np.zeros_like(inner_right)
-    for _ in range(steps):
-        map_left = one @ map_left
-        map_right = one @ map_right + rate * inner_right
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(steps):
+            map_left = one @ map_left
+            map_right = one @ map_right + rate * inner_right
+    check_finite(map_left, "estimate", "the map of the inner steps")
     made = map_left @ left @ map_left  # S is a polynomial in Q1, hence symmetric
     made = (made + made.transpose(0, 2, 1)) / 2.0
     return Equations(made, map_left @ (right - left @ map_right))

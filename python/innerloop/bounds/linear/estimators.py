@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds.linear import sizes
 
 
 def drs_estimate(support: tuple[Any, Any], query: tuple[Any, Any]) -> Array:
@@ -63,7 +63,7 @@ def maml_estimate(support: tuple[Any, Any], query: tuple[Any, Any], *, inner_lr:
         ValueError: a shape does not fit, NaN.
 
     Cost:
-        O(M (N p^2 + p^3)) for the sums, then O(p^3) per rate.
+        O(M N p^2) for the moments, then O(M p^3) per rate.
 
     Assumes:
         Nothing about the law of the data. Checked: shapes and finite values.
@@ -79,14 +79,14 @@ def maml_estimate(support: tuple[Any, Any], query: tuple[Any, Any], *, inner_lr:
            [2.]])
     """
     (q1, r1, _), (q2, r2, _) = _sides(support, query, "maml_estimate")
-    rate = _arguments.array(inner_lr, function="maml_estimate", name="inner_lr")
-    q12 = q1 @ q2
-    weights = np.stack([q2.sum(0), -(q12 + np.swapaxes(q12, 1, 2)).sum(0), (q12 @ q1).sum(0)])
-    targets = np.stack(
-        [r2.sum(0), -(_times(q1, r2) + _times(q2, r1)).sum(0), _times(q12, r1).sum(0)]
-    )
-    powers = rate[..., None] ** np.arange(3.0)
-    return _least_norm(np.tensordot(powers, weights, 1), powers @ targets)
+    rate = sizes.array(inner_lr, function="maml_estimate", name="inner_lr")
+    weights = np.empty((*rate.shape, *q1.shape[1:]))
+    targets = np.empty((*rate.shape, q1.shape[-1]))
+    for index in np.ndindex(rate.shape):
+        step = np.eye(q1.shape[-1]) - rate[index] * q1
+        weights[index] = (step @ q2 @ step).sum(axis=0)
+        targets[index] = _times(step, r2 - rate[index] * _times(q2, r1)).sum(axis=0)
+    return _least_norm((weights + np.swapaxes(weights, -1, -2)) / 2.0, targets)
 
 
 Moments = tuple[Array, Array, float]
@@ -96,8 +96,8 @@ def _sides(support: tuple[Any, Any], query: tuple[Any, Any], function: str) -> l
     """For each side: X'X / N [M, p, p], X'y / N [M, p] and N."""
     found: list[Moments] = []
     for name, (inputs, targets) in (("support", support), ("query", query)):
-        x = _arguments.array(inputs, function=function, name=f"{name} x", ndim=3)
-        y = _arguments.array(targets, function=function, name=f"{name} y", ndim=2)
+        x = sizes.array(inputs, function=function, name=f"{name} x", ndim=3)
+        y = sizes.array(targets, function=function, name=f"{name} y", ndim=2)
         if x.shape[:2] != y.shape or 0 in x.shape:
             raise ValueError(
                 f"{function}: {name} must be x [M, N, p] and y [M, N], all at least 1 "

@@ -6,6 +6,7 @@ M is the number of training tasks throughout.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Assumption, Record, quantity
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import law_assumptions, population, rate_and_samples
 from innerloop.bounds.linear.scores import Estimator, estimators
+from innerloop.bounds.linear.validity import fewest_for_means
 
 LARGE_M = Assumption("the number of tasks is large (no remainder bound)")
+SAME = 1e-12  # constants that differ by less of their size differ by rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Expansion(Record):
         drs_limit, maml_limit: the limits for M to infinity. The first is the modelling error; the
             second is 0 unless training and test differ in rate or samples.
         drs_bias, maml_bias: [..., p], b in E[estimate - target] = b / M + ...
+        fewest_tasks: M from which c / M is within about a third of the exact mean (`tasks_needed`).
     """
 
     drs: Any
@@ -39,10 +44,23 @@ class Expansion(Record):
     maml_limit: Any
     drs_bias: Array
     maml_bias: Array
+    fewest_tasks: Array
 
     def at(self, tasks: Any) -> tuple[Array, Array]:
-        """The expansion at M tasks, (joint, MAML); `tasks` broadcasts with the grid."""
+        """The expansion at M tasks, (joint, MAML); `tasks` broadcasts with the grid.
+
+        Raises:
+            ValueError: M below `fewest_tasks`, where the exact mean is another or infinite.
+        """
         m = _arguments.counts(tasks, function="Expansion.at", name="tasks")
+        few = np.broadcast_arrays(m < self.fewest_tasks, m, self.fewest_tasks)
+        if few[0].any():
+            place = int(np.argmax(few[0]))
+            raise ValueError(
+                f"Expansion.at: tasks must be at least {few[2].flat[place]:g} here "
+                f"(got {few[1].flat[place]:g}); for fewer, Result 8 misses the mean by more than a "
+                "third of c / M, and exact_probability_drs_worse says who wins"
+            )
         return (
             np.asarray(self.drs_limit + np.asarray(self.drs) / m),
             np.asarray(self.maml_limit + np.asarray(self.maml) / m),
@@ -59,8 +77,9 @@ class Expansion(Record):
                 lines.append(f"{name}: excess risk about {limit:.6g} + {constant:.6g} / M")
             else:
                 lines.append(f"{name}: limits {limit}, constants {constant}")
-        lines.append("(Result 8: the mean of the limit law; the true mean may be infinite for few")
-        lines.append("tasks, Result 13)")
+        fewest = np.array2string(np.asarray(self.fewest_tasks))
+        lines.append(f"(Result 8; from M = {fewest} on, where the mean follows it within about a")
+        lines.append("third of the second term)")
         return "\n".join(lines)
 
 
@@ -89,7 +108,8 @@ def expansion(
 
     Assumes:
         Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
-        independent and M is large: no remainder bound. Checked: E Q and E A are positive definite.
+        independent and M is large: no remainder bound. Checked: E Q and E A are positive definite;
+        `fewest_tasks` says what large means here.
 
     Source:
         Result 8 (this project's own: sandwich covariance and second-order bias).
@@ -122,7 +142,8 @@ def expansion(
         quantity(column, name=name, source="Result 8", assumptions=assumptions)
         for column, name in zip(columns[:4], names, strict=True)
     )
-    return Expansion(drs, maml, drs_limit, maml_limit, columns[4], columns[5])
+    fewest = fewest_for_means(columns[6])
+    return Expansion(drs, maml, drs_limit, maml_limit, columns[4], columns[5], fewest)
 
 
 def crossover(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
@@ -133,8 +154,10 @@ def crossover(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
         inner_lr, samples: as for `expansion`; training and test agree. Arrays broadcast.
 
     Returns:
-        Quantity or float64 array: infinite if joint training wins for every M (no modelling error),
-        0 if MAML does; `.reason` says so.
+        Quantity or float64 array. Where `.reason` says so: infinite if joint training wins for
+        every M that Result 8 describes (no modelling error), 0 if MAML does, and NaN if the
+        crossing lies below the number of tasks from which it describes means (`tasks_needed`), or
+        if both constants agree to rounding.
 
     Raises:
         TypeError: not real numbers.
@@ -142,7 +165,8 @@ def crossover(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
 
     Assumes:
         Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
-        independent and M is large: no remainder bound. Checked: E Q and E A are positive definite.
+        independent and M is large: no remainder bound. Checked: E Q and E A are positive definite,
+        and that the crossing lies where the expansion is used.
 
     Source:
         Result 9 (this project's own).
@@ -155,16 +179,11 @@ def crossover(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     rate, count = rate_and_samples(inner_lr, samples, "crossover")
     found = expansion(law, inner_lr=rate, samples=count)
     gap = np.asarray(found.drs_limit, dtype=np.float64)
-    extra = np.asarray(found.maml, dtype=np.float64) - np.asarray(found.drs, dtype=np.float64)
-    never = (gap <= 0.0) & (extra > 0.0)
-    always = extra <= 0.0
-    value = np.where(never, np.inf, np.where(always, 0.0, extra / np.where(gap > 0.0, gap, 1.0)))
+    drs, maml = (np.asarray(c, dtype=np.float64) for c in (found.drs, found.maml))
+    value = crossing(maml - drs, gap, np.abs(maml) + np.abs(drs), found.fewest_tasks)
     reason = None
     if value.ndim == 0:
-        if never:
-            reason = "joint training has no modelling error here, so MAML's larger variance decides"
-        elif always:
-            reason = "MAML's statistical error is no larger, so it wins at every number of tasks"
+        reason = _reason(float(value), float(gap), int(found.fewest_tasks))
     return quantity(
         value,
         name="crossover number of tasks M*",
@@ -174,12 +193,46 @@ def crossover(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     )
 
 
+def crossing(extra: Array, gap: Array, size: Array, fewest: Array) -> Array:
+    """M* = extra / gap where Result 8 describes it, else as `crossover` says.
+
+    Args:
+        extra: MAML's constant less joint training's; size: the sum of their sizes.
+        gap: joint training's limit less MAML's, not negative.
+        fewest: tasks from which the expansion is used.
+    """
+    same = np.abs(extra) <= SAME * size
+    value = np.where(gap > 0.0, extra / np.where(gap > 0.0, gap, 1.0), np.inf)
+    value = np.where(extra <= 0.0, 0.0, np.where(value < fewest, np.nan, value))
+    return np.where(same, np.where(gap > 0.0, 0.0, np.nan), value)
+
+
+def _reason(value: float, gap: float, fewest: int) -> str | None:
+    """Why a crossover is no ordinary one."""
+    alternative = "exact_probability_drs_worse says who wins there"
+    if math.isinf(value):
+        return "joint training has no modelling error here, so MAML's larger variance decides"
+    if value == 0.0:
+        return (
+            "MAML's statistical error is no larger, so it wins at every number of tasks from "
+            f"{fewest} on; for fewer, {alternative}"
+        )
+    if math.isnan(value) and gap > 0.0:
+        return (
+            f"the crossing lies below {fewest} tasks, where Result 8 does not describe means: MAML "
+            f"wins from {fewest} tasks on; for fewer, {alternative}"
+        )
+    if math.isnan(value):
+        return "both methods have the same error to rounding: neither wins"
+    return None
+
+
 def _test_side(
     rate: Array, count: Array, test_inner_lr: Any, test_samples: Any, function: str
 ) -> tuple[Array, Array]:
     """Rate and N of the test risk; those of training where nothing is given."""
     if test_inner_lr is not None:
-        rate = _arguments.array(test_inner_lr, function=function, name="test_inner_lr")
+        rate = sizes.array(test_inner_lr, function=function, name="test_inner_lr")
     if test_samples is not None:
         count = _arguments.counts(test_samples, function=function, name="test_samples", none=np.inf)
     return rate, count
@@ -188,7 +241,7 @@ def _test_side(
 def _at_point(
     law: TaskLaw, rate: float, samples: float, test_rate: float, test_samples: float
 ) -> tuple[Any, ...]:
-    """c of both methods, limits of both, biases of both."""
+    """c of both methods, limits of both, biases of both, the dispersion of the weights."""
     found = estimators(law, rate, samples, "expansion")
     test = population(law, np.asarray(test_rate), np.asarray(test_samples), "expansion")
     same = (rate, samples) == (test_rate, test_samples)
@@ -202,7 +255,8 @@ def _at_point(
     ]
     # The slope of the test objective at the joint minimiser is exact for small rates.
     limits = [0.5 * test.slope @ offsets[0], 0.5 * offsets[1] @ test.curvature @ offsets[1]]
-    return (*constants, *limits, found.drs.bias, found.maml.bias)
+    dispersion = max(found.drs.dispersion, found.maml.dispersion)
+    return (*constants, *limits, found.drs.bias, found.maml.bias, dispersion)
 
 
 def _constant(estimator: Estimator, hessian: Array, offset: Array) -> float:

@@ -16,12 +16,13 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import quantity
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.guarantee import Method, check_method
 from innerloop.bounds.linear.laws import Nodes, PublishedLaw, TaskLaw
 from innerloop.bounds.linear.moments import scalar_moments
+from innerloop.bounds.linear.quadratic import post_update
 from innerloop.bounds.linear.risk import (
     law_assumptions,
-    low_order,
     population,
     rate_and_samples,
 )
@@ -76,7 +77,7 @@ def score_fourth_moment(law: TaskLaw, *, method: Method, inner_lr: Any, samples:
         )
     nodes = law.with_noise_levels() if isinstance(law, PublishedLaw) else law.nodes()
     found = population(law, rate, count, name)
-    joint = symmetric_inverse(low_order(law).matrices[0])
+    joint = symmetric_inverse(post_update(law).joint)
 
     def at_point(a: float, n: float) -> float:
         if method == "drs":
@@ -86,8 +87,11 @@ def score_fourth_moment(law: TaskLaw, *, method: Method, inner_lr: Any, samples:
         at = population(law, np.asarray(a), np.asarray(n), name)
         return _maml_moment(nodes, at.maml, symmetric_inverse(at.curvature), a, n)
 
+    with np.errstate(over="ignore", invalid="ignore"):
+        moments = stacked(grid(rate, count, at_point), lambda value: value)
+    sizes.check_finite(moments, name, "the fourth moment")
     return quantity(
-        stacked(grid(rate, count, at_point), lambda value: value),
+        moments,
         name="fourth moment of the weighted score",
         source="Result 11",
         assumptions=law_assumptions(law),

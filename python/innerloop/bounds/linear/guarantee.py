@@ -14,14 +14,12 @@ from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Assumption, Record, quantity
 from innerloop.bounds.linear import exponential as exponential_moments
-from innerloop.bounds.linear.averages import averages
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import law_assumptions, population, rate_and_samples
 from innerloop.bounds.linear.scores import (
     estimators,
     grid,
-    joint_words,
-    maml_words,
     stacked,
     symmetric_inverse,
 )
@@ -160,7 +158,7 @@ def guarantee(
     )
     known = None
     if fourth_moment is not None:
-        known = _arguments.array(fourth_moment, function=name, name="fourth_moment")
+        known = sizes.array(fourth_moment, function=name, name="fourth_moment", largest=1e300)
     tail = _exponential_tail(law, method, rate, count) if exponential else None
     bounds = [_bound(c, law.p, m, failure, float(share), known, sharp, tail) for share in shares]
     value: Array = np.min(np.array(bounds), axis=0)
@@ -290,23 +288,20 @@ def _exponential_tail(
 
 def _constants(law: TaskLaw, method: Method, rate: float, samples: float) -> tuple[float, ...]:
     """The members of `GuaranteeConstants` at one point."""
-    tasks = averages(law)
     found = estimators(law, rate, samples, "guarantee")
     own = found.maml if method == "maml" else found.drs
     inverse = symmetric_inverse(own.weight)
     half = _root(inverse)
     if method == "maml":
-        square = tasks.sandwich(maml_words(samples), rate, samples, inverse)
         offset, hessian = 0.0, 1.0
     else:
-        square = tasks.sandwich(joint_words(), rate, 2.0 * samples, inverse)
         test = population(law, np.asarray(rate), np.asarray(samples), "guarantee")
         offset = max(float(test.slope @ test.offset), 0.0) ** 0.5
         hessian = float(np.linalg.eigvalsh(half @ test.curvature @ half)[-1])
     spread = half @ own.score @ half
     return (
         offset,
-        float(np.linalg.eigvalsh(half @ square @ half)[-1]),
+        own.dispersion,
         hessian,
         float(np.trace(spread)),
         float((spread**2).sum()),
@@ -335,7 +330,8 @@ def _bound(
         mean = fourth + (m - 1.0) * (c.score_trace**2 + 2.0 * c.score_square)
         q = np.minimum(q, np.sqrt(mean / m**3 / upper))
         if sharp:
-            variance = np.maximum(mean / m**3 - (c.score_trace / m) ** 2, 0.0)
+            variance = fourth - c.score_trace**2 + 2.0 * (m - 1.0) * c.score_square
+            variance = np.maximum(variance, 0.0) / m**3
             q = np.minimum(q, c.score_trace / m + np.sqrt(variance * (1.0 - upper) / upper))
     if tail is not None:
         q = np.minimum(q, exponential_moments.squared_tail(*tail, m, upper))

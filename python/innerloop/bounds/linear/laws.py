@@ -6,6 +6,7 @@ A task is (Q, theta, sigma2): x ~ N(0, Q), y = theta . x + noise of variance sig
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,12 +17,16 @@ from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._quantities import parted
 from innerloop.bounds._standing import CERTAIN, Trust, joined
+from innerloop.bounds.linear import sizes
 
 Sampler = Callable[[np.random.Generator, int], tuple[Any, Any, Any]]
 
 # Nodes that stand for the published law when no exact rule is at hand, and their seed.
 _DRAWS = 20000
 _SEED = 20201
+_MOST_ENTRIES = 2**27  # of their Q
+_MOST_DRAWS = 10**7
+_MOST_DIMENSIONS = 1024
 
 
 class Nodes(NamedTuple):
@@ -202,6 +207,12 @@ class PublishedLaw(TaskLaw):
     def _rule(self) -> Nodes:
         """What `nodes` returns."""
         if not self.exact:
+            if _DRAWS * self.p**2 > _MOST_ENTRIES:
+                most = math.isqrt(_MOST_ENTRIES // _DRAWS)
+                raise ValueError(
+                    f"published_law: p must be at most {most} for averages over drawn tasks, "
+                    f"which Results 6-20 need (got {self.p}); Results 2-5 have a closed form"
+                )
             drawn = self.sample(np.random.default_rng(_SEED), _DRAWS)
             return drawn._replace(sigma2=np.full(_DRAWS, self.beta / 2.0))
         points, mass = np.polynomial.legendre.leggauss({1: 16, 2: 8, 3: 6, 4: 5}[self.p])
@@ -246,8 +257,8 @@ def published_law(p: int = 1, beta: float = 2.0) -> PublishedLaw:
     rotations, theta = (l_1..l_p) (the same numbers), sigma2 ~ U(0, beta) independent.
 
     Args:
-        p: dimension, at least 1.
-        beta: scale, positive.
+        p: dimension, from 1 to 1024.
+        beta: scale, from 1e-30 to 1e30.
 
     Returns:
         PublishedLaw. Its averages are exact for p <= 4; beyond, a seeded sample of 20000 tasks
@@ -255,7 +266,7 @@ def published_law(p: int = 1, beta: float = 2.0) -> PublishedLaw:
 
     Raises:
         TypeError: not numbers.
-        ValueError: p below 1 or beta not positive and finite.
+        ValueError: p or beta out of range.
 
     Assumes:
         None: the law is that of the public code. Checked: p and beta in range.
@@ -266,10 +277,13 @@ def published_law(p: int = 1, beta: float = 2.0) -> PublishedLaw:
     >>> published_law(p=2, beta=1.0).nodes().Q.shape[1:]
     (2, 2)
     """
-    size = _arguments.counts(p, function="published_law", name="p")
-    scale = _arguments.array(beta, function="published_law", name="beta", ndim=0)
-    if size.ndim or scale <= 0.0:
-        raise ValueError(f"published_law: beta must be positive and p one number (got {p}, {beta})")
+    size = _arguments.counts(p, function="published_law", name="p", at_most=_MOST_DIMENSIONS)
+    scale = sizes.array(beta, function="published_law", name="beta", ndim=0)
+    if size.ndim or scale < 1.0 / sizes.LARGEST:
+        raise ValueError(
+            f"published_law: beta must be at least {1.0 / sizes.LARGEST:g} and p one number "
+            f"(got {p}, {beta})"
+        )
     law = PublishedLaw(int(size), float(scale))
     law.trust = _carried(beta)
     return law
@@ -281,8 +295,8 @@ def from_sampler(sampler: Sampler, draws: int = 20000, seed: int = 0) -> Sampled
     Args:
         sampler: called with (numpy Generator, size); returns Q [size, p, p], theta [size, p] and
             sigma2 [size].
-        draws: tasks drawn once to stand for the law. Averages have relative errors of order
-            1 / sqrt(draws).
+        draws: tasks drawn once to stand for the law, at most 10^7. Averages have relative errors
+            of order 1 / sqrt(draws).
         seed: of that draw.
 
     Raises:
@@ -302,12 +316,18 @@ def from_sampler(sampler: Sampler, draws: int = 20000, seed: int = 0) -> Sampled
     >>> from_sampler(tasks, draws=100).p
     1
     """
-    size = int(_arguments.counts(draws, function="from_sampler", name="draws"))
+    size = int(_arguments.counts(draws, function="from_sampler", name="draws", at_most=_MOST_DRAWS))
     return SampledLaw(sampler, size, seed)
 
 
 def haar_rotations(rng: np.random.Generator, size: int, p: int) -> Array:
-    """`size` uniform rotation matrices [size, p, p] (QR with the signs made unique)."""
+    """`size` uniform rotation matrices [size, p, p] (p > 2: QR with the signs made unique)."""
+    if p == 1:
+        return np.ones((size, 1, 1))
+    if p == 2:
+        angle = rng.uniform(0.0, 2.0 * np.pi, size)
+        cos, sin = np.cos(angle), np.sin(angle)
+        return np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     q, r = np.linalg.qr(rng.standard_normal((size, p, p)))
     q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
     q[:, :, 0] *= np.sign(np.linalg.det(q))[:, None]
@@ -316,11 +336,11 @@ def haar_rotations(rng: np.random.Generator, size: int, p: int) -> Array:
 
 def _checked(weights: Any, Q: Any, theta: Any, sigma2: Any, function: str) -> Nodes:
     """The four arrays as `Nodes`, or an error that names the wrong one."""
-    w = _arguments.array(weights, function=function, name="weights", ndim=1)
-    q = _arguments.array(Q, function=function, name="Q", ndim=3)
-    q = _arguments.covariances(q, function=function, name="Q")
-    t = _arguments.array(theta, function=function, name="theta", ndim=2)
-    s = _arguments.array(sigma2, function=function, name="sigma2", ndim=1)
+    w = sizes.array(weights, function=function, name="weights", ndim=1)
+    q = sizes.array(Q, function=function, name="Q", ndim=3)
+    q = sizes.covariances(q, function=function, name="Q")
+    t = sizes.array(theta, function=function, name="theta", ndim=2)
+    s = sizes.array(sigma2, function=function, name="sigma2", ndim=1)
     count, p = len(w), q.shape[-1]
     for name, value, shape in (("Q", q, (count, p, p)), ("theta", t, (count, p))):
         if value.shape != shape:

@@ -11,6 +11,7 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import quantity
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import law_assumptions
 from innerloop.bounds.linear.rules import checked_theta, single_count
@@ -57,7 +58,7 @@ def matrix_rate_moments(Q: Any, rate: Any, samples: Any = None) -> MatrixRateMom
     array([[0.611  , 0.095  ],
            [0.095  , 0.73775]])
     """
-    q = _arguments.covariances(Q, function="matrix_rate_moments", name="Q")
+    q = sizes.covariances(Q, function="matrix_rate_moments", name="Q")
     matrix = _rate(rate, q.shape[-1], "matrix_rate_moments")
     n = _arguments.counts(samples, function="matrix_rate_moments", name="samples", none=np.inf)
     return _moments(q, matrix, n)
@@ -196,11 +197,11 @@ def optimal_matrix_rate_common(
     array([[0.315789]])
     """
     function = "optimal_matrix_rate_common"
-    q = _arguments.covariances(
-        _arguments.array(Q, function=function, name="Q", ndim=2), function=function, name="Q"
+    q = sizes.covariances(
+        sizes.array(Q, function=function, name="Q", ndim=2), function=function, name="Q"
     )
-    moment = _arguments.covariances(second_moment, function=function, name="second_moment")
-    noise = _arguments.array(sigma2, function=function, name="sigma2", ndim=0)
+    moment = sizes.covariances(second_moment, function=function, name="second_moment")
+    noise = sizes.array(sigma2, function=function, name="sigma2", ndim=0)
     n = single_count(samples, function)
     if moment.shape != q.shape:
         raise ValueError(
@@ -221,20 +222,18 @@ def optimal_matrix_rate_common(
 
 def _moments(q: Array, rate: Array, n: Array) -> MatrixRateMoments:
     """Curvature and noise share for broadcasting Q, P and N."""
-    turned = np.swapaxes(rate, -1, -2)
-    inside = turned @ q @ rate
+    inside = np.swapaxes(rate, -1, -2) @ q @ rate
     straight = q @ inside @ q
     trace = np.trace(inside @ q, axis1=-2, axis2=-1)
-    once = q @ rate @ q
-    size = n[..., None, None]
-    hessian = q - once - np.swapaxes(once, -1, -2) + straight
-    hessian = hessian + (straight + trace[..., None, None] * q) / size
+    keep = np.eye(q.shape[-1]) - rate @ q
+    hessian = np.swapaxes(keep, -1, -2) @ q @ keep
+    hessian = hessian + (straight + trace[..., None, None] * q) / n[..., None, None]
     return MatrixRateMoments(hessian, trace / n)
 
 
 def _rate(rate: Any, p: int, function: str) -> Array:
     """The rate as [..., p, p]."""
-    made = _arguments.array(rate, function=function, name="rate")
+    made = sizes.array(rate, function=function, name="rate")
     if made.ndim < 2 or made.shape[-2:] != (p, p):
         raise ValueError(f"{function}: rate must have shape [..., {p}, {p}] (got {made.shape})")
     return made

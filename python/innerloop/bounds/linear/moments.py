@@ -11,6 +11,9 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds.linear import sizes
+
+_MOST_ORDER = 150
 
 
 def sandwich_moment(Q: Any, B: Any, samples: Any, *, kurtosis: Any = None) -> Array:
@@ -44,8 +47,8 @@ def sandwich_moment(Q: Any, B: Any, samples: Any, *, kurtosis: Any = None) -> Ar
     array([[7.7, 4.9],
            [2.1, 0.7]])
     """
-    q = _arguments.covariances(Q, function="sandwich_moment", name="Q")
-    b = _arguments.array(B, function="sandwich_moment", name="B")
+    q = sizes.covariances(Q, function="sandwich_moment", name="Q")
+    b = sizes.array(B, function="sandwich_moment", name="B")
     if b.ndim < 2 or b.shape[-2:] != q.shape[-2:]:
         raise ValueError(
             f"sandwich_moment: B must have shape [..., {q.shape[-1]}, {q.shape[-1]}] "
@@ -56,7 +59,7 @@ def sandwich_moment(Q: Any, B: Any, samples: Any, *, kurtosis: Any = None) -> Ar
     )
     noise = q @ np.swapaxes(b, -1, -2) @ q + _trace(b @ q) * q
     if kurtosis is not None:
-        kappa = _arguments.array(kurtosis, function="sandwich_moment", name="kurtosis")
+        kappa = sizes.array(kurtosis, function="sandwich_moment", name="kurtosis")
         if (kappa < 1.0).any():
             raise ValueError(f"sandwich_moment: kurtosis must be at least 1 (got {kappa.min():g})")
         values, vectors = np.linalg.eigh(q)
@@ -80,7 +83,7 @@ def square_moment(Q: Any, samples: Any) -> Array:
     >>> float(square_moment([[1.0]], 2)[0, 0])
     2.0
     """
-    q = _arguments.covariances(Q, function="square_moment", name="Q")
+    q = sizes.covariances(Q, function="square_moment", name="Q")
     n = _per_matrix(
         _arguments.counts(samples, function="square_moment", name="samples", none=np.inf)
     )
@@ -101,7 +104,7 @@ def cube_moment(Q: Any, samples: Any) -> Array:
     array([[25.76,  9.38],
            [ 9.38,  7.  ]])
     """
-    q = _arguments.covariances(Q, function="cube_moment", name="Q")
+    q = sizes.covariances(Q, function="cube_moment", name="Q")
     n = _per_matrix(_arguments.counts(samples, function="cube_moment", name="samples", none=np.inf))
     square = q @ q
     trace, trace_square = _trace(q), _trace(square)
@@ -134,7 +137,7 @@ def design_noise(Q: Any) -> Array:
     array([[20.25 ,  6.375],
            [ 6.375,  7.5  ]])
     """
-    q = _arguments.covariances(Q, function="design_noise", name="Q")
+    q = sizes.covariances(Q, function="design_noise", name="Q")
     square = q @ q
     return np.asarray(square @ q + _trace(square) * q)
 
@@ -145,14 +148,14 @@ def scalar_moments(order: int, samples: Any) -> Array:
     chi_k is the product of (1 + 2 j / N) over j < k: qh is q times a chi-square over N.
 
     Args:
-        order: highest power, at least 0.
+        order: highest power, from 0 to 150 (chi_151 leaves float64 for N = 1).
         samples: N, any shape; None for infinity (all ones).
 
     Returns:
         [order + 1, ...] float64.
 
     Raises:
-        ValueError: N below 1 or a negative order.
+        ValueError: N below 1 or an order out of range.
 
     Assumes:
         Rows are independent and normal. Checked: order and N in range.
@@ -164,9 +167,11 @@ def scalar_moments(order: int, samples: Any) -> Array:
     array([1., 1., 2., 6.])
     """
     n = _arguments.counts(samples, function="scalar_moments", name="samples", none=np.inf)
-    top = int(_arguments.counts(order, function="scalar_moments", name="order", at_least=0))
+    top = _arguments.counts(
+        order, function="scalar_moments", name="order", at_least=0, at_most=_MOST_ORDER
+    )
     moments = [np.ones_like(n)]
-    for j in range(top):
+    for j in range(int(top)):
         moments.append(moments[-1] * (1.0 + 2.0 * j / n))
     return np.array(moments)
 

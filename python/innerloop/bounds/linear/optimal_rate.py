@@ -12,6 +12,7 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Record, quantity
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import Nodes, TaskLaw
 from innerloop.bounds.linear.moments import design_noise
 from innerloop.bounds.linear.risk import law_assumptions
@@ -184,7 +185,7 @@ def optimal_training_rate(law: TaskLaw, *, samples: int, hessian: Any = None) ->
     """
     function = "optimal_training_rate"
     nodes, q, h = _common(law, hessian, function)
-    n = _arguments.array(
+    n = sizes.array(
         _arguments.counts(samples, function=function, name="samples"),
         function=function, name="samples", ndim=0,
     )  # fmt: skip
@@ -198,11 +199,17 @@ def optimal_training_rate(law: TaskLaw, *, samples: int, hessian: Any = None) ->
     scores = np.tensordot(powers, np.array([t.scores[0] for t in trained]), 1)  # [5, p, p]
     curvature = np.tensordot(powers, np.array([t.curvature[0] for t in trained]), 1)
 
+    # Below, the polynomial is rounding.
+    resolved = 1e-9 * float(np.linalg.eigvalsh(q)[0])
+
     def variance(x: float) -> tuple[float, float]:
         """tr(H Sigma) and its derivative at rate limit * x."""
         up = x ** np.arange(5.0)
         down = np.array([0.0, 1.0, 2.0 * x, 3.0 * x**2, 4.0 * x**3])
-        inverse = np.linalg.inv(np.tensordot(up, curvature, 1))
+        weight = np.tensordot(up, curvature, 1)
+        if not np.linalg.eigvalsh(weight)[0] > resolved:
+            return np.inf, np.inf  # a step that solves some direction: no estimate is worse
+        inverse = np.linalg.inv(weight)
         sigma = inverse @ np.tensordot(up, scores, 1) @ inverse
         change = inverse @ np.tensordot(down, scores, 1) @ inverse
         bent = inverse @ np.tensordot(down, curvature, 1) @ sigma
@@ -245,7 +252,7 @@ def _common(law: TaskLaw, hessian: Any, function: str) -> tuple[Nodes, Array, Ar
     _arguments.positive_definite(q, function=function, name="Q", result="Result 17")
     if hessian is None:
         return nodes, q, q
-    h = _arguments.covariances(hessian, function=function, name="hessian")
+    h = sizes.covariances(hessian, function=function, name="hessian")
     if h.shape != q.shape:
         raise ValueError(f"{function}: hessian must have shape {q.shape} (got {h.shape})")
     return nodes, q, h

@@ -2,230 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
-from innerloop.bounds._results import Assumption, quantity
+from innerloop.bounds._results import Assumption, Quantity, quantity
+from innerloop.bounds.linear.conditional import (
+    DRAWS,
+    INDEPENDENT,
+    Cells,
+    checked_draws,
+    checked_seed,
+    draws_for,
+    exact_assumptions,
+    exact_cells,
+)
 from innerloop.bounds.linear.laws import TaskLaw
-from innerloop.bounds.linear.risk import law_assumptions, low_order, population, rate_and_samples
-from innerloop.bounds.linear.scores import estimators
+from innerloop.bounds.linear.normal import is_resolved, normal_cells
+from innerloop.bounds.linear.risk import law_assumptions, rate_and_samples
+from innerloop.bounds.linear.validity import FEWEST_NORMAL, fewest_for_normal
 
-_NORMAL = Assumption("both estimates are jointly normal around their biased means (large M)")
-_MOST_ENTRIES = 4_000_000  # of one block of the numerical inversion
+_NORMAL = Assumption(
+    "both estimates are jointly normal around their biased means (for so many tasks within 0.03 of "
+    "the exact law on the families compared)"
+)
+MOST_EXACT = 2**15  # tasks
 
 
 def probability_drs_worse(
-    law: TaskLaw, *, inner_lr: Any, samples: Any = None, tasks: Any, after_update: bool = True
+    law: TaskLaw,
+    *,
+    inner_lr: Any,
+    samples: Any = None,
+    tasks: Any,
+    after_update: bool = True,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> Any:
     """Returns the predicted probability that joint training's estimate has the larger risk.
 
     Both methods train on the same 2 N samples of each of M tasks. Over grids this is the published
     heat map: the fraction of trials in which MAML's estimate has the lower risk.
 
+    Up to 1024 tasks it comes from the exact law (`exact_probability_drs_worse`), with a standard
+    error that a single result states. With more tasks it is the normal approximation, from the
+    number on that `tasks_needed` gives; up to that number, the exact law.
+
     Args:
         law: the task law.
         inner_lr, samples: rate and N of training and test; None for N = infinity.
         tasks: M >= 1. All three broadcast.
         after_update: compare risks after one inner step (True) or before any update.
+        draws, seed: of the exact law, as for `exact_probability_drs_worse`.
 
     Returns:
-        Quantity or float64 array in [0, 1].
+        Quantity or float64 array in [0, 1]; the source is "Result 10a" (exact) or "Result 10".
 
     Raises:
         TypeError: not real numbers.
-        ValueError: E Q or E A is not positive definite (Result 3), a count below 1, NaN.
-        ModuleNotFoundError: p = 1 and singular covariances need SciPy (innerloop[cli]).
+        ValueError: E Q or E A is not positive definite (Result 3), a count out of range, NaN; or
+            more than 32768 tasks where the normal approximation does not hold yet.
+        ModuleNotFoundError: the normal approximation for p = 1, or with singular covariances, needs
+            SciPy (innerloop[cli]).
 
     Cost:
-        That of `expansion` per pair of rate and N; then for p = 1 a closed form per cell, else an
-        integral over about a thousand points per cell.
+        That of the exact law; beyond it that of `expansion` per pair of rate and N, then for p = 1
+        a closed form per cell, else an integral over about a thousand points per cell.
 
     Assumes:
-        Inputs are Gaussian given the task and noise is independent of them (D4). M is so large
-        that both estimates are jointly normal around their biased means. Checked: E Q and E A are
-        positive definite.
+        Inputs and noise are normal given the task, and noise is independent of inputs (D4). Tasks
+        are independent. M is so large that both estimates are jointly normal, where the source is
+        Result 10. Checked: E Q and E A are positive definite, and whether M is large enough for
+        that, by the dispersions of `tasks_needed`.
 
     Source:
-        Result 10 (this project's own). p = 1: bivariate normal by Owen's T (Owen 1956). p > 1: the
-        difference of risks is a quadratic form in normal variables; its characteristic function is
-        inverted (Gil-Pelaez 1951; Imhof 1961). Singular covariances (few tasks without sampling
-        noise) are averaged over a fixed lattice, to about 1e-4.
+        Results 10 and 10a (this project's own). Normal approximation, p = 1: bivariate normal by
+        Owen's T (Owen 1956). p > 1: the difference of risks is a quadratic form in normal
+        variables; its characteristic function is inverted (Gil-Pelaez 1951; Imhof 1961). Singular
+        covariances (few tasks without sampling noise) are averaged over a fixed lattice, to about
+        1e-4.
 
     >>> from innerloop.bounds import linear
     >>> law = linear.published_law(p=1, beta=2.0)
-    >>> value = linear.probability_drs_worse(law, inner_lr=0.3, samples=5, tasks=25)
-    >>> round(value, 9)
-    0.515455277
+    >>> value = linear.probability_drs_worse(law, inner_lr=0.3, samples=5, tasks=[2, 10000])
+    >>> bool(0.4 < value[0] < 0.46), round(value[1], 9)
+    (True, 1.0)
     """
     name = "probability_drs_worse"
     rate, count = rate_and_samples(inner_lr, samples, name)
     m = _arguments.counts(tasks, function=name, name="tasks")
+    trainings, start = checked_draws(draws, name), checked_seed(seed, name)
     rate, count, m = np.broadcast_arrays(rate, count, m)
-    pairs, place = np.unique(
-        np.stack([rate.ravel(), count.ravel()], axis=1), axis=0, return_inverse=True
-    )
-    limits = [_limit(law, a, n, after_update) for a, n in pairs]
-    hessian, offsets, biases, spread = (np.array(column) for column in zip(*limits, strict=True))
-    place, size = np.ravel(place), m.ravel()[:, None]
-    mean = offsets[place] + biases[place] / size  # [cells, 2 p]
-    covariance = spread[place] / size[:, :, None]
-    solve = _in_one_dimension if law.p == 1 else _in_more_dimensions
-    return quantity(
-        solve(hessian[place], mean, covariance).reshape(m.shape),
-        name="probability that joint training has the larger risk",
-        source="Result 10",
-        assumptions=law_assumptions(law, _NORMAL),
-    )
+    found = predicted_cells(law, rate.ravel(), count.ravel(), m.ravel(), trainings, start, name)
+    view = int(after_update)
+    if m.ndim:
+        return found.value[view].reshape(m.shape)
+    return as_quantity(law, found, view, float(m), trainings)
 
 
-def _limit(
-    law: TaskLaw, rate: float, samples: float, after_update: bool
-) -> tuple[Array, Array, Array, Array]:
-    """Hessian of the risk [p, p]; offsets, biases [2 p] and covariance [2 p, 2 p] of (X, Y)."""
-    found = estimators(law, rate, samples, "probability_drs_worse")
-    at = population(law, np.asarray(rate), np.asarray(samples), "probability_drs_worse")
-    nothing = np.zeros(law.p)
-    if after_update:
-        hessian, offset = at.curvature, np.concatenate([at.offset, nothing])
-    else:
-        hessian, offset = low_order(law).matrices[0], np.concatenate([nothing, -at.offset])
-    cross = found.cross_covariance
-    spread = np.block([[found.drs.covariance, cross], [cross.T, found.maml.covariance]])
-    return hessian, offset, np.concatenate([found.drs.bias, found.maml.bias]), spread
-
-
-def _in_one_dimension(hessian: Array, mean: Array, covariance: Array) -> Array:
-    """P(|X| > |Y|): U = X - Y and V = X + Y have the same sign."""
-    owens_t = _arguments.scipy_module("special", function="probability_drs_worse").owens_t
-    turn = np.array([[1.0, -1.0], [1.0, 1.0]])
-    centre = mean @ turn.T
-    spread = turn @ covariance @ turn.T
-    scale = np.sqrt(np.maximum(np.diagonal(spread, axis1=1, axis2=2), 0.0))
-    still = scale <= 1e-12 * np.abs(scale).max(axis=1, keepdims=True)  # a combination without noise
-    with np.errstate(divide="ignore", invalid="ignore"):
-        h = np.where(still, np.copysign(np.inf, centre), centre / scale)
-        correlation = spread[:, 0, 1] / (scale[:, 0] * scale[:, 1])
-    correlation = np.where(still.any(axis=1), 0.0, np.clip(correlation, -1.0, 1.0))
-    root = np.sqrt(1.0 - correlation**2)
-    total = np.ones(len(h))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for first, second in ((0, 1), (1, 0)):
-            slope = (h[:, second] / h[:, first] - correlation) / root
-            inner = owens_t(h[:, first], np.where(np.isnan(slope), 0.0, slope))
-            # T vanishes at infinity; at 0 its values for (h, k) and (-h, -k) cancel.
-            total -= 2.0 * np.where(np.isinf(h[:, first]) | (h[:, first] == 0.0), 0.0, inner)
-    product = np.sign(h[:, 0]) * np.sign(h[:, 1])
-    total -= np.where(product < 0.0, 1.0, np.where(product == 0.0, 0.5, 0.0))
-    both = (h == 0.0).all(axis=1)
-    total = np.where(both, 0.5 + np.arcsin(correlation) / np.pi, total)
-    tied = (still & (centre == 0.0)).any(axis=1)  # |X| = |Y| for certain: not worse
-    return np.asarray(np.clip(np.where(tied, 0.0, total), 0.0, 1.0))
-
-
-def _in_more_dimensions(hessian: Array, mean: Array, covariance: Array) -> Array:
-    """P(X'HX > Y'HY) for joint normal (X, Y) [cells, 2 p].
-
-    With L L' the covariance and V l V' the eigendecomposition of L'KL, K = diag(H, -H), the
-    difference is k + sum_i (l_i z_i^2 + 2 c_i z_i) for standard normal z, where c = V'L'K mean and
-    k = mean'K mean.
+def predicted_cells(
+    law: TaskLaw, rates: Array, samples: Array, tasks: Array, draws: int, seed: int, function: str
+) -> Cells:
+    """The probabilities of every cell (rate, N, M), [cells] each, by the exact law or by the normal
+    approximation, whose `error` is NaN.
     """
-    p = hessian.shape[-1]
-    signed = np.zeros((len(hessian), 2 * p, 2 * p))
-    signed[:, :p, :p], signed[:, p:, p:] = hessian, -hessian
-    values, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-    slopes, turn = np.linalg.eigh(np.swapaxes(root, 1, 2) @ signed @ root)
-    pushed = np.einsum("cij,cj->ci", signed, mean)
-    linear = np.einsum("cji,ckj,ck->ci", turn, root, pushed)
-    constant = (pushed * mean).sum(axis=1)
-    scale = np.sqrt(2.0 * (slopes**2).sum(axis=1) + 4.0 * (linear**2).sum(axis=1))
-    centre = constant + slopes.sum(axis=1)
-    # A form 200 standard deviations from its mean has probability below 1e-20: the mean decides.
-    moving = np.abs(centre) < 200.0 * scale
-    full = values[:, 0] > 1e-10 * values[:, -1]
-    found: Array = np.where(centre > 0.0, 1.0, 0.0)
-    for cells, solve in ((moving & full, _by_inversion), (moving & ~full, _by_lattice)):
-        if cells.any():
-            s = scale[cells]
-            found[cells] = solve(
-                slopes[cells] / s[:, None], linear[cells] / s[:, None], constant[cells] / s
+    exact = tasks < FEWEST_NORMAL
+    for cell in np.flatnonzero(~exact):
+        a, n = float(rates[cell]), float(samples[cell])
+        resolved = is_resolved(law, a, n, function)
+        fewest = fewest_for_normal(law, a, n, function)
+        exact[cell] = tasks[cell] < fewest or not resolved
+        if exact[cell] and tasks[cell] > MOST_EXACT:
+            why = f"holds from {fewest:.0f} tasks on" if resolved else "cannot tell both apart"
+            raise ValueError(
+                f"{function}: tasks must be at most {MOST_EXACT} (got {tasks[cell]:g}), since the "
+                f"normal approximation {why} for inner_lr {a:g} and samples {n:g}; "
+                "exact_probability_drs_worse takes more with fewer draws"
             )
-    return found
+    cells = Cells(*np.full((2, 2, len(tasks)), np.nan))
+    for part, where in ((exact, True), (~exact, False)):
+        if not part.any():
+            continue
+        place = rates[part], samples[part], tasks[part]
+        if where:
+            found = exact_cells(law, *place, draws, seed, function)
+            cells.value[:, part], cells.error[:, part] = found
+        else:
+            for view in (0, 1):
+                cells.value[view, part] = normal_cells(law, *place, bool(view), function)
+    return cells
 
 
-def _by_lattice(slopes: Array, linear: Array, constant: Array) -> Array:
-    """`_by_inversion` for singular covariances, whose characteristic function decays too slowly.
-
-    The share of a fixed 65536-point additive lattice (Kronecker sequence of a generalised golden
-    ratio) of normal quantiles; errors are about 1e-4.
-    """
-    ndtri = _arguments.scipy_module("special", function="probability_drs_worse").ndtri
-    dimensions = slopes.shape[1]
-    ratio = 2.0
-    for _ in range(60):  # the root of x^(d + 1) = x + 1
-        ratio = (1.0 + ratio) ** (1.0 / (dimensions + 1.0))
-    steps = ratio ** -np.arange(1.0, dimensions + 1.0)
-    # A singular direction has slope and push 0; the others come last when ordered by size.
-    order = np.argsort(-(np.abs(slopes) + np.abs(linear)), axis=1)
-    slopes = np.take_along_axis(slopes, order, axis=1)
-    linear = np.take_along_axis(linear, order, axis=1)
-    z = ndtri((0.5 + np.arange(1, 65537)[:, None] * steps) % 1.0)
-    return np.array(
-        [
-            np.mean(k + (z * (z * slope + 2.0 * push)).sum(axis=1) > 1e-12)
-            for slope, push, k in zip(slopes, linear, constant, strict=True)
-        ]
+def as_quantity(law: TaskLaw, found: Cells, view: int, tasks: float, draws: int) -> Quantity:
+    """A single predicted probability, with what it rests on."""
+    value, error = float(found.value[view, 0]), float(found.error[view, 0])
+    exact = not np.isnan(error)
+    number = draws_for(tasks, draws)
+    made = quantity(
+        value,
+        name="probability that joint training has the larger risk",
+        source="Result 10a" if exact else "Result 10",
+        assumptions=exact_assumptions(law, error, number)
+        if exact
+        else law_assumptions(law, INDEPENDENT, _NORMAL),
     )
-
-
-def _by_inversion(slopes: Array, linear: Array, constant: Array) -> Array:
-    """P(constant + sum_i (slopes_i z_i^2 + 2 linear_i z_i) > 0); variances are 1.
-
-    1/2 + 1/pi times the integral of Im(phi(u)) / u, where the characteristic function phi(u) is the
-    exponential of i u k - sum_i [log(1 - 2 i l_i u) / 2 + 2 u^2 c_i^2 / (1 - 2 i l_i u)]. By the
-    trapezoidal rule in t, u = exp(t - exp(-t)): the integrand is analytic and decays at both ends,
-    so the rule converges exponentially once its step resolves the phase.
-    """
-    low, high = -4.0, 36.0
-    steps = np.full(len(constant), 640)
-    coarse = np.linspace(low, high, 641)
-    for block in _blocks(steps, slopes.shape[1]):
-        size, phase = _characteristic(coarse, slopes[block], linear[block], constant[block])
-        turning = np.abs(np.diff(phase, axis=1)) * (size[:, 1:] > 1e-13)
-        steps[block] *= 2 ** np.ceil(np.log2(np.maximum(turning.max(axis=1) / 0.5, 1.0))).astype(
-            int
-        )
-    found = np.empty(len(constant))
-    for block in _blocks(steps, slopes.shape[1]):
-        t = np.linspace(low, high, int(steps[block[0]]) + 1)
-        size, phase = _characteristic(t, slopes[block], linear[block], constant[block])
-        integral = (size * np.sin(phase)) @ (1.0 + np.exp(-t)) * (t[1] - t[0])
-        found[block] = 0.5 + integral / np.pi
-    return np.asarray(np.clip(found, 0.0, 1.0))
-
-
-def _characteristic(t: Array, slopes: Array, linear: Array, constant: Array) -> tuple[Array, Array]:
-    """Modulus and phase of the characteristic function at u(t), [cells, points]."""
-    u = np.exp(t - np.exp(-t))
-    size, phase = np.zeros((2, len(constant), len(t)))
-    phase += constant[:, None] * u
-    for slope, push in zip(slopes.T[:, :, None], linear.T[:, :, None], strict=True):
-        turn = 2.0 * slope * u
-        damped = 2.0 * (push * u) ** 2 / (1.0 + turn**2)
-        size -= 0.25 * np.log1p(turn**2) + damped
-        phase += 0.5 * np.arctan(turn) - damped * turn
-    return np.exp(size), phase
-
-
-def _blocks(steps: NDArray[np.int_], forms: int) -> Iterator[NDArray[np.int_]]:
-    """Indices of cells with equally many steps, few enough at a time to fit in the cache."""
-    for count in np.unique(steps):
-        alike = np.flatnonzero(steps == count)
-        most = max(1, _MOST_ENTRIES // (int(count) * forms))
-        for start in range(0, len(alike), most):
-            yield alike[start : start + most]
+    assert isinstance(made, Quantity)
+    return made

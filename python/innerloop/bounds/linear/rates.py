@@ -12,9 +12,11 @@ from innerloop.bounds._arguments import Array
 from innerloop.bounds._quantities import computed
 from innerloop.bounds._results import Assumption, Record, quantity
 from innerloop.bounds._standing import CERTAIN
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.averages import averages
 from innerloop.bounds.linear.laws import Mixture, PublishedLaw, TaskLaw
-from innerloop.bounds.linear.risk import low_order, population, rate_and_samples
+from innerloop.bounds.linear.quadratic import post_update
+from innerloop.bounds.linear.risk import population, rate_and_samples
 from innerloop.bounds.linear.scores import grid, stacked
 
 _BOUNDED = Assumption("every task has ||Q|| <= beta, noise variance and distance as stated")
@@ -210,7 +212,7 @@ def coarse_rates(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> CoarseR
     square, cross, trace = np.moveaxis(stacked(grid(rate, n, moments), lambda row: row), -1, 0)
     drs_distance = _largest_distance(extreme, found.drs, beta)
     maml_distance = _largest_distance(extreme, found.maml, beta)
-    drs_smallest = float(np.linalg.eigvalsh(low_order(law).matrices[0])[0])
+    drs_smallest = float(np.linalg.eigvalsh(post_update(law).joint)[0])
     maml_smallest = np.linalg.eigvalsh(found.curvature)[..., 0]
     largest = beta if law.trust == CERTAIN else computed(beta, law.trust)
     return CoarseRates(
@@ -258,7 +260,7 @@ def _constants(function: str, **values: Any) -> list[Array]:
     """Non-negative arrays by name."""
     found = []
     for name, value in values.items():
-        made = _arguments.array(value, function=function, name=name)
+        made = sizes.array(value, function=function, name=name)
         if (made < 0.0).any() or (name == "smallest" and (made == 0.0).any()):
             raise ValueError(f"{function}: {name} must be non-negative (got {made.min():g})")
         found.append(made)

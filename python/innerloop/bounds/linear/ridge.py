@@ -60,6 +60,9 @@ def ridge_risk(
     return risks(law, theta, rules, rows, function, "Result 16", seed)
 
 
+_LEAST = 1e-300  # of an aspect or a penalty; their inverses are the largest
+
+
 @dataclasses.dataclass(frozen=True)
 class IsotropicRidge(Record):
     """Limits for Q = I as p and N grow with p / N -> aspect.
@@ -87,15 +90,15 @@ def isotropic_ridge_limit(aspect: Any, penalty: Any) -> IsotropicRidge:
     """Returns what ridge adaptation does for Q = I when the dimension grows with the rows.
 
     Args:
-        aspect: c = limit of p / N, positive.
-        penalty: lambda, positive. The two broadcast.
+        aspect: c = limit of p / N, from 1e-300 to 1e300.
+        penalty: lambda, in the same range. The two broadcast.
 
     Returns:
         IsotropicRidge: Quantities, or float64 arrays.
 
     Raises:
         TypeError: not real numbers.
-        ValueError: aspect or penalty not positive.
+        ValueError: aspect or penalty out of range.
 
     Cost:
         O(1).
@@ -118,16 +121,25 @@ def isotropic_ridge_limit(aspect: Any, penalty: Any) -> IsotropicRidge:
                 f"isotropic_ridge_limit: {name} must be positive (got {value.min():g}); "
                 "Result 16 needs it"
             )
-    # c lambda m^2 + (1 - c + lambda) m = 1; both forms of its root avoid cancellation.
-    middle = 1.0 - c + pull
-    root = np.sqrt(middle**2 + 4.0 * c * pull)
-    safe = np.where(middle > 0.0, middle + root, 1.0)
-    m = np.where(middle > 0.0, 2.0 / safe, (root - middle) / (2.0 * c * pull))
-    slope = -(c * m**2 + m) / root  # derivative of m in lambda
+        bad = (value < _LEAST) | (value > 1.0 / _LEAST)
+        if bad.any():
+            raise ValueError(
+                f"isotropic_ridge_limit: {name} must lie between {_LEAST:g} and {1.0 / _LEAST:g} "
+                f"(got {value[bad][0]:g}): beyond, the limits leave float64"
+            )
+    # m is the positive root of c lambda m^2 + (1 - c + lambda) m = 1, and h = 1 - lambda m the
+    # smaller one of c h^2 - (1 + c + lambda) h + 1 = 0, both of discriminant root^2. Neither is
+    # written with a difference of nearly equal numbers.
+    middle, total = 1.0 - c + pull, 1.0 + c + pull
+    root = np.hypot(middle, 2.0 * np.sqrt(c) * np.sqrt(pull))
+    kept = np.where(  # lambda m
+        middle > 0.0, pull / (np.maximum(middle, 0.0) + root) * 2.0, (root - middle) / c / 2.0
+    )
+    heard = 2.0 / (total + root)  # h
     values = {
-        "stieltjes": (m, "limit of tr (Qh + lambda)^-1 / p"),
-        "hessian": (-(pull**2) * slope, "limit of the post-update curvature"),
-        "noise": (c * (m + pull * slope), "limit of the noise share"),
+        "stieltjes": (kept / pull, "limit of tr (Qh + lambda)^-1 / p"),
+        "hessian": (kept * ((pull + c * kept) / root), "limit of the post-update curvature"),
+        "noise": (c / root * heard, "limit of the noise share"),
     }
     return IsotropicRidge(
         **{

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Assumption, Record, quantity
-from innerloop.bounds.linear.laws import LowOrder, TaskLaw
+from innerloop.bounds.linear import sizes
+from innerloop.bounds.linear.laws import TaskLaw
+from innerloop.bounds.linear.quadratic import post_update
 
 GAUSSIAN = Assumption("inputs are Gaussian given the task and noise is independent of them (D4)")
 
@@ -30,19 +31,8 @@ def law_assumptions(law: TaskLaw, *more: Assumption) -> tuple[Assumption, ...]:
 
 def rate_and_samples(inner_lr: Any, samples: Any, function: str) -> tuple[Array, Array]:
     """The two arguments checked: any finite rate; N >= 1, or None for infinity."""
-    rate = _arguments.array(inner_lr, function=function, name="inner_lr")
+    rate = sizes.array(inner_lr, function=function, name="inner_lr")
     return rate, _arguments.counts(samples, function=function, name="samples", none=np.inf)
-
-
-_LOW_ORDER: WeakKeyDictionary[TaskLaw, LowOrder] = WeakKeyDictionary()
-
-
-def low_order(law: TaskLaw) -> LowOrder:
-    """`law.low_order()`, computed once per law object."""
-    found = _LOW_ORDER.get(law)
-    if found is None:
-        found = _LOW_ORDER[law] = law.low_order()
-    return found
 
 
 class Population(NamedTuple):
@@ -65,21 +55,18 @@ class Population(NamedTuple):
 
 def population(law: TaskLaw, rate: Array, samples: Array, function: str) -> Population:
     """What Results 3 and 4 need, after checking that E Q and E A are positive definite."""
-    low = low_order(law)
-    weights = _weights(rate, samples)
-    joint = low.matrices[0]
-    _arguments.positive_definite(joint, function=function, name="E Q", result="Result 3")
-    drs = np.linalg.solve(joint, low.vectors[0])
-    curvature = np.tensordot(weights, low.matrices, 1)
+    quadratics = post_update(law)
+    _arguments.positive_definite(quadratics.joint, function=function, name="E Q", result="Result 3")
+    sizes.check_steps(rate, quadratics.largest, function)
+    drs = quadratics.drs()
+    rate, samples = np.broadcast_arrays(rate, samples)
+    found = [
+        quadratics.at(float(a), float(n), drs)
+        for a, n in zip(rate.ravel(), samples.ravel(), strict=True)
+    ]
+    curvature = np.array([each.curvature for each in found]).reshape((*rate.shape, law.p, law.p))
+    slope = np.array([each.slope for each in found]).reshape((*rate.shape, law.p))
     _arguments.positive_definite(curvature, function=function, name="E A", result="Result 3")
-    # The first member of the family contributes E[Q (drs - theta)] = 0: leaving it out keeps the
-    # slope exact for small rates. What remains below rounding is zero.
-    parts = low.matrices[1:] @ drs - low.vectors[1:]  # [3, p]
-    slope = weights[..., 1:] @ parts
-    rounding = np.abs(weights[..., 1:]) @ (
-        np.abs(low.matrices[1:]) @ np.abs(drs) + np.abs(low.vectors[1:])
-    )
-    slope = np.where(np.abs(slope) <= 64.0 * np.finfo(np.float64).eps * rounding, 0.0, slope)
     offset: Array = np.linalg.solve(curvature, slope[..., None])[..., 0].astype(np.float64)
     return Population(curvature, drs, drs - offset, slope, offset)
 
@@ -104,7 +91,7 @@ def risk(law: TaskLaw, theta: Any, *, inner_lr: Any = 0.0, samples: Any = None) 
         ValueError: theta without p entries, N below 1, NaN.
 
     Cost:
-        O(G p^3) once per law, O(p^2) per value.
+        O(G p^3) once per law, O(G p^2) per value (O(p^2) for the published law).
 
     Assumes:
         Inputs are Gaussian given the task and noise is independent of them (D4). Checked: whether
@@ -119,15 +106,18 @@ def risk(law: TaskLaw, theta: Any, *, inner_lr: Any = 0.0, samples: Any = None) 
     (0.75, 0.25)
     """
     rate, count = rate_and_samples(inner_lr, samples, "risk")
-    point = _arguments.array(theta, function="risk", name="theta")
+    point = sizes.array(theta, function="risk", name="theta")
     if point.ndim == 0 or point.shape[-1] != law.p:
         raise ValueError(f"risk: theta must have shape [..., {law.p}] (got {point.shape})")
-    low = low_order(law)
-    weights = _weights(rate, count)
-    quadratic = np.einsum("...i,fij,...j->...f", point, low.matrices, point)
-    linear = point @ low.vectors.T
-    distance = (weights * (quadratic - 2.0 * linear + low.scalars)).sum(axis=-1)
-    value = 0.5 * (distance + low.noise + rate**2 / count * low.noise_trace)
+    sizes.check_steps(rate, post_update(law).largest, "risk")
+    leading = np.broadcast_shapes(point.shape[:-1], rate.shape, count.shape)
+    points = np.broadcast_to(point, (*leading, law.p))
+    rates, counts = np.broadcast_to(rate, leading), np.broadcast_to(count, leading)
+    value = np.empty(leading)
+    for index in np.ndindex(leading):
+        value[index] = post_update(law).risk(
+            points[index], float(rates[index]), float(counts[index])
+        )
     return quantity(
         value,
         name="risk after one inner step",
@@ -275,22 +265,14 @@ def small_rate_coefficient(law: TaskLaw) -> Any:
     >>> abs(modelling_error(law, inner_lr=1e-4, samples=5) / 1e-8 / k - 1) < 1e-3
     True
     """
-    low = low_order(law)
+    quadratics = post_update(law)
     _arguments.positive_definite(
-        low.matrices[0], function="small_rate_coefficient", name="E Q", result="Result 3"
+        quadratics.joint, function="small_rate_coefficient", name="E Q", result="Result 3"
     )
-    drs = np.linalg.solve(low.matrices[0], low.vectors[0])
-    slope = low.matrices[1] @ drs - low.vectors[1]
+    slope = quadratics.small_rate_slope(quadratics.drs())
     return quantity(
-        2.0 * slope @ np.linalg.solve(low.matrices[0], slope),
+        2.0 * slope @ np.linalg.solve(quadratics.joint, slope),
         name="coefficient of rate^2 in the modelling error",
         source="Result 4 (i)",
         assumptions=law_assumptions(law),
     )
-
-
-def _weights(rate: Array, samples: Array) -> Array:
-    """A = sum over the family of `LowOrder` with these weights, [..., 4]."""
-    rate, samples = np.broadcast_arrays(rate, samples)
-    noise = rate**2 / samples
-    return np.stack([np.ones_like(rate), -2.0 * rate, rate**2 + noise, noise], axis=-1)

@@ -11,7 +11,7 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Assumption, Record, quantity
-from innerloop.bounds.linear.expansion import LARGE_M
+from innerloop.bounds.linear.expansion import LARGE_M, SAME
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import law_assumptions
 from innerloop.bounds.linear.rules import (
@@ -23,6 +23,7 @@ from innerloop.bounds.linear.rules import (
     spread,
 )
 from innerloop.bounds.linear.training import excess, joint_training, train
+from innerloop.bounds.linear.validity import fewest_for_means
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,9 @@ class RuleExpansion(Record):
         maml_limit: excess risk of `maml_target`; 0 if training and test agree.
         drs: constant c of c / M for the joint estimator (pooling 2 samples rows per task).
         maml: the same for MAML.
-        crossover: M above which MAML has the smaller expected excess; infinite if there is none.
+        crossover: M above which MAML has the smaller expected excess; infinite if there is none,
+            NaN if it lies below `fewest_tasks`.
+        fewest_tasks: M from which the expansion is used, as `tasks_needed` explains.
         standard_error: of the numbers above that rest on random points, by name; 0 otherwise.
         averaged_by: how averages over the solver's rows were taken.
     """
@@ -52,6 +55,7 @@ class RuleExpansion(Record):
     drs: Any
     maml: Any
     crossover: Any
+    fewest_tasks: Any
     standard_error: dict[str, Any]
     averaged_by: str
 
@@ -68,9 +72,11 @@ class RuleExpansion(Record):
                 lines.append(f"{name}: excess risk about {limit:.6g} + {constant:.6g} / M")
         if np.ndim(self.crossover):
             lines.append(f"MAML is ahead from about these numbers of tasks on: {self.crossover}")
+            lines.append(f"the expansions are used from these on: {self.fewest_tasks}")
         else:
             usual = f"MAML is ahead from about {self.crossover:.4g} tasks on"
             lines.append(self.crossover.reason or usual)
+            lines.append(f"the expansions are used from {self.fewest_tasks} tasks on")
         lines.append(f"averages over the solver's rows: {self.averaged_by} (Results 8 and 9)")
         largest = {name: float(np.max(error)) for name, error in self.standard_error.items()}
         worst = max(largest, key=lambda name: largest[name])
@@ -118,7 +124,8 @@ def rule_expansion(
     Assumes:
         Inputs are Gaussian given the task and noise is independent of them (D4). Tasks are
         independent and M is large: no remainder bound. Checked: the mean weights are positive
-        definite, and whether averages are exact, which the result states.
+        definite, that the crossover lies where the expansion is used, and whether averages are
+        exact, which the result states.
 
     Source:
         Results 8 and 9 with the estimators of Results 14(a), 14(b), 15 and 16.
@@ -169,7 +176,8 @@ def rule_expansion(
     gap = joint_error - maml_error
     with np.errstate(divide="ignore", invalid="ignore"):
         crossings = (maml_constant - joint_constant) / gap
-    crossover, reason = _crossover(means)
+    fewest = int(fewest_for_means(max(joint.dispersion, maml.dispersion)))
+    crossover, reason = _crossover(means, fewest)
     errors["crossover"] = float(spread(crossings)[1]) if reason is None else 0.0
     found_by = Assumption(
         f"averages over the solver's rows: {maml.averaged_by}",
@@ -180,6 +188,7 @@ def rule_expansion(
         drs_target=joint.target[0],
         maml_target=spread(maml.target)[0],
         minimiser=spread(minimiser)[0],
+        fewest_tasks=fewest,
         crossover=quantity(
             crossover,
             name="tasks at which MAML overtakes DRS",
@@ -224,13 +233,22 @@ def stacked(found: list[RuleExpansion], shape: tuple[int, ...]) -> RuleExpansion
     return RuleExpansion(**columns, standard_error=errors, averaged_by=rules)
 
 
-def _crossover(means: dict[str, float]) -> tuple[float, str | None]:
+def _crossover(means: dict[str, float], fewest: int) -> tuple[float, str | None]:
     """M* and, if it is no ordinary crossing, why."""
     gap = means["drs_limit"] - means["maml_limit"]
     extra = means["maml"] - means["drs"]
+    if abs(extra) <= SAME * (abs(means["maml"]) + abs(means["drs"])):
+        extra = 0.0
+    if gap == extra == 0.0:
+        return math.nan, "both methods have the same error to rounding: neither is ahead"
     if gap > 0.0:
-        if extra > 0.0:
+        if extra > fewest * gap:
             return extra / gap, None
+        if extra > 0.0:
+            return math.nan, (
+                f"the crossing lies below {fewest} tasks, where Result 8 does not describe means: "
+                f"MAML is ahead from {fewest} tasks on"
+            )
         return 0.0, "MAML is ahead for every number of tasks: both its terms are smaller"
     if extra >= 0.0:
         return math.inf, "joint training is ahead for every number of tasks"

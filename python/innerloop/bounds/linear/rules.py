@@ -15,14 +15,34 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.averages import Averages, averages
 from innerloop.bounds.linear.designs import Designs, designs
 from innerloop.bounds.linear.laws import Nodes, TaskLaw
+from innerloop.bounds.linear.quadratic import post_update
 
 # Largest number of matrix entries in one temporary array.
 _BLOCK = 1 << 21
 # Gradient steps for which E[S Q S] is a word of at most six factors.
 _MOST_WICK_STEPS = 3
+MOST_STEPS = 10_000
+# Least penalty of a ridge as a multiple of the largest eigenvalue of Q (the largest is its inverse)
+# and the least one where designs are drawn.
+_LEAST_PENALTY, _LEAST_SAMPLED_PENALTY = 1e-30, 1e-6
+
+
+class Maps(NamedTuple):
+    """An inner solver at given designs Qh, each [..., p, p].
+
+    Members:
+        transfer: T.
+        keep: S = I - T Qh.
+        residual: I - Qh T.
+    """
+
+    transfer: Array
+    keep: Array
+    residual: Array
 
 
 class InnerRule:
@@ -37,8 +57,17 @@ class InnerRule:
         """Degree of T in Qh, or None."""
         raise NotImplementedError
 
-    def transfer(self, design: Array) -> Array:
-        """T [..., p, p] for second moments Qh [..., p, p]."""
+    def maps(self, design: Array) -> Maps:
+        """T, S and I - Qh T for second moments Qh [..., p, p], each without cancellation."""
+        raise NotImplementedError
+
+    def smallest(self, largest: float, p: int, samples: float) -> float:
+        """The second moment, as a multiple of `largest`, the largest eigenvalue of any Q, down to
+        which averages over designs of `samples` rows must be resolved; 1 for polynomials.
+
+        Raises:
+            ValueError: the rule is out of the range in which averages are accurate.
+        """
         raise NotImplementedError
 
 
@@ -50,10 +79,10 @@ class GradientSteps(InnerRule):
 
     Args:
         inner_lr: alpha, any sign.
-        steps: K, at least 0.
+        steps: K, from 0 to 10000.
 
     Raises:
-        TypeError, ValueError: not a finite number, or not a whole number of steps.
+        TypeError, ValueError: not a finite number, or not a whole number of steps in range.
 
     Source:
         Result 14(a).
@@ -63,23 +92,31 @@ class GradientSteps(InnerRule):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        _arguments.array(self.inner_lr, function="GradientSteps", name="inner_lr", ndim=0)
-        steps = _arguments.counts(self.steps, function="GradientSteps", name="steps", at_least=0)
-        _arguments.array(steps, function="GradientSteps", name="steps", ndim=0)
+        sizes.array(self.inner_lr, function="GradientSteps", name="inner_lr", ndim=0)
+        steps = _arguments.counts(
+            self.steps, function="GradientSteps", name="steps", at_least=0, at_most=MOST_STEPS
+        )
+        sizes.array(steps, function="GradientSteps", name="steps", ndim=0)
 
     @property
     def degree(self) -> int:
         """K - 1."""
         return max(int(self.steps) - 1, 0)
 
-    def transfer(self, design: Array) -> Array:
-        """The geometric sum, by Horner's rule."""
+    def smallest(self, largest: float, p: int, samples: float) -> float:
+        """1."""
+        sizes.check_steps(float(self.inner_lr), largest, "GradientSteps")
+        return 1.0
+
+    def maps(self, design: Array) -> Maps:
+        """The geometric sum by Horner's rule, and the power."""
         identity = np.eye(design.shape[-1])
         shrink = identity - float(self.inner_lr) * design
-        total = np.zeros_like(design)
+        total, keep = np.zeros_like(design), np.broadcast_to(identity, design.shape)
         for _ in range(int(self.steps)):
             total = identity + shrink @ total
-        return float(self.inner_lr) * total
+            keep = shrink @ keep
+        return Maps(float(self.inner_lr) * total, keep, keep)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +136,7 @@ class MatrixRate(InnerRule):
     rate: Any
 
     def __post_init__(self) -> None:
-        rate = _arguments.array(self.rate, function="MatrixRate", name="rate", ndim=2)
+        rate = sizes.array(self.rate, function="MatrixRate", name="rate", ndim=2)
         if rate.shape[0] != rate.shape[1]:
             raise ValueError(f"MatrixRate: rate must be square (got shape {rate.shape})")
         object.__setattr__(self, "rate", rate)
@@ -109,14 +146,21 @@ class MatrixRate(InnerRule):
         """0."""
         return 0
 
-    def transfer(self, design: Array) -> Array:
+    def smallest(self, largest: float, p: int, samples: float) -> float:
+        """1."""
+        sizes.check_steps(np.asarray(self.rate), largest, "MatrixRate")
+        return 1.0
+
+    def maps(self, design: Array) -> Maps:
         """The rate itself."""
         if design.shape[-1] != len(self.rate):
             raise ValueError(
                 f"MatrixRate: rate must have shape {design.shape[-2:]} to fit the tasks "
                 f"(got {self.rate.shape})"
             )
-        return np.broadcast_to(self.rate, design.shape)
+        identity = np.eye(len(self.rate))
+        transfer = np.broadcast_to(self.rate, design.shape)
+        return Maps(transfer, identity - self.rate @ design, identity - design @ self.rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +182,7 @@ class Ridge(InnerRule):
     penalty: float
 
     def __post_init__(self) -> None:
-        value = _arguments.array(self.penalty, function="Ridge", name="penalty", ndim=0)
+        value = sizes.array(self.penalty, function="Ridge", name="penalty", ndim=0)
         if value <= 0.0:
             raise ValueError(f"Ridge: penalty must be positive (got {value:g}); Result 16 needs it")
 
@@ -147,9 +191,26 @@ class Ridge(InnerRule):
         """None: T is not a polynomial."""
         return None
 
-    def transfer(self, design: Array) -> Array:
-        """The inverse."""
-        return np.asarray(np.linalg.inv(design + float(self.penalty) * np.eye(design.shape[-1])))
+    def maps(self, design: Array) -> Maps:
+        """The inverse; S and I - Qh T are multiples of it."""
+        penalty = float(self.penalty)
+        transfer: Array = np.linalg.inv(design + penalty * np.eye(design.shape[-1])).astype(
+            np.float64, copy=False
+        )
+        return Maps(transfer, penalty * transfer, penalty * transfer)
+
+    def smallest(self, largest: float, p: int, samples: float) -> float:
+        """Penalties far below Q make an average depend on rare designs, or leave float64."""
+        relative = float(self.penalty) / largest if largest > 0.0 else np.inf
+        least = _LEAST_PENALTY if p == 1 or np.isinf(samples) else _LEAST_SAMPLED_PENALTY
+        if not least <= relative <= 1.0 / _LEAST_PENALTY:
+            raise ValueError(
+                f"Ridge: penalty must lie between {least:g} and {1.0 / _LEAST_PENALTY:g} times the "
+                f"largest eigenvalue of Q, {largest:g} (got {self.penalty:g}): for less, averages "
+                "over designs of several dimensions depend on designs that are too rare to be "
+                "drawn; for more, the fit does not move"
+            )
+        return min(relative, 1.0)
 
 
 class RuleMoments(NamedTuple):
@@ -171,7 +232,9 @@ def rule_designs(
 ) -> Designs:
     """Designs for functions of degree `solves` in S and `extra` more in Qh; tasks Q [G, p, p]."""
     degree = None if rule.degree is None else solves * (rule.degree + 1) + extra
-    return designs(Q.shape[-1], samples, degree, tasks=len(Q), seed=seed)
+    largest = float(np.linalg.eigvalsh(Q)[:, -1].max())
+    smallest = rule.smallest(largest, Q.shape[-1], samples)
+    return designs(Q.shape[-1], samples, degree, tasks=len(Q), seed=seed, smallest=smallest)
 
 
 def rule_moments(law: TaskLaw, rule: InnerRule, samples: float, *, seed: int = 0) -> RuleMoments:
@@ -180,6 +243,7 @@ def rule_moments(law: TaskLaw, rule: InnerRule, samples: float, *, seed: int = 0
     Up to three gradient steps go by the Wick rule, exactly in any dimension; the rest by `designs`.
     """
     if isinstance(rule, GradientSteps) and rule.steps <= _MOST_WICK_STEPS:
+        rule.smallest(post_update(law).largest, law.p, samples)
         return _step_moments(averages(law), rule, samples)
     nodes = law.nodes()
     points = rule_designs(rule, nodes.Q, samples, solves=2, seed=seed)
@@ -187,11 +251,11 @@ def rule_moments(law: TaskLaw, rule: InnerRule, samples: float, *, seed: int = 0
     noise = np.empty(hessian.shape[:2])
     for b, part, design in each_block(nodes.Q, points):
         q = nodes.Q[part, None]
-        transfer = rule.transfer(design)
-        keep = np.eye(law.p) - transfer @ design
+        transfer, keep, _ = rule.maps(design)
         hessian[b, part] = mean(points, _t(keep) @ q @ keep)
         heard = q @ transfer @ design @ _t(transfer)
         noise[b, part] = mean(points, np.trace(heard, axis1=-2, axis2=-1))
+    sizes.check_finite(hessian, "rule_moments", "the risk after the inner solver")
     return RuleMoments(hessian, noise / samples, points.rule)
 
 
@@ -199,9 +263,7 @@ def _step_moments(law: Averages, rule: GradientSteps, samples: float) -> RuleMom
     """`rule_moments` of a few gradient steps: words S..S Q S..S and tr(Q S^i Qh S^j)."""
     steps, alpha = int(rule.steps), float(rule.inner_lr)
     word = "S" * steps
-    hessian = np.zeros_like(law.Q)
-    for (_, power, _), c in law.coefficients({word + "Q" + word: 1.0}, alpha, samples).items():
-        hessian += c[:, None, None] * law.power(power)
+    hessian = law.each({word + "Q" + word: 1.0}, alpha, samples)
     words = {"|Q" + "S" * i + "h" + "S" * j: 1.0 for i in range(steps) for j in range(steps)}
     noise = alpha**2 / samples * law.scalar(words, alpha, samples)
     return RuleMoments(hessian[None], noise[None], "Wick rule")
@@ -238,7 +300,7 @@ def checked_law(law: TaskLaw, function: str) -> None:
 def checked_theta(law: TaskLaw, theta: Any, function: str) -> tuple[Nodes, Array]:
     """The nodes of the law and theta as [p]."""
     checked_law(law, function)
-    point = _arguments.array(theta, function=function, name="theta")
+    point = sizes.array(theta, function=function, name="theta")
     if point.shape != (law.p,):
         raise ValueError(f"{function}: theta must have shape {(law.p,)} (got {point.shape})")
     return law.nodes(), point

@@ -16,7 +16,8 @@ from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Record
 from innerloop.bounds.linear.averages import averages
 from innerloop.bounds.linear.laws import TaskLaw
-from innerloop.bounds.linear.risk import low_order, population, rate_and_samples
+from innerloop.bounds.linear.quadratic import post_update
+from innerloop.bounds.linear.risk import population, rate_and_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +90,15 @@ class Estimator:
         weight: [p, p], E W.
         score: [p, p], E[psi psi'].
         bias: [p], b in E[estimate - target] = b / M + ...
+        dispersion: norm of (E W)^(-1/2) E[W (E W)^-1 W] (E W)^(-1/2), at least 1: what a mean over
+            M tasks of W scatters by, relative to E W, is the root of (dispersion - 1) / M.
     """
 
     target: Array
     weight: Array
     score: Array
     bias: Array
+    dispersion: float
 
     @property
     def covariance(self) -> Array:
@@ -154,6 +158,28 @@ def maml_words(samples: float) -> dict[str, float]:
     return {"SQSBSQS": 1.0 + 1.0 / samples, "SQS|SQSB": 1.0 / samples}
 
 
+def joint_noise_words(pooled: float) -> dict[str, float]:
+    """What a unit of noise variance adds to the joint estimator's score covariance."""
+    return {"Q": 1.0 / pooled}
+
+
+def maml_noise_words(rate: float, samples: float) -> dict[str, float]:
+    """What a unit of noise variance adds to MAML's, through the support and through the query."""
+    support_noise = rate**2 / samples
+    return {
+        "SQhQS": support_noise * (1.0 + 1.0 / samples),
+        "SQS|Qh": support_noise / samples,
+        "SQS": 1.0 / samples,
+    }
+
+
+def dispersion(square: Array, inverse: Array) -> float:
+    """An estimator's `dispersion` from E[W (E W)^-1 W] and (E W)^-1."""
+    values, vectors = np.linalg.eigh(inverse)
+    half = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    return float(np.linalg.eigvalsh(half @ square @ half)[-1])
+
+
 def symmetric_inverse(matrix: Array) -> Array:
     """The inverse of a symmetric matrix, exactly symmetric."""
     inverse = np.linalg.inv(matrix)
@@ -163,11 +189,11 @@ def symmetric_inverse(matrix: Array) -> Array:
 def _drs(law: TaskLaw, pooled: float, target: Array) -> Estimator:
     """The joint estimator with `pooled` samples per task: W = Qh, psi = Qh (theta - target) + e."""
     tasks = averages(law)
-    weight = low_order(law).matrices[0]
+    weight = post_update(law).joint
     distance = tasks.theta - target
     words = joint_words()
     score = tasks.outer(words, 0.0, pooled, distance, distance)
-    score += tasks.matrix({"Q": 1.0 / pooled}, 0.0, pooled, tasks.sigma2)
+    score += tasks.matrix(joint_noise_words(pooled), 0.0, pooled, tasks.sigma2)
     return _estimator(law, words, 0.0, pooled, target, weight, score)
 
 
@@ -177,17 +203,7 @@ def _maml(law: TaskLaw, rate: float, samples: float, weight: Array, target: Arra
     words = maml_words(samples)
     distance = tasks.theta - target
     score = tasks.outer(words, rate, samples, distance, distance)
-    support_noise = rate**2 / samples
-    score += tasks.matrix(
-        {
-            "SQhQS": support_noise * (1.0 + 1.0 / samples),
-            "SQS|Qh": support_noise / samples,
-            "SQS": 1.0 / samples,
-        },
-        rate,
-        samples,
-        tasks.sigma2,
-    )
+    score += tasks.matrix(maml_noise_words(rate, samples), rate, samples, tasks.sigma2)
     return _estimator(law, words, rate, samples, target, weight, score)
 
 
@@ -204,7 +220,10 @@ def _estimator(
     tasks = averages(law)
     inverse = symmetric_inverse(weight)
     drift = tasks.sandwich_times(words, rate, samples, inverse, tasks.theta - target)
-    return Estimator(target, weight, (score + score.T) / 2.0, -inverse @ drift)
+    square = tasks.sandwich(words, rate, samples, inverse)
+    return Estimator(
+        target, weight, (score + score.T) / 2.0, -inverse @ drift, dispersion(square, inverse)
+    )
 
 
 Grid = tuple[tuple[int, ...], list[Any]]

@@ -9,9 +9,11 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Assumption, quantity
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import law_assumptions
 from innerloop.bounds.linear.rules import (
+    MOST_STEPS,
     GradientSteps,
     InnerRule,
     checked_theta,
@@ -29,7 +31,7 @@ def risk_k_steps(
         law: distribution of tasks.
         theta: [p], initial parameters.
         inner_lr: alpha, any sign.
-        steps: K, at least 0, all on the same rows.
+        steps: K, from 0 to 10000, all on the same rows.
         samples: N, or None for steps along the exact gradient. inner_lr, steps and samples
             broadcast.
         seed: of the random points, where such are used (see Cost).
@@ -59,8 +61,10 @@ def risk_k_steps(
     """
     function = "risk_k_steps"
     checked_theta(law, theta, function)
-    rate = _arguments.array(inner_lr, function=function, name="inner_lr")
-    count = _arguments.counts(steps, function=function, name="steps", at_least=0)
+    rate = sizes.array(inner_lr, function=function, name="inner_lr")
+    count = _arguments.counts(
+        steps, function=function, name="steps", at_least=0, at_most=MOST_STEPS
+    )
     rows = _arguments.counts(samples, function=function, name="samples", none=np.inf)
     rate, count, rows = np.broadcast_arrays(rate, count, rows)
     rules = [

@@ -18,6 +18,7 @@ from innerloop.bounds._arguments import Array
 from innerloop.bounds.linear.averages import Averages, averages
 from innerloop.bounds.linear.designs import Designs
 from innerloop.bounds.linear.laws import Nodes, TaskLaw
+from innerloop.bounds.linear.quadratic import post_update
 from innerloop.bounds.linear.rules import (
     GradientSteps,
     InnerRule,
@@ -26,7 +27,7 @@ from innerloop.bounds.linear.rules import (
     over_tasks,
     rule_designs,
 )
-from innerloop.bounds.linear.scores import Estimator, estimators
+from innerloop.bounds.linear.scores import Estimator, dispersion, estimators
 
 
 class Training(NamedTuple):
@@ -40,6 +41,7 @@ class Training(NamedTuple):
         curvature: [B, p, p], E W.
         scores: [B, p, p], covariance of psi.
         shift: [B, p], b: theta* + b / M is the mean of the estimator's limit law to that order.
+        dispersion: of W, as `scores.Estimator` has it.
         averaged_by: how the averages over designs were taken.
     """
 
@@ -47,6 +49,7 @@ class Training(NamedTuple):
     curvature: Array
     scores: Array
     shift: Array
+    dispersion: float
     averaged_by: str
 
 
@@ -69,6 +72,7 @@ def train(
         ValueError: E W is not positive definite, so the estimator has no limit.
     """
     if isinstance(rule, GradientSteps) and rule.steps <= 1:
+        rule.smallest(post_update(law).largest, law.p, rows)
         alpha = float(rule.inner_lr) * int(rule.steps)
         if split:
             return _training(estimators(law, alpha, rows, function).maml)
@@ -82,8 +86,14 @@ def train(
     offset = nodes.theta - target[:, None]  # [B, G, p]
     scores, second = _scores(nodes, rule, points, split, offset, inverse)
     pull = over_tasks(nodes, second @ offset[..., None])
+    scatter = dispersion(over_tasks(nodes, second).mean(axis=0), inverse.mean(axis=0))
     return Training(
-        target, curvature, over_tasks(nodes, scores), -(inverse @ pull)[..., 0], points.rule
+        target,
+        curvature,
+        over_tasks(nodes, scores),
+        -(inverse @ pull)[..., 0],
+        scatter,
+        points.rule,
     )
 
 
@@ -128,9 +138,7 @@ def _target(curvature: Array, aimed: Array, function: str) -> tuple[Array, Array
 
 def _whole_step(law: Averages, alpha: float, rows: float, function: str) -> Training:
     """`train` for one gradient step without a split: words of at most six factors."""
-    each = np.zeros_like(law.Q)
-    for (_, power, _), c in law.coefficients({"ShS": 1.0}, alpha, rows).items():
-        each += c[:, None, None] * law.power(power)
+    each = law.each({"ShS": 1.0}, alpha, rows)
     aimed = np.einsum("g,gij,gj->i", law.weights, each, law.theta)
     each_mean = np.tensordot(law.weights, each, 1)
     curvature, inverse, target = _target(each_mean[None], aimed[None], function)
@@ -139,22 +147,27 @@ def _whole_step(law: Averages, alpha: float, rows: float, function: str) -> Trai
     scores = law.matrix({"SShSS": 1.0}, alpha, rows, law.sigma2 / rows)
     scores = scores + law.outer(second, alpha, rows, offset, offset)
     pull = law.sandwich_times(second, alpha, rows, inverse[0], offset)
-    return Training(target, curvature, scores[None], -inverse @ pull, "Wick rule")
+    scatter = dispersion(law.sandwich(second, alpha, rows, inverse[0]), inverse[0])
+    return Training(target, curvature, scores[None], -inverse @ pull, scatter, "Wick rule")
 
 
 def _training(found: Estimator) -> Training:
     """The constants that Results 6-8 give, in the form used here."""
     return Training(
-        found.target[None], found.weight[None], found.score[None], found.bias[None], "Wick rule"
+        found.target[None],
+        found.weight[None],
+        found.score[None],
+        found.bias[None],
+        found.dispersion,
+        "Wick rule",
     )
 
 
 def _curvatures(nodes: Nodes, rule: InnerRule, points: Designs, split: bool) -> Array:
     """E[W | task], [B, G, p, p]."""
-    p = nodes.Q.shape[-1]
     result = np.empty((len(points.values), *nodes.Q.shape))
     for b, part, design in each_block(nodes.Q, points):
-        keep = np.eye(p) - rule.transfer(design) @ design
+        keep = rule.maps(design).keep
         inside = nodes.Q[part, None] if split else design
         result[b, part] = mean(points, keep.swapaxes(-1, -2) @ inside @ keep)
     return result
@@ -167,12 +180,10 @@ def _scores(
 
     offset: [B, G, p], theta_t - theta*. inverse: [B, p, p], (E W)^-1.
     """
-    p = nodes.Q.shape[-1]
     scores = np.empty((len(points.values), *nodes.Q.shape))
     second = np.empty_like(scores)
     for b, part, design in each_block(nodes.Q, points):
-        transfer = rule.transfer(design)
-        keep = np.eye(p) - transfer @ design
+        transfer, keep, residual = rule.maps(design)
         turned = keep.swapaxes(-1, -2)
         delta = offset[b, part]
         outer = (delta[:, :, None] * delta[:, None, :])[:, None]  # [g, 1, p, p]
@@ -185,7 +196,7 @@ def _scores(
             second[b, part] = mean(points, turned @ _query(q, mixed, points) @ keep)
         else:
             weight = turned @ design @ keep
-            left = turned @ (np.eye(p) - design @ transfer)
+            left = turned @ residual
             heard = noise * left @ design @ left.swapaxes(-1, -2)
             scores[b, part] = mean(points, weight @ outer @ weight + heard)
             second[b, part] = mean(points, weight @ inverse[b] @ weight)

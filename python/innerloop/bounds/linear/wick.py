@@ -3,8 +3,9 @@
 Qh = X'X / N has two legs per factor. E[C0 Qh C1 ... Qh Ck] is a sum over the pairings of the 2k
 legs: a pair is a factor Q, walking through the word from pair to pair gives one open product and
 closed ones (traces), and every connected group of factors gives one power of N. `wick` does this
-for any matrices C; `reduce_word` does it once per word for C made of powers of Q and at most one
-free matrix B, which is all that the averages of Results 7-11 need.
+for any matrices C; `reduce_word` does it once per word for C made of powers of Q and D = I - rate Q
+and at most one free matrix B, which is all that the averages of Results 7-11 need. It works with
+centred factors Qh - Q, so that nothing cancels where an inner step solves a direction (D near 0).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.moments import sandwich_moment
 
 # A walk is a sequence of (segment, transposed); segments number the C matrices.
@@ -63,7 +65,7 @@ def wick(Q: Any, between: Sequence[Any], samples: Any, *, kurtosis: Any = None) 
     array([[127.876,  48.384],
            [ 48.384,  31.108]])
     """
-    q = _arguments.covariances(Q, function="wick", name="Q")
+    q = sizes.covariances(Q, function="wick", name="Q")
     n = _arguments.counts(samples, function="wick", name="samples", none=np.inf)
     if not 1 <= len(between) <= _MOST_FACTORS + 1:
         raise ValueError(
@@ -72,7 +74,7 @@ def wick(Q: Any, between: Sequence[Any], samples: Any, *, kurtosis: Any = None) 
     p = q.shape[-1]
     matrices = []
     for i, item in enumerate(between):
-        c = np.eye(p) if item is None else _arguments.array(item, function="wick", name=f"C{i}")
+        c = np.eye(p) if item is None else sizes.array(item, function="wick", name=f"C{i}")
         if c.ndim < 2 or c.shape[-2:] != (p, p):
             raise ValueError(f"wick: C{i} must have shape [..., {p}, {p}] (got {c.shape})")
         matrices.append(c)
@@ -85,7 +87,10 @@ def wick(Q: Any, between: Sequence[Any], samples: Any, *, kurtosis: Any = None) 
             )
         inner = sandwich_moment(q, matrices[1], n, kurtosis=kurtosis)
         return np.asarray(matrices[0] @ inner @ matrices[2])
-    return _sum_of_walks(q, matrices, n)
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = _sum_of_walks(q, matrices, n)
+    sizes.check_finite(made, "wick", "the expectation")
+    return made
 
 
 def _sum_of_walks(q: Array, matrices: list[Array], n: Array) -> Array:
@@ -131,8 +136,10 @@ def _sum_of_walks(q: Array, matrices: list[Array], n: Array) -> Array:
 Walks = list[tuple[Walk, list[Walk], int]]
 
 
-def walks(open_factors: int, trace_factors: tuple[int, ...]) -> Walks:
+def walks(open_factors: int, trace_factors: tuple[int, ...], centred: bool = False) -> Walks:
     """Every pairing of a word times traces of words, as (open walk, closed walks, groups).
+
+    Centred factors Qh - Q have no pairing of a factor's two legs with each other.
 
     Segments are numbered through: 0..open_factors around and between the factors of the open word,
     then for each trace one segment after each of its factors (the last closes the circle). A walk
@@ -140,11 +147,11 @@ def walks(open_factors: int, trace_factors: tuple[int, ...]) -> Walks:
     Kept between calls up to six factors; seven take 100 MB.
     """
     if open_factors + sum(trace_factors) <= 6:
-        return _kept_walks(open_factors, trace_factors)
-    return _all_walks(open_factors, trace_factors)
+        return _kept_walks(open_factors, trace_factors, centred)
+    return _all_walks(open_factors, trace_factors, centred)
 
 
-def _all_walks(open_factors: int, trace_factors: tuple[int, ...]) -> Walks:
+def _all_walks(open_factors: int, trace_factors: tuple[int, ...], centred: bool) -> Walks:
     """What `walks` returns."""
     leaving: dict[int, tuple[int, bool, int]] = {}  # leg -> (segment, transposed, next leg or -1)
     for i in range(open_factors):
@@ -158,7 +165,7 @@ def _all_walks(open_factors: int, trace_factors: tuple[int, ...]) -> Walks:
             leaving[2 * (first + follower)] = (segment + i, True, 2 * (first + i) + 1)
         first, segment = first + length, segment + length
     found = []
-    for mate in _pairings(2 * first):
+    for mate in _pairings(2 * first, centred):
         unseen = set(range(2 * first))
         path = ((0, False), *_walk(0, mate, leaving, unseen)) if open_factors else ((0, False),)
         loops = []
@@ -186,7 +193,7 @@ def _walk(
             return tuple(passed)
 
 
-def _pairings(legs: int) -> Iterator[list[int]]:
+def _pairings(legs: int, centred: bool) -> Iterator[list[int]]:
     """Every perfect matching of the legs, as the partner of each leg."""
     mate = [-1] * legs
 
@@ -196,7 +203,7 @@ def _pairings(legs: int) -> Iterator[list[int]]:
             return
         first = mate.index(-1)
         for other in range(first + 1, legs):
-            if mate[other] == -1:
+            if mate[other] == -1 and not (centred and other == first ^ 1):
                 mate[first], mate[other] = other, first
                 yield from extend()
                 mate[first] = mate[other] = -1
@@ -219,18 +226,22 @@ def _groups(mate: Sequence[int]) -> int:
     return groups
 
 
+# Q^a (I - rate Q)^b as (a, b); all of these commute.
+Power = tuple[int, int]
+
+
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """count * rate^rate_power / N^sample_power * prod_k tr(Q^k) * (a matrix).
+    """count * rate^rate_power / N^sample_power * prod_k tr(P_k) * (a matrix).
 
-    The matrix is Q^left ("power"), Q^left B Q^right ("left"), Q^left B' Q^right ("right") or
-    tr(Q^right B) Q^left ("trace").
+    The P are powers of Q and D = I - rate Q. The matrix is `left` ("power"), left B right ("left"),
+    left B' right ("right") or tr(right B) left ("trace").
     """
 
     kind: Kind
-    left: int
-    right: int
-    traces: tuple[int, ...]
+    left: Power
+    right: Power
+    traces: tuple[Power, ...]
     rate_power: int
     sample_power: int
     count: int
@@ -238,7 +249,11 @@ class Term:
 
 @lru_cache(maxsize=256)
 def reduce_word(word: str) -> tuple[Term, ...]:
-    """The expectation of a word as powers of Q, traces of such powers and one free matrix.
+    """The expectation of a word as powers of Q and D, traces of such powers and one free matrix.
+
+    With Qh = Q + C and S = D - rate C every word is a sum of words in the centred C, and only
+    pairings between different factors are left: no term is larger than the scatter that it
+    describes.
 
     Args:
         word: letters h (Qh), S (I - rate Qh), Q, B and b (B transposed; at most one of the two in
@@ -248,10 +263,10 @@ def reduce_word(word: str) -> tuple[Term, ...]:
     Returns:
         The terms, merged. E[SQS] is `reduce_word("SQS")`; every Qh is the same matrix.
     """
-    merged: Counter[tuple[Kind, int, int, tuple[int, ...], int, int]] = Counter()
-    for plain, rate_power in _without_steps(word):
+    merged: Counter[tuple[Kind, Power, Power, tuple[Power, ...], int, int]] = Counter()
+    for plain, rate_power in _centred(word):
         parts = plain.split("|")
-        pieces = [part.split("h") for part in parts]
+        pieces = [part.split("c") for part in parts]
         segments = [_segment(text) for text in pieces[0]]
         constants = []
         for piece in pieces[1:]:
@@ -261,11 +276,11 @@ def reduce_word(word: str) -> tuple[Term, ...]:
                 segments += [_segment(text) for text in [*piece[1:-1], piece[-1] + piece[0]]]
         lengths = tuple(len(piece) - 1 for piece in pieces[1:] if len(piece) > 1)
         factors = len(pieces[0]) - 1 + sum(lengths)
-        for path, loops, groups in walks(len(pieces[0]) - 1, lengths):
+        for path, loops, groups in walks(len(pieces[0]) - 1, lengths, centred=True):
             matrix = _along(path, segments, first_pair=False)
             closed = constants + [_along(loop, segments, first_pair=True) for loop in loops]
             traces = sorted(left for left, slot, _ in closed if not slot)
-            slots = [left + right for left, slot, right in closed if slot]
+            slots = [_product(left, right) for left, slot, right in closed if slot]
             left, slot, right = matrix
             kind: Kind = "left" if slot == "B" else "right" if slot else "power"
             if slots:
@@ -275,36 +290,41 @@ def reduce_word(word: str) -> tuple[Term, ...]:
     return tuple(Term(*key, count) for key, count in sorted(merged.items()) if count)
 
 
-def _without_steps(word: str) -> list[tuple[str, int]]:
-    """The word with each S replaced by nothing or by h, and how many became h."""
+def _centred(word: str) -> list[tuple[str, int]]:
+    """The word with each h replaced by Q or c, each S by D or c, and how many S became c."""
+    options = {"h": (("Q", 0), ("c", 0)), "S": (("D", 0), ("c", 1))}
     done = [("", 0)]
     for letter in word:
-        options = (("", 0), ("h", 1)) if letter == "S" else ((letter, 0),)
-        done = [(text + more, power + up) for text, power in done for more, up in options]
+        choices = options.get(letter, ((letter, 0),))
+        done = [(text + more, power + up) for text, power in done for more, up in choices]
     return done
 
 
-Segment = tuple[int, str, int]
+Segment = tuple[Power, str, Power]
+
+
+def _product(*powers: Power) -> Power:
+    """The powers' product."""
+    return sum(a for a, _ in powers), sum(b for _, b in powers)
 
 
 def _segment(text: str) -> Segment:
-    """Letters Q, B, b as (power before the free matrix, which one, power after)."""
+    """Letters Q, D, B, b as (power before the free matrix, which one, power after)."""
     place = max(text.find("B"), text.find("b"))
-    if place < 0:
-        return len(text), "", 0
-    return place, text[place], len(text) - place - 1
+    before, slot, after = (text, "", "") if place < 0 else text.partition(text[place])
+    return (before.count("Q"), before.count("D")), slot, (after.count("Q"), after.count("D"))
 
 
 def _along(walk: Walk, segments: list[Segment], *, first_pair: bool) -> Segment:
     """The product of the segments of a walk with a factor Q before each (but maybe the first)."""
-    left, slot, right = 0, "", 0
+    left, slot, right = (0, 0), "", (0, 0)
     for step, (index, transposed) in enumerate(walk):
-        pair = 1 if step or first_pair else 0
+        pair = (1 if step or first_pair else 0, 0)
         before, own, after = segments[index]
         if transposed:
             before, own, after = (after, own.swapcase(), before) if own else (before, "", after)
         if slot:
-            right += pair + before
+            right = _product(right, pair, before)
         else:
-            left, slot, right = left + pair + before, own, after
+            left, slot, right = _product(left, pair, before), own, after
     return left, slot, right

@@ -101,7 +101,7 @@ class _Page:
         self.figure = Figure(figsize=(1.2 + 3.3 * columns, 6.6))
         self._panels = self.figure.subplots(2, columns, sharex=True, sharey=True, squeeze=False)
         self.figure.subplots_adjust(left, 0.085, right, 0.86, wspace=0.08, hspace=0.14)
-        titles = ("simulation", "theory (Result 10)", "theory − simulation")
+        titles = ("simulation", "theory (Result 10a)", "theory − simulation")
         for row, after_update in zip(self._panels, (True, False), strict=True):
             row[0].set_ylabel(f"{_LABELS[after_update]}\ntraining tasks M")
             for axes in row:
@@ -205,7 +205,7 @@ def _edges(values: Array) -> Array:
 
 
 def _crossover(axes: Axes, maps: Maps, crossover: Array, **style: Any) -> list[Artist]:
-    """M*(N), from far below to far above the axes; they keep their limits."""
+    """M*(N), broken where it is NaN, from far below to far above the axes, which keep limits."""
     shown = np.clip(crossover, 1e-3, 1e12)
     options = {"color": "black", "linewidth": 1.6, "marker": "o", "markersize": 2.5, **style}
     return list(axes.plot(maps.samples, shown, scalex=False, scaley=False, **options))

@@ -37,6 +37,8 @@ _PREDICTED_AXES: dict[str, tuple[str, ...]] = {
     "better_before": _GRID,
     "better_after": _GRID,
     "crossover": ("samples", "inner_lrs"),
+    "error_before": _GRID,
+    "error_after": _GRID,
 }
 
 
@@ -46,15 +48,20 @@ class Prediction:
 
     Members:
         better_before: [tasks, samples, inner_lrs], probability that MAML has the lower risk before
-            any update (Result 10).
+            any update (Result 10a, Result 10 for many tasks).
         better_after: [tasks, samples, inner_lrs], the same after the update.
         crossover: [samples, inner_lrs], number of tasks M* from which on MAML has the lower
-            expected risk after the update (Result 9); infinite where it never has.
+            expected risk after the update (Result 9); infinite where it never has, NaN where it
+            lies below the number of tasks from which Result 9 is used.
+        error_before, error_after: [tasks, samples, inner_lrs], standard errors of the first two;
+            NaN where they come from Result 10.
     """
 
     better_before: Array
     better_after: Array
     crossover: Array
+    error_before: Array
+    error_after: Array
 
 
 @dataclasses.dataclass(frozen=True)
