@@ -193,9 +193,7 @@ def test_analysis_gathers_the_results():
     assert found.maml_statistical == pytest.approx(C_MAML / 48, rel=1e-13)
     assert found.drs_excess == pytest.approx(found.modelling_error + found.drs_statistical)
     assert found.drs_guarantee == linear.guarantee(W1, method="drs", **STEP, tasks=48, delta=0.1)
-    assert found.drs_worse_after == linear.probability_drs_worse(
-        W1, **STEP, tasks=48, draws=16384
-    )
+    assert found.drs_worse_after == linear.probability_drs_worse(W1, **STEP, tasks=48, draws=16384)
     assert found.verdict == "maml"
     text = found.explain()
     for part in ("Modelling error", "crossover is at about 16.5 tasks", "MAML is expected to win"):
