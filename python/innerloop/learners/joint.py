@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from innerloop import _checks, functional
 from innerloop._calling import ERRORS, named
-from innerloop._dispatch import Model, prepare, prepare_batch
+from innerloop._dispatch import Model, data_of, prepare, prepare_batch
 from innerloop._one_task import Side
 from innerloop._params import Batch, BatchLike, InnerLr
 from innerloop._ragged import in_front, rows_in_use
@@ -127,7 +127,8 @@ class JointTraining(Learner):
         """Raises what is wrong with one side, in terms of the rows that the caller gave."""
         for name, batch in (("support", support), ("query", query)):
             parts = _checks.check_batch(op, name, batch)
-            ready = prepare(op, model, self._backend, params, parts[0].shape[0], objective)
+            tasks, data = parts[0].shape[0], data_of(name, parts)
+            ready = prepare(op, model, self._backend, params, tasks, data, objective)
             prepare_batch(op, name, parts, objective, ready)
 
     def _settings(self) -> str:
