@@ -35,7 +35,8 @@ class Expansion(Record):
         drs_limit, maml_limit: the limits for M to infinity. The first is the modelling error; the
             second is 0 unless training and test differ in rate or samples.
         drs_bias, maml_bias: [..., p], b in E[estimate - target] = b / M + ...
-        fewest_tasks: M from which c / M is within about a third of the exact mean (`tasks_needed`).
+        fewest_tasks: M from which c / M is within a factor of two of the exact mean, usually within
+            a fifth (`tasks_needed`).
     """
 
     drs: Any
@@ -58,8 +59,8 @@ class Expansion(Record):
             place = int(np.argmax(few[0]))
             raise ValueError(
                 f"Expansion.at: tasks must be at least {few[2].flat[place]:g} here "
-                f"(got {few[1].flat[place]:g}); for fewer, Result 8 misses the mean by more than a "
-                "third of c / M, and exact_probability_drs_worse says who wins"
+                f"(got {few[1].flat[place]:g}); for fewer, Result 8 does not describe means, and "
+                "exact_probability_drs_worse says who wins"
             )
         return (
             np.asarray(self.drs_limit + np.asarray(self.drs) / m),
@@ -78,8 +79,7 @@ class Expansion(Record):
             else:
                 lines.append(f"{name}: limits {limit}, constants {constant}")
         fewest = np.array2string(np.asarray(self.fewest_tasks))
-        lines.append(f"(Result 8; from M = {fewest} on, where the mean follows it within about a")
-        lines.append("third of the second term)")
+        lines.append(f"(Result 8; used from M = {fewest} on)")
         return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ class TasksNeeded(Record):
 
     Members:
         means: for expected excess risks and their crossover: the statistical error c / M is then
-            within about a third of the exact one.
+            within a factor of two of the exact one, usually within a fifth.
         probabilities: for the normal approximation of Result 10, then within 0.03 of the exact
             probability.
         weight_dispersion: the larger one of both methods: M tasks' mean weight scatters by the root
