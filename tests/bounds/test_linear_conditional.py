@@ -1,4 +1,4 @@
-"""Result 10a: the exact law against simulation from the definition, linear algebra and closed forms."""
+"""Result 10a: the exact law against simulation, linear algebra and closed forms."""
 
 import math
 

@@ -160,7 +160,7 @@ def test_shapes_and_reports():
     grid = linear.expansion(W1, inner_lr=rates, samples=sizes)
     assert grid.drs.shape == grid.maml_limit.shape == (2, 3)
     assert grid.maml_bias.shape == (2, 3, 2)
-    assert grid.at(np.array([10, 20])[:, None, None])[0].shape == (2, 2, 3)
+    assert grid.at(np.array([100, 200])[:, None, None])[0].shape == (2, 2, 3)
     one = linear.expansion(W1, **STEP)
     assert grid.maml[1, 1] == one.maml
     assert "Result 8" in one.explain()

@@ -89,7 +89,8 @@ def test_train_train_broadcasts():
     assert found.maml.shape == (3, 2)
     assert found.maml_target.shape == (3, 2, 2)
     one = linear.train_train(law, inner_lr=0.3, samples=20)
-    assert (found.maml[1, 1], found.crossover[1, 1]) == (one.maml, one.crossover)
+    assert found.maml[1, 1] == one.maml
+    np.testing.assert_array_equal(found.crossover[1, 1], one.crossover)  # both may be NaN
     assert found.standard_error["maml"].shape == (3, 2)
     assert "Wick rule" in found.explain()
     assert len(found.to_dict()["maml"]) == 3

@@ -199,7 +199,7 @@ def _grid(
     before = _Risk(post_update(law).joint, at.drs)
     risks = [(before, _Risk(*pair)) for pair in zip(at.curvature, at.maml, strict=True)]
     numbers = np.array([draws_for(m, draws) for m in tasks])
-    total = float(sum(np.diff([0, *tasks]) * numbers))
+    total = float(np.diff([0.0, *tasks]) @ numbers)  # in float64: a product may exceed 64 bits
     if total > MOST_TASKS:
         raise ValueError(
             f"{function}: tasks must be so few that at most {MOST_TASKS} are drawn "
