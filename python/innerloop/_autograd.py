@@ -181,7 +181,7 @@ def _refuse_data(wanted: Sequence[Any]) -> None:
     """Raises if a derivative in the data is wanted after all, given what is wanted of a loss's
     arguments (plan, rates, x, y, count and weight of both sides, ...)."""
     if any(wanted[2 : _LOSS_HEAD + 1]):
-        raise RuntimeError(_ops.NO_DATA_GRAD.format(op="meta_loss"))
+        raise RuntimeError(_ops.NO_DATA_GRAD)
 
 
 # ---------------------------------------------------------------- Functions

@@ -19,16 +19,18 @@ from torch import Tensor
 from innerloop import _kernels
 from innerloop._plan import parse_plan
 
+# raised in a backward pass, where nobody knows which of them was called
+_META_LOSS = "meta_loss (which MAML and JointTraining call)"
 DOUBLE_BACKWARD = (
-    "{op}: only first derivatives in params and inner_lr are provided by the fused operations; "
-    'use backend="torch" for higher ones'
+    f"{_META_LOSS}: only first derivatives in params and inner_lr are provided by the fused "
+    'operations; use backend="torch" for higher ones'
 )
 CONSTANT = (
     "{op}: its results are constants; differentiate meta_loss, which has first derivatives in "
     'params and inner_lr, or use backend="torch"'
 )
 NO_DATA_GRAD = (
-    "{op}: the fused operation has no derivatives in x, y and weight; "
+    f"{_META_LOSS}: the fused operation has no derivatives in x, y and weight; "
     'use backend="torch", which has them'
 )
 NO_BACKWARD = (
@@ -127,7 +129,7 @@ def _raise_no_backward(name: str) -> Callable[..., NoReturn]:
 
 def _raise_double_backward(ctx: Any, *cotangents: Any) -> NoReturn:
     """The formula of meta_grad: it is itself a derivative."""
-    raise RuntimeError(DOUBLE_BACKWARD.format(op="meta_loss"))
+    raise RuntimeError(DOUBLE_BACKWARD)
 
 
 def _meta_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -18,8 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn.modules import module as _torch_module
-from torch.utils._device import DeviceContext
 
+# torch's own function modes that change no value: torch.set_default_device, which acts on new
+# tensors, and the one that takes notes for make_fx and torch.func.linearize
+_HARMLESS = {
+    ("torch.utils._device", "DeviceContext"),
+    ("torch.fx.experimental.proxy_tensor", "TorchFunctionMetadataMode"),
+}
 # what a call of any module looks up on its class
 _ON_CLASS = (
     "__call__",
@@ -191,7 +196,7 @@ def _surroundings() -> str | None:
         return "backward hooks of all modules (torch.nn.modules.module) would not run"
     for i in range(torch._C._len_torch_function_stack()):
         mode = torch._C._get_function_stack_at(i)
-        if type(mode) is not DeviceContext:  # torch.set_default_device, which acts on new tensors
+        if (type(mode).__module__, type(mode).__qualname__) not in _HARMLESS:
             return f"the function mode {type(mode).__name__} would not see its operations"
     return None
 
