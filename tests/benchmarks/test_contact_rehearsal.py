@@ -163,7 +163,7 @@ def test_rehearsal(calls: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     states = {name: entry["state"] for name, entry in steps.items()}
     assert states == {**dict.fromkeys(record.STEPS, "done"), "ncu": "failed"}, text
     assert {key: steps["ours"]["result"][key] for key in timed} == timed
-    check_results({name: entry["result"] for name, entry in steps.items()})
+    check_results({name: entry["result"] for name, entry in steps.items() if name != "ncu"})
     assert "\nncu: failed: " in text
     assert text.index("card: a stand-in") > text.index("s  ncu")
     assert len(list(third.out.iterdir())) <= 8

@@ -76,12 +76,16 @@ def cases(pairs):
     ]
 
 
+# linearize traces calls of modules, so that what the learner would call is not the module's own
+TRACED = {("JointTraining", "func_linearize"), ("MAML", "func_linearize")}
+
+
 def check_fused(name, variable, how):
     """Asserts that a first derivative is right where the kernels have one, and the others
     refused; or right, where a second one follows from what they have."""
     got, want = taken(name, variable, how, "fused")
     operation = OPERATIONS[name]
-    if variable not in operation.fused:
+    if variable not in operation.fused or (name, how) in TRACED:
         refused(got, want)
     elif WAYS[how].order == 1 or (variable in operation.twice and not isinstance(got, Exception)):
         right(got, want)

@@ -87,7 +87,7 @@ def probability_drs_worse(
     >>> from innerloop.bounds import linear
     >>> law = linear.published_law(p=1, beta=2.0)
     >>> value = linear.probability_drs_worse(law, inner_lr=0.3, samples=5, tasks=[2, 10000])
-    >>> bool(0.4 < value[0] < 0.46), round(value[1], 9)
+    >>> bool(0.34 < value[0] < 0.38), round(float(value[1]), 9)
     (True, 1.0)
     """
     name = "probability_drs_worse"
