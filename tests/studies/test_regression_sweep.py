@@ -210,7 +210,7 @@ def test_files_that_do_not_hold_a_sweep_are_refused(tmp_path):
         ({"trials": 0}, r"trials must lie between 1 and 2147483648 \(got 0\)"),
         ({"trials": True}, r"trials must lie between 1 and 2147483648 \(got True\)"),
         ({"seed": -1}, r"seed must lie between 0 and 18446744073709551615 \(got -1\)"),
-        ({"threads": 0}, r"threads must be a whole number of at least 1 \(got 0\)"),
+        ({"threads": 0}, r"threads must be at least 1 \(got 0\)"),
         ({"device": "gpu"}, r"device must be cpu, cuda or cuda:<number> \(got 'gpu'\)"),
         ({"device": "meta"}, r"device must be cpu, cuda or cuda:<number> \(got 'meta'\)"),
         ({"device": None}, r"device must be cpu, cuda or cuda:<number> \(got 'None'\)"),
