@@ -1,4 +1,4 @@
-"""A data set's encoder in front of a MAML head: the gradient in x, which the fused operations lack."""
+"""An encoder in front of a MAML head: the gradient in x, which the fused operations lack."""
 
 import pytest
 import torch
