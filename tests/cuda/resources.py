@@ -11,6 +11,7 @@ import argparse
 import difflib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -97,7 +98,7 @@ def check_rounding(architecture, folder):
     """Exits if an operation of the study may be contracted or is not correctly rounded."""
     commands = json.loads((folder / "compile_commands.json").read_text())
     [found] = [each for each in commands if each["file"].endswith("cuda/regression.cu")]
-    words = found["command"].split()
+    words = shlex.split(found["command"])  # newer versions of CMake quote their arguments
     kept = [w for w in words if not w.startswith(("--generate-code", "-Xptxas"))]
     kept = kept[: kept.index("-c")] if "-c" in kept else kept
     ptx = folder / "regression.ptx"
