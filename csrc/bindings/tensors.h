@@ -88,13 +88,15 @@ class TensorReader {
                                   "); its size may not change during the call");
     }
     if (bytes == 0) return nothing();
-    void* const first = start(tensor, what);  // before torch reads it to make a copy
-    py::object dense = py::reinterpret_borrow<py::object>(tensor);
-    if (is_neg.call_flag(dense)) dense = resolve_neg.call(dense);
-    if (!is_contiguous.call_flag(dense)) dense = contiguous.call(dense);
-    if (dense.is(tensor)) return first;
-    copies_.push_back(dense);
-    return start(dense, what);
+    const bool dense = is_contiguous.call_flag(tensor);
+    // before torch reads it to make a copy
+    void* const first = start(tensor, what, dense ? bytes : extent(tensor, bytes));
+    py::object ready = py::reinterpret_borrow<py::object>(tensor);
+    if (is_neg.call_flag(ready)) ready = resolve_neg.call(ready);
+    if (!is_contiguous.call_flag(ready)) ready = contiguous.call(ready);
+    if (ready.is(tensor)) return first;
+    copies_.push_back(ready);
+    return start(ready, what, bytes);
   }
 
   static int64_t dimensions(py::handle tensor) {
@@ -105,13 +107,38 @@ class TensorReader {
   }
 
  private:
-  /// Where a tensor's numbers begin. Without storage torch says null, or raises.
-  static void* start(py::handle tensor, const Argument& what) {
-    static const TensorMember data_ptr("data_ptr");
+  /// How many bytes lie between the first number and the end of the last, of a tensor of `bytes`
+  /// bytes that is not contiguous (its strides are not negative).
+  static uint64_t extent(py::handle tensor, uint64_t bytes) {
+    static const TensorMember shape("shape"), stride("stride");
+    const py::tuple sizes(shape.read(tensor)), strides(stride.call(tensor));
+    uint64_t numbers = 1, last = 0;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const auto size = sizes[i].cast<uint64_t>();
+      numbers *= size;
+      last += (size - 1) * strides[i].cast<uint64_t>();
+    }
+    return (last + 1) * (bytes / numbers);
+  }
+
+  /// Where a tensor's numbers begin, `extent` bytes of which its storage must hold. Without storage
+  /// torch says null, or raises; with one that was shrunk it says nothing.
+  static void* start(py::handle tensor, const Argument& what, uint64_t extent) {
+    static const TensorMember data_ptr("data_ptr"), untyped_storage("untyped_storage"),
+        nbytes("nbytes");
     std::string got = "a tensor whose storage is empty";
     try {
-      void* const found = PyLong_AsVoidPtr(data_ptr.call(tensor).ptr());
-      if (found != nullptr) return found;
+      auto* const found = static_cast<char*>(PyLong_AsVoidPtr(data_ptr.call(tensor).ptr()));
+      if (found != nullptr) {
+        const py::object storage = untyped_storage.call(tensor);
+        auto* const base = static_cast<char*>(PyLong_AsVoidPtr(data_ptr.call(storage).ptr()));
+        const uint64_t held = PyLong_AsUnsignedLongLong(nbytes.call(storage).ptr());
+        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+        const uint64_t needed = static_cast<uint64_t>(found - base) + extent;
+        if (needed <= held) return found;
+        got = "a tensor whose storage holds " + std::to_string(held) + " bytes of " +
+              std::to_string(needed);
+      }
       if (PyErr_Occurred() != nullptr) throw py::error_already_set();
     } catch (py::error_already_set& error) {
       if (!error.matches(PyExc_RuntimeError)) throw;

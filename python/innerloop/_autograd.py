@@ -113,6 +113,8 @@ def run(name: str, plan: Plan, tensors: Tensors, *, constant: bool = False) -> A
     they carry a derivative that raises, unless the caller wants constants; these are none to
     torch.func and forward mode, which name what they differentiate."""
     if _compiling():
+        if constant and not transforms_active():  # autograd is to record nothing, and be told so
+            tensors = [value if value is None else value.detach() for value in tensors]
         return _call(name, plan, tensors)
     asked = "meta_grad" if constant else _ASKED.get(name, name)
     if transforms_active():
@@ -131,7 +133,7 @@ def meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
     elif not wants_grad(tensors) and not (forward_mode() and have_tangents(tensors)):
         result = _call("meta_loss", plan, tensors)
     elif compiling:
-        result = _apply(_MetaLoss, plan, *tensors)
+        result = _apply(_MetaLoss, plan, *_distinct(tensors))
     else:
         result = _eager_apply(_MetaLoss, plan, *tensors)
     return result
@@ -146,11 +148,23 @@ def mean_meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
     if forward_mode() or not (transforms_active() or wants_grad(tensors)):
         losses = meta_loss(plan, _without_weight(tensors))
         result = weighted_total(losses, tensors[_GRAD_HEAD - 1])
-    elif transforms_active() or compiling:
+    elif compiling:
+        result = _apply(_MeanMetaLoss, plan, *_distinct(tensors))[0]
+    elif transforms_active():
         result = _apply(_MeanMetaLoss, plan, *tensors)[0]
     else:
         result = _eager_apply(_MeanMetaLoss, plan, *tensors)[0]
     return result
+
+
+def _distinct(tensors: Tensors) -> list[Tensor | None]:
+    """Returns the tensors with a view in place of each that stands among them before, as where one
+    batch is support and query: torch.compile takes no Function of the same tensor twice."""
+    found: list[Tensor | None] = []
+    for value in tensors:
+        repeated = value is not None and any(value is other for other in found)
+        found.append(value.view_as(value) if value is not None and repeated else value)
+    return found
 
 
 def weighted_total(loss: Tensor, task_weight: Tensor | None) -> Tensor:

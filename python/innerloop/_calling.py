@@ -12,10 +12,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from innerloop._storage import check_foreign
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-ERRORS = (TypeError, ValueError, RuntimeError, MemoryError)
+ERRORS = (TypeError, ValueError, RuntimeError, MemoryError, AssertionError)
 
 # what begins a message that was written further inside
 _LABEL = re.compile(
@@ -85,7 +87,12 @@ def restate(
     kwargs: Mapping[str, Any],
 ) -> None:
     """Rewrites the message of an error that left a call of `function`, known as `name`, if it is
-    one of ours or says that the arguments do not fit."""
+    one of ours or says that the arguments do not fit.
+
+    Raises:
+        TypeError: the error is torch's, of a tensor that cannot be mixed with plain ones.
+    """
+    check_foreign(name, function, args, kwargs, error)
     if torch.compiler.is_compiling() or not error.args or not isinstance(error.args[0], str):
         return
     text = error.args[0]

@@ -4,7 +4,8 @@ mean_meta_loss share."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -93,6 +94,7 @@ def meta_call(
             {},
         )
     steps = _checks.check_options(op, steps, order, backend)
+    order = operator.index(order)  # under torch.compile it may be a symbol
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     support_parts = _checks.check_batch(op, "support", support)
@@ -164,8 +166,8 @@ def fused_plan(
 ) -> tuple[Plan, Tensor]:
     """Returns the plan of a fused call and its flat rates."""
     assert ready.mlp is not None
-    if isinstance(inner_lr, Mapping):
-        check_memory(op, inner_lr=inner_lr)
+    if not is_number(inner_lr):
+        check_memory(op, inner_lr=inner_lr)  # before torch puts rates in a row
     rates, form = flatten_rates(
         inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
     )

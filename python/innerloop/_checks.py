@@ -46,7 +46,7 @@ def _text(op: str, argument: str, requirement: str, got: object, remedy: str) ->
     return f"{op}: {argument} must {requirement} (got {got})" + (f"; {remedy}" if remedy else "")
 
 
-def _kind(value: object) -> str:
+def kind(value: object) -> str:
     """Returns the name of a value's type."""
     return type(value).__name__
 
@@ -87,23 +87,32 @@ def check_flag(op: str, argument: str, value: object) -> None:
 def check_model(op: str, model: object) -> None:
     """Checks that the model is one of the two kinds."""
     if not isinstance(model, nn.Module) and not hasattr(model, "layers"):
-        _type_error(op, "model", "be an innerloop.MLP or a torch.nn.Module", _kind(model))
+        _type_error(op, "model", "be an innerloop.MLP or a torch.nn.Module", kind(model))
 
 
 def check_tensor(op: str, argument: str, value: object) -> None:
     """Checks that a value is a dense tensor that lives in one piece."""
     if type(value) not in _PLAIN:
-        if not isinstance(value, Tensor):
-            _type_error(op, argument, "be a tensor", _kind(value))
+        if not (isinstance(value, Tensor) and issubclass(type(value), Tensor)):  # no proxy of one
+            _type_error(op, argument, "be a tensor", kind(value))
         if hasattr(value, "device_mesh"):
-            _type_error(op, argument, "be a local tensor", _kind(value), "call .to_local() first")
+            _type_error(op, argument, "be a local tensor", kind(value), "call .to_local() first")
         if is_lazy(value):
             remedy = "call its module once: that gives lazy parameters their shapes"
-            _type_error(op, argument, "be initialised", _kind(value), remedy)
+            _type_error(op, argument, "be initialised", kind(value), remedy)
     assert isinstance(value, Tensor)
-    if value.layout is not torch.strided or value.is_nested:
-        got = "nested" if value.is_nested else str(value.layout)
-        _type_error(op, argument, "be a dense tensor", got, "pad the tasks and pass count")
+    if _is_dense(value):
+        return
+    if value.is_quantized:
+        _type_error(op, argument, "be a dense tensor", value.dtype, "call .dequantize() first")
+    got = "nested" if value.is_nested else str(value.layout)
+    _type_error(op, argument, "be a dense tensor", got, "pad the tasks and pass count")
+
+
+def _is_dense(value: Any) -> bool:
+    """Says whether a tensor's numbers lie in memory one by one."""
+    strided = value.layout is torch.strided
+    return strided and not value.is_nested and not value.is_quantized
 
 
 def check_float(op: str, argument: str, value: Tensor, dtype: torch.dtype, like: str) -> None:
@@ -130,7 +139,7 @@ def check_params(
     """Returns the leaves in model order after checking names, shapes, dtype and device; and one
     that stands for the dtype and device of all."""
     if type(params) is not dict and not isinstance(params, Mapping):
-        _type_error(op, argument, "be a dict of tensors", _kind(params))
+        _type_error(op, argument, "be a dict of tensors", kind(params))
     assert isinstance(params, Mapping)
     found: list[Tensor] = []
     dtype: torch.dtype | None = None
@@ -139,7 +148,7 @@ def check_params(
         value = params.get(leaf.name)
         if value is None:
             _value_error(op, argument, f"hold {leaf.name!r}", f"{list(params)}")
-        if type(value) not in _PLAIN or value.layout is not torch.strided or value.is_nested:
+        if type(value) not in _PLAIN or not _is_dense(value):
             check_tensor(op, f"{argument}[{leaf.name!r}]", value)
         shape = value.shape
         if shape != leaf.shape and (
@@ -180,16 +189,14 @@ def check_params(
 def check_batch(op: str, argument: str, batch: object) -> tuple[Any, Any, Any, Any]:
     """Returns (x, y, count, weight) after checking that there are tensors where they must be."""
     if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
-        got = (
-            f"{_kind(batch)} of length {len(batch)}" if hasattr(batch, "__len__") else _kind(batch)
-        )
+        got = f"{kind(batch)} of length {len(batch)}" if hasattr(batch, "__len__") else kind(batch)
         remedy = "stack the tasks into x [T, N, ...] and y" if isinstance(batch, list) else ""
         _type_error(op, argument, "be a tuple (x, y[, count[, weight]])", got, remedy)
     x, y = batch[0], batch[1]
     count = batch[2] if len(batch) > 2 else None
     weight = batch[3] if len(batch) > 3 else None
     check_rows(op, f"{argument} x", x)
-    if type(y) not in _PLAIN or y.layout is not torch.strided or y.is_nested:
+    if type(y) not in _PLAIN or not _is_dense(y):
         check_tensor(op, f"{argument} y", y)
     if count is not None:
         check_count(op, f"{argument} count", count, x)
@@ -200,7 +207,7 @@ def check_batch(op: str, argument: str, batch: object) -> tuple[Any, Any, Any, A
 
 def check_rows(op: str, argument: str, x: Any) -> None:
     """Checks that x is a tensor with a task and a row axis."""
-    if type(x) not in _PLAIN or x.layout is not torch.strided or x.is_nested:
+    if type(x) not in _PLAIN or not _is_dense(x):
         check_tensor(op, argument, x)
     if x.ndim < 2:
         _value_error(op, argument, "have shape [T, N, ...]", _sizes(x))
@@ -341,7 +348,7 @@ def check_inner_lr(
         check_device(op, "inner_lr", inner_lr, like.device, "params")
         return
     if not isinstance(inner_lr, Mapping):
-        _type_error(op, "inner_lr", "be a number, a tensor or a dict of them", _kind(inner_lr))
+        _type_error(op, "inner_lr", "be a number, a tensor or a dict of them", kind(inner_lr))
     if set(inner_lr) != set(adapted):
         _value_error(
             op,
@@ -367,7 +374,7 @@ def _check_leaf_rate(op: str, leaf: LeafShape, value: object, steps: int, like: 
         _check_number(op, argument, value, like)
         return
     if not isinstance(value, Tensor):
-        _type_error(op, argument, "be a number or a tensor", _kind(value))
+        _type_error(op, argument, "be a number or a tensor", kind(value))
     check_tensor(op, argument, value)
     if tuple(value.shape) not in ((), (steps,), leaf.shape, (steps, *leaf.shape)):
         shapes = f"[], [{steps}], {list(leaf.shape)} or {[steps, *leaf.shape]}"
@@ -391,9 +398,17 @@ def refuse_memory(op: str, argument: str, value: Tensor, missing: int) -> NoRetu
     _value_error(op, argument, "have its numbers in memory", got, "gather it before the call")
 
 
-def refuse_kind(op: str, argument: str, kind: type) -> NoReturn:
-    """Raises because a subclass of tensors holds its numbers in a way of its own."""
-    _type_error(op, argument, "be a plain tensor", kind.__name__, PLAIN_REMEDY)
+def refuse_kind(op: str, argument: str, kind: str) -> NoReturn:
+    """Raises because a tensor holds its numbers in a way of its own."""
+    _type_error(op, argument, "be a plain tensor", kind, PLAIN_REMEDY)
+
+
+def refuse_functions(op: str, argument: str, kind: str) -> NoReturn:
+    """Raises because a subclass of tensors changes what torch's functions do."""
+    raise NotImplementedError(
+        f"{op}: {argument} must be a plain tensor (got {kind}, which has functions of its own); "
+        "torch.func does not call these; convert it: .as_subclass(torch.Tensor)"
+    )
 
 
 def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:
@@ -405,7 +420,7 @@ def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:
         tracked = part.running_mean is not None
         if tracked and part.training:
             raise NotImplementedError(
-                f"{op}: layer {name!r} ({_kind(part)}) must not update running statistics, which "
+                f"{op}: layer {name!r} ({kind(part)}) must not update running statistics, which "
                 "an inner loop would fill with every task's steps (got track_running_stats=True "
                 "in training mode); build it with track_running_stats=False (the statistics of "
                 "each forward pass, as in the original MAML), or call .eval() on it (its running "
@@ -413,7 +428,7 @@ def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:
             )
         if selects_rows and not tracked and not isinstance(part, _InstanceNorm):
             raise NotImplementedError(
-                f"{op}: layer {name!r} ({_kind(part)}) must not take statistics over rows that "
+                f"{op}: layer {name!r} ({kind(part)}) must not take statistics over rows that "
                 "are left out (got count or weight); give tasks of equal size, or use "
                 "nn.GroupNorm or nn.LayerNorm"
             )

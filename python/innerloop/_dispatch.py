@@ -140,7 +140,7 @@ def prepare(
     fused = None
     if mlp is not None and backend != "torch":
         reason = _unavailable(like.device, backend, objective)
-        wanted = "" if reason else _differentiated(data)
+        wanted = "" if reason else _differentiated(op, data)
         if wanted and backend == "fused":
             _checks.refuse_data_grad(op, wanted)
         if wanted:
@@ -183,11 +183,14 @@ def _module_leaves(op: str, model: object) -> tuple[LeafShape, ...]:
     return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
 
 
-def _differentiated(data: Mapping[str, Any]) -> str:
+def _differentiated(op: str, data: Mapping[str, Any]) -> str:
     """Returns the name of the first tensor in which a derivative is wanted; empty if there is
     none."""
     for name, value in data.items():
-        if isinstance(value, Tensor) and is_differentiated(value):
+        if value is None:
+            continue
+        _checks.check_tensor(op, name, value)
+        if is_differentiated(value):
             return name
     return ""
 
@@ -269,7 +272,7 @@ def adapted_names(
 # ---------------------------------------------------------------- what every operation has
 
 
-def _autocast_device() -> str | None:
+def autocast_device() -> str | None:
     """Returns the device type whose autocast is on."""
     for kind in ("cpu", "cuda"):
         if torch.is_autocast_enabled(kind):
@@ -277,16 +280,16 @@ def _autocast_device() -> str | None:
     return None
 
 
-def _widen(value: Any) -> Any:
+def widen(value: Any) -> Any:
     """Returns the same structure with lower-precision floating tensors as float32,
     differentiably."""
     if isinstance(value, Tensor):
         narrow = value.is_floating_point() and value.element_size() < 4
         return value.to(torch.float32) if narrow else value
     if isinstance(value, Mapping):
-        return {k: _widen(v) for k, v in value.items()}
-    if isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value):
-        return tuple(_widen(v) for v in value)
+        return {k: widen(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
+        return tuple(widen(v) for v in value)
     return value
 
 
@@ -296,13 +299,13 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
     begin with its name)."""
 
     def widened(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = _autocast_device()
+        device = autocast_device()
         if device is None:
             return function(*args, **kwargs)
         check_memory(function.__name__, **signature(function).bind(*args, **kwargs).arguments)
-        wide = {k: _widen(v) for k, v in kwargs.items()}
+        wide = {k: widen(v) for k, v in kwargs.items()}
         with torch.autocast(device, enabled=False):
-            return function(*(_widen(v) for v in args), **wide)
+            return function(*(widen(v) for v in args), **wide)
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from innerloop._real_forward import is_torchs
+from innerloop._storage import has_own_functions
 from innerloop._tasks import warn_of_fallback
 
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
@@ -52,7 +53,7 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
     names = {}
     for name, parameter in module.named_parameters():
         names[id(parameter)] = name
-        if type(parameter) not in _PLAIN and _has_own_functions(type(parameter)):
+        if type(parameter) not in _PLAIN and has_own_functions(type(parameter)):
             _refuse(
                 f"have a plain Parameter as {name!r}",
                 f"{type(parameter).__name__}, which has functions of its own",
@@ -104,14 +105,6 @@ def _parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
     for part in module._modules.values():
         if part is not None and id(part) not in seen:
             yield from _parts(part, seen)
-
-
-def _has_own_functions(cls: type[Tensor]) -> bool:
-    """Says whether a class of tensors changes what torch's functions do with them."""
-    function = cls.__torch_function__
-    default = getattr(Tensor.__torch_function__, "__func__", None)
-    disabled = torch._C._disabled_torch_function_impl
-    return function is not disabled and getattr(function, "__func__", None) is not default
 
 
 def _versions(tensors: Iterable[Tensor]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_batchedtensor
 
 from innerloop import _checks
 from innerloop._derivatives import transforms_active
@@ -26,9 +27,22 @@ def check_memory(op: str, **arguments: Any) -> None:
     if torch.compiler.is_compiling() or transforms_active() or torch._C._len_torch_dispatch_stack():
         return
     for name, value in _tensors(arguments):
+        if is_batchedtensor(value):
+            _refuse_foreign(op, {name: value})
+        if type(value) not in _PLAIN and has_own_functions(type(value)):
+            _checks.refuse_functions(op, name, _checks.kind(value))
         missing = _missing_bytes(value)
         if missing:
             _checks.refuse_memory(op, name, value, missing)
+
+
+def has_own_functions(cls: type[Tensor]) -> bool:
+    """Says whether a class of tensors changes what torch's functions do with them, which torch.func
+    would leave out."""
+    function = cls.__torch_function__
+    default = getattr(Tensor.__torch_function__, "__func__", None)
+    disabled = torch._C._disabled_torch_function_impl
+    return function is not disabled and getattr(function, "__func__", None) is not default
 
 
 def refuse_unreadable(
@@ -44,11 +58,49 @@ def refuse_unreadable(
     op = function.__name__
     arguments = signature(function).bind(*args, **kwargs).arguments
     check_memory(op, **arguments)
-    kinds = {name: type(value) for name, value in _tensors(arguments)}
-    odd = [name for name, kind in kinds.items() if kind not in _PLAIN]
-    if not odd:
-        raise ValueError(f"{op}: {error}; {_checks.PLAIN_REMEDY}") from None
-    _checks.refuse_kind(op, odd[0], kinds[odd[0]])
+    _refuse_foreign(op, arguments)
+    raise ValueError(f"{op}: {error}; {_checks.PLAIN_REMEDY}") from None
+
+
+_USUAL = {"Tensor", "Parameter"}
+# what torch says of tensors that an operation of ours, or one of its own, cannot be applied to
+_OF_FOREIGN_TENSORS = (
+    "Multiple dispatch failed",
+    "Batching rule not implemented",
+    "Either your tensor may have escaped",
+    "Please convert all Tensors to FakeTensors",
+    "aten._local_scalar_dense.default",  # of tensors without numbers
+)
+
+
+def check_foreign(
+    op: str, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], error: Exception
+) -> None:
+    """Checks whether an operation failed since an argument is a tensor that torch cannot mix with
+    plain ones; to be called with its error.
+
+    Raises:
+        TypeError: one is; the text has the caller's name for it.
+    """
+    if torch.compiler.is_compiling():
+        return
+    try:
+        arguments = signature(function).bind(*args, **kwargs).arguments
+    except TypeError:
+        return  # a name that the operation does not have, say
+    kinds = {_checks.kind(value) for _, value in _tensors(arguments)}
+    text = str(error)
+    if text.startswith(_OF_FOREIGN_TENSORS) or any(f"'{kind}'" in text for kind in kinds - _USUAL):
+        _refuse_foreign(op, arguments)
+
+
+def _refuse_foreign(op: str, arguments: Mapping[str, Any]) -> None:
+    """Raises if some arguments hold a tensor that is not plain, naming the first."""
+    for name, value in _tensors(arguments):
+        if is_batchedtensor(value) and not transforms_active():
+            _checks.refuse_kind(op, name, "one of a transform that has ended")
+        if type(value) not in _PLAIN:
+            _checks.refuse_kind(op, name, _checks.kind(value))
 
 
 _MEMBERS = ("x", "y", "count", "weight")

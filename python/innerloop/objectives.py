@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from innerloop._checks import _kind, _sizes, _type_error, _value_error
+from innerloop._checks import _sizes, _type_error, _value_error, kind
 from innerloop._real_forward import Kind, changes_of_torch, own_forward, torch_unchanged
 
 Function = Callable[..., Tensor]
@@ -279,7 +279,7 @@ def _name(loss: Any) -> str:
         ]
         return f"partial({', '.join([_name(loss.func), *fixed])})"
     name = getattr(loss, "__qualname__", None)
-    return name.rpartition("<locals>.")[2] if isinstance(name, str) else _kind(loss)
+    return name.rpartition("<locals>.")[2] if isinstance(name, str) else kind(loss)
 
 
 def _refuse_name(op: str, loss: str) -> NoReturn:
@@ -336,7 +336,7 @@ def task_value(objective: Objective, z: Tensor, y: Tensor, weight: Tensor | None
     value: object = objective.function(z, y)
     got = f"the loss {objective.name} must return"
     if not isinstance(value, Tensor):
-        raise TypeError(f"reference: {got} a tensor (got {_kind(value)})")
+        raise TypeError(f"reference: {got} a tensor (got {kind(value)})")
     if not value.is_floating_point():
         raise TypeError(f"reference: {got} a floating-point tensor (got {value.dtype})")
     if z.requires_grad and not value.requires_grad:

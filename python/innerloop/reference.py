@@ -214,6 +214,11 @@ class ReferenceMetaGrad(NamedTuple):
     query_loss: Tensor | None
 
 
+def _recordable(value: Tensor) -> Tensor:
+    """Returns a tensor that autograd records, of one that may come from inference_mode."""
+    return value.clone() if value.is_inference() else value
+
+
 def _outer_grad(
     objective: Callable[[dict[Any, Tensor]], tuple[Tensor, tuple[Tensor, ...]]],
     variables: dict[Any, Tensor],
@@ -229,7 +234,7 @@ def _outer_grad(
         grads, rest = torch.func.grad(objective, has_aux=True)(variables)
         return grads, rest
     with torch.enable_grad():
-        inputs = {k: v.detach().requires_grad_() for k, v in variables.items()}
+        inputs = {k: _recordable(v).detach().requires_grad_() for k, v in variables.items()}
         value, rest = objective(inputs)
         found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
     return {
@@ -279,7 +284,7 @@ def meta_grad(
         present = tuple(v for v in losses if v is not None)
         if task_weight is None:
             return losses.loss.sum() / max(len(losses.loss), 1), present
-        return (task_weight * losses.loss).sum(), present
+        return (_recordable(task_weight) * losses.loss).sum(), present
 
     grads, (loss, support_loss, *query_loss) = _outer_grad(objective, variables)
     rate_grad = {k: grads["inner_lr", k] for k in rates}

@@ -27,7 +27,7 @@ def network():
 MODEL = il.MLP.from_module(network())
 
 
-def arguments(per_task=False, rates="steps"):
+def arguments(per_task=False, rates="steps", counts=False):
     """Returns the arguments of a meta-step by name: tensors, or dicts of them."""
     front = (TASKS,) if per_task else ()
     params = {k: 0.7 * drawn(i, *front, *s) for i, (k, s) in enumerate(MODEL.shapes.items())}
@@ -45,12 +45,18 @@ def arguments(per_task=False, rates="steps"):
         "query weight": drawn(15, TASKS, QUERY_ROWS).abs(),
         "task_weight": drawn(16, TASKS),
         "vector": {k: drawn(40 + i, *s) for i, (k, s) in enumerate(MODEL.shapes.items())},
+        **(
+            {"support count": torch.tensor([3, 2]), "query count": torch.tensor([1, 2])}
+            if counts
+            else {}
+        ),
     }
 
 
 def side(given, name):
     """Returns one batch of the arguments."""
-    return given[f"{name} x"], given[f"{name} y"], None, given[f"{name} weight"]
+    count = given.get(f"{name} count")
+    return given[f"{name} x"], given[f"{name} y"], count, given[f"{name} weight"]
 
 
 def meta(operation, *, weighted=False, order=2):

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from innerloop._checks import _kind, _sizes, _type_error, _value_error
+from innerloop._checks import _sizes, _type_error, _value_error, check_device, check_tensor, kind
 
 REDUCTIONS = ("mean", "none")
 LEARNED_FORMS = ("per_step", "per_tensor", "per_parameter")
@@ -17,7 +17,7 @@ def check_module(op: str, module: object) -> None:
     """Checks that there are parameters to learn."""
     if not isinstance(module, nn.Module):
         remedy = "for an il.MLP and a dict of parameters use il.meta_loss or il.meta_grad"
-        _type_error(op, "module", "be a torch.nn.Module", _kind(module), remedy)
+        _type_error(op, "module", "be a torch.nn.Module", kind(module), remedy)
     if not any(p.is_floating_point() for p in module.parameters()):
         _value_error(op, "module", "have at least one floating-point parameter", "none")
 
@@ -80,6 +80,7 @@ def refuse_without_rate(op: str) -> NoReturn:
 
 def check_tasks(op: str, x: object, tasks: int) -> None:
     """Checks that new inputs have one set of rows for each adapted task."""
+    check_tensor(op, "x", x)
     if isinstance(x, Tensor) and (x.ndim < 2 or x.shape[0] != tasks):
         _value_error(
             op,
@@ -114,3 +115,8 @@ def check_same_rows(op: str, xs: Tensor, xq: Tensor, ys: Tensor, yq: Tensor) -> 
             _value_error(
                 op, f"query {name}", f"match support {name}, {_sizes(s)}, but for rows", _sizes(q)
             )
+        if s.dtype is not q.dtype:
+            _type_error(
+                op, f"query {name}", f"have the dtype of support {name}, {s.dtype}", q.dtype
+            )
+        check_device(op, f"query {name}", q, s.device, f"support {name}")

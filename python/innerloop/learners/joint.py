@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from innerloop import _checks, functional
 from innerloop._calling import ERRORS, named
-from innerloop._dispatch import Model, data_of, prepare, prepare_batch
+from innerloop._dispatch import Model, autocast_device, data_of, prepare, prepare_batch, widen
 from innerloop._one_task import Side
 from innerloop._params import Batch, BatchLike, InnerLr
 from innerloop._ragged import in_front, rows_in_use
+from innerloop._storage import check_memory
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.learner import Learner
 from innerloop.objectives import Loss, Objective
@@ -92,6 +93,8 @@ class JointTraining(Learner):
         learner_checks.check_reduction(op, reduction, task_weight)
         model, params, objective = self._model(support, query)
         like = next(p for p in params.values() if p.is_floating_point())
+        if autocast_device() is not None:
+            support, query = widen(support), widen(query)
         none, rows = _union(op, support, query, like.dtype)
         options: dict[str, Any] = {
             "model": model,
@@ -144,6 +147,7 @@ def _union(
     xs, ys, s_count, s_weight = _checks.check_batch(op, "support", support)
     xq, yq, q_count, q_weight = _checks.check_batch(op, "query", query)
     learner_checks.check_same_rows(op, xs, xq, ys, yq)
+    check_memory(op, support=(xs, ys, s_count, s_weight), query=(xq, yq, q_count, q_weight))
     x, y = torch.cat([xs, xq], 1), torch.cat([ys, yq], 1)
     none = Batch(xs[:, :0], ys[:, :0])
     if all(v is None for v in (s_count, s_weight, q_count, q_weight)):
@@ -153,6 +157,9 @@ def _union(
     if s_weight is None and q_weight is None:
         rows, count = in_front(torch.cat([s_used, q_used], 1), Side(x, y))
         return none, Batch(rows.x, rows.y, count)
+    for name, given in (("support weight", s_weight), ("query weight", q_weight)):
+        if given is not None:
+            _checks.check_float(op, name, given, dtype, "params")
     s_weight, s_number = _row_weights(s_used, s_weight, dtype)
     q_weight, q_number = _row_weights(q_used, q_weight, dtype)
     total = (s_number + q_number).clamp(min=1)  # [T, 1]
