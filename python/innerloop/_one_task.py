@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from innerloop._derivatives import forward_mode
 from innerloop._stateless import call
 from innerloop.objectives import Objective, check_shapes, task_value
 
@@ -103,6 +105,13 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
 # ---------------------------------------------------------------- gradients and steps
 
 
+def _tracked(value: Tensor) -> Tensor:
+    """Returns the same numbers as autograd records them, with the tangent that they may have."""
+    primal, tangent = forward_ad.unpack_dual(value) if forward_mode() else (value, None)
+    leaf = primal.detach().requires_grad_()
+    return leaf if tangent is None else forward_ad.make_dual(leaf, tangent)
+
+
 def value_and_grad(
     objective: Callable[[Leaves], Tensor], leaves: Leaves, looped: bool, create_graph: bool = True
 ) -> tuple[Tensor, Leaves]:
@@ -113,9 +122,7 @@ def value_and_grad(
         grad, value = torch.func.grad_and_value(objective)(leaves)
         return value, grad
     with torch.enable_grad():
-        inputs = {
-            k: v if v.requires_grad else v.detach().requires_grad_() for k, v in leaves.items()
-        }
+        inputs = {k: v if v.requires_grad else _tracked(v) for k, v in leaves.items()}
         value = objective(inputs)
         if not value.requires_grad:
             return value, {k: torch.zeros_like(v) for k, v in leaves.items()}
