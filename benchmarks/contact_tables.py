@@ -93,7 +93,7 @@ def _sanitizers(results: dict[str, Any]) -> str:
 
 
 def _accuracy(operation: str, results: dict[str, Any]) -> str:
-    """The worst relative error of an operation in each precision, over strategies and networks."""
+    """The worst relative error of an operation in each precision, over schedules and networks."""
     parts = []
     for dtype in ("float32", "float64"):
         cells = [

@@ -105,13 +105,11 @@ def limits(runs: Sequence[Run]) -> str:
         if seconds is None:
             continue
         card = run["environment"]["gpu"]["limits"]
-        schedule = run["rivals"]["innerloop"].get("schedule", {})
         flops, least = run["flops"]["structured"], run["least_bytes"]
         rate, bandwidth = flops / seconds / 1e9, least / seconds / 1e9
         rows.append(
             [
                 f"`{run['case']}`",
-                schedule.get("strategy", "-"),
                 f"{flops / 1e6:,.1f} M",
                 f"{least / 1e6:,.3g} MB",
                 f"{flops / least:.3g}",
@@ -124,7 +122,6 @@ def limits(runs: Sequence[Run]) -> str:
         )
     header = [
         "case",
-        "strategy",
         "operations",
         "least bytes",
         "operations per byte",
@@ -141,9 +138,7 @@ def roofline(runs: Sequence[Run]) -> str:
     """The picture, where there is one."""
     if not cuda_speed_runs(runs):
         return NOT_RUN
-    return (
-        "![Intensity against achieved rate, one point per case and strategy](images/roofline.svg)"
-    )
+    return "![Intensity against achieved rate, one point per case](images/roofline.svg)"
 
 
 def losses(runs: Sequence[Run]) -> str:
@@ -220,56 +215,6 @@ def _reached(card: dict[str, Any]) -> str:
     }
     parts += [f"{name} {milliseconds(card[key])}" for name, key in latencies.items()]
     return ", ".join(parts)
-
-
-def calibration(runs: Sequence[Run]) -> str:
-    """Regret of the model's choice in each case, and the constants that fit the times best."""
-    blocks = []
-    for run in of_kind(runs, "calibration"):
-        rows = []
-        for row in run["rows"]:
-            seconds = {tuple(_identity(e)): e["seconds"] for e in row["entries"] if "seconds" in e}
-            rows.append(
-                [
-                    f"`{row['case']}`",
-                    str(len(seconds)),
-                    _cut(row["chosen"]),
-                    _cut(row["best"]),
-                    milliseconds(seconds[tuple(row["best"])]),
-                    f"{row['regret']:.2f}",
-                    f"{row['regret_fitted']:.2f}",
-                ]
-            )
-        header = [
-            "case",
-            "schedules",
-            "chosen",
-            "best",
-            "best time",
-            "regret",
-            "regret with fitted constants",
-        ]
-        constants = [
-            [name.replace("_", " "), f"{value:.3g}", f"{run['fitted'][name]:.3g}"]
-            for name, value in run["constants"].items()
-        ]
-        blocks.append(
-            markdown(header, rows)
-            + "\n\n"
-            + markdown(["constant", "in schedule.h", "fitted"], constants)
-            + f"\n\nFitted estimates miss the times by a factor of {run['fitted_misses_by']:.2f} "
-            "(root mean square)."
-        )
-    return "\n\n".join(blocks) or NOT_RUN
-
-
-def _identity(entry: dict[str, Any]) -> list[Any]:
-    return [entry[key] for key in ("strategy", "tasks_per_block", "threads", "blocks")]
-
-
-def _cut(identity: Sequence[Any]) -> str:
-    strategy, tasks, threads, blocks = identity
-    return f"{strategy}, {tasks} × {threads}, {blocks} blocks"
 
 
 def memory(runs: Sequence[Run]) -> str:

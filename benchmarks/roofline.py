@@ -1,4 +1,4 @@
-"""The roofline picture: intensity against achieved rate, one point per case and strategy."""
+"""The roofline picture: intensity against achieved rate, one point per case."""
 
 from __future__ import annotations
 
@@ -11,47 +11,26 @@ from cuda_cases import CUDA_CASES
 from cuda_tables import best_seconds, cuda_speed_runs, peak_gflops
 from figure import GREY, INK
 
-COLOURS = ("#1f6f8b", "#c8553d", "#5a8f3c", "#8e5aa8", "#b08a2e")
+COLOUR = "#1f6f8b"
 
 
 def points(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One point per case and strategy: operations per byte and GFLOP/s of its fastest schedule.
+    """One point per case: operations per byte and GFLOP/s of our faster call.
 
-    The model's own choice comes from the speed runs, the other strategies from the calibration,
-    where it was taken. Operations are `flops.structured`; bytes are those that the schedule must
-    move (`traffic.schedule_bytes`).
+    Operations are `flops.structured`; bytes are those that the schedule must move
+    (`traffic.schedule_bytes`).
     """
-    fastest: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
-
-    def offer(case: str, schedule: dict[str, Any], seconds: float) -> None:
-        key = (case, schedule["strategy"])
-        if key not in fastest or seconds < fastest[key][0]:
-            fastest[key] = (seconds, schedule)
-
-    operations = {}
+    found = []
     for run in cuda_speed_runs(runs):
-        operations[run["case"]] = run["flops"]["structured"]
         seconds = best_seconds(run)
         schedule = run["rivals"].get("innerloop", {}).get("schedule")
-        if seconds is not None and schedule is not None:
-            offer(run["case"], schedule, seconds)
-    for run in runs:
-        if run["kind"] != "calibration":
+        if seconds is None or schedule is None:
             continue
-        for row in run["rows"]:
-            operations[row["case"]] = row["flops"]["structured"]
-            for entry in row["entries"]:
-                if "seconds" in entry:
-                    offer(row["case"], entry, entry["seconds"])
-    return [
-        {
-            "case": case,
-            "strategy": strategy,
-            "intensity": operations[case] / traffic.schedule_bytes(CUDA_CASES[case], schedule),
-            "gflops": operations[case] / seconds / 1e9,
-        }
-        for (case, strategy), (seconds, schedule) in fastest.items()
-    ]
+        operations = run["flops"]["structured"]
+        moved = traffic.schedule_bytes(CUDA_CASES[run["case"]], schedule)
+        point = {"intensity": operations / moved, "gflops": operations / seconds / 1e9}
+        found.append({"case": run["case"], **point})
+    return found
 
 
 def draw(runs: Sequence[dict[str, Any]], target: Path) -> Path:
@@ -81,26 +60,22 @@ def draw(runs: Sequence[dict[str, Any]], target: Path) -> Path:
     if "tf32_gemm_gflops" in limits:
         axes.axhline(limits["tf32_gemm_gflops"], color=GREY, linewidth=0.8, linestyle="--")
         axes.annotate("GEMM with tf32", (high, limits["tf32_gemm_gflops"]), ha="right", va="bottom")
-    strategies = sorted({point["strategy"] for point in shown})
-    for strategy, colour in zip(strategies, COLOURS, strict=False):
-        chosen = [point for point in shown if point["strategy"] == strategy]
-        axes.scatter(
-            [point["intensity"] for point in chosen],
-            [point["gflops"] for point in chosen],
-            s=26,
-            color=colour,
-            label=strategy,
-            zorder=3,
+    axes.scatter(
+        [point["intensity"] for point in shown],
+        [point["gflops"] for point in shown],
+        s=26,
+        color=COLOUR,
+        zorder=3,
+    )
+    for point in shown:
+        axes.annotate(
+            point["case"],
+            (point["intensity"], point["gflops"]),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=COLOUR,
         )
-        for point in chosen:
-            axes.annotate(
-                point["case"],
-                (point["intensity"], point["gflops"]),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=colour,
-            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(low, high)
@@ -109,7 +84,6 @@ def draw(runs: Sequence[dict[str, Any]], target: Path) -> Path:
     axes.set_title(f"{card['environment']['gpu']['name']}, float32", loc="left", fontsize=11)
     axes.grid(color="#e4e9eb", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.legend(loc="lower right", frameon=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)

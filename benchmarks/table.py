@@ -79,7 +79,6 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "cuda-rivals": cuda_tables.rivals,
     "cuda-machine": cuda_tables.machine,
     "cuda-evidence": contact_tables.evidence,
-    "calibration": cuda_tables.calibration,
     "device-memory": cuda_tables.memory,
     "capacity": cuda_tables.capacity,
     "first-call": routine_tables.first_call,

@@ -2,10 +2,7 @@
 
 `least_bytes` is the floor of any implementation: every input read once, every output written once.
 `schedule_bytes` adds what a schedule of innerloop's CUDA kernels cannot avoid on top: the blocks'
-sums, written once and read once; what passes between launches where the first layer's products are
-taken for all tasks at once; and, where a block's workspace lies in global memory, each workspace
-once in each direction per group of tasks. Caches may serve part of the latter, and tiles may be
-read more than once: counters of the card say what happened, these say what had to.
+sums, written once and read once.
 """
 
 from __future__ import annotations
@@ -43,13 +40,4 @@ def schedule_bytes(case: Case, schedule: dict[str, Any], element: int = 4) -> in
         element: bytes of a number of the dtype.
     """
     sums = 0 if case.quantity == "hvp" else schedule["blocks"] * case.parameters() * element
-    total = least_bytes(case, element) + 2 * sums
-    if schedule["one_product"]:
-        inputs, outputs = case.widths[:2]
-        total -= 2 * schedule["blocks"] * inputs * outputs * element
-        # X W^T to the tasks' kernel, cotangents from there
-        total += 4 * case.tasks * (case.support + case.query) * outputs * element
-    if not schedule["in_shared"]:
-        groups = -(-case.tasks // schedule["tasks_per_block"])
-        total += 2 * groups * int(schedule["workspace_bytes"])
-    return total
+    return least_bytes(case, element) + 2 * sums

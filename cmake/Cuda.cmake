@@ -80,7 +80,7 @@ endif()
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
 set(INNERLOOP_CUDA_STATE "built by nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${architectures}")
 
-# ---- kernels: an object for each operation, strategy and precision ---------------------------------
+# ---- kernels: an object for each operation and precision ---------------------------------
 set(cuda_warnings -Wall -Wextra -Wno-unknown-pragmas)
 set(cuda_flags "")
 if(INNERLOOP_WERROR)
@@ -103,27 +103,18 @@ function(innerloop_add_kernels name source)
   set(cuda_objects ${cuda_objects} innerloop_cuda_${name} PARENT_SCOPE)
 endfunction()
 
-# The kind of block, the pass and the call of each kernel in csrc/cuda/task_kernel.cu, the longest
-# to compile first.
-set(kernel_cluster_tiled kCluster TiledUnroll MetaGradCall)
-set(kernel_cluster kCluster Unroll MetaGradCall)
-set(kernel_low_rank kFactors Unroll MetaGradCall)
-set(kernel_unroll kPlain Unroll MetaGradCall)
-set(kernel_tiled kPlain TiledUnroll MetaGradCall)
-set(kernel_hvp kPlain HvpPass HvpCall)
-set(kernel_loss_and_grad kPlain LossPass LossAndGradCall)
-set(kernel_predict kPlain PredictPass PredictCall)
-foreach(kernel cluster_tiled cluster low_rank unroll tiled hvp loss_and_grad predict)
-  list(GET kernel_${kernel} 0 kind)
-  list(GET kernel_${kernel} 1 pass)
-  list(GET kernel_${kernel} 2 call)
+# The pass and the call of each kernel in csrc/cuda/task_kernel.cu, the longest to compile first.
+set(kernel_unroll Unroll MetaGradCall)
+set(kernel_hvp HvpPass HvpCall)
+set(kernel_loss_and_grad LossPass LossAndGradCall)
+set(kernel_predict PredictPass PredictCall)
+foreach(kernel unroll hvp loss_and_grad predict)
+  list(GET kernel_${kernel} 0 pass)
+  list(GET kernel_${kernel} 1 call)
   foreach(real float double)
     innerloop_add_kernels(${kernel}_${real} task_kernel.cu DEFINITIONS INNERLOOP_REAL=${real}
-      INNERLOOP_KIND=${kind} INNERLOOP_PASS=${pass} INNERLOOP_CALL=${call})
+      INNERLOOP_PASS=${pass} INNERLOOP_CALL=${call})
   endforeach()
-endforeach()
-foreach(real float double)
-  innerloop_add_kernels(first_layer_${real} first_layer.cu DEFINITIONS INNERLOOP_REAL=${real})
 endforeach()
 innerloop_add_kernels(sums sums.cu)
 # The study's trials have the bits of the CPU's: none of their multiply-adds may be contracted.

@@ -176,16 +176,6 @@ def random_problem(seed, **fixed):
 RATES_OF_LEAVES = ("number", "scalar", "steps", "leaf", "leaf_steps")  # none for each element
 
 
-def cluster_problem(seed, **fixed):
-    """Returns a random problem whose widths eight blocks can share, with rates they can."""
-    hidden = [8 * (1 + (seed + layer) % 3) for layer in range(seed % 4)]
-    fixed.setdefault("widths", [seed % 5 + 1, *hidden, 2 + seed % 2] if hidden else [16, 3])
-    rates = fixed.setdefault("rates", RATES_OF_LEAVES[seed % len(RATES_OF_LEAVES)])
-    # 4 is the size of no leaf, so that rates of 4 steps are not taken for rates per element
-    fixed.setdefault("steps", 4 if rates == "leaf_steps" else (0, 1, 2, 3, 5)[seed % 5])
-    return random_problem(seed, **fixed)
-
-
 def implicit_problem(seed, **fixed):
     """Returns a random problem whose first layer stays implicit: few rows, many inputs, a weight
     that all tasks share. It adapts everything, or not the first weight, or the last layer alone."""

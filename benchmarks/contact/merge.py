@@ -223,7 +223,7 @@ def check_schedules(result: dict[str, Any]) -> None:
     for case, found in result.items():
         need("schedules" in found or isinstance(found["failed"], str), f"{case}: nothing")
         for each in found.get("schedules", []):
-            need(isinstance(each["schedule"]["strategy"], str), f"{case}: a nameless schedule")
+            check_count(each["schedule"]["threads"], f"{case}, threads")
             if "failed" not in each:
                 check_time(each, case)
 

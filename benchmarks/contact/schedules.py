@@ -1,8 +1,9 @@
-"""Three schedules of each case, timed in a graph: the model's choice and the best that it sees in
-other strategies, or else with other numbers of threads."""
+"""Three schedules of each case, timed in a graph: the model's choice and the next best that it sees
+with other numbers of tasks or threads."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from contact import place, survive
@@ -10,7 +11,7 @@ from contact.record import Step
 
 MOST = 3  # of each case
 CASE_S = 40.0  # a case that takes longer never ends
-THREADS = (64, 128, 256)
+GROUPS, THREADS = (1, 2, 4, 8, 16, 32), (32, 64, 128, 256)
 
 
 def run(step: Step) -> None:
@@ -32,7 +33,6 @@ def outcome(name: str) -> dict[str, Any]:
 def candidates(name: str) -> list[dict[str, Any]]:
     """What is fixed for each schedule, and the schedule that it gives; the model's choice first."""
     import innerloop as il
-    from innerloop.schedule import STRATEGIES
 
     from baselines.innerloop_baseline import schedule
     from cuda_cases import CUDA_CASES
@@ -43,19 +43,15 @@ def candidates(name: str) -> list[dict[str, Any]]:
         try:
             with il.fixed_plan(**fixed):
                 given = schedule(CUDA_CASES[name])
-        except RuntimeError:  # does not fit
+        except (NotImplementedError, RuntimeError):  # does not fit
             return
         if all(given != each["schedule"] for each in found):
             found.append({"fixed": fixed, "schedule": given})
 
     offer()
-    for strategy in STRATEGIES[1:]:
-        offer(strategy=strategy)
-    others = sorted(found[1:], key=lambda each: float(each["schedule"]["cycles"]))
-    found[1:] = others[: MOST - 1]
-    for threads in THREADS:
-        if len(found) < MOST:
-            offer(strategy=found[0]["schedule"]["strategy"], threads=threads)
+    for group, threads in itertools.product(GROUPS, THREADS):
+        offer(tasks_per_block=group, threads=threads)
+    found[1:] = sorted(found[1:], key=lambda each: float(each["schedule"]["cycles"]))
     return found[:MOST]
 
 

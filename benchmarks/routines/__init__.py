@@ -11,7 +11,7 @@ from types import ModuleType
 
 NAMES_ON = {
     "cpu": ("first-call", "overhead", "kernels", "steps", "tasks", "memory", "regression-study"),
-    "cuda": ("calibration", "device-memory", "capacity"),
+    "cuda": ("device-memory", "capacity"),
 }
 
 

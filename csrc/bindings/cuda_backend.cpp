@@ -21,7 +21,7 @@ void define_backend(py::module_& m) {
     if (!error) error = device_facts(device, &facts);
     if (error) throw std::runtime_error(error);
     return py::make_tuple(facts.multiprocessors, facts.shared_per_block,
-                          facts.shared_per_multiprocessor, facts.most_in_cluster);
+                          facts.shared_per_multiprocessor);
   });
   m.def("build_info", [] {
     py::dict info;

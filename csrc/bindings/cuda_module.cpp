@@ -1,7 +1,5 @@
 // The module of the operations on a device: unpack tensors, call without the GIL, translate
 // errors. Built as innerloop._cuda over CUDA, and for tests over an emulation on the host.
-#include <algorithm>
-#include <iterator>
 #include <optional>
 #include <string>
 #include <utility>
@@ -20,27 +18,11 @@ namespace {
 /// (device, stream, allocate, facts, allow_tf32). allocate(bytes) returns the address of memory on
 /// the device that stays until the stream has passed the launches; without it the operation is only
 /// scheduled, for a device with these facts (multiprocessors, shared memory per block, per
-/// multiprocessor, most blocks in a cluster).
-using Facts = std::tuple<int, int64_t, int64_t, int>;
+/// multiprocessor).
+using Facts = std::tuple<int, int64_t, int64_t>;
 using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 
-FixedParts fixed_schedule;
-
-/// The strategies' names, in the order of their numbers.
-constexpr const char* kStrategies[] = {"auto",     "resident", "streamed",
-                                       "low_rank", "cluster",  "tiled"};
-
-const char* strategy_name(BlockStrategy strategy) {
-  return kStrategies[static_cast<int>(strategy)];
-}
-BlockStrategy named_strategy(const std::string& name) {
-  const auto found = std::find(std::begin(kStrategies), std::end(kStrategies), name);
-  if (found == std::end(kStrategies)) {
-    throw std::invalid_argument(
-        "strategy must be auto, resident, streamed, low_rank, cluster or tiled (got " + name + ")");
-  }
-  return static_cast<BlockStrategy>(found - std::begin(kStrategies));
-}
+Cut fixed_schedule;
 
 /// Runs one operation with memory that Python allocates. Returns its schedule if that is all that
 /// is wanted.
@@ -60,50 +42,41 @@ class DeviceCall {
           static_cast<DeviceCall*>(self)->allocate_(bytes).cast<int64_t>());
     };
     if (const auto& facts = std::get<3>(place)) {
-      context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts),
-                        std::get<3>(*facts)};
+      context_.facts = {std::get<0>(*facts), std::get<1>(*facts), std::get<2>(*facts)};
     }
   }
 
   template <class Call>
   py::object run(const char* (*BlockKernels::*entry)(const Call&, const BlockContext&),
                  bool is_float64, const Call& call) {
-    std::string error;
+    const char* error;
     {
       const py::gil_scoped_release release;
       error = launch((block_kernels(is_float64).*entry), call);
     }
-    if (!error.empty()) throw std::runtime_error(error);
+    if (error == kDoesNotFit || error == kTooLarge) {
+      PyErr_SetString(PyExc_NotImplementedError, error);
+      throw py::error_already_set();
+    }
+    if (error) throw std::runtime_error(error);
     return context_.only_schedules ? py::object(described()) : py::none();
   }
 
  private:
   template <class Call>
-  std::string launch(const char* (*entry)(const Call&, const BlockContext&), const Call& call) {
-    const char* error = nullptr;
-    if (context_.only_schedules) {
-      error = entry(call, context_);
-    } else {
-      const DeviceGuard guard(context_.device);
-      error = guard.error();
-      if (!error) error = device_facts(context_.device, &context_.facts);
-      if (!error) error = entry(call, context_);
-    }
-    return error ? error : "";
+  const char* launch(const char* (*entry)(const Call&, const BlockContext&), const Call& call) {
+    if (context_.only_schedules) return entry(call, context_);
+    const DeviceGuard guard(context_.device);
+    const char* error = guard.error();
+    if (!error) error = device_facts(context_.device, &context_.facts);
+    return error ? error : entry(call, context_);
   }
   py::dict described() const {
     py::dict d;
-    d["strategy"] = strategy_name(schedule_.strategy);
     d["tasks_per_block"] = schedule_.tasks_per_block;
     d["threads"] = schedule_.threads;
-    d["cluster"] = schedule_.cluster;
-    d["blocks"] = schedule_.blocks * schedule_.cluster;
-    d["tile_rows"] = schedule_.tile_rows;
-    d["far_steps"] = schedule_.far_steps;
-    d["in_shared"] = schedule_.in_shared;
-    d["one_product"] = schedule_.one_product;
+    d["blocks"] = schedule_.blocks;
     d["workspace_bytes"] = schedule_.workspace_bytes;
-    d["shared_bytes"] = schedule_.shared_bytes;
     d["scratch_bytes"] = schedule_.scratch_bytes;
     d["cycles"] = schedule_.cycles;
     return d;
@@ -178,12 +151,8 @@ py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_
   return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
 }
 
-/// What later calls must use; "auto", 0 and None leave it to the model of cost. Returns what was
-/// fixed before.
-py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int threads,
-                       int cluster, std::optional<bool> one_product) {
-  FixedParts fixed;
-  fixed.strategy = named_strategy(strategy);
+/// What later calls must use; 0 leaves it to the model of cost. Returns what was fixed before.
+py::tuple fix_schedule(int64_t tasks_per_block, int threads) {
   if (tasks_per_block < 0 || tasks_per_block > kMaxGroup) {
     throw std::invalid_argument("tasks_per_block must lie in [1, " + std::to_string(kMaxGroup) +
                                 "], or be 0 (got " + std::to_string(tasks_per_block) + ")");
@@ -192,17 +161,8 @@ py::tuple fix_schedule(const std::string& strategy, int64_t tasks_per_block, int
     throw std::invalid_argument("threads must lie in [1, " + std::to_string(kMaxThreads) +
                                 "], or be 0 (got " + std::to_string(threads) + ")");
   }
-  if (cluster < 0 || cluster > kMostInCluster) {
-    throw std::invalid_argument("cluster must lie in [1, " + std::to_string(kMostInCluster) +
-                                "], or be 0 (got " + std::to_string(cluster) + ")");
-  }
-  fixed.tasks_per_block = tasks_per_block;
-  fixed.threads = threads;
-  fixed.cluster = cluster;
-  fixed.one_product = one_product;
-  const FixedParts before = std::exchange(fixed_schedule, fixed);
-  return py::make_tuple(strategy_name(before.strategy), before.tasks_per_block, before.threads,
-                        before.cluster, before.one_product);
+  const Cut before = std::exchange(fixed_schedule, Cut{tasks_per_block, threads});
+  return py::make_tuple(before.tasks_per_block, before.threads);
 }
 
 }  // namespace
@@ -215,8 +175,7 @@ PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.def("hvp", &hvp);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
-  m.def("fix_schedule", &fix_schedule, py::arg("strategy"), py::arg("tasks_per_block"),
-        py::arg("threads"), py::arg("cluster") = 0, py::arg("one_product") = py::none());
+  m.def("fix_schedule", &fix_schedule, py::arg("tasks_per_block"), py::arg("threads"));
   define_device_regression(m);
   define_backend(m);
 }

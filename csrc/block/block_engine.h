@@ -3,19 +3,20 @@
 //
 // Layout: row-major, rows padded to an odd length, so that neighbouring threads that read down a
 // column meet different banks of shared memory; padding is neither read nor written. Tasks of the
-// group are stacked. Shared leaves are copied into the workspace once per group when that is cheap
-// to read (`stages`), otherwise read where the caller keeps them. Sums over tasks grow in a sink
-// that belongs to the block, in task order.
+// group are stacked. Shared leaves are copied into the workspace once per group, but for the weight
+// of a first layer that stays implicit, which is read where the caller keeps it. Sums over tasks
+// grow in a sink that belongs to the block, in task order.
 #pragma once
 
-#include "block/block_tiles.h"
+#include "block/block_results.h"
+#include "block/side_rows.h"
 
 namespace innerloop {
 
 template <class BlockType, class RealType>
-class BlockEngine : public BlockTiles<BlockType, RealType> {
+class BlockEngine : public BlockResults<BlockType, RealType> {
  public:
-  using Base = BlockTiles<BlockType, RealType>;
+  using Base = BlockResults<BlockType, RealType>;
   using Base::Base;
   using typename Base::BiasRef;
   using typename Base::Elem;
@@ -30,11 +31,10 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
   // ---- workspace and loading -------------------------------------------------------------------
   IL_HD void carve(Carver<Elem>& c) {
     partial_ = c.take(options_.threads > plan_.copies ? options_.threads : plan_.copies);
-    Base::carve(c);
   }
   IL_HD SideData carve_side(Carver<Elem>& c, const Side& side) const {
-    const int64_t n = side.rows, columns = this->input_columns(), all = plan_.copies * n;
-    const int64_t ld = columns > 0 ? Base::pad(columns) : 0;
+    const int64_t n = side.rows, all = plan_.copies * n;
+    const int64_t columns = plan_.layers[0].in, ld = Base::pad(columns);
     SideData d{};
     d.x = {c.take(all, ld), n, columns, ld};
     if (!side.y) return d;
@@ -44,19 +44,14 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
     d.losses = c.take(all);
     return d;
   }
-  IL_HD void load_side(const SideData& d, const Side& side, const void* task_weight,
-                       bool is_query) {
-    load_tile(d, side, 0, task_weight, is_query);
-  }
-  /// As many rows of each task as `d` has, from `row` on; what lies beyond the last is not in use.
-  IL_CALL void load_tile(const SideData& d, const Side& side, int64_t row, const void* task_weight,
+  IL_CALL void load_side(const SideData& d, const Side& side, const void* task_weight,
                          bool is_query) {
     const int64_t* labels = has_classes() ? static_cast<const int64_t*>(side.y) : nullptr;
     block_.spread(used_, extent(d.x.rows), [&](int t, int i) {
       const int64_t task = first_ + t, at = t * d.x.rows + i;
-      Real w = row_weight<Real>(side, task, row + i);
+      Real w = row_weight<Real>(side, task, i);
       if (labels) {
-        const int64_t label = row + i < side.rows ? labels[task * side.rows + row + i] : 0;
+        const int64_t label = labels[task * side.rows + i];
         if (w != Real(0) && (label < 0 || label >= outputs())) w = not_a_number();
         d.y[at] = static_cast<Real>(label);
       }
@@ -67,13 +62,18 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
       d.gradient[at] = w * scale;
     });
     block_.barrier();
-    if (!plan_.one_product) this->slab(d, side, row, 0, d.x.cols);
+    // NaN in rows out of use must not meet a product
+    const int rows = used_ * extent(d.x.rows);
+    const int64_t first_row = first_ * side.rows;
+    const Real* x = static_cast<const Real*>(side.x) + first_row * d.x.cols;
+    block_.spread(rows, extent(d.x.cols), [&](int r, int j) {
+      d.x.p[r * d.x.ld + j] = d.weight[r] != Real(0) ? x[r * d.x.cols + j] : Real(0);
+    });
     if (!labels) {
       const int64_t columns = outputs();
-      const Real* y = static_cast<const Real*>(side.y);
-      block_.spread(used_ * extent(d.x.rows), extent(columns), [&](int r, int j) {
-        const int64_t from = this->row_of_side(d, side, row, r);
-        d.y[r * columns + j] = d.weight[r] != Real(0) ? y[from * columns + j] : Real(0);
+      const Real* y = static_cast<const Real*>(side.y) + first_row * columns;
+      block_.spread(rows, extent(columns), [&](int r, int j) {
+        d.y[r * columns + j] = d.weight[r] != Real(0) ? y[r * columns + j] : Real(0);
       });
     }
     block_.barrier();
@@ -85,7 +85,6 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
     block_.barrier();
   }
   IL_CALL void load_params(Elem* initial) const {
-    if (!options_.stages) return;
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
       if (stages_weight(l)) {
@@ -103,9 +102,7 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
   }
   IL_CALL void store_per_task(Real* to, int64_t stride, int64_t index,
                               const PerTask* values) const {
-    if (speaks()) {
-      block_.spread(1, used_, [&](int, int t) { to[(first_ + t) * stride + index] = values[t]; });
-    }
+    block_.spread(1, used_, [&](int, int t) { to[(first_ + t) * stride + index] = values[t]; });
     block_.barrier();
   }
   IL_CALL void clear_per_task(PerTask* to) const {
@@ -128,13 +125,8 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
     BiasRef b;
     if (p.bias_leaf < 0) return b;
     b.out = p.out;
-    if (options_.stages) {
-      b.own = initial + p.initial_b;
-      b.task_stride = p.bias_per_task ? p.ld_out : 0;
-    } else {
-      b.task_stride = problem_.params.task_stride[p.bias_leaf];
-      b.shared = leaf(problem_.params, p.bias_leaf) + bias_start(p);
-    }
+    b.own = initial + p.initial_b;
+    b.task_stride = p.bias_per_task ? p.ld_out : 0;
     return b;
   }
   IL_HD WeightRef block_weight(int l, Elem* block) const {
@@ -176,7 +168,7 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
     if (p.bias_leaf < 0) return b;
     b.out = p.out;
     b.task_stride = leaves.task_stride[p.bias_leaf];
-    b.shared = leaf(leaves, p.bias_leaf) + bias_start(p);
+    b.shared = leaf(leaves, p.bias_leaf);
     return b;
   }
 
@@ -194,7 +186,6 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
   }
 
  protected:
-  using Base::bias_start;
   using Base::block_;
   using Base::empty_weight;
   using Base::extent;
@@ -206,23 +197,19 @@ class BlockEngine : public BlockTiles<BlockType, RealType> {
   using Base::partial_;
   using Base::plan_;
   using Base::problem_;
-  using Base::speaks;
   using Base::target_columns;
   using Base::used_;
-  using Base::weight_start;
 
  private:
-  IL_HD bool stages_weight(int l) const {
-    return options_.stages && (l > 0 || !plan_.implicit_first);
-  }
+  IL_HD bool stages_weight(int l) const { return l > 0 || !plan_.implicit_first; }
   /// Task `first_`'s part of a leaf.
   IL_HD const Real* leaf(const Leaves& leaves, int index) const {
     return static_cast<const Real*>(leaves.data[index]) + first_ * leaves.task_stride[index];
   }
   IL_HD WeightRef leaf_weight(const LayerPlan& p, const Leaves& leaves) const {
     WeightRef w = empty_weight(p);
-    w.shared = leaf(leaves, p.weight_leaf) + weight_start(p);
-    w.ld = p.leaf_in;
+    w.shared = leaf(leaves, p.weight_leaf);
+    w.ld = p.in;
     w.task_stride = leaves.task_stride[p.weight_leaf];
     return w;
   }

@@ -124,15 +124,15 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
     block_.barrier();
   }
   /// -<a, b> for every task.
-  IL_CALL void minus_dot(PerTask* to, const LayerPlan& p, const R& a, const R& b) const {
-    sum_per_task(to, -1, a.rows, a.cols, p.split, [&](int64_t row, int j) {
+  IL_CALL void minus_dot(PerTask* to, const LayerPlan&, const R& a, const R& b) const {
+    sum_per_task(to, -1, a.rows, a.cols, [&](int64_t row, int j) {
       return static_cast<Real>(a.p[row * a.ld + j]) * static_cast<Real>(b.p[row * b.ld + j]);
     });
   }
-  IL_CALL void minus_dot_bias(PerTask* to, const LayerPlan& p, const R& delta,
+  IL_CALL void minus_dot_bias(PerTask* to, const LayerPlan&, const R& delta,
                               const Out& lambda) const {
     const int rows = extent(delta.rows);
-    sum_per_task(to, -1, delta.rows, delta.cols, p.split, [&](int64_t row, int j) {
+    sum_per_task(to, -1, delta.rows, delta.cols, [&](int64_t row, int j) {
       return static_cast<Real>(delta.p[row * delta.ld + j]) *
              static_cast<Real>(lambda.p[row / rows * lambda.task_stride + j]);
     });
@@ -152,7 +152,7 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
       });
     });
     block_.barrier();
-    sum_per_task(losses, 1, out.rows, 1, Split::kNone,
+    sum_per_task(losses, 1, out.rows, 1,
                  [&](int64_t row, int) { return static_cast<Real>(d.losses[row]); });
   }
   IL_CALL void loss_curvature(const SideData& d, const R& out, const R& r_out,
@@ -183,10 +183,8 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
  private:
   /// to[t] = sign * sum of f(row, column) over task t's rows. Every task has the same number of
   /// threads, a power of two; their sums meet in a tree, so the order depends on sizes alone.
-  /// Columns of a layer that is split by outputs are summed over blocks as well.
   template <class F>
-  IL_HD void sum_per_task(PerTask* to, Real sign, int64_t rows, int64_t cols, Split split,
-                          F f) const {
+  IL_HD void sum_per_task(PerTask* to, Real sign, int64_t rows, int64_t cols, F f) const {
     int lanes = 1;
     while (2 * lanes * plan_.copies <= block_.threads()) lanes *= 2;
     const int n = extent(rows), width = extent(cols);
@@ -212,14 +210,6 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
         sums[lane] = sums[lane] + sums[lane + half];
       });
       block_.barrier();
-    }
-    if constexpr (Base::kCluster) {
-      if (split == Split::kOutputs) {
-        const R share = this->share(1, 1);
-        block_.spread(1, used_, [&](int, int t) { share.p[t] = sign * partial_[t * lanes]; });
-        this->sum_shares({to, 1, 1, 1}, share, false);
-        return;
-      }
     }
     block_.spread(1, used_, [&](int, int t) { to[t] = sign * partial_[t * lanes]; });
     block_.barrier();

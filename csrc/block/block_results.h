@@ -26,34 +26,26 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
     block_.spread(1, extent(rate_size), [&](int, int i) { rate_sink_[i] = Real(0); });
     block_.barrier();
   }
-  /// Writes the block's sums to `to`: leaves in the flat [P] order, less those that are summed
-  /// apart, then the rates.
+  /// Writes the block's sums to `to`: leaves in the flat [P] order, then the rates.
   IL_CALL void export_sinks(Real* to, int64_t rate_size) const {
-    const int64_t apart = plan_.apart;
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const Elem *weight = sink_ + p.sink_w, *bias = sink_ + p.sink_b;
-      if (writes_weight(p) && (l > 0 || apart == 0)) {
-        block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
-          const int64_t at = p.weight_offset - apart + weight_start(p) + i * p.leaf_in + j;
-          to[at] = weight[i * p.ld_in + j];
-        });
-      }
-      if (p.bias_leaf < 0 || !writes_bias(p)) continue;
-      Real* to_bias = to + p.bias_offset - apart + bias_start(p);
+      block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
+        to[p.weight_offset + i * p.in + j] = weight[i * p.ld_in + j];
+      });
+      if (p.bias_leaf < 0) continue;
+      Real* to_bias = to + p.bias_offset;
       block_.spread(1, extent(p.out), [&](int, int j) { to_bias[j] = bias[j]; });
     }
-    Real* rates = to + options_.parameters - apart;
-    if (speaks()) {
-      block_.spread(1, extent(rate_size), [&](int, int i) { rates[i] = rate_sink_[i]; });
-    }
+    Real* rates = to + options_.parameters;
+    block_.spread(1, extent(rate_size), [&](int, int i) { rates[i] = rate_sink_[i]; });
     block_.barrier();
   }
   /// Gradients of rates that every task has of its own are sums over steps: they start at zero.
   IL_CALL void clear_rates(const MetaGradCall& call) const {
     const int64_t size = call.rates.task_stride;
     if (!call.out_rate_grad || size == 0) return;
-    if (!speaks()) return;
     Real* to = static_cast<Real*>(call.out_rate_grad) + first_ * size;
     block_.spread(used_, extent(size), [&](int t, int i) { to[t * size + i] = Real(0); });
     block_.barrier();
@@ -89,17 +81,12 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   // ---- results ---------------------------------------------------------------------------------
   IL_CALL void finish_weight(const LayerPlan& p, const Out& lambda,
                              const MetaGradCall& call) const {
-    if (!writes_weight(p)) return;
-    const Place place{p.weight_leaf, weight_start(p), p.out, p.in, p.leaf_in};
-    finish(p.weight_per_task, place, sink_ + p.sink_w, lambda, call);
+    finish(p.weight_per_task, {p.weight_leaf, p.out, p.in}, sink_ + p.sink_w, lambda, call);
   }
   IL_CALL void finish_bias(const LayerPlan& p, const Out& lambda, const MetaGradCall& call) const {
-    if (!writes_bias(p)) return;
-    const Place place{p.bias_leaf, bias_start(p), 1, p.out, p.out};
-    finish(p.bias_per_task, place, sink_ + p.sink_b, lambda, call);
+    finish(p.bias_per_task, {p.bias_leaf, 1, p.out}, sink_ + p.sink_b, lambda, call);
   }
   IL_CALL void finish_rate(const MetaGradCall& call, int64_t offset, const PerTask* values) const {
-    if (!speaks()) return;
     const int64_t stride = call.rates.task_stride;
     if (stride) {
       Real* out = static_cast<Real*>(call.out_rate_grad) + first_ * stride + offset;
@@ -116,14 +103,11 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   /// Into the tasks' parameters `out`, in the flat [P] order.
   IL_CALL void export_weight(Real* out, int64_t stride, const LayerPlan& p,
                              const WeightRef& w) const {
-    if (!writes_weight(p)) return;
-    write_out(out + p.weight_offset + weight_start(p), stride, p.leaf_in, {w.own, w.shared},
-              w.task_stride, w.ld, w.out, w.in);
+    write_out(out + p.weight_offset, stride, p.in, {w.own, w.shared}, w.task_stride, w.ld, w.out,
+              w.in);
   }
   IL_CALL void export_bias(Real* out, int64_t stride, const LayerPlan& p, const BiasRef& b) const {
-    if (!writes_bias(p)) return;
-    write_out(out + p.bias_offset + bias_start(p), stride, 0, numbers(b), b.task_stride, 0, 1,
-              b.out);
+    write_out(out + p.bias_offset, stride, 0, numbers(b), b.task_stride, 0, 1, b.out);
   }
   IL_CALL void export_rows(Real* out, const R& r) const {
     Real* to = out + first_ * r.rows * r.cols;
@@ -133,7 +117,6 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   }
 
  protected:
-  using Base::bias_start;
   using Base::block_;
   using Base::extent;
   using Base::first_;
@@ -142,11 +125,7 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   using Base::plan_;
   using Base::rate_sink_;
   using Base::sink_;
-  using Base::speaks;
   using Base::used_;
-  using Base::weight_start;
-  using Base::writes_bias;
-  using Base::writes_weight;
 
  private:
   IL_HD void step(const Out& to, const Numbers& from, int64_t from_task, int64_t from_ld,
@@ -193,22 +172,20 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
     });
     block_.barrier();
   }
-  /// A [rows, cols] part of a leaf: rows of the leaf are `ld` apart.
-  struct Place {
+  struct LeafSize {
     int leaf;
-    int64_t start, rows, cols, ld;
+    int64_t rows, cols;
   };
-  IL_HD void finish(bool per_task, const Place& at, Elem* sink, const Out& lambda,
+  IL_HD void finish(bool per_task, const LeafSize& at, Elem* sink, const Out& lambda,
                     const MetaGradCall& call) const {
     const int64_t stride = per_task ? call.grad_strides[at.leaf] : 0;
-    Real* out =
-        per_task ? static_cast<Real*>(call.grads[at.leaf]) + first_ * stride + at.start : nullptr;
+    Real* out = per_task ? static_cast<Real*>(call.grads[at.leaf]) + first_ * stride : nullptr;
     block_.spread(extent(at.rows), extent(at.cols), [&](int i, int j) {
       Real total = 0;
       for (int t = 0; t < used_; ++t) {
         const Real value = lambda.p[t * lambda.task_stride + i * lambda.ld + j];
         total += value;
-        if (per_task) out[t * stride + i * at.ld + j] = value;
+        if (per_task) out[t * stride + i * at.cols + j] = value;
       }
       if (!per_task) {
         Elem& sum = sink[i * lambda.ld + j];

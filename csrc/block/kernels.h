@@ -31,18 +31,12 @@ struct Launch {
   Plan plan;
   TableLayout layout;
   BlockOptions options;
-  int64_t groups, blocks;  // blocks, or clusters of blocks, that work on the groups
-  int64_t rate_size;       // of the rates' gradients, when they are summed over tasks
-  bool sums;               // over tasks
-  void* slots;             // [blocks, slot_size]
-  int64_t slot_size;       // parameters less those summed apart, and rate_size
-  void* first_rows;        // of products that other launches take for all tasks, or null
-  void* workspace;         // null: shared memory
-  int64_t workspace_size;  // numbers per block, in global memory
-  void* far;               // sums over tasks that lie apart from the workspace
-  int64_t far_size;        // numbers per block
-  int64_t staging_size;    // numbers in shared memory
-  const char* table;       // null: the next field
+  int64_t groups, blocks;
+  int64_t rate_size;  // of the rates' gradients, when they are summed over tasks
+  bool sums;          // over tasks
+  void* slots;        // [blocks, slot_size]
+  int64_t slot_size;  // parameters and rate_size
+  const char* table;  // null: the next field
   alignas(8) char inline_table[kInlineTable];
 
   IL_HD const char* table_data() const { return table ? table : inline_table; }
@@ -85,46 +79,32 @@ inline IL_HD Plan pointed(const Plan& plan, const char* table, const TableLayout
   return result;
 }
 
-/// Where a block's arrays lie; null: there are none.
-template <class Elem>
-struct BlockMemory {
-  Elem* workspace = nullptr;
-  Elem* far = nullptr;      // sums over tasks
-  Elem* staging = nullptr;  // shared memory for operands on their way
-};
-
 /// A pass with all it refers to, at one place that the whole block reads.
 template <class Block, class Real, template <class> class Pass, class Call>
 struct Frame {
   using Engine = BlockEngine<Block, Real>;
+  using Elem = typename Engine::Elem;
   Call call;
   Plan plan;
   Engine engine;
   Pass<Engine> pass;
-  int64_t cells, far_cells;  // of the workspace
+  int64_t cells;  // of the workspace
 
-  IL_HD Frame(const Block& block, const Launch<Call>& launch,
-              const BlockMemory<typename Engine::Elem>& memory)
+  IL_HD Frame(const Block& block, const Launch<Call>& launch, Elem* workspace)
       : call(pointed(launch.call, launch.table_data(), launch.layout)),
         plan(pointed(launch.plan, launch.table_data(), launch.layout)),
         engine(block, call.problem, plan, launch.options),
         pass(engine, plan, call) {
-    engine.set_staging(memory.staging);
-    engine.set_first_rows(static_cast<Real*>(launch.first_rows));
-    Carver<typename Engine::Elem> near(memory.workspace), apart(memory.far);
-    lay_out(near, launch.options.far_sums ? apart : near, engine, pass, launch.sums ? plan.sink : 0,
-            launch.rate_size);
-    cells = near.used();
-    far_cells = apart.used();
+    Carver<Elem> carver(workspace);
+    lay_out(carver, engine, pass, launch.sums ? plan.sink : 0, launch.rate_size);
+    cells = carver.used();
   }
-  /// The workspace: sums over tasks and parameters that lie with them, then what the pass needs.
-  IL_HD static void lay_out(Carver<typename Engine::Elem>& near,
-                            Carver<typename Engine::Elem>& for_sums, Engine& engine,
-                            Pass<Engine>& pass, int64_t sink, int64_t rates) {
-    typename Engine::Elem* sums = for_sums.take(sink);
-    engine.set_sinks(sums, for_sums.take(rates));
-    engine.carve_far(for_sums);
-    pass.carve(near);
+  /// The workspace: sums over tasks, then what the pass needs.
+  IL_HD static void lay_out(Carver<Elem>& carver, Engine& engine, Pass<Engine>& pass, int64_t sink,
+                            int64_t rates) {
+    Elem* sums = carver.take(sink);
+    engine.set_sinks(sums, carver.take(rates));
+    pass.carve(carver);
   }
 };
 
@@ -135,16 +115,14 @@ IL_HD void start_group(const Engine& engine, const MetaGradCall& call) {
   engine.clear_rates(call);
 }
 
-/// Block `index` of the launch, or a block of cluster `index`. Phases: one thread lays out the
-/// frame; then, group after group, the phases of the pass; at the end the block's sums go to its
-/// slot, which the blocks of a cluster share.
+/// Block `index` of the launch. Phases: one thread lays out the frame; then, group after group, the
+/// phases of the pass; at the end the block's sums go to its slot.
 template <class Block, class Real, template <class> class Pass, class Call>
 IL_HD void run_tasks(const Block& block, const Launch<Call>& launch,
                      Frame<Block, Real, Pass, Call>* frame,
-                     const BlockMemory<typename Block::template Cell<Real>>& memory,
-                     int64_t index) {
+                     typename Block::template Cell<Real>* workspace, int64_t index) {
   using F = Frame<Block, Real, Pass, Call>;
-  block.once([&] { new (frame) F(block, launch, memory); });
+  block.once([&] { new (frame) F(block, launch, workspace); });
   const int64_t tasks = launch.call.problem.tasks, group = launch.plan.copies;
   if (launch.sums) frame->engine.clear_sinks(launch.rate_size);
   const int64_t last = launch.groups * (index + 1) / launch.blocks;
@@ -158,20 +136,13 @@ IL_HD void run_tasks(const Block& block, const Launch<Call>& launch,
     Real* slot = static_cast<Real*>(launch.slots) + index * launch.slot_size;
     frame->engine.export_sinks(slot, launch.rate_size);
   }
-  if constexpr (Block::kCluster) block.cluster_barrier();  // others may still read what is here
 }
 
-/// Arrays of equal size, to be added.
-struct Slots {
-  const void* data;
-  int64_t count, size;
-};
-
-/// Adds slots into the leaves and rates that all tasks share. The sums are numbered in the flat [P]
-/// order, rates last: first those of `apart`, then those of the blocks' slots.
+/// Adds the blocks' slots [count, parameters + rate_size] into the leaves and rates that all tasks
+/// share. The sums are numbered in the flat [P] order, rates last.
 struct SumLaunch {
-  Slots apart, slots;
-  int64_t start;       // the first number that is not there yet
+  const void* slots;
+  int64_t count;
   int64_t parameters;  // numbers of the leaves; the rates follow
   int64_t rate_size;
   int depth, leaves;
@@ -197,12 +168,10 @@ IL_HD inline int64_t leaf_start(const LayerPlan* layers, int depth, int leaf) {
 /// Every kSumLanes-th slot's share of number `at`, in ascending order.
 template <class Real>
 IL_HD inline Real sum_lane(const SumLaunch& launch, int64_t at, int lane) {
-  const bool is_apart = at < launch.apart.size;
-  const Slots& slots = is_apart ? launch.apart : launch.slots;
-  const Real* from =
-      static_cast<const Real*>(slots.data) + (is_apart ? at : at - launch.apart.size);
+  const Real* from = static_cast<const Real*>(launch.slots) + at;
+  const int64_t size = launch.parameters + launch.rate_size;
   Real total = 0;
-  for (int64_t s = lane; s < slots.count; s += kSumLanes) total += from[s * slots.size];
+  for (int64_t s = lane; s < launch.count; s += kSumLanes) total += from[s * size];
   return total;
 }
 
@@ -211,7 +180,7 @@ IL_HD inline Real sum_lane(const SumLaunch& launch, int64_t at, int lane) {
 template <class Block, class Real>
 IL_HD void sum_slots(const Block& block, const SumLaunch& launch,
                      typename Block::template Cell<Real>* partial, int64_t index) {
-  const int64_t first = launch.start + index * kSumColumns;
+  const int64_t first = index * kSumColumns;
   const int64_t left = launch.parameters + launch.rate_size - first;
   const int columns = static_cast<int>(left < kSumColumns ? left : kSumColumns);
   block.spread(kSumLanes, columns, [&](int lane, int column) {

@@ -21,36 +21,18 @@ struct Source {
   IL_HD Source from(int64_t i) const {
     return {own ? own + i : nullptr, shared ? shared + i : nullptr};
   }
-  /// Starts copying number i to shared memory; `near`: `own` lies there too.
-  template <class Block>
-  IL_HD void copy(const Block& block, Cell* to, int64_t i, bool near) const {
-    if (own) {
-      block.copy(to, own + i, near);
-    } else {
-      block.copy(to, shared + i, false);
-    }
-  }
 };
 
 /// Where both are plain memory one pointer does.
 template <class Real>
 struct Source<Real, Real> {
   const Real* p = nullptr;
-  bool is_own = false;
 
   Source() = default;
-  IL_HD Source(const Real* own, const Real* shared)
-      : p(own ? own : shared), is_own(own != nullptr) {}
+  IL_HD Source(const Real* own, const Real* shared) : p(own ? own : shared) {}
   IL_HD explicit operator bool() const { return p != nullptr; }
   IL_HD Real at(int64_t i) const { return p[i]; }
-  IL_HD Source from(int64_t i) const {
-    const Real* at = p ? p + i : nullptr;
-    return {is_own ? at : nullptr, is_own ? nullptr : at};
-  }
-  template <class Block>
-  IL_HD void copy(const Block& block, Real* to, int64_t i, bool near) const {
-    block.copy(to, p + i, near && is_own);
-  }
+  IL_HD Source from(int64_t i) const { return {p ? p + i : nullptr, nullptr}; }
 };
 
 /// C = C0 + factor (A B + A2 B2) for every task, C [m, n]. Element (i, k) of task t's A is

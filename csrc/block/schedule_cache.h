@@ -1,5 +1,4 @@
-// Schedules of earlier calls: choosing one takes hundreds of microseconds where no task fits a
-// block, a call some microseconds.
+// Schedules of earlier calls: choosing one takes longer than a call.
 #pragma once
 
 #include <map>
@@ -13,7 +12,7 @@ namespace innerloop {
 /// All that the schedule of an operation depends on.
 class CallKey {
  public:
-  CallKey(const Request& r, const DeviceFacts& device, const FixedParts& fixed) {
+  CallKey(const Request& r, const DeviceFacts& device, const Cut& fixed) {
     const Net& net = *r.problem.net;
     for (int l = 0; l < net.depth; ++l) {
       const Layer& layer = net.layers[l];
@@ -25,9 +24,7 @@ class CallKey {
     add(r.adapt != nullptr, static_cast<int>(r.problem.loss), r.problem.tasks);
     add(r.steps, r.order, r.support_rows, r.query_rows, r.wants_grad, r.allows_implicit);
     add(r.rate_grad_size, device.multiprocessors, device.shared_per_block);
-    add(device.shared_per_multiprocessor, device.most_in_cluster);
-    add(static_cast<int>(fixed.strategy), fixed.cluster, fixed.tasks_per_block, fixed.threads);
-    add(fixed.one_product.has_value(), fixed.one_product.value_or(false));
+    add(device.shared_per_multiprocessor, fixed.tasks_per_block, fixed.threads);
   }
   /// What the request leaves out: which arrays there are.
   void add_call(const PredictCall&) {}

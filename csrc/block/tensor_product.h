@@ -11,8 +11,6 @@
 // and columns beyond the last are computed from the last and not stored; beyond the last k lie
 // zeros.
 //
-// Operands in global memory may come through slabs (staged_product.h): StagedTensorSums.
-//
 // A block's warp W, beside what phase.h says: `W::kSlots` lanes live in one execution (1 on a GPU,
 // where each lane is a thread; 32 on the host), `lanes(f)` is f(lane, slot) for these, `rounded`
 // the conversion, and `multiply_add(a, b, c)` the instruction over all slots.
@@ -20,12 +18,11 @@
 
 #include <type_traits>
 
-#include "block/staged_product.h"
+#include "block/product.h"
 
 namespace innerloop {
 
 constexpr int kTensorRows = 16, kTensorColumns = 8, kTensorDepth = 8;
-constexpr int kTensorPad = 8;  // of staged slabs: lanes read 4 rows of 8 numbers at a time
 
 /// The sums of one warp's tile, as its lanes hold them.
 template <int kColumns, class Warp>
@@ -120,61 +117,6 @@ class TensorTile {
   const int64_t task_;
   const int i_, j_;
   Sums& sums_;
-};
-
-/// A staged tile whose sums the warps keep, 16 rows and 32 columns each.
-template <class Block, class Cell>
-class StagedTensorSums : public StagedSlabs<Block, float, Cell, kTensorPad> {
- public:
-  using Slabs = StagedSlabs<Block, float, Cell, kTensorPad>;
-  using Slabs::tile;
-
-  /// The block has whole warps.
-  IL_HD StagedTensorSums(const Block& block, int64_t m, Cell* staging)
-      : Slabs(block, m, staging), sums_(block) {}
-
-  /// As StagedSums.
-  template <class Copy, class Store>
-  IL_HD void run(int slabs, Copy copy, Store store) {
-    each_warp([&](const Warp&, Sums& sums, int, int) { sums.clear(); });
-    this->run_slabs(slabs, copy, [&](const Cell* a, const Cell* b) { multiply(a, b); });
-    each_warp([&](const Warp& warp, const Sums& sums, int i, int j) {
-      sums.each(warp, [&](int row, int column, float sum) { store(i + row, j + column, sum); });
-    });
-    block_.barrier();
-  }
-
- private:
-  using Slabs::block_;
-  using Warp = typename Block::Warp;
-  static constexpr int kColumns = 4, kWide = kColumns * kTensorColumns;
-  using Sums = TensorSums<kColumns, Warp>;
-
-  IL_HD void multiply(const Cell* a, const Cell* b) {
-    BlockProduct<float, Cell> x;
-    x.m = tile.rows();
-    x.n = tile.cols();
-    x.k = kSlab<float>;
-    x.a_row = 1;
-    x.a_col = this->left_ld();
-    x.b_row = this->right_ld();
-    x.b_col = 1;
-    each_warp([&](const Warp& warp, Sums& sums, int i, int j) {
-      TensorTile<kColumns, Warp, Cell>(warp, x, 0, i, j, sums)
-          .add(a, Source<float, Cell>(b, nullptr));
-    });
-  }
-
-  /// f(warp, sums, i, j) on every warp: a tile has as many parts as the block has warps.
-  template <class F>
-  IL_HD void each_warp(F f) {
-    const int across = tile.cols() / kWide, parts = tile.rows() / kTensorRows * across;
-    block_.spread_warps(parts, [&](int part, const Warp& warp) {
-      f(warp, sums_.at(warp), part / across * kTensorRows, part % across * kWide);
-    });
-  }
-
-  typename Block::template PerWarp<Sums> sums_;
 };
 
 template <int kColumns, class Block, class Cell>

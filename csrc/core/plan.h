@@ -43,13 +43,8 @@ struct Target {
   int64_t ld = 0, task_stride = 0;
 };
 
-/// How the blocks of a cluster share a layer: each keeps all of it, the weight's rows of its own
-/// outputs (and with them these columns of all activations), or the weight's columns of its inputs.
-enum class Split : int { kNone, kOutputs, kInputs };
-
 struct LayerPlan {
-  int64_t in, out;        // of what a block of a cluster keeps; without a cluster of the layer
-  int64_t leaf_in;        // row length of the caller's weight
+  int64_t in, out;
   int64_t ld_in, ld_out;  // padded as the back end likes
   Activation activation;
   double slope;
@@ -57,8 +52,6 @@ struct LayerPlan {
   int64_t weight_offset, bias_offset;
   bool adapts_weight, adapts_bias;
   bool weight_per_task, bias_per_task;  // initial leaf differs between tasks
-  bool factored;  // adapted weights stay the initial ones and factors of their change
-  Split split;
   bool stores_z, stores_a;
   // offsets in elements: per row of a tape, per row of the R-pass scratch, in a parameter block
   int64_t z, h, a, delta;
@@ -78,18 +71,15 @@ struct Plan {
   bool first_adapts = false;   // the first weight adapts
   bool turns_weights = false;  // parameter blocks carry transposed copies
   bool has_per_task_leaf = false;
-  bool factored = false;     // some layer is
-  bool one_product = false;  // other launches multiply with the first weight for all tasks at once
-  int64_t copies = 1;        // task copies in one array (1: an element is a vector over tasks)
+  int64_t copies = 1;  // task copies in one array (1: an element is a vector over tasks)
   int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0, initial = 0;
-  int64_t apart = 0;  // numbers at the front of the flat order whose sum is not in the sink
 };
 
 /// Fills a plan. `E::pad(n)` is the row length that holds n elements; `E::turned(out, in)` the size
-/// of a transposed copy; `needs_z`, `is_curved` answer for activations, `is_factored` for layers.
-template <class E, class NeedsZ, class IsCurved, class IsFactored>
+/// of a transposed copy; `needs_z` and `is_curved` answer for activations.
+template <class E, class NeedsZ, class IsCurved>
 inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
-                      NeedsZ needs_z, IsCurved is_curved, IsFactored is_factored) {
+                      NeedsZ needs_z, IsCurved is_curved) {
   plan.depth = net.depth;
   plan.leaves = net.leaves;
   plan.lowest = net.depth;
@@ -99,8 +89,6 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     LayerPlan& to = plan.layers[l];
     to.in = from.in;
     to.out = from.out;
-    to.leaf_in = from.in;
-    to.split = Split::kNone;
     to.ld_in = E::pad(from.in);
     to.ld_out = E::pad(from.out);
     to.activation = from.activation;
@@ -115,8 +103,6 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     plan.has_per_task_leaf |= to.weight_per_task;
     to.bias_per_task = from.bias_leaf >= 0 && strides[from.bias_leaf] != 0;
     plan.has_per_task_leaf |= to.bias_per_task;
-    to.factored = is_factored(l);
-    plan.factored |= to.factored;
     if (l == 0) plan.first_adapts = to.adapts_weight;
     if ((to.adapts_weight || to.adapts_bias) && plan.lowest == net.depth) plan.lowest = l;
     to.stores_z = needs_z(from.activation);
@@ -135,7 +121,7 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     scratch += to.stores_a ? to.ld_out : 0;
     to.rdelta = scratch;
     scratch += to.ld_out;
-    const bool is_built = !to.factored && (l > 0 || !plan.implicit_first);
+    const bool is_built = l > 0 || !plan.implicit_first;
     to.w = block;
     if (is_built) block += plan.copies * to.out * to.ld_in;
     to.w_turned = block;
@@ -143,7 +129,7 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     to.b = block;
     block += plan.copies * to.ld_out;
     to.sink_w = sink;
-    if (l > 0 || !plan.one_product) sink += to.out * to.ld_in;
+    sink += to.out * to.ld_in;
     to.sink_b = sink;
     sink += to.ld_out;
   }

@@ -5,20 +5,14 @@
 //   lambda_S = grad l_query(phi_S),  lambda_s = lambda_{s+1} - H_s (alpha_s * lambda_{s+1})
 //   dL/dalpha_s = -lambda_{s+1} * g_s;   order 1 drops the H_s term.
 //
-// Four kinds of weight:
+// Three kinds of weight:
 //   stored    one copy per task and step; its lambda is a matrix per task.
-//   implicit  the first layer when it pays: phi_s only through U = X_s W_s^T and D = sum alpha
-//   delta,
-//             lambda only through M = X_s lambda^T and R0 = sum R{delta}.
-//   factored  phi_s only as phi_0 and the factors delta, in of its updates; lambda only as the
-//             factors of its terms, which tapes of all steps keep (core/factors.h).
+//   implicit  the first layer when it pays: phi_s only through U = X_s W_s^T and
+//             D = sum alpha delta, lambda only through M = X_s lambda^T and R0 = sum R{delta}.
 //   fixed     not adapted: one copy for all steps; contributions go straight to the sum over tasks.
-// An engine with kOneProduct may leave the two products of an implicit layer's initial weight,
-// X W_0^T and cotangents^T X, to others that take all tasks at once (plan.one_product).
 // Layers below the first adapted one are passed once, not once per step, in both directions.
 #pragma once
 
-#include "core/factors.h"
 #include "core/sweep.h"
 
 namespace innerloop {
@@ -52,10 +46,10 @@ class Unroll {
     if (has_query_) query_ = e_.carve_side(c, call_.query);
     const int64_t kept = wants_grad_ ? steps_ : smaller_of(steps_, 1);
     tape_stride_ = g * n * plan_.tape_row;
-    tapes_ = c.take(plan_.factored ? steps_ : kept, tape_stride_);
+    tapes_ = c.take(kept, tape_stride_);
     query_tape_ = c.take(has_query_ ? g * q * plan_.tape_row : 0);
     initial_ = c.take(e_.initial_size());
-    blocks_ = c.take(moves_ ? kept - e_.far_steps() : 0, plan_.block);
+    blocks_ = c.take(moves_ ? kept : 0, plan_.block);
     // phi_S is read for the last time before lambda_S is written
     lambda_ = wants_grad_ && moves_ ? block(steps_) : c.take(wants_grad_ ? plan_.block : 0);
     const bool elementwise = call_.rates.elementwise && moves_;
@@ -65,8 +59,7 @@ class Unroll {
     rate_grads_ = c.take(wants_rate_grad_ && !elementwise ? steps_ : 0, plan_.leaves * g);
     losses_ = c.take(g);
     const bool second = wants_grad_ && moves_ && (call_.order == 2 || wants_rate_grad_);
-    scratch_stride_ = g * n * plan_.scratch_row;
-    scratch_ = c.take(!second ? 0 : plan_.factored ? steps_ : 1, scratch_stride_);
+    scratch_ = {c.take(second ? g * n : 0, plan_.scratch_row), n};
     const LayerPlan& below = plan_.layers[plan_.lowest > 0 ? plan_.lowest - 1 : 0];
     const bool has_body = second && call_.order == 2 && plan_.lowest > 0;
     body_ = {c.take(has_body ? g * n * below.ld_out : 0), n, below.out, below.ld_out};
@@ -80,9 +73,6 @@ class Unroll {
     d_ = {c.take(with_query ? wide : 0), n, first.out, first.ld_out};
     m_ = {c.take(with_query && wants_grad_ ? wide : 0), n, first.out, first.ld_out};
     r0_ = {c.take(implicit_ && wants_grad_ ? wide : 0), n, first.out, first.ld_out};
-    const int64_t updates = steps_ * n, terms = wants_grad_ ? q + 2 * (steps_ - 1) * n : 0;
-    const int64_t ld_small = e_.pad(updates > terms ? updates : terms), most = n > q ? n : q;
-    small_ = {c.take(plan_.factored ? g * most : 0, ld_small), most, ld_small, ld_small};
   }
 
   /// One group of tasks, already selected in the engine.
@@ -94,8 +84,11 @@ class Unroll {
     e_.load_params(initial_);
     if (!call_.rates.elementwise) load_rates();
     if (implicit_moves_) {
-      gram_products();
-      if (has_query_) e_.clear(d_);
+      e_.rows_nt(gram_, support_.x, support_.x);
+      if (has_query_) {
+        e_.rows_nt(cross_, query_.x, support_.x);
+        e_.clear(d_);
+      }
     }
     if (call_.adapted && call_.adapted_stepwise) export_adapted(0);
     for (int64_t s = 0; s < steps_; ++s) {
@@ -120,21 +113,20 @@ class Unroll {
     const Unroll* u;
     int64_t step;
     IL_HD void nt(const R& c, const R& a, int l, bool add) const {
-      u->weight_product(step, l, c, a, add, true);
+      u->e_.nt(c, a, u->weight_at(step, l), nullptr, 1, add);
     }
     IL_HD void nn(const R& c, const R& a, int l, bool add) const {
-      u->weight_product(step, l, c, a, add, false);
+      u->e_.nn(c, a, u->weight_at(step, l), nullptr, 1, add);
     }
     IL_HD typename E::BiasRef bias(int l) const { return u->bias_at(step, l); }
   };
   IL_HD bool is_implicit(int l) const { return implicit_ && l == 0; }
   IL_HD Elem* block(int64_t step) const {
-    const int64_t index = wants_grad_ ? step - 1 : 0, far = e_.far_steps();
-    return index < far ? e_.far_block(index) : blocks_ + (index - far) * plan_.block;
+    return blocks_ + (wants_grad_ ? step - 1 : 0) * plan_.block;
   }
   IL_HD typename E::WeightRef weight_at(int64_t step, int l) const {
     const LayerPlan& p = plan_.layers[l];
-    if (step == 0 || !p.adapts_weight || is_implicit(l) || p.factored) {
+    if (step == 0 || !p.adapts_weight || is_implicit(l)) {
       return e_.initial_weight(l, initial_);
     }
     return e_.turned_weight(l, block(step));
@@ -143,61 +135,6 @@ class Unroll {
     const LayerPlan& p = plan_.layers[l];
     if (step == 0 || !p.adapts_bias) return e_.initial_bias(l, initial_);
     return e_.block_bias(l, block(step));
-  }
-  /// c = a W^T (`turned`) or a W with the weight of a step, added to c if asked.
-  IL_CALL void weight_product(int64_t step, int l, const R& c, const R& a, bool add,
-                              bool turned) const {
-    const auto base = [&] {
-      if (turned) {
-        e_.nt(c, a, weight_at(step, l), nullptr, 1, add);
-      } else {
-        e_.nn(c, a, weight_at(step, l), nullptr, 1, add);
-      }
-    };
-    if constexpr (E::kFactors) {
-      if (plan_.layers[l].factored && step > 0) {
-        const auto each = [&](auto f) { each_update(step, l, f); };
-        add_factors(e_, small_, c, a, turned, each, base);
-        return;
-      }
-    }
-    base();
-  }
-  /// The factors of phi_step - phi_0.
-  template <class F>
-  IL_HD void each_update(int64_t step, int l, F f) const {
-    for (int64_t s = 0; s < step; ++s) {
-      f(sweep_.delta(support_tape(s), l), support_input(s, l), rate(s, plan_.layers[l].weight_leaf),
-        Real(-1));
-    }
-  }
-  /// The factors of lambda_{step + 1}, times a rate.
-  template <class F>
-  IL_HD void each_term(int64_t step, int l, const PerTask* rate, F f) const {
-    const T t = query_tape();
-    f(sweep_.delta(t, l), l ? sweep_.h(t, l - 1) : query_.x, rate, Real(1));
-    if (call_.order == 1) return;
-    for (int64_t s = steps_ - 1; s > step; --s) {
-      f(sweep_.rdelta(scratch(s), l), support_input(s, l), rate, Real(-1));
-      if (l > plan_.lowest) {
-        f(sweep_.delta(support_tape(s), l), sweep_.rh(scratch(s), l - 1), rate, Real(-1));
-      }
-    }
-  }
-  /// c = a lambda^T (`turned`), or c += a (rate * lambda), for a factored layer.
-  IL_CALL void lambda_product(int64_t step, int l, const R& c, const R& a, const PerTask* rate,
-                              bool turned) const {
-    if constexpr (E::kFactors) {
-      const auto each = [&](auto f) { each_term(step, l, rate, f); };
-      const auto base = [&] {
-        if (turned) {
-          e_.clear(c);
-        } else {
-          e_.end_phase();
-        }
-      };
-      add_factors(e_, small_, c, a, turned, each, base);
-    }
   }
   IL_HD Out weight_in(Elem* b, int l) const { return e_.block_weight_target(l, b); }
   IL_HD Out bias_in(Elem* b, int l) const { return e_.block_bias_target(l, b); }
@@ -222,12 +159,9 @@ class Unroll {
   }
 
   IL_HD T support_tape(int64_t s) const {
-    return {tapes_ + (wants_grad_ || plan_.factored ? s * tape_stride_ : 0), call_.support.rows};
+    return {tapes_ + (wants_grad_ ? s * tape_stride_ : 0), call_.support.rows};
   }
   IL_HD T query_tape() const { return {query_tape_, call_.query.rows}; }
-  IL_HD T scratch(int64_t s) const {
-    return {scratch_ + (plan_.factored ? s * scratch_stride_ : 0), call_.support.rows};
-  }
 
   /// Output of layer l - 1 on the support at step s; layers below `lowest` ran at step 0 only.
   IL_HD R support_input(int64_t s, int l) const {
@@ -235,40 +169,14 @@ class Unroll {
     return sweep_.h(support_tape(l - 1 < plan_.lowest ? 0 : s), l - 1);
   }
 
-  IL_CALL void gram_products() {
-    if constexpr (E::kOneProduct) {
-      if (plan_.one_product) {
-        e_.gram_products(gram_, cross_, support_, call_.support, query_, call_.query);
-        return;
-      }
-    }
-    e_.rows_nt(gram_, support_.x, support_.x);
-    if (has_query_) e_.rows_nt(cross_, query_.x, support_.x);
-  }
-  /// Where the rows of a side begin among those of all tasks: the query's come last.
-  IL_HD int64_t first_row(bool is_query) const {
-    return is_query ? call_.problem.tasks * call_.support.rows : 0;
-  }
+  IL_HD const R& input(bool is_query) const { return is_query ? query_.x : support_.x; }
   /// c = X W_0^T of the implicit first layer.
   IL_CALL void initial_product(const R& c, bool is_query) {
-    if constexpr (E::kOneProduct) {
-      if (plan_.one_product) {
-        e_.load_first_rows(c, first_row(is_query));
-        return;
-      }
-    }
-    Params{this, 0}.nt(c, is_query ? query_.x : support_.x, 0, false);
+    Params{this, 0}.nt(c, input(is_query), 0, false);
   }
   /// sign * cotangents^T X of the implicit first layer, to the sum over tasks.
   IL_CALL void sink_first(const R& cotangents, bool is_query, Real sign) {
-    if constexpr (E::kOneProduct) {
-      if (plan_.one_product) {
-        e_.store_first_rows(cotangents, first_row(is_query), sign);
-        return;
-      }
-    }
-    e_.sink_tn(plan_.layers[0], cotangents, is_query ? query_.x : support_.x, nullptr, nullptr,
-               sign);
+    e_.sink_tn(plan_.layers[0], cotangents, input(is_query), nullptr, nullptr, sign);
   }
 
   IL_CALL void inner_step(int64_t s) {
@@ -303,7 +211,7 @@ class Unroll {
       const PerTask* alpha = rate(s, p.weight_leaf);
       if (s + 1 < steps_) e_.rows_nn(u_, gram_, delta, alpha, -1, true);
       if (has_query_) e_.add_scaled(d_, delta, alpha);
-    } else if (p.adapts_weight && !p.factored) {
+    } else if (p.adapts_weight) {
       const Out to = weight_in(block(s + 1), l);
       if (elementwise) {
         const Out g = weight_in(gradient_, l);
@@ -352,7 +260,7 @@ class Unroll {
   /// the leaf's gradient is wanted per task.
   IL_HD bool keeps_lambda(int l) const {
     const LayerPlan& p = plan_.layers[l];
-    return p.weight_per_task || (p.adapts_weight && !is_implicit(l) && !p.factored && moves_);
+    return p.weight_per_task || (p.adapts_weight && !is_implicit(l) && moves_);
   }
   /// May a contribution at step s skip lambda and go to the sum over tasks?
   IL_HD bool goes_to_sink(int64_t s, int l) const {
@@ -425,7 +333,7 @@ class Unroll {
     const LayerPlan& p = plan_.layers[l];
     Direction<E> v;
     Elem* from = call_.rates.elementwise ? direction_ : lambda_;
-    if (p.adapts_weight && !is_implicit(l) && !p.factored) {
+    if (p.adapts_weight && !is_implicit(l)) {
       v.weight = e_.block_weight(l, from);
       if (!call_.rates.elementwise) v.weight_rate = rate(s, p.weight_leaf);
     }
@@ -441,7 +349,7 @@ class Unroll {
   IL_CALL bool seed(int64_t s, int l) {
     const LayerPlan& p = plan_.layers[l];
     const T t = support_tape(s);
-    const R delta = sweep_.delta(t, l), in = support_input(s, l), r = sweep_.rz(scratch(s), l);
+    const R delta = sweep_.delta(t, l), in = support_input(s, l), r = sweep_.rz(scratch_, l);
     if (p.adapts_bias && wants_rate_grad_) {
       if (call_.rates.elementwise) {
         const Out g = bias_in(gradient_, l);
@@ -473,14 +381,9 @@ class Unroll {
       e_.copy_scaled(r, m_, alpha);
       return true;
     }
-    if (p.factored) {
-      lambda_product(s, l, r, in, nullptr, true);
-    } else if (wants_rate_grad_) {
-      e_.nt(r, in, e_.block_weight(l, lambda_), nullptr, 1, false);
-    } else {
-      return false;
-    }
-    if (wants_rate_grad_) e_.minus_dot(rate_grad(s, p.weight_leaf), p, delta, r);
+    if (!wants_rate_grad_) return false;
+    e_.nt(r, in, e_.block_weight(l, lambda_), nullptr, 1, false);
+    e_.minus_dot(rate_grad(s, p.weight_leaf), p, delta, r);
     e_.copy_scaled(r, r, alpha);
     return true;
   }
@@ -489,7 +392,7 @@ class Unroll {
   }
 
   IL_CALL void reverse_step(int64_t s) {
-    const T t = support_tape(s), r = scratch(s);
+    const T t = support_tape(s), r = scratch_;
     const Params params{this, s};
     const int low = plan_.lowest, top = plan_.depth - 1;
     if (wants_rate_grad_ && !call_.rates.elementwise) {
@@ -539,13 +442,8 @@ class Unroll {
   }
 
   IL_CALL void r_backward_input(int64_t s, int l, const R& to, bool add) {
-    const LayerPlan& p = plan_.layers[l];
-    const T t = support_tape(s);
-    sweep_.r_backward_input(to, t, scratch(s), Params{this, s}, direction(s, l), l,
-                            p.adapts_weight && !p.factored, add);
-    if (p.factored) {
-      lambda_product(s, l, to, sweep_.delta(t, l), rate(s, p.weight_leaf), false);
-    }
+    sweep_.r_backward_input(to, support_tape(s), scratch_, Params{this, s}, direction(s, l), l,
+                            plan_.layers[l].adapts_weight, add);
   }
 
   IL_CALL void scale_direction(int64_t s) {
@@ -565,7 +463,7 @@ class Unroll {
   /// Layers below `lowest` saw the same inputs at every step: one backward pass for the sum of
   /// their cotangents.
   IL_CALL void reverse_body() {
-    const T t = support_tape(0), r = scratch(0);
+    const T t = support_tape(0), r = scratch_;
     const Params params{this, 0};
     for (int l = plan_.lowest - 1; l >= 0; --l) {
       const R cotangent = sweep_.rdelta(r, l);
@@ -604,12 +502,13 @@ class Unroll {
   const MetaGradCall& call_;
   Sweep<E> sweep_;
   bool wants_grad_, wants_rate_grad_, has_query_, moves_, implicit_, implicit_moves_;
-  int64_t steps_, tape_stride_ = 0, scratch_stride_ = 0;
+  int64_t steps_, tape_stride_ = 0;
   typename E::SideData support_{}, query_{};
   Elem *tapes_ = nullptr, *query_tape_ = nullptr, *initial_ = nullptr, *blocks_ = nullptr;
   Elem *lambda_ = nullptr, *direction_ = nullptr, *gradient_ = nullptr, *rates_ = nullptr;
-  Elem *rate_grads_ = nullptr, *losses_ = nullptr, *scratch_ = nullptr;
-  R body_{}, u_{}, gram_{}, cross_{}, d_{}, m_{}, r0_{}, small_{};
+  Elem *rate_grads_ = nullptr, *losses_ = nullptr;
+  T scratch_{};
+  R body_{}, u_{}, gram_{}, cross_{}, d_{}, m_{}, r0_{};
 };
 
 }  // namespace innerloop

@@ -26,10 +26,6 @@ class LaneEngine {
   using BiasRef = Bias<Real, V>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = true;  // results are interleaved: built, then copied out
-  static constexpr bool kFactors = false;
-  static constexpr bool kOneProduct = false;
-  static constexpr int64_t far_steps() { return 0; }  // all parameters lie in the workspace
-  static Elem* far_block(int64_t) { return nullptr; }
 
   struct SideData {
     R x;

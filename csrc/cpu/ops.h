@@ -28,7 +28,7 @@ inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
   plan.implicit_first = first_pays_implicit<E>(r);
   plan.turns_weights = r.support_rows > RowEngine<typename E::Real>::kFewRows;
   fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
-               needs_z<M>, is_curved<M>, [](int) { return false; });
+               needs_z<M>, is_curved<M>);
 }
 
 /// Tasks that the row engine stacks: enough rows for an efficient shared product, yet enough groups

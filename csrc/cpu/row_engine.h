@@ -36,10 +36,6 @@ class RowEngine {
   using BiasRef = Bias<Real, Real>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = false;  // results are written in place
-  static constexpr bool kFactors = false;
-  static constexpr bool kOneProduct = false;
-  static constexpr int64_t far_steps() { return 0; }  // all parameters lie in the workspace
-  static Elem* far_block(int64_t) { return nullptr; }
   static constexpr int kPanel = kPanelVectors * S::kLanes;
   static constexpr int64_t kFewRows = 8;  // up to here a dot product beats turning the weights
 

@@ -9,7 +9,7 @@ namespace innerloop {
 namespace {
 
 const char* query(int device, DeviceFacts* facts) {
-  int shared = 0, all = 0, clusters = 0;
+  int shared = 0, all = 0;
   cudaError_t error =
       cudaDeviceGetAttribute(&facts->multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error == cudaSuccess) {
@@ -18,10 +18,6 @@ const char* query(int device, DeviceFacts* facts) {
   if (error == cudaSuccess) {
     error = cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   }
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, device);
-  }
-  facts->most_in_cluster = clusters ? kMostInCluster : 1;
   facts->shared_per_block = shared;
   facts->shared_per_multiprocessor = all;
   return taken(error);

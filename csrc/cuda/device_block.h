@@ -1,9 +1,6 @@
 // A block of CUDA threads as block/phase.h describes it. The host part of a phase is never run.
 #pragma once
 
-#include <cooperative_groups.h>
-#include <cuda_pipeline_primitives.h>
-
 #include "block/phase.h"
 
 namespace innerloop {
@@ -47,24 +44,7 @@ class DeviceBlock {
   template <class Real>
   using Cell = Real;
   using Warp = DeviceWarp;
-  static constexpr bool kFactors = false, kCluster = false;
-  /// Lies in the thread's registers.
-  template <class T>
-  struct PerThread {
-    IL_HD explicit PerThread(const DeviceBlock&) {}
-    IL_HD T& at(int) { return value; }
-    T value;
-  };
-  /// A part of it in each lane's registers.
-  template <class T>
-  struct PerWarp {
-    IL_HD explicit PerWarp(const DeviceBlock&) {}
-    IL_HD T& at(const DeviceWarp&) { return value; }
-    T value;
-  };
-
   IL_HD explicit DeviceBlock(bool tf32 = false) : tf32_(tf32) {}
-  IL_HD int rank() const { return 0; }
   /// Tensor cores take tf32 from sm_80 on.
   IL_HD bool tf32() const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -107,19 +87,6 @@ class DeviceBlock {
     if (threadIdx.x == 0) f();
     __syncthreads();
   }
-  template <class Real>
-  __device__ void copy(Real* to, const Real* from, bool near) const {
-    if (near) {
-      *to = *from;
-    } else {
-      __pipeline_memcpy_async(to, from, sizeof(Real));
-    }
-  }
-  __device__ void commit_copies() const { __pipeline_commit(); }
-  template <int kNewer>
-  __device__ void wait_copies() const {
-    __pipeline_wait_prior(kNewer);
-  }
 #else
   int threads() const { return 1; }
   void barrier() const {}
@@ -129,45 +96,10 @@ class DeviceBlock {
   void spread_warps(int, F&&) const {}
   template <class F>
   void once(F&&) const {}
-  template <class Real>
-  void copy(Real*, const Real*, bool) const {}
-  void commit_copies() const {}
-  template <int kNewer>
-  void wait_copies() const {}
 #endif
 
  private:
   bool tf32_;
-};
-
-/// The same for kernels of the low-rank strategy.
-struct FactorBlock : DeviceBlock {
-  using DeviceBlock::DeviceBlock;
-  static constexpr bool kFactors = true;
-};
-
-/// A block of a cluster, which sm_90 and later have.
-struct ClusterBlock : DeviceBlock {
-  using DeviceBlock::DeviceBlock;
-  static constexpr bool kCluster = true;
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  __device__ int rank() const {
-    return static_cast<int>(cooperative_groups::this_cluster().block_rank());
-  }
-  __device__ void cluster_barrier() const { cooperative_groups::this_cluster().sync(); }
-  template <class Real>
-  __device__ const Real* peer(const Real* p, int rank) const {
-    auto cluster = cooperative_groups::this_cluster();
-    return cluster.map_shared_rank(const_cast<Real*>(p), static_cast<unsigned>(rank));
-  }
-#else
-  IL_HD void cluster_barrier() const {}
-  template <class Real>
-  IL_HD const Real* peer(const Real* p, int) const {
-    return p;
-  }
-#endif
 };
 
 }  // namespace innerloop

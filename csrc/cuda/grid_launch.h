@@ -1,18 +1,11 @@
-// The launches that work for all tasks at once, before and after the tasks' own.
+// The launches beside the tasks' own: descriptions before them, sums over tasks after them.
 #pragma once
 
-#include "block/first_layer.h"
 #include "block/kernels.h"
 
 namespace innerloop {
 
 // Each launches on a stream of the current device and returns null, or what went wrong.
-
-/// block/first_layer.h.
-template <class Real>
-const char* launch_inputs(const FirstLayerLaunch& launch, int64_t blocks, void* stream);
-template <class Real>
-const char* launch_cotangents(const FirstLayerLaunch& launch, int64_t blocks, void* stream);
 
 /// block/kernels.h.
 template <class Real>

@@ -22,16 +22,11 @@ const char* KernelHandle::raise_shared_memory(int device) {
 }
 
 const char* KernelHandle::launch(const LaunchSize& size, const void* argument, void* stream) const {
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(size.cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(size.blocks));
   config.blockDim = dim3(static_cast<unsigned>(size.threads));
   config.dynamicSmemBytes = size.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &cluster;
-  config.numAttrs = size.cluster > 0 ? 1 : 0;
   void* arguments[] = {const_cast<void*>(argument)};
   return taken(cudaLaunchKernelExC(&config, function_, arguments));
 }

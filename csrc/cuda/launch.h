@@ -13,7 +13,6 @@ struct LaunchSize {
   int64_t blocks;
   int threads;
   size_t shared_bytes = 0;
-  int cluster = 0;  // blocks that share their memory; 0: the kernel knows no clusters
 };
 
 /// One kernel of this library, which takes one argument.

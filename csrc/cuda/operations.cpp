@@ -21,17 +21,9 @@ class CudaTarget {
     std::memcpy(piece.bytes, from, static_cast<size_t>(bytes));
     return launch_store(piece, stream_);
   }
-  template <BlockKind kKind, class Real, template <class> class Pass, class Call>
+  template <class Real, template <class> class Pass, class Call>
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
-    return launch_tasks<kKind, Real, Pass, Call>(launch, schedule, device_, stream_);
-  }
-  template <class Real>
-  const char* multiply_inputs(const FirstLayerLaunch& launch, int64_t blocks) {
-    return launch_inputs<Real>(launch, blocks, stream_);
-  }
-  template <class Real>
-  const char* multiply_cotangents(const FirstLayerLaunch& launch, int64_t blocks) {
-    return launch_cotangents<Real>(launch, blocks, stream_);
+    return launch_tasks<Real, Pass, Call>(launch, schedule, device_, stream_);
   }
   template <class Real>
   const char* sum(const SumLaunch& launch, int64_t blocks) {

@@ -1,5 +1,5 @@
 // The launches of the tasks' kernel (block/kernels.h), each defined in an object of its own: one
-// kind of block, precision, pass and call of task_kernel.cu.
+// precision, pass and call of task_kernel.cu.
 #pragma once
 
 #include "block/operations.h"
@@ -7,7 +7,7 @@
 namespace innerloop {
 
 /// Launches on a stream of the current device. Returns null, or what went wrong.
-template <BlockKind kKind, class Real, template <class> class Pass, class Call>
+template <class Real, template <class> class Pass, class Call>
 const char* launch_tasks(const Launch<Call>& launch, const Schedule& schedule, int device,
                          void* stream);
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 _Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
 _Rates = tuple[Tensor, int, int, int, bool]
-_Facts = tuple[int, int, int, int]
+_Facts = tuple[int, int, int]
 _Place = tuple[int, int, Callable[[int], int] | None, _Facts | None, bool]
 _Schedule = dict[str, Any] | None
 _RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
@@ -113,13 +113,7 @@ def regression_trials(
     device: int,
     stream: int,
 ) -> None: ...
-def fix_schedule(
-    strategy: str,
-    tasks_per_block: int,
-    threads: int,
-    cluster: int = 0,
-    one_product: bool | None = None,
-) -> tuple[str, int, int, int, bool | None]: ...
+def fix_schedule(tasks_per_block: int, threads: int) -> tuple[int, int]: ...
 def toolkit_version() -> int: ...
 def driver_version() -> int: ...
 def device_facts(device: int) -> _Facts: ...

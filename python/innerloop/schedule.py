@@ -15,44 +15,29 @@ from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve
 
 OPERATIONS = ("meta_grad", "meta_loss", "adapt", "hvp", "loss_and_grad", "predict")
-STRATEGIES = ("auto", "resident", "streamed", "low_rank", "cluster", "tiled")
 
 
 class DeviceFacts(NamedTuple):
-    """What the model of cost knows of a GPU: multiprocessors, bytes of shared memory, and the most
-    blocks that may share theirs (1 before sm_90)."""
+    """What the model of cost knows of a GPU: multiprocessors and bytes of shared memory."""
 
     multiprocessors: int
     shared_per_block: int
     shared_per_multiprocessor: int
-    most_in_cluster: int = 1
 
 
-H100 = DeviceFacts(132, 232448, 233472, 8)
+H100 = DeviceFacts(132, 232448, 233472)
 
 
 class Schedule(NamedTuple):
-    """One operation's blocks. `workspace_bytes` are of one block, in shared memory if `in_shared`
-    (always unless the strategy is "streamed", or "low_rank" and they do not fit), else in global
-    memory. `cluster` blocks share a group of `tasks_per_block` tasks. `tile_rows` of a task pass at
-    a time if the strategy is "tiled"; otherwise it is 0. The parameters after the first `far_steps`
-    steps lie in global memory although the rest does not. `one_product`: the
-    first layer's products with a weight that all tasks share are launches of their own, for all
-    tasks at once. `shared_bytes` are a block's shared memory: the workspace if it lies there, and
-    operands on their way. `scratch_bytes` are torch's, in global memory, for the whole call.
-    `cycles` is an estimate that is good for comparing schedules and nothing else."""
+    """One operation's blocks, each of which works on `tasks_per_block` tasks at a time.
+    `workspace_bytes` are of one block, in shared memory; `scratch_bytes` are torch's, in global
+    memory, for the whole call. `cycles` is an estimate that is good for comparing schedules and
+    nothing else."""
 
-    strategy: str
     tasks_per_block: int
     threads: int
-    cluster: int
     blocks: int
-    tile_rows: int
-    far_steps: int
-    in_shared: bool
-    one_product: bool
     workspace_bytes: int
-    shared_bytes: int
     scratch_bytes: int
     cycles: float
 
@@ -90,7 +75,10 @@ def plan(
     Raises:
         ValueError: an option is unknown.
         NotImplementedError: the loss has no kernel.
-        RuntimeError: this installation has no CUDA kernels, or no schedule fits.
+        NotImplementedError also: one task does not fit the shared memory of a block, so that the
+            kernels refuse the call.
+        RuntimeError: this installation has no CUDA kernels, or what `fixed_plan` demands does not
+            fit.
 
     Cost:
         About 10 microseconds for a call seen before; up to milliseconds for others, more with more
@@ -140,32 +128,13 @@ def plan(
 
 
 @contextmanager
-def fixed_plan(
-    strategy: str = "auto",
-    *,
-    tasks_per_block: int = 0,
-    threads: int = 0,
-    cluster: int = 0,
-    one_product: bool | None = None,
-) -> Iterator[None]:
+def fixed_plan(*, tasks_per_block: int = 0, threads: int = 0) -> Iterator[None]:
     """Fixes parts of every schedule while the context lasts, in the whole process; what is left at
-    "auto", 0 or None is chosen as ever. A call that no such schedule fits raises RuntimeError.
+    0 is chosen as ever. A call that no such schedule fits raises RuntimeError.
 
     Args:
-        strategy: "auto", "resident" (a block's workspace in shared memory), "streamed" (in
-            global memory), "low_rank" (per-task weights kept as factors; `meta_grad` and
-            `meta_loss` without rates per element, where an adapted weight is shared by all tasks),
-            "cluster" (parts of every layer in the shared memory of several blocks; sm_90 and later)
-            or "tiled" (rows pass in tiles through blocks that keep all parameters); the latter two
-            for `meta_grad`, `meta_loss` and `adapt` without rates per element.
         tasks_per_block: 1 to 32.
         threads: of a block, 1 to 256.
-        cluster: blocks that share a group of tasks, 1 to 8. Of the strategy "cluster" a divisor,
-            from 2 on, of the widths of all hidden layers (of the inputs, if there are none); of
-            "tiled" any, more than 1 on sm_90 and later; otherwise it has no effect.
-        one_product: whether the first layer's products with a weight that all tasks share are
-            taken for all tasks at once, where its per-task weights are never built; elsewhere it
-            has no effect.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -173,11 +142,11 @@ def fixed_plan(
 
     Example:
         >>> from innerloop.schedule import fixed_plan
-        >>> with fixed_plan("resident", threads=128):  # doctest: +SKIP
+        >>> with fixed_plan(threads=128):  # doctest: +SKIP
         ...     il.meta_grad(...)
     """
     module = _native.cuda()
-    before = module.fix_schedule(strategy, tasks_per_block, threads, cluster, one_product)
+    before = module.fix_schedule(tasks_per_block, threads)
     try:
         yield
     finally:

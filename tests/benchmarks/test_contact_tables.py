@@ -120,7 +120,7 @@ def test_summary_says_what_matters(work: Path) -> None:
     for line in (
         f"{'wide':16s} RuntimeError: it failed",
         "smoke: 3 of 5 cells right, 1 do not fit",
-        "  hvp | streamed | float32 | small: RuntimeError: launch failed",
+        "  hvp | 3 x 40 | float32 | small: RuntimeError: launch failed",
         "tests: 2 failed, 130 passed, 7 skipped",
         "racecheck: 3 errors, 50 cells passed",
         "rivals: running: cut off",

@@ -13,19 +13,14 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(
     not FOLDER.is_dir(), reason="benchmarks/ is not part of this checkout"
 )
-RESIDENT = {
-    "strategy": "resident",
+SCHEDULE = {
     "tasks_per_block": 1,
     "threads": 128,
     "blocks": 25,
-    "in_shared": True,
-    "one_product": False,
     "workspace_bytes": 60_000,
-    "shared_bytes": 60_000,
     "scratch_bytes": 200_000,
     "cycles": 5e4,
 }
-STREAMED = {**RESIDENT, "strategy": "streamed", "in_shared": False, "threads": 256}
 ENVIRONMENT = {
     "device": "cuda",
     "processor": {"model": "a processor"},
@@ -93,41 +88,13 @@ def speed_run(case: str, library_s: float) -> dict[str, Any]:
         "flops": {"nominal": flops.nominal(found), "structured": flops.structured(found)},
         "least_bytes": traffic.least_bytes(found),
         "rivals": {
-            "innerloop": rival("innerloop", False, 1e-4, schedule=RESIDENT, kernels=kernels),
+            "innerloop": rival("innerloop", False, 1e-4, schedule=SCHEDULE, kernels=kernels),
             "innerloop_graph": rival("innerloop in a CUDA graph", False, 2e-5),
             "jax_jit": rival("JAX", True, library_s),
             "bmm": rival("bmm", False, 4e-5),
             "autograd_loop": {"title": "loop", "library": False, "skipped": "too many tasks"},
         },
         "fastest_library": "jax_jit",
-        "environment": ENVIRONMENT,
-        "measured_in_s": 10.0,
-    }
-
-
-def calibration_run() -> dict[str, Any]:
-    """One case with two strategies."""
-    entries = [{**RESIDENT, "seconds": 3e-5}, {**STREAMED, "seconds": 2e-4}]
-    identities = [
-        [e[k] for k in ("strategy", "tasks_per_block", "threads", "blocks")] for e in entries
-    ]
-    constants = {"phase_cycles": 120.0, "streamed_factor": 4.0}
-    return {
-        "kind": "calibration",
-        "rows": [
-            {
-                "case": "sinusoid",
-                "flops": {"structured": 9_960_000},
-                "entries": [*entries, {**STREAMED, "threads": 64, "failed": "no memory"}],
-                "chosen": identities[1],
-                "best": identities[0],
-                "regret": 6.7,
-                "regret_fitted": 1.0,
-            }
-        ],
-        "constants": constants,
-        "fitted": {"phase_cycles": 300.0, "streamed_factor": 2.0},
-        "fitted_misses_by": 1.25,
         "environment": ENVIRONMENT,
         "measured_in_s": 10.0,
     }
@@ -149,7 +116,6 @@ def runs(tmp_path: Path) -> list[dict[str, Any]]:
             speed_run("sinusoid", 2.4e-4),
             speed_run("linear", 6e-5),
             speed_run("wide", 1e-5),
-            calibration_run(),
             {
                 "kind": "device-memory",
                 "rows": [{**memory, "formula_bytes": 1_900_000}, {"case": "wide", "failed": "x"}],
@@ -186,7 +152,7 @@ def test_limits_use_the_card_of_the_run(runs: list[dict[str, Any]]) -> None:
 
     sinusoid = cuda_tables.limits(runs).splitlines()[2]
     # 9.96 M operations in 20 µs are 498 GFLOP/s, of 60 000
-    assert "| resident | 10.0 M |" in sinusoid
+    assert "| `sinusoid` | 10.0 M |" in sinusoid
     assert "| 498 | 1% | 1% |" in sinusoid
     machine = cuda_tables.machine(runs)
     assert "A card, sm_90 | 1.2, 13.0 | 345/2619 to 1980/- | torch 2.13.0, jax 0.10" in machine
@@ -196,9 +162,6 @@ def test_limits_use_the_card_of_the_run(runs: list[dict[str, Any]]) -> None:
 def test_routines_have_their_tables(runs: list[dict[str, Any]]) -> None:
     import cuda_tables
 
-    text = cuda_tables.calibration(runs)
-    assert "| `sinusoid` | 2 | streamed, 1 × 256, 25 blocks | resident, 1 × 128" in text
-    assert "| phase cycles | 120 | 300 |" in text
     assert "| `wide`, 5 steps | innerloop | 2 MB | 1.9 MB |" in cuda_tables.memory(runs)
     assert "| `wide` | JAX | 5,000 | 500 ms | memory is full |" in cuda_tables.capacity(runs)
 
@@ -208,7 +171,7 @@ def test_cpu_tables_ignore_a_gpu(runs: list[dict[str, Any]]) -> None:
 
     for name, make in table.TABLES.items():
         text = make(runs)
-        if "cuda" not in name and name not in ("calibration", "device-memory", "capacity"):
+        if "cuda" not in name and name not in ("device-memory", "capacity"):
             assert "sinusoid" not in text, name
             assert "card.json" not in text, name
         assert "Not run" not in text, name
@@ -218,7 +181,7 @@ def test_without_results_nothing_is_claimed() -> None:
     import table
 
     for name in set(table.TABLES) - {"cuda-evidence"}:  # which says it cell by cell
-        if "cuda" in name or name in ("calibration", "device-memory", "capacity"):
+        if "cuda" in name or name in ("device-memory", "capacity"):
             assert table.TABLES[name]([]).startswith("Not run:"), name
 
 
@@ -230,20 +193,12 @@ def test_terminal_output(runs: list[dict[str, Any]]) -> None:
         assert "GEMM 50000.0 GFLOP/s" in table.plain(complete)
 
 
-def test_roofline_has_a_point_for_each_case_and_strategy(runs: list[dict[str, Any]]) -> None:
+def test_roofline_has_a_point_for_each_case(runs: list[dict[str, Any]]) -> None:
     import roofline
 
-    found = {(p["case"], p["strategy"]): p for p in roofline.points(runs)}
-    assert set(found) == {
-        ("sinusoid", "resident"),
-        ("sinusoid", "streamed"),
-        ("linear", "resident"),
-        ("wide", "resident"),
-    }
-    # the speed run's 20 µs, not the calibration's 30
-    assert found["sinusoid", "resident"]["gflops"] == pytest.approx(9.96e6 / 2e-5 / 1e9)
-    assert found["sinusoid", "streamed"]["gflops"] == pytest.approx(9.96e6 / 2e-4 / 1e9)
-    assert found["sinusoid", "streamed"]["intensity"] < found["sinusoid", "resident"]["intensity"]
+    found = {point["case"]: point for point in roofline.points(runs)}
+    assert set(found) == {"sinusoid", "linear", "wide"}
+    assert found["sinusoid"]["gflops"] == pytest.approx(9.96e6 / 2e-5 / 1e9)
 
 
 def test_roofline_is_drawn_where_there_are_results(

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from innerloop import _native
-from innerloop.schedule import STRATEGIES
 
 
 def pytest_collection_modifyitems(items):
@@ -44,10 +43,13 @@ def gpu():
         pytest.exit(f"the GPU takes no more work from this process: {error}")
 
 
-@pytest.fixture(params=STRATEGIES)
-def strategy(request):
-    """Each strategy in turn; a call that does not fit one is skipped."""
+SCHEDULES = {"free": {}, "3 x 40": {"tasks_per_block": 3, "threads": 40}, "32": {"threads": 32}}
+
+
+@pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES)
+def schedule(request):
+    """Ways to cut calls into blocks; a call that does not fit one is skipped."""
     import innerloop as il
 
-    with il.fixed_plan(request.param):
+    with il.fixed_plan(**request.param):
         yield request.param

@@ -36,11 +36,3 @@ def compare_without_query_gradient(problem, **adapt_options):
         ("adapted", "loss"), results("fused"), results("torch"), strict=True
     ):
         assert_close(got, want, 1e-11, name)
-
-
-def compare_runs(problem):
-    """Asserts that two runs in float32 give equal bits."""
-    problem = problem.to(torch.float32)
-    first, second = (problem.call(il.meta_grad, backend="fused") for _ in "ab")
-    for name in ("loss", "grad", "inner_lr_grad"):
-        torch.testing.assert_close(getattr(second, name), getattr(first, name), rtol=0, atol=0)

@@ -98,8 +98,8 @@ def emulated(module, monkeypatch):
     monkeypatch.setitem(_kernels._TARGETS, "cpu", target)
     torch.use_deterministic_algorithms(True)  # which fills uninitialised memory
     assert torch.utils.deterministic.fill_uninitialized_memory
-    module.set_device(132, 232448, 233472, 8)
-    module.fix_schedule("auto", 0, 0)
+    module.set_device(132, 232448, 233472)
+    module.fix_schedule(0, 0)
     yield module
-    module.fix_schedule("auto", 0, 0)
+    module.fix_schedule(0, 0)
     torch.use_deterministic_algorithms(False)

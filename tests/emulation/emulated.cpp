@@ -1,5 +1,6 @@
 // The kernels on emulated blocks, behind the interface of a device: innerloop's CUDA binding built
 // over this file runs them on the host.
+#include <memory>
 #include <vector>
 
 #include "bindings/arguments.h"
@@ -13,9 +14,8 @@ void define_emulated_regression(py::module_& m);
 
 namespace {
 
-DeviceFacts facts{132, 232448, 233472, kMostInCluster};
+DeviceFacts facts{132, 232448, 233472};
 int64_t launches = 0, uploads = 0;
-constexpr int64_t kGuard = 4096;  // cells after the staging memory that refuse to be touched
 
 class EmulatedTarget {
  public:
@@ -26,34 +26,19 @@ class EmulatedTarget {
     std::memcpy(to, from, static_cast<size_t>(bytes));
     return nullptr;
   }
-  template <BlockKind kKind, class Real, template <class> class Pass, class Call>
+  template <class Real, template <class> class Pass, class Call>
   const char* launch(const Launch<Call>& launch, const Schedule& schedule) {
+    using F = Frame<EmulatedBlock, Real, Pass, Call>;
     ++launches;
+    const EmulatedBlock block(schedule.threads, launch.options.tf32);
     for (int64_t index = 0; index < launch.blocks; ++index) {
-      if constexpr (kKind == BlockKind::kCluster) {
-        run_cluster<Real, Pass>(launch, schedule, index);
-      } else {
-        using Block =
-            std::conditional_t<kKind == BlockKind::kFactors, EmulatedFactorBlock, EmulatedBlock>;
-        const Block block(schedule.threads, launch.options.tf32);
-        Memory<Frame<Block, Real, Pass, Call>, Real> memory(block, launch);
-        run_tasks<Block, Real, Pass, Call>(block, launch, memory.frame, memory.arrays(), index);
-      }
+      const int64_t cells = F(block, launch, nullptr).cells;
+      std::vector<WatchedCell<Real>> workspace(static_cast<size_t>(cells));
+      const std::unique_ptr<void, void (*)(void*)> frame(::operator new(sizeof(F)),
+                                                         [](void* p) { ::operator delete(p); });
+      run_tasks<EmulatedBlock, Real, Pass, Call>(block, launch, static_cast<F*>(frame.get()),
+                                                 workspace.data(), index);
     }
-    return nullptr;
-  }
-  template <class Real>
-  const char* multiply_inputs(const FirstLayerLaunch& launch, int64_t blocks) {
-    multiply<Real>(launch, blocks, [&](const auto& block, WatchedCell<Real>* staging, int64_t i) {
-      innerloop::multiply_inputs<EmulatedBlock, Real>(block, launch, staging, i);
-    });
-    return nullptr;
-  }
-  template <class Real>
-  const char* multiply_cotangents(const FirstLayerLaunch& launch, int64_t blocks) {
-    multiply<Real>(launch, blocks, [&](const auto& block, WatchedCell<Real>* staging, int64_t i) {
-      innerloop::multiply_cotangents<EmulatedBlock, Real>(block, launch, staging, i);
-    });
     return nullptr;
   }
   template <class Real>
@@ -66,66 +51,6 @@ class EmulatedTarget {
       sum_slots<EmulatedBlock, Real>(block, launch, partial.data(), index);
     }
     return nullptr;
-  }
-
- private:
-  /// What one block works in.
-  template <class F, class Real>
-  struct Memory {
-    using Cells = std::vector<WatchedCell<Real>>;
-
-    template <class Block, class Call>
-    Memory(const Block& block, const Launch<Call>& launch)
-        : staging(staging_memory<Real>(launch.staging_size)),
-          has_staging(launch.options.has_staging) {
-      const F counted(block, launch, {});
-      workspace = Cells(static_cast<size_t>(counted.cells));
-      far = Cells(static_cast<size_t>(counted.far_cells));
-    }
-    Memory(Memory&& other) = delete;
-    ~Memory() { ::operator delete(frame); }
-    BlockMemory<WatchedCell<Real>> arrays() {
-      return {workspace.data(), far.data(), has_staging ? staging.data() : nullptr};
-    }
-
-    F* frame = static_cast<F*>(::operator new(sizeof(F)));  // the kernel constructs it
-    Cells workspace, far, staging;
-    bool has_staging;
-  };
-
-  template <class Real, class F>
-  void multiply(const FirstLayerLaunch& launch, int64_t blocks, F f) {
-    ++launches;
-    const EmulatedBlock block(kProductThreads, launch.tf32);
-    for (int64_t index = 0; index < blocks; ++index) {
-      auto staging = staging_memory<Real>(product_staging_size<Real>());
-      f(block, staging.data(), index);
-    }
-  }
-  template <class Real>
-  static std::vector<WatchedCell<Real>> staging_memory(int64_t size) {
-    std::vector<WatchedCell<Real>> staging(static_cast<size_t>(size + kGuard));
-    Gap<WatchedCell<Real>>::open(staging.data(), size);
-    return staging;
-  };
-
-  template <class Real, template <class> class Pass, class Call>
-  static void run_cluster(const Launch<Call>& launch, const Schedule& schedule, int64_t index) {
-    using Block = EmulatedClusterBlock;
-    using BlockMemory = Memory<Frame<Block, Real, Pass, Call>, Real>;
-    EmulatedCluster cluster(schedule.cluster);
-    std::vector<std::unique_ptr<BlockMemory>> memory;
-    std::vector<const void*> workspaces;
-    for (int rank = 0; rank < schedule.cluster; ++rank) {
-      const Block counting(schedule.threads, false, nullptr, rank, {});
-      memory.push_back(std::make_unique<BlockMemory>(counting, launch));
-      workspaces.push_back(memory.back()->workspace.data());
-    }
-    cluster.run([&](int rank) {
-      const Block block(schedule.threads, launch.options.tf32, &cluster, rank, workspaces);
-      run_tasks<Block, Real, Pass, Call>(block, launch, memory[rank]->frame, memory[rank]->arrays(),
-                                         index);
-    });
   }
 };
 
@@ -173,17 +98,6 @@ void misuse(const std::string& rule) {
   } else if (rule == "barrier after a common read") {
     const double common = left[0];
     block.spread(1, 8, [&](int, int i) { left[i] = common; });
-  } else if (rule == "copies are waited for") {
-    block.spread(1, 8, [&](int, int i) { block.copy(right + i, left + i, false); });
-    block.commit_copies();
-    block.wait_copies<1>();
-    block.barrier();
-    block.spread(1, 8, [&](int, int i) { left[i] = right[i]; });
-  } else if (rule == "barrier after waiting for copies") {
-    block.spread(1, 8, [&](int, int i) { block.copy(right + i, left + i, false); });
-    block.commit_copies();
-    block.wait_copies<0>();
-    block.spread(1, 8, [&](int, int i) { left[7 - i] = right[7 - i]; });
   } else if (rule == "none") {
     block.spread(1, 8, [&](int, int i) { right[i] = left[7 - i]; });
     block.barrier();
@@ -191,61 +105,14 @@ void misuse(const std::string& rule) {
   }
 }
 
-/// The same for two blocks that exchange numbers.
-void misuse_cluster(const std::string& rule) {
-  EmulatedCluster cluster(2);
-  std::vector<WatchedCell<double>> memory[2];
-  std::vector<const void*> workspaces;
-  for (auto& cells : memory) {
-    cells = std::vector<WatchedCell<double>>(8);
-    Gap<WatchedCell<double>>::open(cells.data(), 8);
-    workspaces.push_back(cells.data());
-  }
-  cluster.run([&](int rank) {
-    const EmulatedClusterBlock block(4, false, &cluster, rank, workspaces);
-    WatchedCell<double>* own = memory[rank].data();
-    const auto fill = [&](WatchedCell<double>* cells) {
-      block.spread(1, 4, [&](int, int i) { cells[i] = 1.0 + rank; });
-      block.barrier();
-    };
-    const auto read_peer = [&] {
-      block.spread(1, 4, [&](int, int i) {
-        own[4 + i] = static_cast<double>(*block.peer(own + i, 1 - rank));
-      });
-      block.barrier();
-    };
-    fill(own);
-    if (rule == "cluster barrier between write and read") {
-      if (rank == 1) read_peer();  // block 0 had its turn
-    }
-    block.cluster_barrier();
-    if (rule == "cluster barrier between read and write") {
-      if (rank == 0) read_peer();
-      if (rank == 1) fill(own);
-    } else if (rule == "peers are read only") {
-      fill(const_cast<WatchedCell<double>*>(block.peer(own, 0)));
-    } else if (rule == "all blocks meet") {
-      if (rank == 0) return;
-    } else {
-      read_peer();
-    }
-    block.cluster_barrier();
-    fill(own);
-  });
-}
-
 void define_backend(py::module_& m) {
   define_emulated_regression(m);
   m.def("misuse", &misuse);
-  m.def("misuse_cluster", &misuse_cluster);
-  m.def(
-      "set_device",
-      [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor, int most_in_cluster) {
-        facts = {multiprocessors, per_block, per_multiprocessor, most_in_cluster};
-      },
-      py::arg(), py::arg(), py::arg(), py::arg() = 1);
+  m.def("set_device", [](int multiprocessors, int64_t per_block, int64_t per_multiprocessor) {
+    facts = {multiprocessors, per_block, per_multiprocessor};
+  });
   m.def("tensor_instructions", [] { return EmulatedWarp::instructions; });
-  m.def("counters", [] { return py::make_tuple(launches, uploads, accesses, copies_started); });
+  m.def("counters", [] { return py::make_tuple(launches, uploads, accesses); });
 }
 
 }  // namespace innerloop

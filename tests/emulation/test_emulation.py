@@ -17,8 +17,6 @@ def test_lawful_phases_pass(module):
         ("in bounds", "writes between two arrays"),
         ("writes in phases", "writes outside of a phase"),
         ("barrier after a common read", "writes what another reads"),
-        ("copies are waited for", "reads what a copy has not brought yet"),
-        ("barrier after waiting for copies", "reads what another writes"),
     ],
 )
 def test_broken_rules_are_refused(module, rule, text):

@@ -11,7 +11,6 @@ SINUSOID = il.MLP([1, 40, 40, 1], "relu")
 OMNIGLOT = il.MLP([784, 256, 128, 64, 64, 5], "relu")
 LINEAR = il.MLP([16, 1], bias=False)
 SMALL = DeviceFacts(46, 65536, 65536)
-WITHOUT_CLUSTERS = H100._replace(most_in_cluster=1)
 WIDE = il.MLP([64, 256, 256, 10])
 
 
@@ -19,9 +18,9 @@ WIDE = il.MLP([64, 256, 256, 10])
 def planning(module, monkeypatch):
     """The emulation plans in the place of the CUDA module: the code is the same."""
     monkeypatch.setattr(_native, "cuda", lambda: module)
-    module.fix_schedule("auto", 0, 0)
+    module.fix_schedule(0, 0)
     yield
-    module.fix_schedule("auto", 0, 0)
+    module.fix_schedule(0, 0)
 
 
 def planned(model, tasks, rows, facts=H100, **options):
@@ -30,9 +29,8 @@ def planned(model, tasks, rows, facts=H100, **options):
 
 
 @pytest.mark.parametrize("tasks", [25, 1000, 16384])
-def test_small_networks_are_resident(tasks):
+def test_small_networks_fit_a_block(tasks):
     found = planned(SINUSOID, tasks, 10)
-    assert found.strategy == "resident"
     assert found.workspace_bytes <= H100.shared_per_block
     assert found.blocks <= -(-tasks // found.tasks_per_block)
 
@@ -43,87 +41,40 @@ def test_few_tasks_have_a_block_each():
 
 
 def test_tiny_tasks_share_a_block():
-    found = planned(LINEAR, 100_000, 16)
-    assert found.strategy == "resident"
-    assert found.tasks_per_block > 1
+    assert planned(LINEAR, 100_000, 16).tasks_per_block > 1
 
 
-def test_what_does_not_fit_shared_memory_is_streamed():
-    found = planned(OMNIGLOT, 32, 900)
-    assert (found.strategy, found.in_shared) == ("streamed", False)
-    assert found.scratch_bytes >= found.blocks * found.workspace_bytes
-    assert planned(OMNIGLOT, 32, 900, steps=5).workspace_bytes > found.workspace_bytes
+@pytest.mark.parametrize(
+    "operation", ["meta_grad", "meta_loss", "adapt", "hvp", "loss_and_grad", "predict"]
+)
+def test_what_does_not_fit_a_block_is_refused(operation):
+    with pytest.raises(NotImplementedError, match=r'do not fit .* use backend="torch"'):
+        planned(OMNIGLOT, 32, 900, operation=operation)
 
 
-def test_few_rows_of_wide_layers_are_kept_as_factors():
-    found = planned(OMNIGLOT, 32, 5, WITHOUT_CLUSTERS)
-    assert (found.strategy, found.in_shared) == ("low_rank", True)
-    assert found.workspace_bytes <= H100.shared_per_block
-    more = planned(OMNIGLOT, 32, 25, WITHOUT_CLUSTERS)
-    assert (more.strategy, more.in_shared) == ("low_rank", False)
-    with il.fixed_plan("streamed", tasks_per_block=1, threads=more.threads):
-        assert planned(OMNIGLOT, 32, 25).workspace_bytes > 1.5 * more.workspace_bytes
-
-
-@pytest.mark.parametrize("options", [{"operation": "adapt"}, {"operation": "hvp"}])
-def test_adapted_weights_that_are_a_result_are_built(options):
-    assert planned(OMNIGLOT, 32, 5, WITHOUT_CLUSTERS, **options).strategy == "streamed"
-    assert planned(OMNIGLOT, 32, 5, WITHOUT_CLUSTERS, per_task=True).strategy == "streamed"
-
-
-def test_parameters_that_exceed_one_block_are_spread_over_a_cluster():
-    found = planned(WIDE, 64, 10)
-    assert found.strategy == "cluster"
-    assert found.in_shared
-    assert found.workspace_bytes <= H100.shared_per_block < found.cluster * found.workspace_bytes
-    assert found.blocks % found.cluster == 0
-    assert planned(WIDE, 64, 10, WITHOUT_CLUSTERS).strategy == "low_rank"
-    assert planned(WIDE, 64, 10, operation="adapt").strategy == "cluster"
-    assert planned(il.MLP([64, 257, 257, 10]), 64, 10).strategy == "low_rank"
-
-
-@pytest.mark.parametrize("cluster", [2, 4, 8])
-def test_a_block_of_a_cluster_keeps_its_share_of_the_weights(cluster):
-    with il.fixed_plan("streamed", tasks_per_block=1, threads=256):
-        alone = planned(WIDE, 64, 5).workspace_bytes
-    with il.fixed_plan("cluster", cluster=cluster):
-        found = planned(WIDE, 64, 5)
-        assert found.cluster == cluster
-        assert found.workspace_bytes < alone / cluster
-        assert found.far_steps == 0
-        assert planned(WIDE, 64, 5, steps=cluster).far_steps > 0
-        with pytest.raises(RuntimeError, match="do not fit"):
-            planned(WIDE, 64, 400)
-
-
-@pytest.mark.parametrize(("model", "cluster"), [(il.MLP([3, 12, 2]), 8), (WIDE, 3), (LINEAR, 7)])
-def test_a_cluster_must_divide_the_widths(model, cluster):
-    with il.fixed_plan("cluster", cluster=cluster), pytest.raises(RuntimeError, match="not fit"):
-        planned(model, 8, 5)
-
-
-def test_a_cluster_larger_than_the_gpu_allows_is_refused():
-    with il.fixed_plan("cluster", cluster=4):
-        assert planned(WIDE, 8, 5).cluster == 4
-        with pytest.raises(RuntimeError, match="do not fit"):
-            planned(WIDE, 8, 5, H100._replace(most_in_cluster=2))
-
-
-@pytest.mark.parametrize("operation", ["adapt", "hvp", "loss_and_grad", "predict"])
-def test_a_strategy_that_cannot_run_a_call_raises(operation):
-    with il.fixed_plan("low_rank"), pytest.raises(RuntimeError, match="do not fit this call"):
-        planned(OMNIGLOT, 32, 5, operation=operation)
+def test_a_fused_call_that_does_not_fit_a_block_is_refused(emulated):
+    params = WIDE.init(dtype=torch.float64)
+    side = torch.zeros(2, 5, 64).double(), torch.zeros(2, 5, 10).double()
+    options = {"model": WIDE, "inner_lr": 0.1, "steps": 1}
+    with pytest.raises(NotImplementedError, match=r'do not fit .* use backend="torch"'):
+        il.meta_grad(params, side, side, backend="fused", **options)
+    assert il.meta_grad(params, side, side, backend="torch", **options).backend == "torch"
 
 
 def test_the_same_call_may_fit_one_gpu_and_not_another():
-    wide = il.MLP([8, 90, 90, 4])
-    assert planned(wide, 64, 10).strategy == "resident"
-    assert planned(wide, 64, 10, SMALL).strategy == "low_rank"
-    assert planned(wide, 64, 60, SMALL).strategy == "streamed"
+    model = il.MLP([8, 90, 90, 4])
+    assert planned(model, 64, 10).workspace_bytes > SMALL.shared_per_block
+    with pytest.raises(NotImplementedError, match="do not fit"):
+        planned(model, 64, 10, SMALL)
+
+
+def test_sizes_that_32_bits_do_not_hold_are_refused():
+    with pytest.raises(NotImplementedError, match=r'exceed 2\^25.*use backend="torch"'):
+        planned(LINEAR, 1, 2**26)
 
 
 def test_float64_takes_twice_the_memory():
-    with il.fixed_plan("resident", tasks_per_block=1, threads=64):
+    with il.fixed_plan(tasks_per_block=1, threads=64):
         single, double = (
             planned(SINUSOID, 5, 10, dtype=dtype) for dtype in (torch.float32, torch.float64)
         )
@@ -131,7 +82,7 @@ def test_float64_takes_twice_the_memory():
 
 
 def test_memory_grows_by_a_constant_for_each_step():
-    with il.fixed_plan("streamed", tasks_per_block=1, threads=64):
+    with il.fixed_plan(tasks_per_block=1, threads=64):
         sizes = [planned(SINUSOID, 5, 10, steps=s).workspace_bytes for s in (1, 2, 3, 4)]
     assert sizes[3] - sizes[2] == sizes[2] - sizes[1] == sizes[1] - sizes[0] > 0
 
@@ -139,34 +90,30 @@ def test_memory_grows_by_a_constant_for_each_step():
 @pytest.mark.parametrize("operation", ["meta_loss", "adapt", "hvp", "loss_and_grad", "predict"])
 def test_every_operation_can_be_planned(operation):
     found = planned(SINUSOID, 100, 10, operation=operation)
-    assert found.strategy == "resident"
     assert found.workspace_bytes < planned(SINUSOID, 100, 10, steps=5).workspace_bytes
 
 
 def test_fixed_parts_are_kept_and_given_back():
-    with il.fixed_plan("streamed", tasks_per_block=5, threads=96):
-        with il.fixed_plan("resident"):
-            assert planned(SINUSOID, 100, 10).strategy == "resident"
-        found = planned(SINUSOID, 100, 10)
-    assert (found.strategy, found.tasks_per_block, found.threads) == ("streamed", 5, 96)
-    assert planned(SINUSOID, 100, 10).strategy == "resident"
+    free = planned(LINEAR, 100, 10)
+    with il.fixed_plan(tasks_per_block=5, threads=96):
+        with il.fixed_plan(threads=33):
+            assert planned(LINEAR, 100, 10).threads == 33
+        found = planned(LINEAR, 100, 10)
+    assert (found.tasks_per_block, found.threads) == (5, 96)
+    assert planned(LINEAR, 100, 10) == free
 
 
 def test_a_fixed_plan_that_does_not_fit_raises():
-    with il.fixed_plan("resident"), pytest.raises(RuntimeError, match="do not fit"):
-        planned(OMNIGLOT, 32, 25)
+    model = il.MLP([8, 90, 90, 4])
+    with il.fixed_plan(tasks_per_block=32), pytest.raises(RuntimeError, match="do not fit"):
+        planned(model, 64, 10)
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (
-            {"strategy": "cached"},
-            "strategy must be auto, resident, streamed, low_rank, cluster or t",
-        ),
         ({"tasks_per_block": 33}, "tasks_per_block must lie in"),
         ({"threads": 257}, "threads must lie in"),
-        ({"cluster": 9}, "cluster must lie in"),
     ],
 )
 def test_bad_fixed_parts_raise(arguments, text):
@@ -174,19 +121,19 @@ def test_bad_fixed_parts_raise(arguments, text):
         pass
 
 
-@pytest.mark.parametrize("model", [SINUSOID, OMNIGLOT, WIDE, LINEAR], ids="sowl")
+@pytest.mark.parametrize("model", [SINUSOID, LINEAR], ids=["sinusoid", "linear"])
 def test_a_schedule_that_is_remembered_is_the_calls_own(model):
     """Were a part of the call not told apart, the order of calls would show."""
     changes = (
         {}, {"steps": 2}, {"order": 1}, {"rows": 7}, {"tasks": 33}, {"facts": SMALL},
-        {"facts": WITHOUT_CLUSTERS}, {"loss": "cross_entropy"}, {"dtype": torch.float64},
+        {"loss": "cross_entropy"}, {"dtype": torch.float64},
         {"per_task": True}, {"operation": "meta_loss"}, {"operation": "adapt"},
     )  # fmt: skip
     calls = [{"tasks": 32, "rows": 5, **change} for change in changes]
     found = [planned(model, **call) for call in calls]
     assert len(set(found)) > 6
-    for steps in range(300):  # more calls than are remembered
-        planned(SINUSOID, 1, 10, steps=steps)
+    for tasks in range(300):  # more calls than are remembered
+        planned(SINUSOID, tasks, 9)
     again = [planned(model, **call) for call in reversed(calls)]
     assert again == found[::-1]
 
@@ -210,7 +157,7 @@ def test_scheduling_is_the_calls_own(emulated):
         sizes.append(size)
         return original(size, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch, il.fixed_plan("streamed"):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "full", counted)
         il.meta_grad(
             params, side, side, model=problem_model, inner_lr=0.1, steps=2, backend="fused"

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-H100 = (132, 232448, 233472, 8)
+H100 = (132, 232448, 233472)
 
 
 class Event:
