@@ -4,6 +4,7 @@ a GPU of its own (tests/cuda)."""
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import torch
 from learner_cases import gated_net, regression, sine_net
@@ -42,6 +43,22 @@ def step(model, support, query):
         optimizer.step()
 
 
+def unequal_step(model, support, query, processes):
+    """Two optimiser steps on the mean loss of all tasks, whose number differs between processes,
+    each accumulated over two parts of this process's tasks."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    half = len(support[0]) // 2
+    for _ in range(2):
+        optimizer.zero_grad()
+        for part in (slice(None, half), slice(half, None)):
+            sides = [tuple(v[part] for v in side) for side in (support, query)]
+            x = sides[0][0]
+            weight = x.new_full((len(x),), processes / TASKS)  # DDP takes the mean over processes
+            with nullcontext() if part.stop is None else model.no_sync():
+                model(*sides, task_weight=weight).backward()
+        optimizer.step()
+
+
 def check(found, device="cpu", rtol=1e-12):
     """Refuses learners that did not learn, from all processes, what one process learns."""
     for name, learner in learners(device).items():
@@ -50,7 +67,10 @@ def check(found, device="cpu", rtol=1e-12):
         for key, value in learner.state_dict().items():
             start = before[key].cpu()
             moved = value.cpu() - start
-            torch.testing.assert_close(found[name][key] - start, moved, rtol=rtol, atol=1e-3 * rtol)
+            for how in ("", ", unequal"):
+                if name + how in found:
+                    got = found[name + how][key] - start
+                    torch.testing.assert_close(got, moved, rtol=rtol, atol=1e-3 * rtol)
         assert any(not torch.equal(v, before[k]) for k, v in learner.state_dict().items())
 
 
@@ -74,6 +94,14 @@ def run(rank: int, processes: int, folder: str, on_gpu: bool = False) -> None:
         support, query = (tuple(v[share] for v in side) for side in data(device))
         step(wrapped, support, query)
         found[name] = {key: value.cpu() for key, value in learner.state_dict().items()}
+    # 4 tasks for the first process and 2 for the second, in two parts each: another way to the same
+    share = slice(0, 4) if rank == 0 else slice(4, TASKS)
+    for name, learner in (learners(device) if processes == 2 else {}).items():
+        wrapped = nn.parallel.DistributedDataParallel(learner)
+        support, query = (tuple(v[share] for v in side) for side in data(device))
+        unequal_step(wrapped, support, query, processes)
+        state = learner.state_dict().items()
+        found[f"{name}, unequal"] = {key: value.cpu() for key, value in state}
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")
     distributed.destroy_process_group()

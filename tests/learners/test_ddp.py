@@ -1,5 +1,5 @@
-"""DistributedDataParallel over tasks: two processes with half the tasks each learn what one process
-learns.
+"""DistributedDataParallel over tasks: two processes learn what one process learns, with half the
+tasks each, and with unequal shares whose gradients are accumulated over parts.
 
 Tolerance 1e-12 in float64: the sums over tasks are the same up to their order.
 """
@@ -15,4 +15,6 @@ from torch import distributed, multiprocessing
 @pytest.mark.skipif(not distributed.is_available(), reason="this torch has no distributed package")
 def test_two_processes_equal_one(tmp_path):
     multiprocessing.spawn(run, args=(2, str(tmp_path)), nprocs=2)
-    check(torch.load(tmp_path / "found.pt", weights_only=True))
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    assert "fused, unequal" in found
+    check(found)

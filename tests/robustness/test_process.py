@@ -172,6 +172,34 @@ def test_works_under_multiprocessing(method):
     assert process.exitcode == 0
 
 
+class Adapted(torch.utils.data.Dataset):
+    """Items that a worker of a data loader computes with the operations."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        """The losses of one problem."""
+        return random_problem(index, tasks=3).call(il.meta_grad, backend="fused").loss
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(
+    "method", sorted({"fork", "spawn"} & {*multiprocessing.get_all_start_methods()})
+)
+def test_works_in_the_workers_of_a_data_loader(method):
+    """Called before the workers start, in them, and on what they hand over in shared memory."""
+    want = [Adapted()[i] for i in range(4)]
+    loader = torch.utils.data.DataLoader(
+        Adapted(), batch_size=None, num_workers=2, multiprocessing_context=method
+    )
+    got = list(loader)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    model = il.MLP([1, 2, 1])
+    x = torch.stack(got)[..., None].to(torch.float32)
+    assert il.predict(model.init(), x, model=model).shape == x.shape
+
+
 # ---------------------------------------------------------------- memory
 
 
