@@ -276,3 +276,26 @@ def test_bad_input():
     for change in ({"tasks": 0}, {"draws": 0}, {"seed": -1}, {"samples": 1e300}, {"tasks": 2**53}):
         with pytest.raises(ValueError, match="exact_probability_drs_worse: "):
             linear.exact_probability_drs_worse(ONE, **{**step, **change})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [False, True], ids=["before the update", "after it"])
+@pytest.mark.parametrize("samples", [1, 2, 5, 25], ids="N={}".format)
+@pytest.mark.parametrize("p", [1, 2], ids="p={}".format)
+def test_the_normal_approximation_where_it_begins(p, samples, after):
+    """Within 0.03 of the exact law, as docs/theory/linear.md says, at the smallest number of tasks
+    at which it is used."""
+    law = linear.published_law(p=p, beta=2.0)
+    compared = 0
+    for rate in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8):
+        needed = linear.tasks_needed(law, inner_lr=rate, samples=samples).probabilities
+        place = {"inner_lr": rate, "samples": samples, "tasks": max(float(needed), 1025.0)}
+        if place["tasks"] > 20000:
+            continue  # where the exact law takes long
+        normal = linear.probability_drs_worse(law, **place, after_update=after)
+        if normal.source != "Result 10":  # too close to tell both methods apart
+            continue
+        exact = linear.exact_probability_drs_worse(law, **place, after_update=after, draws=4096)
+        assert abs(float(normal) - float(exact.value)) <= 0.03 + 3 * exact.standard_error, place
+        compared += 1
+    assert compared >= 2
