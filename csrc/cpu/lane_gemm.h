@@ -30,7 +30,7 @@ struct LaneProduct {
   Real sign = 1;
 };
 
-template <class Real, int kRows, int kColumns, bool kShared>
+template <class Real, int kRows, int kColumns, bool kShared, bool kFew>
 static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
   using S = Simd<Real>;
   using V = typename S::V;
@@ -55,7 +55,8 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
         for (int j = 0; j < kColumns; ++j) {
           const V bv = S::set(b[j * b_col]);
 #pragma GCC unroll 16
-          for (int i = 0; i < kRows; ++i) acc[i][j] = S::fma(av[i], bv, acc[i][j]);
+          for (int i = 0; i < kRows; ++i)
+            acc[i][j] = S::template add_product<kFew>(av[i], bv, acc[i][j]);
         }
       }
     } else {
@@ -68,7 +69,8 @@ static void lane_tile(const LaneProduct<Real>& p, int64_t row, int64_t column) {
         for (int j = 0; j < kColumns; ++j) {
           const V bv = b[j * b_col];
 #pragma GCC unroll 16
-          for (int i = 0; i < kRows; ++i) acc[i][j] = S::fma(av[i], bv, acc[i][j]);
+          for (int i = 0; i < kRows; ++i)
+            acc[i][j] = S::template add_product<kFew>(av[i], bv, acc[i][j]);
         }
       }
     }
@@ -98,7 +100,7 @@ struct LaneTileShape {
 /// parts.
 inline int64_t parts_of(int64_t n, int most) { return (n + most - 1) / most; }
 
-template <class Real, bool kShared, int kRows>
+template <class Real, bool kShared, bool kFew, int kRows>
 static void lane_row_block(const LaneProduct<Real>& p, int64_t row) {
   constexpr int wide = LaneTileShape<Real>::kColumns;
   const int64_t blocks = parts_of(p.n, wide);
@@ -107,16 +109,16 @@ static void lane_row_block(const LaneProduct<Real>& p, int64_t row) {
     const int64_t next = p.n * (i + 1) / blocks;
     switch (next - column) {
       case 1:
-        lane_tile<Real, kRows, 1, kShared>(p, row, column);
+        lane_tile<Real, kRows, 1, kShared, kFew>(p, row, column);
         break;
       case 2:
-        lane_tile<Real, kRows, 2, kShared>(p, row, column);
+        lane_tile<Real, kRows, 2, kShared, kFew>(p, row, column);
         break;
       case 3:
-        lane_tile<Real, kRows, 3, kShared>(p, row, column);
+        lane_tile<Real, kRows, 3, kShared, kFew>(p, row, column);
         break;
       case 4:
-        lane_tile<Real, kRows, wide, kShared>(p, row, column);
+        lane_tile<Real, kRows, wide, kShared, kFew>(p, row, column);
         break;
     }
     column = next;
@@ -124,7 +126,7 @@ static void lane_row_block(const LaneProduct<Real>& p, int64_t row) {
 }
 
 /// A single row or column of C: one long tile at a time, so that enough sums are in flight.
-template <class Real, bool kShared, bool kIsColumn>
+template <class Real, bool kShared, bool kFew, bool kIsColumn>
 static void lane_strip(const LaneProduct<Real>& p) {
   constexpr int most = LaneTileShape<Real>::kLong;
   const int64_t length = kIsColumn ? p.m : p.n;
@@ -134,11 +136,11 @@ static void lane_strip(const LaneProduct<Real>& p) {
     const int64_t next = length * (i + 1) / blocks;
     const int64_t row = kIsColumn ? at : 0, column = kIsColumn ? 0 : at;
     switch (next - at) {
-#define INNERLOOP_STRIP(n)                                                            \
-  case n:                                                                             \
-    if constexpr (n <= most) {                                                        \
-      lane_tile<Real, kIsColumn ? n : 1, kIsColumn ? 1 : n, kShared>(p, row, column); \
-    }                                                                                 \
+#define INNERLOOP_STRIP(n)                                                                  \
+  case n:                                                                                   \
+    if constexpr (n <= most) {                                                              \
+      lane_tile<Real, kIsColumn ? n : 1, kIsColumn ? 1 : n, kShared, kFew>(p, row, column); \
+    }                                                                                       \
     break;
       INNERLOOP_STRIP(1)
       INNERLOOP_STRIP(2)
@@ -158,10 +160,10 @@ static void lane_strip(const LaneProduct<Real>& p) {
   }
 }
 
-template <class Real, bool kShared>
+template <class Real, bool kShared, bool kFew>
 static void lane_multiply_as(const LaneProduct<Real>& p) {
-  if (p.n == 1) return lane_strip<Real, kShared, true>(p);
-  if (p.m == 1) return lane_strip<Real, kShared, false>(p);
+  if (p.n == 1) return lane_strip<Real, kShared, kFew, true>(p);
+  if (p.m == 1) return lane_strip<Real, kShared, kFew, false>(p);
   constexpr int rows = LaneTileShape<Real>::kRows;
   const int64_t blocks = parts_of(p.m, rows);
   int64_t row = 0;
@@ -169,33 +171,39 @@ static void lane_multiply_as(const LaneProduct<Real>& p) {
     const int64_t next = p.m * (i + 1) / blocks;
     switch (next - row) {
       case 1:
-        lane_row_block<Real, kShared, 1>(p, row);
+        lane_row_block<Real, kShared, kFew, 1>(p, row);
         break;
       case 2:
-        lane_row_block<Real, kShared, 2>(p, row);
+        lane_row_block<Real, kShared, kFew, 2>(p, row);
         break;
       case 3:
-        lane_row_block<Real, kShared, 3>(p, row);
+        lane_row_block<Real, kShared, kFew, 3>(p, row);
         break;
       case 4:
-        lane_row_block<Real, kShared, rows >= 4 ? 4 : 1>(p, row);
+        lane_row_block<Real, kShared, kFew, rows >= 4 ? 4 : 1>(p, row);
         break;
       case 5:
-        lane_row_block<Real, kShared, rows >= 5 ? 5 : 1>(p, row);
+        lane_row_block<Real, kShared, kFew, rows >= 5 ? 5 : 1>(p, row);
         break;
     }
     row = next;
   }
 }
 
+template <class Real, bool kFew>
+static void lane_multiply_of(const LaneProduct<Real>& p) {
+  if (p.b_shared) {
+    lane_multiply_as<Real, true, kFew>(p);
+  } else {
+    lane_multiply_as<Real, false, kFew>(p);
+  }
+}
+
 template <class Real>
 static void lane_multiply(const LaneProduct<Real>& p) {
   if (p.m <= 0 || p.n <= 0) return;
-  if (p.b_shared) {
-    lane_multiply_as<Real, true>(p);
-  } else {
-    lane_multiply_as<Real, false>(p);
-  }
+  if (p.k <= kFewTerms) return lane_multiply_of<Real, true>(p);
+  return lane_multiply_of<Real, false>(p);
 }
 
 }  // namespace INNERLOOP_LEVEL

