@@ -8,6 +8,7 @@ Meta-World `"innerloop[metaworld]"`.
 
 from innerloop.rl import objectives
 from innerloop.rl.advantage import advantages
+from innerloop.rl.comparing import tradeoff
 from innerloop.rl.environment import Environment
 from innerloop.rl.evaluation import evaluate
 from innerloop.rl.gymnasium_tasks import from_gymnasium
@@ -37,6 +38,7 @@ __all__ = [
     "policy_batch",
     "published_iterations",
     "published_settings",
+    "tradeoff",
     "train",
     "trust_region_step",
 ]
