@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,6 +253,21 @@ def test_processes_of_torchrun_share_every_training(whole: Path, tmp_path: Path)
     assert ended.stdout.count("Written: ") == 1  # one process speaks
 
 
+def test_policies_and_events_are_kept_where_asked_for(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs innerloop[safetensors]")
+    pytest.importorskip("tensorboard", reason="needs innerloop[tensorboard]")
+    options = [*SMALL, "--no-controls", "--seeds", 2, "--policies", "--tensorboard"]
+    assert invoke(*options, "--threads", 1, "--out", tmp_path)[0] == 0
+    names = {f"HalfCheetahRandVel-{name}-{i}" for name in ("drs-ppo", "promp") for i in (0, 1)}
+    assert {path.stem for path in (tmp_path / "policies").iterdir()} == names
+    assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == names
+    params, model = rl.load_policy(tmp_path / "policies/HalfCheetahRandVel-promp-1.safetensors")
+    env = rl.make("HalfCheetahRandVel", tasks=2, rollouts=2, horizon=8, threads=1)
+    training = rl.train(env, "promp", iterations=4, seed=1, hidden=(4,))
+    assert model == training.model
+    assert all(torch.equal(leaf, params[name]) for name, leaf in training.params.items())
+
+
 def test_only_report_runs_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +345,41 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "package", "extra"),
+    [
+        (["--launcher", "slurm"], "submitit", "cluster"),
+        (["--tensorboard"], "tensorboard", "tensorboard"),
+        (["--policies"], "safetensors", "safetensors"),
+        ([], "mujoco", "rl"),
+    ],
+    ids=["cluster", "tensorboard", "safetensors", "rl"],
+)
+def test_a_missing_extra_is_one_line(
+    options: list[str],
+    package: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    code, out, err = invoke(*SMALL, *options, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert err.startswith("innerloop study meta-rl: ")
+    assert err.endswith(f'run pip install "innerloop[{extra}]"\n')
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_cluster_there_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="needs innerloop[cluster]")
+    if shutil.which("srun"):
+        pytest.skip("this machine has Slurm")
+    code, _, err = invoke(*SMALL, "--launcher", "slurm", "--out", tmp_path)
+    assert code == 2
+    assert err.endswith("--launcher local needs no cluster\n")
+    assert err.count("\n") == 1
 
 
 def test_presets_match_pairs_in_steps() -> None:

@@ -109,6 +109,20 @@ def meta_rl(
         typer.Option(help="Slurm's.", rich_help_panel=RUNNING, show_default=False),
     ] = None,
     hours: Annotated[float, typer.Option(help="Of a job.", rich_help_panel=RUNNING)] = 24.0,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Write events too (extra tensorboard).", rich_help_panel=RUNNING
+        ),
+    ] = False,
+    policies: Annotated[
+        bool,
+        typer.Option(
+            "--policies",
+            help="Keep the last policies (extra safetensors).",
+            rich_help_panel=RUNNING,
+        ),
+    ] = False,
     out: Annotated[Path | None, folder_option("innerloop-study/meta-rl-<key of settings>")] = None,
     figures: Figures = True,
     resume: Annotated[bool, resume_option("trainings")] = True,
@@ -125,6 +139,7 @@ def meta_rl(
     from innerloop.studies.meta_rl.launching import LAUNCHERS, LOCAL, Cluster
     from innerloop.studies.meta_rl.run import run_study
     from innerloop.studies.meta_rl.settings import check_choice, preset_settings
+    from innerloop.studies.meta_rl.work import Kept
 
     with exit_codes("innerloop study meta-rl"):
         settings = preset_settings(
@@ -161,4 +176,5 @@ def meta_rl(
             fresh=not resume,
             with_figures=figures,
             only_report=only_report,
+            kept=Kept(tensorboard, policies),
         )

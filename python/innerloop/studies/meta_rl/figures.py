@@ -65,7 +65,8 @@ def _maps(made: list[Comparison]) -> Figure:
         _write_values(axes, one)
     assert image is not None
     bar = figure.colorbar(image, ax=grid, shrink=0.9, ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.set_label("+1 (red): DRS better        −1 (blue): MAML better")
+    bar.set_label("1 − 2p, with the sign of the better")
+    figure.suptitle("+1 (red): DRS better     −1 (blue): MAML better", fontsize=9)
     return figure
 
 

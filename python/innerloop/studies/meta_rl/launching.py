@@ -11,14 +11,13 @@ from multiprocessing.sharedctypes import SynchronizedArray
 from pathlib import Path
 from typing import Any
 
-from innerloop.rl import _checks
 from innerloop.rl.ranks import shared_object
 from innerloop.runs.errors import InputError
 from innerloop.runs.workers import end_with_parent, run_in_processes
 from innerloop.studies.meta_rl.settings import Settings
 from innerloop.studies.meta_rl.together import Ranks
 from innerloop.studies.meta_rl.units import Unit
-from innerloop.studies.meta_rl.work import run_unit
+from innerloop.studies.meta_rl.work import Kept, run_unit
 
 LOCAL, SLURM = "local", "slurm"
 LAUNCHERS = (LOCAL, SLURM)
@@ -46,14 +45,20 @@ class Cluster:
 
 
 def run_here(
-    settings: Settings, units: list[Unit], folder: Path, key: str, threads: int, report: Report
+    settings: Settings,
+    units: list[Unit],
+    folder: Path,
+    key: str,
+    threads: int,
+    report: Report,
+    kept: Kept,
 ) -> Iterator[Unit]:
     """Finished units, each trained on one core beside others; cores that are left over go to the
     simulators."""
     processes = min(threads, len(units))
     if processes <= 1:
         for unit in units:
-            run_unit(settings, unit, folder, key, threads, _named(report, unit))
+            run_unit(settings, unit, folder, key, threads, _named(report, unit), kept=kept)
             yield unit
         return
     each = threads // processes
@@ -63,7 +68,7 @@ def run_here(
         for index, unit in enumerate(units):
             report(unit.name, done[index])
 
-    jobs = [(settings, unit, folder, key, each, i) for i, unit in enumerate(units)]
+    jobs = [(settings, unit, folder, key, each, kept, i) for i, unit in enumerate(units)]
     for index in run_in_processes(_work, jobs, processes, watch, (InputError,), (done,)):
         yield units[index]
 
@@ -76,12 +81,13 @@ def run_together(
     threads: int,
     report: Report,
     ranks: Ranks,
+    kept: Kept,
 ) -> Iterator[Unit]:
     """Finished units, one after the other, each done by all processes of torchrun; called by the
     first one, while the others `follow`."""
     for unit in units:
         shared_object(unit, ranks.world)
-        run_unit(settings, unit, folder, key, threads, _named(report, unit), ranks)
+        run_unit(settings, unit, folder, key, threads, _named(report, unit), ranks, kept)
         yield unit
     shared_object(None, ranks.world)  # if anything fails before, torchrun ends the others
 
@@ -102,6 +108,7 @@ def _work(
     folder: Path,
     key: str,
     threads: int,
+    kept: Kept,
     index: int,
     done: SynchronizedArray[Any],
 ) -> None:
@@ -111,18 +118,21 @@ def _work(
         done[index] = steps
         end_with_parent()
 
-    run_unit(settings, unit, folder, key, threads, report)
+    run_unit(settings, unit, folder, key, threads, report, kept=kept)
 
 
 class Job:
     """A unit as a job: called again after its time is up, it goes on from the file."""
 
-    def __init__(self, settings: Settings, unit: Unit, folder: Path, key: str, cores: int) -> None:
+    def __init__(
+        self, settings: Settings, unit: Unit, folder: Path, key: str, cores: int, kept: Kept
+    ) -> None:
         self._arguments = (settings, unit, folder, key, cores)
+        self._kept = kept
 
     def __call__(self) -> None:
         """Does the unit."""
-        run_unit(*self._arguments)
+        run_unit(*self._arguments, kept=self._kept)
 
     def checkpoint(self) -> Any:
         """What submitit hands in when a job is cut off: the same again."""
@@ -132,26 +142,29 @@ class Job:
 
 
 def submit(
-    settings: Settings, units: list[Unit], folder: Path, key: str, cluster: Cluster
+    settings: Settings, units: list[Unit], folder: Path, key: str, cluster: Cluster, kept: Kept
 ) -> Iterator[Unit]:
     """Finished units, each a job of a cluster that shares the folder. What waits here may be
     killed: the jobs go on, and the same command finds what they have finished.
 
     Raises:
-        InputError: submitit is missing, there is no such cluster, or jobs have failed; the others
-            are waited for first.
+        InputError: there is no such cluster, or jobs have failed; the others are waited for first.
     """
+    import submitit
+
     try:
-        submitit = _checks.package(f"--launcher {cluster.kind}", "submitit", "cluster")
         executor = submitit.AutoExecutor(folder / JOBS, cluster=cluster.kind)
         executor.update_parameters(
             name="innerloop", timeout_min=int(60 * cluster.hours), cpus_per_task=cluster.cores
         )
         if cluster.kind == SLURM and cluster.partition is not None:
             executor.update_parameters(slurm_partition=cluster.partition)
-    except (ModuleNotFoundError, RuntimeError) as error:
+    except RuntimeError as error:
         raise InputError(f"{error}; --launcher local needs no cluster") from None
-    jobs = [executor.submit(Job(settings, u, folder.resolve(), key, cluster.cores)) for u in units]
+    jobs = [
+        executor.submit(Job(settings, unit, folder.resolve(), key, cluster.cores, kept))
+        for unit in units
+    ]
     waiting = list(zip(units, jobs, strict=True))
     failed: dict[str, str] = {}
     while waiting:

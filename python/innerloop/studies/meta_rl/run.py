@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from innerloop.rl import _checks
 from innerloop.runs.document import digest
 from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import reason, write_bytes, write_json
@@ -31,7 +32,15 @@ from innerloop.studies.meta_rl.together import Ranks, torchrun
 from innerloop.studies.meta_rl.unfinished import FOLDER as UNFINISHED
 from innerloop.studies.meta_rl.unfinished import path_of
 from innerloop.studies.meta_rl.units import Unit, all_units
-from innerloop.studies.meta_rl.work import LOGS, environment, planned_steps, result_of
+from innerloop.studies.meta_rl.work import (
+    EVENTS,
+    LOGS,
+    POLICIES,
+    Kept,
+    environment,
+    planned_steps,
+    result_of,
+)
 
 REPORT = "report.md"
 # Everything that a run may write beside its journal.
@@ -40,7 +49,7 @@ OUTPUTS = (
     REPORT,
     RUN,
     *(f"{name}.{kind}" for name in ("tradeoff", "returns") for kind in ("png", "svg")),
-    *(f"{name}/" for name in (UNFINISHED, LOGS, JOBS)),
+    *(f"{name}/" for name in (UNFINISHED, LOGS, EVENTS, POLICIES, JOBS)),
 )
 
 
@@ -53,6 +62,7 @@ def run_study(
     fresh: bool = False,
     with_figures: bool = True,
     only_report: bool = False,
+    kept: Kept = Kept(),  # noqa: B008  (it never changes)
 ) -> Path:
     """Run or resume a study, print its verdicts, and return the folder that holds its files.
 
@@ -62,19 +72,21 @@ def run_study(
     Args:
         cluster: where units become jobs; they run here if None.
         only_report: write what the finished units give, and compute nothing.
+        kept: what else is written of every training.
 
     Raises:
         InputError: bad input, an extra that is missing, or an unusable output folder.
         Interrupted: Ctrl-C; finished units and the latest state of the others are kept.
     """
     threads = usable_threads(threads)
+    _check_packages(kept, cluster)
     describe = describe_run(settings)
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"meta-rl-{key[:8]}"
     with torchrun() as ranks:
         _check_environments(settings, ranks)
         if ranks.rank == 0:
-            places = _Places(threads, cluster, ranks)
+            places = _Places(threads, cluster, ranks, kept)
             _lead(settings, folder, key, describe, fresh, with_figures, only_report, places)
         elif not only_report:
             follow(settings, folder, key, threads, ranks)
@@ -82,11 +94,12 @@ def run_study(
 
 
 class _Places(NamedTuple):
-    """Where units run."""
+    """Where units run, and what they keep."""
 
     threads: int
     cluster: Cluster | None
     ranks: Ranks
+    kept: Kept
 
 
 def _lead(
@@ -129,6 +142,19 @@ def _lead(
         for line in [*verdict(made), claim(made)]:
             console.print(line, highlight=False, soft_wrap=True)
         console.print(f"Written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+
+
+def _check_packages(kept: Kept, cluster: Cluster | None) -> None:
+    """Refuse what needs a package that is missing."""
+    try:
+        if cluster is not None:
+            _checks.package(f"--launcher {cluster.kind}", "submitit", "cluster")
+        if kept.tensorboard:
+            _checks.package("--tensorboard", "tensorboard", "tensorboard")
+        if kept.policies:
+            _checks.package("--policies", "safetensors", "safetensors")
+    except ModuleNotFoundError as error:
+        raise InputError(str(error)) from None
 
 
 def _check_environments(settings: Settings, ranks: Ranks) -> None:
@@ -182,13 +208,13 @@ def _finished(
     there = [unit for unit in pending if result_of(folder, key, unit) is not None]
     yield from there
     left = [unit for unit in pending if unit not in there]
-    threads, cluster, ranks = places
+    threads, cluster, ranks, kept = places
     if ranks.world > 1:
-        yield from run_together(settings, left, folder, key, threads, show, ranks)
+        yield from run_together(settings, left, folder, key, threads, show, ranks, kept)
     elif left and cluster is not None:
-        yield from submit(settings, left, folder, key, cluster)
+        yield from submit(settings, left, folder, key, cluster, kept)
     elif left:
-        yield from run_here(settings, left, folder, key, threads, show)
+        yield from run_here(settings, left, folder, key, threads, show, kept)
 
 
 def _count(units: list[Unit], store: Store) -> int:

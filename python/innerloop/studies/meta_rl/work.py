@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,10 +20,17 @@ from innerloop.studies.meta_rl.together import ALONE, Ranks
 from innerloop.studies.meta_rl.unfinished import Progress, load, path_of, save
 from innerloop.studies.meta_rl.units import Unit
 
-LOGS = "logs"
+LOGS, EVENTS, POLICIES = "logs", "tensorboard", "policies"
 SAVE_SECONDS = 5.0
 # places below the study's seed; a training's own places come below the seed of the unit
 _TEST_TASKS, _TEST_EPISODES = 2, 3
+
+
+class Kept(NamedTuple):
+    """What else is written of a training: events for TensorBoard, and its last policy."""
+
+    tensorboard: bool = False
+    policies: bool = False
 
 
 def environment(
@@ -60,6 +67,7 @@ def run_unit(
     threads: int = 1,
     report: Callable[[int], None] = lambda steps: None,
     ranks: Ranks = ALONE,
+    kept: Kept = Kept(),  # noqa: B008  (it never changes)
 ) -> None:
     """Does what is missing of a unit, keeping it on disk; at the end its file says `finished`.
 
@@ -69,6 +77,7 @@ def run_unit(
         threads: of the simulator. Numbers do not depend on it.
         report: called with the control steps done so far, again and again.
         ranks: the processes that do the unit together; the first one keeps it on disk.
+        kept: what else is written.
 
     Raises:
         InputError: the folder cannot be written, or what was kept in it cannot be used.
@@ -77,7 +86,7 @@ def run_unit(
     torch.set_num_threads(1)  # sums of torch's own may depend on the number of threads
     try:
         with environment(settings, unit.environment, threads, ranks) as env:
-            _Work(settings, unit, folder, key, env, report).finish()
+            _Work(settings, unit, folder, key, env, report, kept).finish()
     except OSError as error:
         raise InputError(f"--out {str(folder)!r} cannot be written ({reason(error)})") from None
     finally:
@@ -95,9 +104,13 @@ class _Work:
         key: str,
         env: rl.Environment,
         report: Callable[[int], None],
+        kept: Kept,
     ) -> None:
         self._settings, self._unit, self._env = settings, unit, env
         self._folder, self._key, self._report = folder, key, report
+        self._kept, self._events = kept, None
+        if kept.tensorboard and env.rank == 0:
+            self._events = rl.TensorBoard(folder / EVENTS / unit.name)
         chosen: dict[str, Any] = dict(unit.changed)
         for name in ("sampling", "discount", "gae_lambda"):
             chosen[name] = getattr(settings, name)
@@ -128,6 +141,10 @@ class _Work:
             progress.stop += 1
             self._keep(iterations == stops[-1])
         progress.finished = True
+        if self._kept.policies and self._env.rank == 0:
+            (self._folder / POLICIES).mkdir(exist_ok=True)
+            path = self._folder / POLICIES / f"{self._unit.name}.safetensors"
+            rl.save_policy(path, self._training.params, model=self._training.model)
         self._keep(True)
 
     def _steps(self) -> int:
@@ -183,6 +200,8 @@ class _Work:
             return
         if not now and time.monotonic() - self._saved < SAVE_SECONDS:
             return
+        if self._events is not None:
+            self._events(self._training)
         lines = [json.dumps(row) + "\n" for row in self._training.history]
         (self._folder / LOGS).mkdir(exist_ok=True)
         write_bytes(self._folder / LOGS / f"{self._unit.name}.jsonl", "".join(lines).encode())
