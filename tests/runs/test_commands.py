@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from innerloop.runs import document
 from innerloop.runs.launch import RUN
 from innerloop.runs.store import JOURNAL, LOCK
 from innerloop.studies.linear_regression import run as regression_run
+from innerloop.studies.meta_rl import run as meta_rl_run
 from innerloop.studies.sinusoid import certificates
 from innerloop.studies.sinusoid import run as sinusoid_run
 
@@ -80,6 +82,19 @@ COMMANDS = [
         sinusoid_run.OUTPUTS,
     ),
 ]
+if find_spec("mujoco") and find_spec("gymnasium"):
+    COMMANDS.append(
+        Command(
+            "study meta-rl",
+            (
+                *("--preset", "tiny", "--iterations", "4", "--checkpoints", "2", "--tasks", "2"),
+                *("--rollouts", "2", "--horizon", "10", "--hidden", "4", "--test-tasks", "3"),
+            ),
+            ("--horizon", "12"),
+            "horizon: 10 there, 12 now",
+            meta_rl_run.OUTPUTS,
+        )
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ PACKAGE = Path(innerloop.__file__).parent
 COMMANDS = (
     "innerloop.compare",
     "innerloop.studies.linear_regression",
+    "innerloop.studies.meta_rl",
     "innerloop.studies.sinusoid",
 )
 ENTRIES = ("innerloop.cli", "innerloop.studies.command")  # these list the commands

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from innerloop.runs.statistics import Interval, corrected_interval, mean_interval
+from innerloop.runs.statistics import (
+    Interval,
+    corrected_interval,
+    interquartile_mean,
+    mean_interval,
+    stratified_bootstrap,
+)
 
 VALUES = [0.3, -0.1, 0.25, 0.4, 0.05, 0.11]
 
@@ -70,3 +76,49 @@ def test_interval_over_tasks_covers() -> None:
     ]
     # Four binomial standard errors around 90 %.
     assert abs(np.mean(hits) - 0.9) < 4 * math.sqrt(0.9 * 0.1 / 2000)
+
+
+@pytest.mark.parametrize("count", [4, 8, 40])
+def test_interquartile_mean_is_the_trimmed_mean(count: int) -> None:
+    values = np.random.default_rng(0).standard_normal((count, 3, 2)) ** 3
+    np.testing.assert_allclose(
+        interquartile_mean(values), stats.trim_mean(values, 0.25, axis=0), rtol=1e-12
+    )
+
+
+def test_interquartile_mean_takes_parts_of_values() -> None:
+    # Of five values the middle half holds three quarters of the second and the fourth.
+    assert interquartile_mean(np.array([9.0, 0.0, 4.0, -9.0, 2.0])) == pytest.approx(
+        (0.75 * 0.0 + 2.0 + 0.75 * 4.0) / 2.5
+    )
+    assert interquartile_mean(np.array([3.0])) == 3.0
+    assert interquartile_mean(np.array([1.0, 4.0])) == 2.5
+
+
+def test_stratified_bootstrap_covers_a_difference_of_means() -> None:
+    """Strata of unequal size and spread: the interval is that of the normal approximation."""
+    source = np.random.default_rng(1)
+    one, two = source.standard_normal((40, 2)), 5.0 + 3.0 * source.standard_normal((90, 2))
+
+    def difference(a, b):
+        return a.mean(0) - b.mean(0)
+
+    low, high = stratified_bootstrap(difference, [one, two], 0.9, source)
+    error = np.sqrt(one.var(0) / 40 + two.var(0) / 90)
+    reach = stats.norm.ppf(0.95) * error
+    np.testing.assert_allclose(low, difference(one, two) - reach, atol=0.15 * reach.max())
+    np.testing.assert_allclose(high, difference(one, two) + reach, atol=0.15 * reach.max())
+
+
+def test_stratified_bootstrap_keeps_rows_and_strata_together() -> None:
+    """Columns of a row move together, and a stratum draws from itself alone."""
+    rows = np.arange(6.0)[:, None] * np.array([1.0, 10.0])
+
+    def check(a, b):
+        assert (a[:, 1] == 10.0 * a[:, 0]).all()
+        assert (a[:, 0] < 6).all()
+        assert (b[:, 0] >= 100).all()
+        assert (len(a), len(b)) == (6, 6)
+        return a.mean(0)
+
+    stratified_bootstrap(check, [rows, rows + 100], 0.9, np.random.default_rng(0), resamples=20)

@@ -8,12 +8,16 @@ Meta-World `"innerloop[metaworld]"`.
 
 from innerloop.rl import objectives
 from innerloop.rl.advantage import advantages
+from innerloop.rl.comparing import tradeoff
 from innerloop.rl.environment import Environment
 from innerloop.rl.evaluation import evaluate
 from innerloop.rl.gymnasium_tasks import from_gymnasium
+from innerloop.rl.logs import JsonLines, TensorBoard
+from innerloop.rl.recording import record
 from innerloop.rl.registry import NAMES, make
 from innerloop.rl.rollouts import Rollouts, episode_returns, policy_batch
 from innerloop.rl.sampling import collect
+from innerloop.rl.saving import load_policy, save_policy
 from innerloop.rl.seeds import derived
 from innerloop.rl.settings import published_iterations, published_settings
 from innerloop.rl.training import Training, train
@@ -22,7 +26,9 @@ from innerloop.rl.trust_region import TrustRegionStep, conjugate_gradient, trust
 __all__ = [
     "NAMES",
     "Environment",
+    "JsonLines",
     "Rollouts",
+    "TensorBoard",
     "Training",
     "TrustRegionStep",
     "advantages",
@@ -32,11 +38,15 @@ __all__ = [
     "episode_returns",
     "evaluate",
     "from_gymnasium",
+    "load_policy",
     "make",
     "objectives",
     "policy_batch",
     "published_iterations",
     "published_settings",
+    "record",
+    "save_policy",
+    "tradeoff",
     "train",
     "trust_region_step",
 ]

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from innerloop.policies import GaussianMLP, PolicyBatch
 from innerloop.rl import objectives, settings
+from innerloop.rl._policy_losses import Leaves
 from innerloop.rl.advantage import advantages
 from innerloop.rl.environment import Environment
+from innerloop.rl.ranks import mean_leaves, mean_numbers
 from innerloop.rl.rollouts import Rollouts, episode_returns, first_episodes, policy_batch
 from innerloop.rl.sampling import collect
 from innerloop.rl.seeds import derived
 from innerloop.rl.trust_region import trust_region_step
 
-Leaves = dict[str, Tensor]
 Row = dict[str, Any]
 S = TypeVar("S", bound=settings.Settings)
 A = TypeVar("A", settings.PPO, settings.ProMP)
@@ -67,7 +68,9 @@ class Algorithm(Generic[S]):
 
     def iterate(self, seed: int) -> Row:
         """One iteration, a function of the state and the seed; the row says what happened."""
-        self.env.set_tasks(self.env.sample_tasks(self.env.tasks, derived(seed, TASKS)))
+        env = self.env
+        tasks = env.sample_tasks(env.world * env.tasks, derived(seed, TASKS))
+        env.set_tasks(tasks[env.rank * env.tasks : (env.rank + 1) * env.tasks])
         return self.improve(seed)
 
     def improve(self, seed: int) -> Row:
@@ -93,15 +96,27 @@ class Algorithm(Generic[S]):
         like = self.params[self.model.names[0]]
         return Phase(data, policy_batch(data, advantage, pooled=self.pooled, like=like), seconds)
 
+    def mean(self, grad: Mapping[str, Tensor]) -> Leaves:
+        """A gradient or product of this process's tasks, averaged over all processes."""
+        return mean_leaves(grad, self.env.world)
+
+    def mean_of(self, value: Tensor) -> float:
+        """The mean of a number of each task [T], over the tasks of all processes."""
+        return mean_numbers(self.env.world, float(value.mean()))[0]
+
     def row(self, phases: list[Phase], **rest: Any) -> Row:
-        """What every algorithm reports."""
-        before, after = phases[0], phases[-1]
+        """What every algorithm reports, averaged over processes."""
+        world = self.env.world
+        returns = mean_numbers(world, *(phase.mean_return() for phase in phases))
+        success = [phase.success() for phase in phases]
+        shares = mean_numbers(world, *(share for share in success if share is not None))
+        adapts = len(phases) > 1
         return {
-            "return": before.mean_return(),
-            "adapted_return": after.mean_return() if len(phases) > 1 else None,
-            "success": before.success(),
-            "adapted_success": after.success() if len(phases) > 1 else None,
-            "steps": sum(phase.rollouts.steps for phase in phases),
+            "return": returns[0],
+            "adapted_return": returns[1] if adapts else None,
+            "success": shares[0] if shares else None,
+            "adapted_success": shares[1] if shares and adapts else None,
+            "steps": world * sum(phase.rollouts.steps for phase in phases),
             "entropy": float(objectives.entropy(self.params, model=self.model)),
             "sampling_seconds": sum(phase.seconds for phase in phases),
             **rest,
@@ -147,10 +162,11 @@ class JointPPO(WithAdam[settings.PPO]):
             loss, grad = objectives.loss_and_grad(
                 self.params, phase.batch, model=self.model, loss="pg_clipped", clip=chosen.clip
             )
-            first = float(loss.mean()) if first is None else first
-            self.descend({name: leaf[0] for name, leaf in grad.items()})
+            first = loss if first is None else first
+            self.descend(self.mean({name: leaf[0] for name, leaf in grad.items()}))
+        assert first is not None, "epochs is at least 1"
         kl = objectives.kl(self.params, phase.batch, model=self.model)
-        return self.row([phase], loss=first, kl=float(kl.mean()))
+        return self.row([phase], loss=self.mean_of(first), kl=self.mean_of(kl))
 
 
 class ProMP(WithAdam[settings.ProMP]):
@@ -185,10 +201,16 @@ class ProMP(WithAdam[settings.ProMP]):
                 order=chosen.order,
                 **inner,
             )
-            first = float(step.loss.mean()) if first is None else first
-            self.descend(step.grad)
-        kl = float(objectives.kl(self.params, before.batch, model=self.model).mean())
-        row = self.row([before, after], loss=first, kl=kl, kl_coefficient=self.kl_coefficient)
+            first = step.loss if first is None else first
+            self.descend(self.mean(step.grad))
+        assert first is not None, "epochs is at least 1"
+        kl = self.mean_of(objectives.kl(self.params, before.batch, model=self.model))
+        row = self.row(
+            [before, after],
+            loss=self.mean_of(first),
+            kl=kl,
+            kl_coefficient=self.kl_coefficient,
+        )
         self.kl_coefficient = adapted_coefficient(self.kl_coefficient, kl, chosen.kl_target)
         return row
 
@@ -205,13 +227,13 @@ class JointTRPO(Algorithm[settings.TRPO]):
 
         def product(vector: Mapping[str, Tensor]) -> Leaves:
             found = objectives.fisher_product(self.params, batch, vector, model=model)
-            return {name: leaf[0] for name, leaf in found.items()}
+            return self.mean({name: leaf[0] for name, leaf in found.items()})
 
         def evaluate(params: Mapping[str, Tensor]) -> tuple[float, float]:
             loss = objectives.losses(params, batch, model=model, loss="pg_ratio")
-            return float(loss.mean()), float(objectives.kl(params, batch, model=model).mean())
+            return self.mean_of(loss), self.mean_of(objectives.kl(params, batch, model=model))
 
-        gradient = {name: leaf[0] for name, leaf in grad.items()}
+        gradient = self.mean({name: leaf[0] for name, leaf in grad.items()})
         return self.row([phase], **self.search(gradient, product, evaluate))
 
     def search(
@@ -253,19 +275,21 @@ class TRPOMAML(JointTRPO):
         support, query = before.batch, after.batch
 
         def product(vector: Mapping[str, Tensor]) -> Leaves:
-            return objectives.meta_fisher_product(
-                self.params, support, query, vector, order=chosen.order, **inner
+            return self.mean(
+                objectives.meta_fisher_product(
+                    self.params, support, query, vector, order=chosen.order, **inner
+                )
             )
 
         def evaluate(params: Mapping[str, Tensor]) -> tuple[float, float]:
             adapted = objectives.adapt(params, support, **inner)
             loss = objectives.losses(adapted, query, model=model, loss="pg_ratio")
-            return float(loss.mean()), float(objectives.kl(adapted, query, model=model).mean())
+            return self.mean_of(loss), self.mean_of(objectives.kl(adapted, query, model=model))
 
         step = objectives.meta_grad(
             self.params, support, query, query_loss="pg_ratio", order=chosen.order, **inner
         )
-        return self.row([before, after], **self.search(step.grad, product, evaluate))
+        return self.row([before, after], **self.search(self.mean(step.grad), product, evaluate))
 
 
 def adapted_coefficient(coefficient: float, kl: float, target: float | None) -> float:

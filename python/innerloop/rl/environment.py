@@ -37,6 +37,7 @@ class Environment(ABC):
         action_size: k.
         success: [lanes] bool, whether the last step reported success; None for families without
             such a notion.
+        rank, world: which part of how many this is, see `share`; 0 and 1.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Environment(ABC):
         self.observation_size = observation_size
         self.action_size = action_size
         self.success: Flags | None = None
+        self.rank, self.world = 0, 1
         self._clock = np.zeros(self.lanes, dtype=np.int64)  # steps of the present episode
         self._resets = np.zeros(self.lanes, dtype=np.int64)  # episodes begun since reset(), less 1
         self._seed = 0
@@ -102,6 +104,29 @@ class Environment(ABC):
             )
         self._assign(given)
         self._has_tasks = True
+
+    def share(self, rank: int, world: int) -> None:
+        """Makes this one of several parts of a larger environment, each in its own process.
+
+        Together they hold world * T tasks; this part's lanes get the starts, and in `collect` the
+        noise, that they have in one environment of that size. `train` and `evaluate` then work
+        together over the processes of torch.distributed.
+
+        Args:
+            rank: of this part, from 0 on.
+            world: how many parts there are, of equal sizes.
+
+        Raises:
+            ValueError: rank does not lie in [0, world).
+        """
+        parts = _checks.integer("share", "world", world)
+        self.rank, self.world = _checks.integer("share", "rank", rank, 0, parts - 1), parts
+        self._is_reset = False
+
+    @property
+    def first_lane(self) -> int:
+        """Number of this part's first lane among those of all parts."""
+        return self.rank * self.lanes
 
     def reset(self, seed: int) -> Array:
         """Returns the first observation of a new episode in every lane, [lanes, d].
@@ -191,6 +216,19 @@ class Environment(ABC):
                 environments of `rl.from_gymnasium`).
         """
         raise self._has_no_state()
+
+    def render(self, lane: int = 0) -> NDArray[np.uint8]:
+        """Returns an image [height, width, 3] of a lane as it is now.
+
+        Raises:
+            RuntimeError: nothing here can render; the text says what to try.
+        """
+        raise RuntimeError(f"render: {self.name} has no renderer")
+
+    @property
+    def frames_per_second(self) -> int | None:
+        """Control steps in a second of simulated time, rounded; None where that is not known."""
+        return None
 
     def close(self) -> None:
         """Ends threads and processes; may be called twice. Anything else then raises."""

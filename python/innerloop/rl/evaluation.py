@@ -15,6 +15,7 @@ from innerloop.rl import _checks, objectives
 from innerloop.rl._policy_checks import check_policy
 from innerloop.rl.advantage import advantages
 from innerloop.rl.environment import Environment
+from innerloop.rl.ranks import check_group, sum_array
 from innerloop.rl.rollouts import TESTERS, episode_returns, policy_batch
 from innerloop.rl.sampling import SAMPLING, collect
 from innerloop.rl.seeds import derived
@@ -92,10 +93,13 @@ def evaluate(
         count = _checks.integer(op, "tasks", tasks)
         found = env.sample_tasks(count, derived(start, 0), split="test")
 
-    result = np.empty((len(found), updates + 1))
-    for chunk, first in enumerate(range(0, len(found), env.tasks)):
-        held = found[first : first + env.tasks]
-        env.set_tasks([held[i % len(held)] for i in range(env.tasks)])
+    check_group(op, env.rank, env.world)
+    together = env.world * env.tasks  # of all processes; this one has those in `own`
+    own = slice(env.rank * env.tasks, (env.rank + 1) * env.tasks)
+    result = np.zeros((len(found), updates + 1))
+    for chunk, first in enumerate(range(0, len(found), together)):
+        held = found[first : first + together]
+        env.set_tasks([held[i % len(held)] for i in range(together)][own])
         adapting = _Adapting(params, model, env.tasks, rate, optimizer)
         for update in range(updates + 1):
             data = collect(
@@ -106,13 +110,16 @@ def evaluate(
                 sampling=sampling,
             )
             returns = episode_returns(data, tester=tester).mean(1)
-            result[first : first + len(held), update] = returns[: len(held)]
+            places = range(len(held))[own]
+            result[first + own.start : first + own.start + len(places), update] = returns[
+                : len(places)
+            ]
             if update < updates:
                 advantage = advantages(data, discount=discount, gae_lambda=gae_lambda)
                 like = next(iter(adapting.params.values()))
                 batch = policy_batch(data, advantage, like=like)
                 adapting.step(objectives.loss_and_grad(adapting.params, batch, model=model)[1])
-    return result
+    return sum_array(result, env.world)
 
 
 class _Adapting:

@@ -94,6 +94,10 @@ class Group:
                 column[lane] = value
         return moved
 
+    def render(self, lane: int) -> Any:
+        """What the object of a lane shows."""
+        return self._lanes[lane].render()
+
     def close(self) -> None:
         """Frees every object."""
         for objects in self._objects.values():
@@ -156,7 +160,8 @@ class LaneEnvironment(Environment):
         for part in self._parts:
             here = np.flatnonzero((lanes >= part[0]) & (lanes <= part[-1]))
             seeds = [
-                derived(self._seed, int(lanes[i]), int(counts[i])) % 2**31 for i in here.tolist()
+                derived(self._seed, self.first_lane + int(lanes[i]), int(counts[i])) % 2**31
+                for i in here.tolist()
             ]
             places.append(here)
             calls.append(((lanes[here] - part[0]).tolist(), seeds) if here.size else None)
@@ -187,6 +192,16 @@ class LaneEnvironment(Environment):
         except BaseException:
             self.close()
             raise
+
+    def render(self, lane: int = 0) -> NDArray[np.uint8]:
+        self._check_open("render")
+        (image,) = self._ask("render", [(lane,)]) if len(self._parts) == 1 else (None,)
+        if not (isinstance(image, np.ndarray) and image.ndim == 3):
+            raise RuntimeError(
+                f"render: {self.name} gives no image; environments do so that are made with "
+                'render_mode="rgb_array" and run in this process (threads=1)'
+            )
+        return image
 
     def close(self) -> None:
         if not self._is_closed:

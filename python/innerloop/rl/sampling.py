@@ -67,6 +67,10 @@ def collect(
     _checks.choice(op, "sampling", sampling, SAMPLING)
     check_policy(op, env, params, model)
     start = _checks.seed(op, seed)
+    if sampling == "published" and env.world > 1:
+        _checks.refuse(
+            op, "sampling", "be 'lanes' where tasks are split over processes", repr(sampling)
+        )
     budget = env.lanes * env.horizon
     with torch.no_grad(), one_torch_thread():
         actor = Actor(params, model, env.tasks, env.rollouts)
@@ -82,7 +86,8 @@ def collect(
         ):
             seen = observation.astype(actor.dtype)
             mean = actor.means(seen)
-            drawn = noise.standard_normal(mean.shape, dtype=actor.dtype)
+            drawn = noise.standard_normal((env.world * env.lanes, mean.shape[1]), actor.dtype)
+            drawn = drawn[env.first_lane : env.first_lane + env.lanes]
             action = mean + actor.std * drawn  # [B, k]
             observation, reward, terminated, truncated = env.step(action)
             end = terminated | truncated

@@ -22,6 +22,7 @@ from innerloop.rl.families import FACTORS, Family
 BROKEN = 1e10
 # a policy's action a in [-10, 10] becomes lo + (a + 10) (hi - lo) / 20, clipped to [lo, hi]
 ACTION_RANGE = 10.0
+IMAGE = (360, 480)  # height and width of what `render` gives
 
 
 class SimulatedEnvironment(Environment):
@@ -47,6 +48,7 @@ class SimulatedEnvironment(Environment):
         )
         self._family = family
         self._nominal = model
+        self._renderer: Any = None
         self._positions, self._velocities = slice(1, 1 + model.nq), slice(1 + model.nq, None)
         self._start = np.concatenate([[0.0], model.qpos0, np.zeros(model.nv)])
         self._state: Array = np.tile(self._start, (self.lanes, 1))
@@ -115,7 +117,7 @@ class SimulatedEnvironment(Environment):
         state = np.tile(self._start, (len(lanes), 1))
         for row, (lane, count) in enumerate(zip(lanes.tolist(), counts.tolist(), strict=True)):
             # a counter in place of a history: this lane's draw does not depend on other lanes
-            counter = np.array([0, 0, lane, count], dtype=np.uint64)
+            counter = np.array([0, 0, self.first_lane + lane, count], dtype=np.uint64)
             random = np.random.Generator(np.random.Philox(key=self._seed, counter=counter))
             position = random.uniform(-noise.position, noise.position, nq)
             if noise.is_normal:
@@ -151,7 +153,33 @@ class SimulatedEnvironment(Environment):
         self._state[:, self._positions] = position
         self._state[:, self._velocities] = velocity
 
+    def render(self, lane: int = 0) -> NDArray[np.uint8]:
+        self._check_open("render")
+        mujoco = _checks.package("render", "mujoco", "rl")
+        if self._renderer is None:
+            try:
+                self._renderer = mujoco.Renderer(self._nominal, *IMAGE)
+            except Exception as error:  # MuJoCo's back ends each fail in a way of their own
+                raise RuntimeError(
+                    f"render: MuJoCo finds nothing to render with here ({error}); set the "
+                    "environment variable MUJOCO_GL to egl (GPU or Mesa's driver) or osmesa "
+                    "(software) before Python starts, or run where there is a display"
+                ) from None
+        data = mujoco.MjData(self._nominal)
+        data.qpos[:], data.qvel[:] = self.qpos[lane], self.qvel[lane]
+        mujoco.mj_forward(self._nominal, data)
+        self._renderer.update_scene(data, camera="track")
+        found: NDArray[np.uint8] = self._renderer.render().copy()
+        return found
+
+    @property
+    def frames_per_second(self) -> int | None:
+        return round(1 / self._family.dt)
+
     def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
         if not self._is_closed:
             self._pool.close()
         super().close()

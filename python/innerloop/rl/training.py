@@ -15,6 +15,7 @@ from innerloop.rl import _checks
 from innerloop.rl import algorithms as kinds
 from innerloop.rl._policy_checks import check_policy
 from innerloop.rl.environment import Environment
+from innerloop.rl.ranks import check_group
 from innerloop.rl.seeds import derived
 from innerloop.rl.settings import ALGORITHMS, build_settings, published_iterations
 
@@ -61,6 +62,7 @@ class Training:
             generator = torch.Generator().manual_seed(derived(self._seed, PARAMETERS))
             params = model.init(generator)
         check_policy(op, env, params, model)
+        check_group(op, env.rank, env.world)
         self.model = model
         self.settings = asdict(chosen)
         self.settings["hidden"] = tuple(layer.outputs for layer in model.network.layers[:-1])
@@ -121,6 +123,10 @@ def train(
     | "trpo-maml" | TRPO on the policies after one inner step | twice |
 
     Every iteration draws new tasks. Tasks, rollouts and horizon come from `env`.
+
+    Under torchrun every process trains with its own `env` of a share of the tasks (`env.share(rank,
+    world)`) and meets in the means of gradients and products: P numbers for each. The tasks, starts
+    and noise are those of one process with all tasks; numbers agree up to the order of sums.
 
     Args:
         env: from `make` or `from_gymnasium`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from innerloop.studies.linear_regression import command as linear_regression
+from innerloop.studies.meta_rl import command as meta_rl
 from innerloop.studies.sinusoid import command as sinusoid
 
 
@@ -24,4 +25,5 @@ def study() -> typer.Typer:
         linear_regression.linear_regression
     )
     group.command("sinusoid", help=sinusoid.HELP)(sinusoid.sinusoid)
+    group.command("meta-rl", help=meta_rl.HELP)(meta_rl.meta_rl)
     return group
