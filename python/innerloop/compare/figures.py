@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from innerloop.compare.analysis import Analysis, Row
-from innerloop.runs.figures import STYLE, save_figure
+from innerloop.runs.figures import STYLE, figure_style, save_figure
 from innerloop.runs.methods import FIRST_ORDER, JOINT, LABELS, MAML, METHODS
 from innerloop.runs.statistics import Interval
 
@@ -21,10 +20,8 @@ _CLIP = 3.0
 
 
 def draw_figures(analysis: Analysis, folder: Path, measure: str, source: str) -> list[Path]:
-    """Write both figures as PNG and SVG; returns the paths of the PNG files."""
-    with matplotlib.rc_context(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
-    ):
+    """Write both figures as PNG, SVG and PDF; returns the paths of the SVG files."""
+    with figure_style():
         return [
             save_figure(
                 _against_steps(analysis, measure, source), folder / "risk_by_adaptation_steps"

@@ -24,17 +24,14 @@ from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.report import figure_files
 from innerloop.runs.store import RESULTS, Store
 
 # Everything that a run may write beside its journal.
 OUTPUTS = (
     RESULTS,
     RUN,
-    *(
-        f"risk_by_{axis}.{kind}"
-        for axis in ("adaptation_steps", "inner_rate")
-        for kind in ("png", "svg")
-    ),
+    *figure_files("risk_by_adaptation_steps", "risk_by_inner_rate"),
 )
 
 

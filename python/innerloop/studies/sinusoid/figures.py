@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from innerloop.runs.figures import STYLE, save_figure
+from innerloop.runs.figures import STYLE, figure_style, save_figure
 from innerloop.runs.methods import JOINT, LABELS, METHODS
 from innerloop.studies.sinusoid.measuring import Measured, fits
 from innerloop.studies.sinusoid.settings import Settings
@@ -35,10 +34,8 @@ def draw_figures(
     trained: dict[str, torch.Tensor],
     folder: Path,
 ) -> list[Path]:
-    """Write both figures as PNG and SVG; returns the paths of the PNG files."""
-    with matplotlib.rc_context(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
-    ):
+    """Write both figures as PNG, SVG and PDF; returns the paths of the SVG files."""
+    with figure_style():
         return [
             save_figure(
                 _error_by_steps(settings, measured, same, picked), folder / "error_by_steps"

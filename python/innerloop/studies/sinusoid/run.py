@@ -13,6 +13,7 @@ from innerloop.runs.files import write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.methods import LABELS, METHODS
 from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.report import figure_files
 from innerloop.runs.store import RESULTS, Store
 from innerloop.studies.sinusoid.certificates import (
     FILE,
@@ -43,7 +44,7 @@ OUTPUTS = (
     FILE,
     RUN,
     PATTERN,
-    *(f"{name}.{kind}" for name in ("error_by_steps", "example_fits") for kind in ("png", "svg")),
+    *figure_files("error_by_steps", "example_fits"),
 )
 
 
