@@ -69,6 +69,7 @@ def made(tmp_path: Path) -> Report:
         settings={"rates": [0.1, 0.25], "seed": 0, "features": [], "log": None, "x": HOSTILE},
         versions={"torch": "2.13.0"},
         files={"results.json": "every number", "curve.*": "the figure", "a b.txt": HOSTILE},
+        introduction=["Data     a table", "         of rows", f"Model    {HOSTILE}"],
     )
 
 
@@ -125,6 +126,7 @@ def test_settings_read_as_people_write_them(made: Report, tmp_path: Path) -> Non
         assert f'<th scope="row">{name}</th><td>{value}</td>' in text
     assert '<a href="./a%20b.txt">a b.txt</a>' in text
     assert '<th scope="row">curve.*</th>' in text  # several files are no link
+    assert '<th scope="row">Data</th><td>a table; of rows</td>' in text
 
 
 def test_rows_keep_their_emphasis(made: Report, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ SERIES: tuple[dict[str, Any], ...] = (
 STYLE = dict(zip((JOINT, FIRST_ORDER, MAML), SERIES, strict=False))
 # Blue where the quantity is small, orange where it is large, grey in the middle.
 RISING = LinearSegmentedColormap.from_list(
-    "rising", ["#0b2f66", "#3f78b5", "#9c9fa3", "#f2a65e", "#ffeec2"]
+    "rising", ["#0b2f66", "#33609b", "#8c8a88", "#eba55f", "#ffeec2"]
 )
 
 
@@ -73,8 +73,8 @@ def save_figure(figure: Figure, stem: Path) -> Path:
         def write(stream: IO[bytes], kind: str = kind) -> None:
             figure.savefig(stream, format=kind, metadata=metadata.get(kind))
 
-        write_atomically(stem.with_suffix(f".{kind}"), write)
-    return stem.with_suffix(".svg")
+        write_atomically(stem.with_name(f"{stem.name}.{kind}"), write)
+    return stem.with_name(f"{stem.name}.svg")
 
 
 def label_logarithmic(axis: Axis) -> None:

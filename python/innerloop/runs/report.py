@@ -68,6 +68,8 @@ class Report:
         settings: by name, as the result file has them.
         versions: of everything that computes a number.
         files: {name in the run's folder: what it holds}, without the report itself.
+        introduction: what the terminal said before the work: lines of a word, spaces and the rest;
+            a line that begins with a space goes on with the one before.
     """
 
     command: str
@@ -79,6 +81,7 @@ class Report:
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     files: Mapping[str, str]
+    introduction: Sequence[str] = ()
 
 
 def figure_files(*stems: str) -> tuple[str, ...]:
@@ -123,6 +126,7 @@ def page(report: Report) -> str:
         "</section>",
         f'<section class="notes"><h2>Notes</h2><ul>{notes}</ul></section>' if notes else "",
         *(_section(section) for section in report.sections),
+        _folded("What was run", _introduced(report.introduction)) if report.introduction else "",
         _folded("Settings", _pairs(report.settings)),
         _folded("Versions", _pairs(report.versions)),
         _folded("Files in this folder", f'<div class="scroll"><table>{files}</table></div>'),
@@ -206,6 +210,19 @@ def _plain(value: Any) -> str:
     """A cell's text without the terminal's markup; its line breaks are for narrow columns."""
     text = Text.from_markup(value) if isinstance(value, str) else value
     return escape(" ".join(str(text).split()))
+
+
+def _introduced(lines: Sequence[str]) -> str:
+    """A table of the lines that open with a word."""
+    items: dict[str, Any] = {}
+    for line in lines:
+        name, *rest = line.split(maxsplit=1)
+        if line.startswith(" "):
+            last = list(items)[-1]
+            items[last] = f"{items[last]}; {line.strip()}"
+        else:
+            items[name] = "".join(rest)
+    return _pairs(items)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
