@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,6 +75,17 @@ def save_figure(figure: Figure, stem: Path) -> Path:
 
         write_atomically(stem.with_name(f"{stem.name}.{kind}"), write)
     return stem.with_name(f"{stem.name}.svg")
+
+
+def spaced(values: Sequence[float], factor: float) -> list[float]:
+    """Ascending positive values at least a factor from each other, both ends among them: those
+    that have room for a label on a logarithmic axis.
+    """
+    kept = [float(values[0])]
+    for value in values[1:-1]:
+        if value >= factor * kept[-1] and value * factor <= values[-1]:
+            kept.append(float(value))
+    return kept if len(values) == 1 else [*kept, float(values[-1])]
 
 
 def label_logarithmic(axis: Axis) -> None:

@@ -197,10 +197,11 @@ def _table(table: Table) -> str:
             f"<td{side}>{_plain(value)}</td>" for value, side in zip(values, sides, strict=True)
         )
         lines.append(f"<tr{name}>{inside}</tr>")
-    title = f"<caption>{_plain(table.title)}</caption>" if table.title else ""
+    # Not a caption, which would be as wide as the table is on a phone.
+    title = f'<p class="title">{_plain(table.title)}</p>' if table.title else ""
     below = f'<p class="below">{_plain(table.caption)}</p>' if table.caption else ""
     return (
-        f'<div class="scroll" tabindex="0"><table>{title}<thead><tr>{headers}</tr></thead>\n<tbody>'
+        f'{title}<div class="scroll" tabindex="0"><table><thead><tr>{headers}</tr></thead>\n<tbody>'
         + "\n".join(lines)
         + f"</tbody></table></div>{below}"
     )
@@ -252,7 +253,7 @@ body{margin:0;background:#fff;color:#1b1b1b;font:16px/1.5 system-ui,-apple-syste
 main{max-width:54rem;margin:0 auto;padding:1rem}
 h1{font-size:1.5rem;line-height:1.25;margin:.2rem 0 1rem;overflow-wrap:anywhere}
 h2{font-size:1.1rem;margin:1.6rem 0 .5rem}
-p,li,figcaption,td,th{overflow-wrap:anywhere}
+p,li,figcaption,td:not(.number){overflow-wrap:anywhere}
 .command{margin:0;color:#595959;font-family:ui-monospace,"DejaVu Sans Mono",monospace;
 font-size:.85rem}
 .answer{border-left:.3rem solid #1b1b1b;background:#f3f3f3;padding:.2rem 1rem}
@@ -265,7 +266,7 @@ img{display:block;width:100%;max-width:44rem;height:auto}
 figcaption,.below{color:#404040;font-size:.88rem;margin:.3rem 0 1rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;margin:.3rem 0}
-caption{text-align:left;font-weight:600;padding-bottom:.3rem}
+.title{font-size:.9rem;font-weight:600;margin:1rem 0 .2rem}
 th,td{padding:.2rem .6rem;text-align:left;vertical-align:top}
 thead th{border-bottom:1px solid #1b1b1b;vertical-align:bottom}
 .number{text-align:right;white-space:nowrap}

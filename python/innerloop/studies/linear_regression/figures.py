@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from innerloop.runs.figures import SERIES, figure_style, label_logarithmic, save_figure
+from innerloop.runs.figures import SERIES, figure_style, label_logarithmic, save_figure, spaced
 from innerloop.runs.report import FIGURE_KINDS
 from innerloop.studies.linear_regression.heat_maps import (
     HATCH,
@@ -171,7 +171,7 @@ def _crossovers(maps: Maps) -> Figure:
         _crossover(axes, maps, maps.crossover[:, index], style, maps.settings.inner_lrs[index])
     axes.grid(True)
     label_logarithmic(axes.yaxis)
-    axes.xaxis.set_major_locator(FixedLocator(_apart(maps.samples, 1.9)))
+    axes.xaxis.set_major_locator(FixedLocator(spaced(maps.samples.tolist(), 1.9)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("samples N")
@@ -194,12 +194,3 @@ def _crossover(
             maps.samples[part], shown[part], scalex=False, scaley=False,
             label=label if part.stop is None else None, **style,  # type: ignore[arg-type]
         )  # fmt: skip
-
-
-def _apart(values: Array, factor: float) -> list[float]:
-    """Values at least a factor from each other, both ends among them."""
-    kept = [float(values[0])]
-    for value in values[1:-1]:
-        if value >= factor * kept[-1] and value * factor <= values[-1]:
-            kept.append(float(value))
-    return kept if len(values) == 1 else [*kept, float(values[-1])]

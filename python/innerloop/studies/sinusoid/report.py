@@ -56,6 +56,12 @@ def tables(settings: Settings, found: Findings) -> list[Table]:
         if math.isfinite(found.oracle.high)
         else ""
     )
+    spoiled = (
+        " Where a task diverges in some run a mean would say nothing: medians over tasks stand "
+        "below, and the change is that of medians."
+        if any(count for row in found.over_same for count in row.failed.values())
+        else ""
+    )
     made = []
     for title, over, first, caption in (
         (
@@ -63,14 +69,13 @@ def tables(settings: Settings, found: Findings) -> list[Table]:
             f"{settings.shots} points at rate {settings.inner_lr:g}",
             found.over_same,
             0,
-            brackets + oracle,
+            brackets + spoiled + oracle,
         ),
         (
             "The same, each method at the fine-tuning rate that validation tasks pick",
             found.over_picked,
             1,
-            "Where a task diverges in some run, a mean would say nothing: medians over tasks stand "
-            "under it.",
+            None,
         ),
     ):
         table = _plain_table(title, caption)
