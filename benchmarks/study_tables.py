@@ -8,6 +8,7 @@ from typing import Any
 from formatting import Run, markdown, milliseconds, of_kind
 
 KIND = "regression-study"
+AGREEMENT = "regression-agreement"
 
 
 def speed(runs: Sequence[Run]) -> str:
@@ -53,7 +54,7 @@ def trials(runs: Sequence[Run]) -> str:
 def agreement(runs: Sequence[Run]) -> str:
     """Mean and largest |theory - simulation| by region for every p; both maps for the smallest."""
     found: dict[int, dict[str, Any]] = {}
-    for run in of_kind(runs, KIND):
+    for run in of_kind(runs, AGREEMENT):
         for each in run["agreement"]:
             found[each["settings"]["p"]] = each
     parts = []
