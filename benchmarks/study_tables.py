@@ -66,6 +66,27 @@ def agreement(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts)
 
 
+def verdict(runs: Sequence[Run]) -> str:
+    """For every p the mean distance of theory from simulation, what chance makes, and winners."""
+    rows = [
+        [
+            f"p = {each['settings']['p']}",
+            f"{each['mean']:.4f}",
+            f"{each['noise']:.4f}",
+            f"{each['named']:,} of {each['called']:,}",
+        ]
+        for run in of_kind(runs, AGREEMENT)
+        for each in run["agreement"]
+    ]
+    header = [
+        "",
+        "mean distance",
+        "of chance alone",
+        "winners named, of the cells that trials decide",
+    ]
+    return markdown(header, rows)
+
+
 def _regions(regions: Sequence[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(r["tasks"] for r in regions))
     cells = {(r["steps"], r["samples"], r["tasks"]): _cell(r) for r in regions}

@@ -12,7 +12,7 @@ from innerloop.studies import linear_regression
 from innerloop.studies.linear_regression.agreement import agreement
 from innerloop.studies.linear_regression.settings import Settings
 from innerloop.studies.linear_regression.theory import predict
-from innerloop.studies.linear_regression.verdict import conclude
+from innerloop.studies.linear_regression.verdict import fit
 
 from worker import Request
 
@@ -42,6 +42,6 @@ def _agreement(settings: Settings, threads: int) -> dict[str, Any]:
     regions = agreement(sweep)
     return {
         "settings": settings.as_dict(),
-        "verdict": conclude(sweep, regions).reasons[-1],
+        **fit(sweep, regions)._asdict(),
         "regions": [region.as_dict() for region in regions],
     }

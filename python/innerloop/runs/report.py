@@ -194,7 +194,8 @@ def _table(table: Table) -> str:
         kinds = ["strong"] * ("bold" in str(row.style or "")) + ["end"] * row.end_section
         name = f' class="{" ".join(kinds)}"' if kinds else ""
         inside = "".join(
-            f"<td{side}>{_plain(value)}</td>" for value, side in zip(values, sides, strict=True)
+            f"<td{side}>{_plain(value, '<br>')}</td>"
+            for value, side in zip(values, sides, strict=True)
         )
         lines.append(f"<tr{name}>{inside}</tr>")
     # Not a caption, which would be as wide as the table is on a phone.
@@ -207,10 +208,10 @@ def _table(table: Table) -> str:
     )
 
 
-def _plain(value: Any) -> str:
-    """A cell's text without the terminal's markup; its line breaks are for narrow columns."""
+def _plain(value: Any, between: str = " ") -> str:
+    """A text without the terminal's markup, with `between` for its line breaks."""
     text = Text.from_markup(value) if isinstance(value, str) else value
-    return escape(" ".join(str(text).split()))
+    return between.join(escape(" ".join(line.split())) for line in str(text).splitlines())
 
 
 def _introduced(lines: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
 
 from innerloop.runs.figures import SERIES, figure_style, label_logarithmic, save_figure, spaced
 from innerloop.runs.report import FIGURE_KINDS
@@ -110,44 +111,39 @@ def _chosen(settings: Settings) -> list[int]:
 
 
 def _against(maps: Maps) -> Figure:
-    """Theory's probabilities against simulated shares, in all cells and at all rates."""
-    figure = Figure(figsize=(6.2, 3.7), layout="compressed")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, after_update in zip(panels, (True, False), strict=True):
-        _scatter(axes, maps, after_update)
-        axes.set_title(LABELS[after_update])
-        axes.set_xlabel("theory: probability that MAML wins")
-    panels[0].set_ylabel("simulation: share of trials")
-    figure.legend(
-        handles=panels[0].get_legend_handles_labels()[0],
-        loc="outside lower center", ncols=4, handletextpad=0.3,
-    )  # fmt: skip
+    """Theory's probabilities against simulated shares in all cells and at all rates: N = 1, few and
+    many samples apart.
+    """
+    n = maps.samples
+    groups = (("N = 1", n == 1), ("N = 2 to 10", (n > 1) & (n <= 10)), ("N > 10", n > 10))
+    shown = [(label, inside) for label, inside in groups if inside.any()]
+    figure = Figure(figsize=(0.9 + 1.65 * len(shown), 4.1), layout="compressed")
+    panels = figure.subplots(2, len(shown), sharex=True, sharey=True, squeeze=False)
+    for row, after_update in zip(panels, (True, False), strict=True):
+        for axes, (label, inside) in zip(row, shown, strict=True):
+            _scatter(axes, maps, after_update, inside)
+            if after_update:
+                axes.set_title(label)
+        row[0].set_ylabel(f"{LABELS[after_update]}\nshare of trials")
+    panels[1, len(shown) // 2].set_xlabel("theory: probability that MAML wins")
     return figure
 
 
-def _scatter(axes: Axes, maps: Maps, after_update: bool) -> None:
-    simulated, predicted = maps.simulated[after_update], maps.predicted[after_update]
-    groups = (
-        ("N = 1", maps.samples == 1),
-        ("N = 2 to 10", (maps.samples > 1) & (maps.samples <= 10)),
-        ("N > 10", maps.samples > 10),
-    )
+def _scatter(axes: Axes, maps: Maps, after_update: bool, inside: NDArray[np.bool_]) -> None:
+    """One point for each cell, and two standard errors of the trials to either side."""
+    axes.plot(
+        maps.predicted[after_update][:, inside].ravel(),
+        maps.simulated[after_update][:, inside].ravel(),
+        ".", color=SERIES[0]["color"], markersize=2.5, markeredgewidth=0, rasterized=True,
+    )  # fmt: skip
     line = np.linspace(0.0, 1.0, 201)
     error = 2.0 * np.sqrt(line * (1.0 - line) / maps.settings.trials)
-    for k, (label, inside) in reversed(list(enumerate(groups))):
-        if inside.any():
-            style = {**SERIES[2 - k], "linestyle": "none"}
-            axes.plot(
-                predicted[:, inside].ravel(), simulated[:, inside].ravel(), label=label,
-                markersize=2.6, markeredgewidth=0.5, rasterized=True, **style,
-            )  # fmt: skip
-    for shift in (-1.0, 1.0):
-        axes.plot(
-            line, line + shift * error, color="black", linewidth=0.9, linestyle="--",
-            label="two standard errors of the trials" if shift > 0 else None,
-        )  # fmt: skip
+    for end in (line - error, line + error):
+        axes.plot(line, end, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
+    axes.set_xticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
+    axes.set_yticks([0.0, 0.5, 1.0], ["0", "0.5", "1"])
     axes.set_aspect("equal")
 
 

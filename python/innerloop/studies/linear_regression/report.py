@@ -181,8 +181,8 @@ _SUMMARY_CAPTION = (
     "half. The line separates cells in which theory expects MAML to win more than half."
 )
 _AGAINST_CAPTION = (
-    "Every cell (M, N, α): theory's probability against the simulated share. Dashed: two standard "
-    "errors of the trials."
+    "Every cell (M, N, α): theory's probability against the simulated share; one, few and many "
+    "samples apart. Dashed: two standard errors of the trials."
 )
 _STAR_CAPTION = (
     "The number of tasks from which MAML has the lower expected risk (Result 9): a criterion "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,12 +41,11 @@ def conclude(sweep: Sweep, regions: list[Region]) -> Verdict:
         f"standard errors of {settings.trials} trials from one half."
     ]
     if sweep.prediction is not None:
-        right, called, gap = _agreement(sweep)
-        noise = sum(r.noise * r.cells for r in regions) / sum(r.cells for r in regions)
+        named, called, gap, noise = fit(sweep, regions)
         normal = int(np.isnan(sweep.prediction.error_after).sum())
         law = "the exact law, Result 10a" + f"; Result 10 in {normal} cells" * (normal > 0)
         reasons.append(
-            f"Theory ({law}) names the winner in {right} of {called} cells that are called, before "
+            f"Theory ({law}) names the winner in {named} of {called} cells that are called, before "
             f"and after the step. Its probabilities and the shares differ by {gap:.4f} on average; "
             f"chance alone makes about {noise:.4f}."
         )
@@ -59,11 +59,24 @@ def _counts(shares: Array, trials: int) -> tuple[int, int, int]:
     return won, int(called.sum()) - won, int((~called).sum())
 
 
-def _agreement(sweep: Sweep) -> tuple[int, int, float]:
-    """Called cells in which theory names the winner, all called cells, and the mean distance."""
+class Fit(NamedTuple):
+    """Theory against simulation in both maps: called cells in which theory names the winner, all
+    called cells, the mean distance, and what that would be from chance alone.
+    """
+
+    named: int
+    called: int
+    mean: float
+    noise: float
+
+
+def fit(sweep: Sweep, regions: list[Region]) -> Fit:
+    """The fit of a sweep that has a prediction."""
     assert sweep.prediction is not None
     simulated = np.stack([sweep.maml_better_before, sweep.maml_better_after])
     predicted = np.stack([sweep.prediction.better_before, sweep.prediction.better_after])
     called = clear(simulated, sweep.settings.trials)
     right = called & ((simulated > 0.5) == (predicted > 0.5))
-    return int(right.sum()), int(called.sum()), float(np.abs(simulated - predicted).mean())
+    noise = sum(r.noise * r.cells for r in regions) / sum(r.cells for r in regions)
+    mean = float(np.abs(simulated - predicted).mean())
+    return Fit(int(right.sum()), int(called.sum()), mean, noise)
