@@ -8,6 +8,7 @@ from typing import Any
 from formatting import Run, markdown, milliseconds, of_kind
 
 KIND = "regression-study"
+AGREEMENT = "regression-agreement"
 
 
 def speed(runs: Sequence[Run]) -> str:
@@ -53,7 +54,7 @@ def trials(runs: Sequence[Run]) -> str:
 def agreement(runs: Sequence[Run]) -> str:
     """Mean and largest |theory - simulation| by region for every p; both maps for the smallest."""
     found: dict[int, dict[str, Any]] = {}
-    for run in of_kind(runs, KIND):
+    for run in of_kind(runs, AGREEMENT):
         for each in run["agreement"]:
             found[each["settings"]["p"]] = each
     parts = []
@@ -63,6 +64,27 @@ def agreement(runs: Sequence[Run]) -> str:
             regions = [r for r in each["regions"] if r["after_update"] is after_update]
             parts.append(f"p = {p}, {title}:\n\n{_regions(regions)}")
     return "\n\n".join(parts)
+
+
+def verdict(runs: Sequence[Run]) -> str:
+    """For every p the mean distance of theory from simulation, what chance makes, and winners."""
+    rows = [
+        [
+            f"p = {each['settings']['p']}",
+            f"{each['mean']:.4f}",
+            f"{each['noise']:.4f}",
+            f"{each['named']:,} of {each['called']:,}",
+        ]
+        for run in of_kind(runs, AGREEMENT)
+        for each in run["agreement"]
+    ]
+    header = [
+        "",
+        "mean distance",
+        "of chance alone",
+        "winners named, of the cells that trials decide",
+    ]
+    return markdown(header, rows)
 
 
 def _regions(regions: Sequence[dict[str, Any]]) -> str:

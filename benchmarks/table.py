@@ -92,6 +92,7 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "regression-study": study_tables.speed,
     "regression-trials": study_tables.trials,
     "regression-agreement": study_tables.agreement,
+    "regression-verdict": study_tables.verdict,
     "tightness": tightness_tables.tightness,
 }
 

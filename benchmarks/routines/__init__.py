@@ -10,7 +10,16 @@ import importlib
 from types import ModuleType
 
 NAMES_ON = {
-    "cpu": ("first-call", "overhead", "kernels", "steps", "tasks", "memory", "regression-study"),
+    "cpu": (
+        "first-call",
+        "overhead",
+        "kernels",
+        "steps",
+        "tasks",
+        "memory",
+        "regression-study",
+        "regression-agreement",
+    ),
     "cuda": ("device-memory", "capacity"),
 }
 

@@ -13,17 +13,14 @@ import os
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from innerloop.studies import linear_regression
 from innerloop.studies.linear_regression import reference
-from innerloop.studies.linear_regression.agreement import agreement
 from innerloop.studies.linear_regression.risks import risk
 from innerloop.studies.linear_regression.settings import Settings
-from innerloop.studies.linear_regression.theory import predict
 
 from timing import seconds_of
 from worker import Request
@@ -35,9 +32,9 @@ Trial = Callable[[int, int], Any]
 
 
 def run(request: Request) -> dict[str, Any]:
-    """Seconds of the sweep, hours of the NumPy programs, and agreement with the theory."""
+    """Seconds of the sweep, and hours of the NumPy programs."""
     dimensions = (1,) if request.quick else (1, 2, 4)
-    document: dict[str, Any] = {"kind": "regression-study", "rows": [], "agreement": []}
+    document: dict[str, Any] = {"kind": "regression-study", "rows": []}
     for p in dimensions:
         settings = Settings(p=p, seed=request.seed)
         row: dict[str, Any] = {"p": p, "cells": 144, "trials": settings.trials, "rates": 21}
@@ -45,8 +42,6 @@ def run(request: Request) -> dict[str, Any]:
         for name, trial in _programs(settings).items():
             row[name] = _extrapolated(trial, settings, few=request.quick)
         document["rows"].append(row)
-        if not request.quick:
-            document["agreement"].append(_agreement(settings, request))
     document["frequencies_agree_z"] = _frequencies(request)
     return document
 
@@ -158,12 +153,3 @@ def _frequencies(request: Request) -> float:
     ).maml_better_after.item()
     error = np.sqrt(kernel * (1 - kernel) / count * (1 + 1 / 20))
     return float((wins / count - kernel) / error)
-
-
-def _agreement(settings: Settings, request: Request) -> dict[str, Any]:
-    """The table of `innerloop study linear-regression`, whose numbers depend on the seed alone."""
-    sweep = replace(_sweep(settings, request), prediction=predict(settings))
-    return {
-        "settings": settings.as_dict(),
-        "regions": [region.as_dict() for region in agreement(sweep)],
-    }

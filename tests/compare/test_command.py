@@ -75,6 +75,11 @@ def test_the_panel_without_arguments_but_smaller(tmp_path: Path) -> None:
         assert pixels.shape[1] > 600
         assert 0.02 < np.mean(pixels[..., :3].min(axis=-1) < 0.95) < 0.6
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+    report = (tmp_path / "report.html").read_text()
+    assert f"<strong>{document['verdict']['headline']}</strong>" in report
+    assert report.count("<img") == 2
+    assert "public_capital, private_capital, employment, unemployment" in report
+    assert out.splitlines()[-1] == f"Open {tmp_path / 'report.html'}"
     assert not [entry for entry in tmp_path.iterdir() if entry.suffix == ".part"]
 
 

@@ -76,6 +76,7 @@ COMMANDS = [
         (
             *("--iterations", "60", "--meta-batch", "3", "--shots", "4", "--hidden", "6"),
             *("--test-tasks", "40", "--validation-tasks", "20", "--query-rows", "8"),
+            *("--runs", "2"),
         ),
         ("--steps", "2"),
         "steps: 1 there, 2 now",
@@ -219,24 +220,24 @@ def same_numbers(one: Path, two: Path) -> bool:
 def test_a_checkpoint_of_another_method_is_noticed(
     finished: Callable[[Command], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two files of one study with swapped names; after it, a study of other settings'."""
+    """A file of another run under its name; after it, a study of other settings'."""
     command = COMMANDS[2]
     kept: dict[str, bytes] = {}
-    real = sinusoid_run.train_methods
+    real = sinusoid_run.train_units
 
     def keep(*arguments):
-        for method, state in real(*arguments):
-            kept[method] = (tmp_path / f"{method}.checkpoint.npz").read_bytes()
-            yield method, state
+        for unit, state in real(*arguments):
+            kept[unit.name] = (tmp_path / f"{unit.name}.checkpoint.npz").read_bytes()
+            yield unit, state
 
-    monkeypatch.setattr(sinusoid_run, "train_methods", keep)
+    monkeypatch.setattr(sinusoid_run, "train_units", keep)
     assert command.invoke(tmp_path, "--no-figures")[0] == 0
     header, *_ = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     (tmp_path / JOURNAL).write_bytes(header)
-    (tmp_path / "maml.checkpoint.npz").write_bytes(kept["joint"])
-    refused(command, tmp_path, "maml.checkpoint.npz", "holds the training of joint", "--fresh")
-    (tmp_path / "maml.checkpoint.npz").write_bytes(kept["maml"][:-1])
-    refused(command, tmp_path, "maml.checkpoint.npz", "its end is missing", "--fresh")
+    (tmp_path / "maml-1.checkpoint.npz").write_bytes(kept["maml-0"])
+    refused(command, tmp_path, "maml-1.checkpoint.npz", "holds the training of maml-0", "--fresh")
+    (tmp_path / "maml-1.checkpoint.npz").write_bytes(kept["maml-1"][:-1])
+    refused(command, tmp_path, "maml-1.checkpoint.npz", "its end is missing", "--fresh")
     assert command.invoke(tmp_path, "--no-figures", "--fresh")[0] == 0
     assert same_numbers(tmp_path, finished(command))
 

@@ -84,7 +84,7 @@ def test_agreement_is_that_of_the_maps(finished):
 def test_report_is_readable_in_80_columns(finished):
     text = run(finished)
     assert "M = 2" in text
-    assert "share of clear cells" in text
+    assert "share of clear cells" in " ".join(text.split())
     assert "mean risks at M = 2, all N estimate infinite" in text.replace("\n", " ")  # Result 13
     assert "…" not in text
 
@@ -189,8 +189,12 @@ def test_threads_do_not_change_the_file(finished, tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+FIGURES = ("summary", "theory_against_simulation", "crossover")
+
+
 def test_figures(tmp_path):
-    """One page per rate and the summary; pages of an earlier run are gone."""
+    """One page per rate and the figures of all rates, thrice each; pages of an earlier run are
+    gone."""
     from matplotlib.image import imread
 
     out = tmp_path / "drawn"
@@ -199,16 +203,23 @@ def test_figures(tmp_path):
     done = invoke(*SMALL, "--inner-lrs", "0.3,0.5", "--out", out, "--fresh")
     assert done.exit_code == 0, done.output
     pages = sorted(path.name for path in (out / "heat_maps").iterdir())
-    assert pages == ["inner_lr_0.3.png", "inner_lr_0.5.png"]
-    for path in (out / "summary.png", *(out / "heat_maps").iterdir()):
+    kinds = ("pdf", "png", "svg")
+    assert pages == [f"inner_lr_{rate}.{kind}" for rate in (0.3, 0.5) for kind in kinds]
+    for path in (*(out / f"{name}.png" for name in FIGURES), *(out / "heat_maps").glob("*.png")):
         image = imread(path)
         assert image.shape[0] > 300
         colours = (image[::3, ::3, :3] * 255).astype(int) @ [1, 256, 65536]
         assert len(np.unique(colours)) > 20
+        assert path.with_name(f"{path.stem}.svg").read_text().startswith("<?xml")
+        assert path.with_name(f"{path.stem}.pdf").read_bytes().startswith(b"%PDF")
+    report = (out / "report.html").read_text()
+    assert report.count("<img") == len(FIGURES) + 2
 
 
 @pytest.mark.parametrize(
-    "changes", [["--tasks", "25"], ["--tasks", "25", "--samples", "5"], ["--no-theory"]]
+    "changes",
+    [["--tasks", "25"], ["--tasks", "25", "--samples", "5"], ["--samples", "1"], ["--no-theory"]],
+    ids=["one M", "one cell", "one N", "no theory"],
 )
 def test_figures_of_small_grids(tmp_path, changes):
     """One value along an axis, a single cell, no theory beside."""
@@ -216,6 +227,46 @@ def test_figures_of_small_grids(tmp_path, changes):
     done = invoke(*arguments, "--out", tmp_path / "drawn")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "drawn" / "summary.png").exists()
+    with_theory = changes != ["--no-theory"]
+    assert (tmp_path / "drawn" / "crossover.png").exists() == with_theory
+
+
+def test_the_end_names_the_answer_and_the_report(finished):
+    lines = run(finished).splitlines()
+    assert lines[-1] == f"Open {finished / 'report.html'}"
+    answer = next(line for line in lines if line.startswith("After one gradient step MAML wins"))
+    text = (finished / "report.html").read_text()
+    assert f"<strong>{answer}</strong>" in text
+    assert "<img" not in text
+    assert "estimate infinite expectations" in text
+
+
+def test_counts_of_the_answer(finished):
+    """Each called cell once, rate 0 left out."""
+    from innerloop.studies.linear_regression.agreement import agreement
+    from innerloop.studies.linear_regression.verdict import conclude
+
+    stored = linear_regression.load(finished / "results.npz")
+    shares = stored.maml_better_after[:, :, 1]
+    reach = 1 / np.sqrt(40)
+    won, lost = (shares - 0.5 > reach).sum(), (0.5 - shares > reach).sum()
+    verdict = conclude(stored, agreement(stored))
+    assert f"MAML wins most trials in {won} of 6 cells" in verdict.headline
+    assert f"pooled least squares in {lost}; {6 - won - lost} are too close" in verdict.headline
+    assert "exact law, Result 10a)" in verdict.reasons[1]
+
+
+def test_lines_run_between_the_cells_that_differ(finished):
+    """Also beside the gap after N = 1, which no line crosses."""
+    from innerloop.studies.linear_regression.heat_maps import Maps
+
+    maps = Maps(linear_regression.load(finished / "results.npz"))
+    left = [0.0, 1.6, 2.6]
+    np.testing.assert_allclose(maps.left, left)
+    above = np.array([[False, False, False], [False, False, True]])
+    assert maps.boundary(above) == [[(2.6, 1.0), (3.6, 1.0)], [(2.6, 1.0), (2.6, 2.0)]]
+    above = np.array([[True, False, False], [True, False, False]])
+    assert maps.boundary(above) == []
 
 
 def test_a_folder_of_another_run_is_refused(finished):

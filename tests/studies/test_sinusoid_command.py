@@ -20,9 +20,11 @@ from innerloop.runs.statistics import mean_interval
 from innerloop.studies.sinusoid import certificates, pool
 from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import Diverged, State
+from innerloop.studies.sinusoid.units import ORACLE, Unit
 
 SMALL = ["--iterations", 60, "--meta-batch", 3, "--shots", 4, "--hidden", "6,6"]
 SMALL += ["--test-tasks", 40, "--validation-tasks", 20, "--query-rows", 8, "--threads", 1]
+SMALL += ["--runs", 2]
 WITHOUT = [*SMALL, "--no-figures"]
 
 
@@ -44,21 +46,35 @@ def test_files_hold_every_number(tmp_path: Path) -> None:
     code, out, err = invoke(*SMALL, "--out", tmp_path)
     assert code == 0, err
     document = results(tmp_path)
-    assert document["format"] == "innerloop.study.sinusoid/1"
+    assert document["format"] == "innerloop.study.sinusoid/2"
     with np.load(tmp_path / "arrays.npz") as content:
         arrays = dict(content)
     assert list(arrays["methods"]) == list(METHODS)
-    assert arrays["errors"].shape == (3, 40, 11)
-    assert arrays["parameters"].shape == (3, 61)
-    for index, method in enumerate(METHODS):
-        for row in document["same_rate"]:
-            wanted = mean_interval(arrays["errors"][index, :, row["steps"]], 0.95)
-            got = row["error"][method]
-            assert (got["mean"], got["low"], got["high"]) == pytest.approx(
-                (wanted.mean, wanted.low, wanted.high)
+    assert arrays["errors"].shape == (2, 3, 40, 11)
+    assert arrays["parameters"].shape == (2, 3, 61)
+    assert arrays["oracle_errors"].shape == (2, 40)
+    assert arrays["oracle_parameters"].shape == (2, 73)
+    assert [run["seed"] for run in document["runs"]] == [0, 1]
+    for number, run in enumerate(document["runs"]):
+        for index, method in enumerate(METHODS):
+            for row in run["same_rate"]:
+                errors = arrays["errors"][number, index, :, row["steps"]]
+                wanted = mean_interval(errors, 0.95)
+                got = row["error"][method]
+                assert (got["mean"], got["low"], got["high"]) == pytest.approx(
+                    (wanted.mean, wanted.low, wanted.high)
+                )
+        assert [row["steps"] for row in run["picked_rate"]] == list(range(11))
+        assert len(run["validation"]["error"]["maml"]) == len(run["validation"]["rates"])
+        assert run["oracle"] == pytest.approx(arrays["oracle_errors"][number].mean())
+    means = arrays["errors"].mean(axis=2)  # [runs, methods, steps]
+    for row in document["over_runs"]["same_rate"]:
+        for index, method in enumerate(METHODS):
+            both = means[:, index, row["steps"]]
+            shown = row["mean"][method]
+            assert (shown["low"], shown["median"], shown["high"]) == pytest.approx(
+                (both.min(), both.mean(), both.max())
             )
-    assert [row["steps"] for row in document["picked_rate"]] == list(range(11))
-    assert len(document["validation"]["error"]["maml"]) == len(document["validation"]["rates"])
     for method in ("joint", "maml"):
         certificate = document["certificates"][method]
         assert certificate["comparison"]["setting"]["budget"] == 60 * 3 * 2 * 4
@@ -66,8 +82,13 @@ def test_files_hold_every_number(tmp_path: Path) -> None:
         assert certificate["text"] in (tmp_path / "certificates.txt").read_text()
     assert document["verdict"]["headline"] in out
     for steps in (0, 1, 5, 10):
-        shown = document["same_rate"][steps]["error"]["maml"]["mean"]
-        assert f"{shown:.3f} ±" in out
+        shown = document["over_runs"]["same_rate"][steps]["mean"]["maml"]
+        assert f"{shown['median']:.3f}" in out
+        assert f"{shown['low']:.3f}-{shown['high']:.3f}" in out
+    report = (tmp_path / "report.html").read_text()
+    assert f"<strong>{document['verdict']['headline']}</strong>" in report
+    assert report.count("<img") == 2
+    assert out.splitlines()[-1] == f"Open {tmp_path / 'report.html'}"
     for name in ("error_by_steps", "example_fits"):
         from matplotlib.image import imread
 
@@ -78,7 +99,7 @@ def test_files_hold_every_number(tmp_path: Path) -> None:
     left = [path.name for path in tmp_path.iterdir() if "checkpoint" in path.name]
     assert left == []
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["iterations_trained"] == 180
+    assert run["iterations_trained"] == 60 * 4 * 2
 
 
 def test_an_interrupted_study_ends_with_the_same_bytes(
@@ -93,7 +114,7 @@ def test_an_interrupted_study_ends_with_the_same_bytes(
         nonlocal saves
         real(*arguments)  # type: ignore[arg-type]
         saves += 1
-        # Three saves a method: after 50 and 100 iterations and at the end.
+        # Three saves a training: after 50 and 100 iterations and at the end.
         if saves == 5:
             raise KeyboardInterrupt
 
@@ -101,14 +122,14 @@ def test_an_interrupted_study_ends_with_the_same_bytes(
     arguments = [*WITHOUT, "--iterations", 130, "--out", tmp_path / "parts"]
     code, _, err = invoke(*arguments)
     assert code == 130
-    assert "1 of 3 methods are trained" in err
+    assert "1 of 8 trainings are done" in err
     assert not (tmp_path / "parts" / "results.json").exists()
-    assert (tmp_path / "parts" / "fomaml.checkpoint.npz").exists()
+    assert (tmp_path / "parts" / "fomaml-0.checkpoint.npz").exists()
     code, _, err = invoke(*arguments)
     assert code == 0
-    assert "Resuming: 1 of 3 methods are trained." in err
+    assert "Resuming: 1 of 8 trainings are done." in err
     run = json.loads((tmp_path / "parts" / "run.json").read_text())
-    assert run["iterations_trained"] == 130 * 2 - 100
+    assert run["iterations_trained"] == 130 * 7 - 100
     for name in ("results.json", "arrays.npz", "certificates.txt"):
         whole, parts = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "parts"))
         assert whole == parts
@@ -118,20 +139,21 @@ def test_worker_processes_give_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(iterations=60, meta_batch=3, shots=4, hidden=(6,))
-    states: list[dict[str, State]] = []
-    seen: list[tuple[str, int]] = []
+    units = [Unit("joint", 0), Unit("maml", 1), Unit(ORACLE, 0)]
+    states: list[dict[Unit, State]] = []
+    seen: list[tuple[Unit, int]] = []
     for brief, folder in ((10**9, "alone"), (0, "workers")):
         monkeypatch.setattr(pool, "BRIEF_ITERATIONS", brief)
         (tmp_path / folder).mkdir()
-        made = pool.train_methods(
-            settings, ["joint", "maml"], tmp_path / folder, "key", 2, lambda *a: seen.append(a)
+        made = pool.train_units(
+            settings, units, tmp_path / folder, "key", 2, lambda *a: seen.append(a)
         )
         states.append(dict(made))
-    for method in ("joint", "maml"):
-        one, two = (found[method] for found in states)
+    for unit in units:
+        one, two = (found[unit] for found in states)
         assert torch.equal(one.theta, two.theta)
         assert one.done == two.done == 60
-        assert seen.count((method, 60)) >= 1
+        assert seen.count((unit, 60)) >= 1
 
 
 @pytest.mark.slow
@@ -140,8 +162,13 @@ def test_a_diverging_worker_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
     settings = Settings(iterations=60, meta_batch=3, shots=4, hidden=(6,), outer_lr=1e18)
     with pytest.raises(Diverged):
         list(
-            pool.train_methods(
-                settings, ["joint", "maml"], tmp_path, "key", 2, lambda method, done: None
+            pool.train_units(
+                settings,
+                [Unit("joint", 0), Unit("maml", 0)],
+                tmp_path,
+                "key",
+                2,
+                lambda unit, done: None,
             )
         )
 
@@ -151,7 +178,7 @@ def test_measuring_again_does_not_train_again(tmp_path: Path) -> None:
     before = results(tmp_path)
     code, _, err = invoke(*WITHOUT, "--test-tasks", 55, "--level", 0.5, "--out", tmp_path)
     assert code == 0
-    assert "3 of 3 methods are trained" in err
+    assert "8 of 8 trainings are done" in err
     after = results(tmp_path)
     assert after["key"] == before["key"]
     assert after["settings"]["test_tasks"] == 55
@@ -163,6 +190,25 @@ def test_measuring_again_does_not_train_again(tmp_path: Path) -> None:
     assert results(tmp_path)["settings"]["seed"] == 1
 
 
+def test_more_runs_go_on_from_fewer(tmp_path: Path) -> None:
+    """Run r of seed s is the training of seed s + r, and what is there is not trained again."""
+    assert invoke(*WITHOUT, "--runs", 1, "--out", tmp_path / "grown")[0] == 0
+    first = results(tmp_path / "grown")["runs"][0]
+    assert invoke(*WITHOUT, "--runs", 3, "--out", tmp_path / "grown")[0] == 0
+    run = json.loads((tmp_path / "grown" / "run.json").read_text())
+    assert run["iterations_trained"] == 60 * 4 * 2
+    grown = results(tmp_path / "grown")
+    assert grown["runs"][0] == first
+    assert invoke(*WITHOUT, "--runs", 1, "--seed", 2, "--out", tmp_path / "third")[0] == 0
+    several, alone = (np.load(tmp_path / name / "arrays.npz") for name in ("grown", "third"))
+    with several, alone:
+        for name in ("parameters", "oracle_parameters"):
+            np.testing.assert_array_equal(several[name][2], alone[name][0])
+    one = results(tmp_path / "third")
+    assert "not about other seeds" in one["verdict"]["text"]
+    assert "not about other seeds" not in grown["verdict"]["text"]
+
+
 def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     for arguments in (
@@ -171,6 +217,7 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
         ["--rates", "0.1,x"],
         ["--threads", 0],
         ["--level", 2],
+        ["--runs", 0],
     ):
         code, out, err = invoke(*WITHOUT, *arguments, "--out", folder)
         assert code == 2
@@ -212,4 +259,4 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     )
     assert killed == whole
     run = json.loads((tmp_path / "killed" / "run.json").read_text())
-    assert 0 < run["iterations_trained"] < 36_000
+    assert 0 < run["iterations_trained"] < 96_000

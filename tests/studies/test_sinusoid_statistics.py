@@ -14,8 +14,9 @@ from innerloop.runs.statistics import mean_interval
 from innerloop.studies.sinusoid import measuring
 from innerloop.studies.sinusoid.measuring import errors_after_steps, fits, measure
 from innerloop.studies.sinusoid.settings import ADAPT_STEPS, Settings
-from innerloop.studies.sinusoid.summary import Row, rows
+from innerloop.studies.sinusoid.summary import Spread, over_runs, rows, spread
 from innerloop.studies.sinusoid.training import initial_state, network, unflatten
+from innerloop.studies.sinusoid.units import ORACLE
 from innerloop.studies.sinusoid.verdict import JOINT_BETTER, MAML_BETTER, UNDECIDED, conclude
 from innerloop.studies.sinusoid.waves import Stream, draw_waves, generator
 
@@ -78,7 +79,21 @@ def test_errors_are_those_of_a_plain_loop() -> None:
 def test_validation_tasks_pick_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "_CHUNK", 7)
     trained = {method: theta(seed) for seed, method in enumerate(METHODS)}
+    trained[ORACLE] = initial_state(SETTINGS, ORACLE).theta
     measured = measure(SETTINGS, trained)
+    test = measured.test
+    known = np.stack([test.amplitude, test.phase], 1)[:, None].repeat(7, 1)
+    x = torch.from_numpy(np.concatenate([test.query[0].numpy(), known], 2).astype(np.float32))
+    leaves = unflatten(network(SETTINGS, ORACLE), trained[ORACLE])
+    model = torch.nn.Sequential(
+        *(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 5), torch.nn.ReLU()),
+        torch.nn.Linear(5, 1),
+    )
+    torch.nn.utils.vector_to_parameters(
+        torch.cat([a.flatten() for a in leaves.values()]), model.parameters()
+    )
+    wanted = (model(x).detach() - test.query[1]).square().mean(dim=(1, 2))
+    np.testing.assert_allclose(measured.oracle, wanted, rtol=1e-4)
     validation = draw_waves(generator(0, Stream.VALIDATION), 20, 4, 7)
     for method in METHODS:
         means = [
@@ -104,38 +119,89 @@ def test_validation_tasks_pick_the_rate(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_rate_that_diverges_is_not_picked() -> None:
     settings = dataclasses.replace(SETTINGS, rates=(1e4, 0.001))
-    measured = measure(settings, {method: theta(0) for method in METHODS})
+    measured = measure(
+        settings,
+        {**{m: theta(0) for m in METHODS}, ORACLE: initial_state(SETTINGS, ORACLE).theta},
+    )
     assert measured.picked_rate[MAML][1:] == [0.001] * ADAPT_STEPS
     assert np.isfinite(measured.picked_errors[MAML]).all()
+
+
+def one_run(errors: dict[str, np.ndarray]) -> list:
+    return over_runs([rows(errors, 0.95)], 0.95)
+
+
+ONE = dataclasses.replace(SETTINGS, runs=1)
+TOLD = Spread(0.02, 0.02, 0.02)
 
 
 @pytest.mark.parametrize(
     ("shift", "answer"), [(-1.0, MAML_BETTER), (1.0, JOINT_BETTER), (0.0, UNDECIDED)]
 )
-def test_verdict_follows_the_paired_intervals(shift: float, answer: str) -> None:
+def test_verdict_of_one_run_follows_the_paired_intervals(shift: float, answer: str) -> None:
     rng = np.random.default_rng(4)
     base = rng.exponential(size=(200, ADAPT_STEPS + 1)) + 2.0
     errors = {method: base + 0.1 * rng.standard_normal(base.shape) for method in METHODS}
     errors[MAML] = errors[MAML] + shift
     errors[MAML][:, 0] = base[:, 0]
-    made: list[Row] = rows(errors, 0.95)
-    verdict = conclude(SETTINGS, made, made, "The bounds say nothing.")
+    made = one_run(errors)
+    verdict = conclude(ONE, made, made, TOLD, "The bounds say nothing.")
     assert verdict.answer == answer
-    assert verdict.text.endswith("The bounds say nothing.")
-    assert f"{made[1].error[MAML].mean:.3g} (95% interval" in verdict.text
-    assert "diverges" not in verdict.text
+    assert verdict.reasons[-1] == "The bounds say nothing."
+    text = " ".join(verdict.reasons)
+    change = mean_interval((errors[MAML] - errors[JOINT])[:, 1], 0.95)
+    assert f"{change.mean:+.3g} (95% interval {change.low:+.3g} to {change.high:+.3g}, ov" in text
+    assert f"of MAML is {errors[MAML][:, 1].mean():.3g}, of" in text
+    assert "has 0.02." in text
+    assert "diverges" not in text
+    assert "not about other seeds" in text
+
+
+def test_runs_decide_where_there_are_several() -> None:
+    """Intervals over tasks are narrow in every run, but the runs disagree."""
+    rng = np.random.default_rng(5)
+    runs = []
+    for shift in (-1.0, 1.2, -0.8):
+        base = rng.exponential(size=(400, ADAPT_STEPS + 1)) + 3.0
+        runs.append(rows({JOINT: base, "fomaml": base, MAML: base + shift}, 0.95))
+        assert abs(runs[-1][1].change[MAML].low) > 0.5
+    made = over_runs(runs, 0.95)
+    assert made[1].mean[MAML] == spread([run[1].error[MAML].mean for run in runs])
+    assert made[1].median[MAML].high == max(run[1].median[MAML] for run in runs)
+    wanted = mean_interval(np.array([run[1].change[MAML].mean for run in runs]), 0.95)
+    assert made[1].change[MAML] == wanted
+    settings = dataclasses.replace(SETTINGS, runs=3)
+    verdict = conclude(settings, made, made, TOLD, "")
+    assert verdict.answer == UNDECIDED
+    assert "(median of 3 runs, least to largest)" in " ".join(verdict.reasons)
 
 
 def test_tasks_that_diverge_are_counted_and_said() -> None:
     errors = {method: np.full((200, ADAPT_STEPS + 1), 2.0) for method in METHODS}
     errors[MAML] *= np.linspace(0.5, 0.1, 200)[:, None]
+    fine = rows(errors, 0.95)
+    errors[MAML] = errors[MAML].copy()
     errors[MAML][:3, 10] = (1e11, math.inf, math.nan)
-    made = rows(errors, 0.95)
-    assert made[10].failed == {"joint": 0, "fomaml": 0, "maml": 3}
-    assert made[9].failed[MAML] == 0
-    verdict = conclude(SETTINGS, made, made, "")
+    broken = rows(errors, 0.95)
+    assert broken[10].failed == {"joint": 0, "fomaml": 0, "maml": 3}
+    assert broken[9].failed[MAML] == 0
+    made = over_runs([broken], 0.95)
+    verdict = conclude(ONE, made, made, TOLD, "")
     assert verdict.answer == MAML_BETTER  # one step is what MAML is trained for
-    assert "MAML diverges on 3 of 30 test tasks" in verdict.text
+    text = " ".join(verdict.reasons)
+    assert "MAML diverges on 3 of 30 test tasks" in text
     worst_last = np.sort(np.append(errors[MAML][3:, 10], [np.inf] * 3))
-    assert made[10].median[MAML] == pytest.approx(worst_last[99:101].mean())
-    assert f"medians of {made[10].median[MAML]:.3g} against 2." in verdict.text
+    assert broken[10].median[MAML] == pytest.approx(worst_last[99:101].mean())
+    assert f"after 10 steps it is {broken[10].median[MAML]:.3g} (median over tasks)" in text
+    both = over_runs([broken, fine], 0.95)[10]
+    assert both.failed[MAML] == 3
+    assert math.isinf(both.mean[MAML].high)
+    assert both.mean[MAML].low == fine[10].error[MAML].mean
+    changes = [run[10].median[MAML] - 2.0 for run in (broken, fine)]
+    assert both.change[MAML] == mean_interval(np.array(changes), 0.95)
+
+
+def test_spreads_of_runs() -> None:
+    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert spread([1.0, math.nan]) == Spread(math.inf, 1.0, math.inf)
+    assert spread([math.inf, math.nan]) == Spread(math.inf, math.inf, math.inf)

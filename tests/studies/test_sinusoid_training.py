@@ -16,7 +16,7 @@ from innerloop.runs.errors import InputError
 from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML, METHODS
 from innerloop.studies.sinusoid import waves as law
 from innerloop.studies.sinusoid.checkpoints import FORMAT, checkpoint_path, load, save
-from innerloop.studies.sinusoid.measuring import errors_after_steps
+from innerloop.studies.sinusoid.measuring import errors_after_steps, oracle_errors
 from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import (
     Diverged,
@@ -26,16 +26,17 @@ from innerloop.studies.sinusoid.training import (
     train,
     unflatten,
 )
+from innerloop.studies.sinusoid.units import ORACLE
 
 SMALL = Settings(iterations=60, meta_batch=4, shots=5, hidden=(8, 8))
 
 
 def plain(settings: Settings, method: str, iterations: int) -> torch.Tensor:
     """The same training as a loop over tasks with torch's own autograd and Adam."""
-    model = network(settings)
+    model = network(settings, method)
     leaves = [
         leaf.clone().requires_grad_()
-        for leaf in unflatten(model, initial_state(settings).theta).values()
+        for leaf in unflatten(model, initial_state(settings, method).theta).values()
     ]
     optimizer = torch.optim.Adam(leaves, lr=settings.outer_lr)
 
@@ -46,12 +47,17 @@ def plain(settings: Settings, method: str, iterations: int) -> torch.Tensor:
         return x
 
     batches = law.training_batches(settings, 0)
-    for support, query in itertools.islice(batches, iterations):
+    for waves in itertools.islice(batches, iterations):
         losses = []
         for task in range(settings.meta_batch):
-            (sx, sy), (qx, qy) = ((side[0][task], side[1][task]) for side in (support, query))
+            (sx, sy), (qx, qy) = (
+                (side[0][task], side[1][task]) for side in (waves.support, waves.query)
+            )
             adapted = leaves
-            if method == JOINT:
+            if method == ORACLE:
+                known = torch.tensor([waves.amplitude[task], waves.phase[task]]).float()
+                sx, qx = (torch.cat([x, known.expand(len(x), 2)], 1) for x in (sx, qx))
+            if method in (JOINT, ORACLE):
                 qx, qy = torch.cat([sx, qx]), torch.cat([sy, qy])
             else:
                 for _ in range(settings.steps):
@@ -68,11 +74,11 @@ def plain(settings: Settings, method: str, iterations: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, ORACLE])
 def test_training_is_the_textbook_loop(method: str, steps: int) -> None:
     settings = Settings(iterations=12, meta_batch=3, shots=5, hidden=(8, 8), steps=steps)
-    start = initial_state(settings).theta
-    state = train(settings, method, initial_state(settings), until=12)
+    start = initial_state(settings, method).theta
+    state = train(settings, method, initial_state(settings, method), until=12)
     wanted = plain(settings, method, 12) - start
     # float32, and Adam divides small gradients by their own size: compare the way gone.
     error = (state.theta - start - wanted).norm() / wanted.norm()
@@ -123,7 +129,7 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
     np.savez(path, theta=state.theta.numpy())
     with pytest.raises(InputError, match=f"is not a file of this command; {remedy}"):
         load(path, "key", MAML)
-    about = {"key": "key", "method": MAML, "done": 1, "partial": 0.0, "trace": []}
+    about = {"key": "key", "unit": MAML, "done": 1, "partial": 0.0, "trace": []}
     vector = np.zeros(3, np.float32)
     for arrays in (
         {},
@@ -183,6 +189,9 @@ def test_methods_learn_what_they_minimise() -> None:
         )
 
     start = initial_state(settings).theta
+    oracle = train(settings, ORACLE, initial_state(settings, ORACLE), until=1500).theta
+    told = law.draw_waves(law.generator(0, law.Stream.TEST), 300, 10, 50)
+    assert oracle_errors(settings, oracle, told).mean() < 0.5 * error(start, 0)
     maml, first, joint = (
         train(settings, method, initial_state(settings), until=1500).theta
         for method in (MAML, FIRST_ORDER, JOINT)
@@ -223,10 +232,10 @@ def test_batches_depend_on_their_number_only() -> None:
     for first in (0, 1, 150, 199, 200, 399):
         for offset, batch in enumerate(itertools.islice(law.training_batches(settings, first), 3)):
             for ours, theirs in zip(batch, straight[first + offset], strict=True):
-                assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+                assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
     other = next(law.training_batches(Settings(meta_batch=2, shots=3, seed=1), 0))
-    assert not torch.equal(other[0][0], straight[0][0][0])
-    assert not torch.equal(straight[0][0][0], straight[1][0][0])
+    assert not torch.equal(other.support[0], straight[0].support[0])
+    assert not torch.equal(straight[0].support[0], straight[1].support[0])
 
 
 @pytest.mark.parametrize(
@@ -245,6 +254,7 @@ def test_batches_depend_on_their_number_only() -> None:
         {"level": 1.0},
         {"test_tasks": 1},
         {"seed": -1},
+        {"runs": 0},
     ],
     ids=str,
 )

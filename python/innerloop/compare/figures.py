@@ -2,66 +2,56 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from innerloop.compare.analysis import Analysis, Row
-from innerloop.runs.figures import STYLE, save_figure
+from innerloop.compare.report import BY_RATE, BY_STEPS
+from innerloop.runs.figures import STYLE, figure_style, label_logarithmic, save_figure, spaced
 from innerloop.runs.methods import FIRST_ORDER, JOINT, LABELS, MAML, METHODS
 from innerloop.runs.statistics import Interval
 
 _CLIP = 3.0
+_WIDTH = 5.2
 
 
-def draw_figures(analysis: Analysis, folder: Path, measure: str, source: str) -> list[Path]:
-    """Write both figures as PNG and SVG; returns the paths of the PNG files."""
-    with matplotlib.rc_context(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
-    ):
-        return [
-            save_figure(
-                _against_steps(analysis, measure, source), folder / "risk_by_adaptation_steps"
-            ),
-            save_figure(_against_rate(analysis, measure, source), folder / "risk_by_inner_rate"),
-        ]
+def draw_figures(analysis: Analysis, folder: Path, measure: str, source: str) -> None:
+    """Write both figures."""
+    with figure_style():
+        save_figure(_against_steps(analysis, measure, source), folder / BY_STEPS)
+        save_figure(_against_rate(analysis, measure, source), folder / BY_RATE)
 
 
 def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:
     """Above: each method's risk with its interval. Below: the paired change against joint
     training, which decides.
     """
-    figure = Figure(figsize=(6.4, 6.0), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 5.8), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     rows = analysis.by_adapt_steps
     steps = list(range(len(rows)))
-    level = f"{100 * analysis.config.level:g}%"
-    _logarithmic(above)
-    for offset, method in zip((-0.06, 0.0, 0.06), METHODS, strict=True):
-        _line(above, [k + offset for k in steps], [row.risk[method] for row in rows], method)
+    above.set_yscale("log")
+    for offset, method in zip((-0.12, 0.0, 0.12), METHODS, strict=True):
+        _points(above, [k + offset for k in steps], [row.risk[method] for row in rows], method)
     _limit(above, rows)
     above.set_ylabel(_axis(measure))
-    above.set_title(
-        f"{_named(source)}: risk on held-out tasks, "
-        f"{level} intervals over {analysis.config.splits} splits",
-        loc="left",
-        fontsize=9,
-    )
+    above.set_title(f"{_named(source)}: held-out tasks, {_intervals(analysis)}")
     below.axhline(0.0, color="0.4", linewidth=0.8)
     margin = 100 * analysis.config.margin
     band = below.axhspan(
-        -margin, margin, color="0.9", zorder=0, label=f"within {margin:g}% of joint training"
+        -margin, margin, color="0.88", zorder=0, label=f"within {margin:g}% of joint training"
     )
     ends = [-margin, margin]
-    for offset, method in ((-0.05, FIRST_ORDER), (0.05, MAML)):
+    for offset, method in ((0.0, FIRST_ORDER), (0.12, MAML)):
         scaled = [row.relative[method].mapped(lambda value: 100.0 * value) for row in rows]
-        _line(below, [k + offset for k in steps], scaled, method)
+        _points(below, [k + offset for k in steps], scaled, method)
         ends += [end for i in scaled for end in (i.low, i.high) if math.isfinite(end)]
     below.set_ylim(1.1 * max(min(ends), -100.0), 1.1 * min(max(ends), 150.0))
     below.set_ylabel("change against\njoint training (%)")
@@ -75,88 +65,78 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
     """One panel for each number of inner steps: all methods trained and tested at the same rate."""
     config = analysis.config
     count = len(config.steps)
-    figure = Figure(figsize=(max(6.4, 3.6 * count), 4.0), layout="constrained")
-    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    figure = Figure(figsize=(_WIDTH, 1.3 + 2.3 * count), layout="constrained")
+    panels = figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     unadapted = analysis.by_adapt_steps[0]
-    shown = [unadapted, *analysis.same_rate.values()]
+    rates = sorted(config.inner_lrs)
+    # A seventh of the way to the nearest neighbour, so that error bars stand side by side.
+    near = min((b / a for a, b in itertools.pairwise(rates)), default=2.0)
+    shift = min(near, 2.0) ** (1.0 / 7.0)
     for axes, steps in zip(panels, config.steps, strict=True):
-        rows = [analysis.same_rate[steps, rate] for rate in config.inner_lrs]
-        for shift, method in zip((0.96, 1.0, 1.04), METHODS, strict=True):
-            shifted = [shift * rate for rate in config.inner_lrs]
-            _line(axes, shifted, [row.risk[method] for row in rows], method)
+        rows = [analysis.same_rate[steps, rate] for rate in rates]
+        for factor, method in zip((1.0 / shift, 1.0, shift), METHODS, strict=True):
+            shifted = [factor * rate for rate in rates]
+            _points(axes, shifted, [row.risk[method] for row in rows], method)
         axes.axhline(
             unadapted.risk[JOINT].mean,
-            color="0.4",
+            color="0.3",
             linewidth=1.0,
-            linestyle=":",
+            linestyle=(0, (1, 1)),
             label="joint training, no fine-tuning",
         )
         axes.set_xscale("log")
-        axes.set_xticks(config.inner_lrs, [f"{rate:g}" for rate in config.inner_lrs])
+        axes.set_yscale("log")
+        shown = spaced(rates, 1.35)
+        axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
         axes.minorticks_off()
-        axes.set_xlabel("inner rate (training and fine-tuning)")
         used = min(steps, config.adapt_steps)
-        _logarithmic(axes)
-        axes.set_title(f"{steps} inner, {used} fine-tuning step{'s' * (used > 1)}", fontsize=9)
-    _limit(panels[0], shown, ceiling=_CLIP * unadapted.risk[JOINT].mean)
-    panels[0].set_ylabel(_axis(measure))
-    _legend(figure, panels[0].get_legend_handles_labels()[0])
+        axes.set_title(f"{_steps(steps, 'inner')}, {_steps(used, 'fine-tuning')}")
+    shown_rows = [unadapted, *analysis.same_rate.values()]
+    _limit(panels[0], shown_rows, ceiling=_CLIP * unadapted.risk[JOINT].mean)
+    for axes in panels[1:]:
+        label_logarithmic(axes.yaxis)
+        axes.grid(axis="y")
+    panels[-1].set_xlabel("inner rate of training and of fine-tuning")
+    figure.supylabel(measure, fontsize=9)
     figure.suptitle(
-        f"{_named(source)}: risk on held-out tasks when all methods use the same inner rate\n"
-        f"Bands: {100 * config.level:g}% intervals over {config.splits} splits. Curves go on above "
-        "the frame; a missing point has no stable solution.",
-        x=0.01,
-        ha="left",
-        fontsize=9,
+        f"{_named(source)}: held-out tasks, {_intervals(analysis)}", x=0.01, ha="left", fontsize=9
     )
+    line, *curves = panels[0].get_legend_handles_labels()[0]
+    _legend(figure, [*curves, line])
     return figure
 
 
 def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend below the panels, where it cannot cover data."""
-    figure.legend(
-        handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=8
-    )
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=2)
 
 
-def _line(axes: Axes, x: Sequence[float], intervals: Sequence[Interval], method: str) -> None:
-    """A curve through the means with its band; points without a finite value are left out."""
-    style = STYLE[method]
+def _points(axes: Axes, x: Sequence[float], intervals: Sequence[Interval], method: str) -> None:
+    """Means with error bars, joined by a thin line; points without a finite value are left out, and
+    an unknown end has no bar.
+    """
     shown = [(a, i) for a, i in zip(x, intervals, strict=True) if math.isfinite(i.mean)]
-    axes.plot(
+    reach = [
+        [_reach(i.mean - i.low) for _, i in shown],
+        [_reach(i.high - i.mean) for _, i in shown],
+    ]
+    axes.errorbar(
         [a for a, _ in shown],
         [i.mean for _, i in shown],
+        yerr=reach,
         label=LABELS[method],
-        color=style["color"],
-        marker=style["marker"],
-        linestyle=style["linestyle"],
-        markersize=4.5,
-        linewidth=1.4,
+        elinewidth=1.0,
+        capsize=2.5,
+        **{**STYLE[method], "linewidth": 1.0},
     )
-    bounded = [(a, i) for a, i in shown if math.isfinite(i.low) and math.isfinite(i.high)]
-    where, low, high = (
-        [a for a, _ in bounded],
-        [i.low for _, i in bounded],
-        [i.high for _, i in bounded],
-    )
-    axes.fill_between(where, low, high, color=style["color"], alpha=0.07, linewidth=0)
-    # Edges keep the bands apart where they lie on top of each other.
-    for edge in (low, high):
-        axes.plot(where, edge, color=style["color"], linewidth=0.7, linestyle=style["linestyle"])
 
 
-def _logarithmic(axes: Axes) -> None:
-    """A logarithmic vertical axis labelled with plain numbers at 1, 2 and 5 of each decade."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
+def _reach(length: float) -> float:
+    return length if math.isfinite(length) else 0.0
 
 
 def _limit(axes: Axes, rows: Sequence[Row], ceiling: float = math.inf) -> None:
-    """Vertical limits that hold the means, and the bands as far as three times beyond them."""
+    """Vertical limits that hold the means, and the bars as far as three times beyond them."""
     risks = [i for row in rows for i in row.risk.values() if i.mean <= ceiling]
     means = [i.mean for i in risks if math.isfinite(i.mean)]
     if means:
@@ -164,15 +144,26 @@ def _limit(axes: Axes, rows: Sequence[Row], ceiling: float = math.inf) -> None:
         bottom = max(low / _CLIP, min(min(i.low, i.mean) for i in risks))
         top = min(high * _CLIP, max(i.high for i in risks))
         axes.set_ylim(bottom / 1.1, top * 1.1)
+    label_logarithmic(axes.yaxis)
+    axes.grid(axis="y")
 
 
 def _named(source: str) -> str:
     """A table's name as a title has room for it."""
-    return source if len(source) <= 40 else f"{source[:39]}…"
+    return source if len(source) <= 32 else f"{source[:31]}…"
+
+
+def _intervals(analysis: Analysis) -> str:
+    """What the bars are."""
+    return f"{100 * analysis.config.level:g}% intervals"
 
 
 def _axis(measure: str) -> str:
     return measure.replace(" (", "\n(")
+
+
+def _steps(count: int, kind: str) -> str:
+    return f"{count} {kind} step{'s' * (count > 1)}"
 
 
 def _shots(analysis: Analysis) -> str:

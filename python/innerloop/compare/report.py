@@ -25,8 +25,14 @@ from innerloop.compare.verdict import (
     Verdict,
     percent,
 )
+from innerloop.runs.document import versions
+from innerloop.runs.launch import RUN
 from innerloop.runs.methods import MAML, METHODS
+from innerloop.runs.report import FIGURE_KINDS, Part, Picture, Report, Section
 from innerloop.runs.statistics import Interval
+from innerloop.runs.store import RESULTS
+
+BY_STEPS, BY_RATE = "risk_by_adaptation_steps", "risk_by_inner_rate"
 
 
 def plural(count: int, word: str) -> str:
@@ -66,7 +72,6 @@ def print_report(
     analysis: Analysis,
     verdict: Verdict,
     theory: Theory | None,
-    paths: list[Path],
 ) -> None:
     """The whole answer on a console."""
     console.print(_main_table(problem, analysis))
@@ -85,9 +90,55 @@ def print_report(
             padding=(0, 1),
         )
     )
-    console.print(
-        "Written: " + ", ".join(str(path) for path in paths), soft_wrap=True, highlight=False
+
+
+def make_report(
+    problem: Problem,
+    analysis: Analysis,
+    verdict: Verdict,
+    theory: Theory | None,
+    folder: Path,
+    drawn: bool,
+) -> Report:
+    """The report of a run whose figures, if they were drawn, are in `folder`."""
+    files = {RESULTS: "every number"}
+    parts: list[Part] = []
+    if drawn:
+        captions = {BY_STEPS: _steps_caption(analysis), BY_RATE: _RATE_CAPTION}
+        parts += [Picture(folder / f"{stem}.svg", text) for stem, text in captions.items()]
+        files.update({f"{stem}.*": f"figure ({', '.join(FIGURE_KINDS)})" for stem in captions})
+    sections = [Section("Figures", parts)] if drawn else []
+    sections.append(Section("Risks", [_main_table(problem, analysis), _rate_table(analysis)]))
+    if theory is not None and theory.estimates:
+        sections.append(Section("How many tasks MAML would need", [_theory_table(theory)]))
+    files[RUN] = "when, how long, with how many threads"
+    return Report(
+        command="innerloop compare",
+        question=f"Is MAML worth it on {problem.tasks.source}?",
+        answer=verdict.headline,
+        reasons=[verdict.text],
+        notes=analysis.notes(),
+        sections=sections,
+        settings=problem.config.as_dict(),
+        versions=versions(),
+        files=files,
+        introduction=introduction(problem),
     )
+
+
+def _steps_caption(analysis: Analysis) -> str:
+    return (
+        f"Above: risk on held-out tasks with {100 * analysis.config.level:g}% intervals over "
+        f"{analysis.config.splits} splits of the tasks. Below: the change against joint training "
+        "on the same splits, which decides. Bars that overlap above do not mean no difference, "
+        "since splits are shared."
+    )
+
+
+_RATE_CAPTION = (
+    "Risk when all methods train and fine-tune at the same inner rate. Curves go on above the "
+    "frame; a missing point has no stable solution in some split."
+)
 
 
 def _main_table(problem: Problem, analysis: Analysis) -> Table:

@@ -14,7 +14,7 @@ from innerloop.compare.document import FORMAT, describe_run, measure_name, resul
 from innerloop.compare.pool import run_units
 from innerloop.compare.problem import Problem
 from innerloop.compare.reading import read_tasks
-from innerloop.compare.report import introduction, print_report
+from innerloop.compare.report import BY_RATE, BY_STEPS, introduction, make_report, print_report
 from innerloop.compare.theory import estimate_theory
 from innerloop.compare.units import all_units
 from innerloop.compare.verdict import conclude
@@ -24,17 +24,15 @@ from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.report import REPORT, figure_files, print_ending, write_report
 from innerloop.runs.store import RESULTS, Store
 
 # Everything that a run may write beside its journal.
 OUTPUTS = (
     RESULTS,
     RUN,
-    *(
-        f"risk_by_{axis}.{kind}"
-        for axis in ("adaptation_steps", "inner_rate")
-        for kind in ("png", "svg")
-    ),
+    REPORT,
+    *figure_files(BY_STEPS, BY_RATE),
 )
 
 
@@ -70,16 +68,16 @@ def run_comparison(
         theory = estimate_theory(problem, analysis)
         measure = "cross-entropy" if problem.tasks.classes else "MSE"
         verdict = conclude(analysis, measure, theory)
-        results = folder / RESULTS
-        figures: list[Path] = []
+        report = make_report(problem, analysis, verdict, theory, folder, with_figures)
         try:
             document = results_document(problem, analysis, verdict, theory, store.units, key)
-            write_json(results, document)
+            write_json(folder / RESULTS, document)
             if with_figures:
                 # Imported here: matplotlib is slow to load and not needed for numbers alone.
                 from innerloop.compare.figures import draw_figures
 
-                figures = draw_figures(analysis, folder, measure_name(problem), path.stem)
+                draw_figures(analysis, folder, measure_name(problem), path.stem)
+            write_report(folder, report)
             clock.write(
                 folder,
                 threads=threads,
@@ -90,7 +88,8 @@ def run_comparison(
             raise InputError(
                 f"--out {str(folder)!r} cannot be written ({error.strerror})"
             ) from None
-        print_report(console, problem, analysis, verdict, theory, [results, *figures])
+        print_report(console, problem, analysis, verdict, theory)
+        print_ending(console, report, folder)
     return folder
 
 

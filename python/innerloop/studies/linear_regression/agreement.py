@@ -45,7 +45,8 @@ class Region:
         cells: number of (M, N, alpha) in it.
         mean: mean of |predicted - simulated|.
         worst: its maximum.
-        noise: what the mean would be from the finite number of trials alone, roughly.
+        noise: what the mean would be from chance alone, roughly: the finite number of trials, and
+            the standard errors of the prediction.
         same_side: share of the cells whose simulated fraction differs from 1/2 by more than two
             standard errors in which theory names the same winner; NaN without such cells.
     """
@@ -80,17 +81,18 @@ def agreement(sweep: Sweep) -> list[Region]:
     tasks = [float(m) for m in settings.tasks]
     samples = [float(n) for n in settings.samples]
     steps = [abs(rate) * settings.beta for rate in settings.inner_lrs]
-    pairs = {
-        True: (sweep.maml_better_after, sweep.prediction.better_after),
-        False: (sweep.maml_better_before, sweep.prediction.better_before),
+    prediction = sweep.prediction
+    maps = {
+        True: (sweep.maml_better_after, prediction.better_after, prediction.error_after),
+        False: (sweep.maml_better_before, prediction.better_before, prediction.error_before),
     }
     regions = []
-    for after_update, (simulated, predicted) in pairs.items():
+    for after_update, (simulated, predicted, errors) in maps.items():
         for step_range, r in _ranges(STEP_RANGES, steps):
             for sample_range, n in _ranges(SAMPLE_RANGES, samples):
                 for task_range, m in _ranges(TASK_RANGES, tasks):
                     at = np.ix_(m, n, r)
-                    numbers = _compare(simulated[at], predicted[at], settings.trials)
+                    numbers = _compare(simulated[at], predicted[at], errors[at], settings.trials)
                     regions.append(
                         Region(after_update, step_range, sample_range, task_range, *numbers)
                     )
@@ -108,11 +110,16 @@ def _ranges(
             yield each.text(values), inside
 
 
-def _compare(simulated: Array, predicted: Array, trials: int) -> tuple[Any, ...]:
+def clear(simulated: Array, trials: int) -> NDArray[np.bool_]:
+    """Where a share of so many trials is further than two standard errors from one half."""
+    return np.asarray(np.abs(simulated - 0.5) > 1.0 / math.sqrt(trials))
+
+
+def _compare(simulated: Array, predicted: Array, errors: Array, trials: int) -> tuple[Any, ...]:
     """The numbers of a region, as `Region` orders them."""
     difference = np.abs(predicted - simulated)
-    error = np.sqrt(predicted * (1 - predicted) / trials)
-    decided = np.abs(simulated - 0.5) > 1.0 / math.sqrt(trials)
+    error = np.sqrt(predicted * (1 - predicted) / trials + np.nan_to_num(errors) ** 2)
+    decided = clear(simulated, trials)
     agrees = (simulated > 0.5) == (predicted > 0.5)
     same_side = float(agrees[decided].mean()) if decided.any() else math.nan
     return (

@@ -1,4 +1,6 @@
-"""What the terminal shows: what is simulated, the agreement by region, and what to keep in mind."""
+"""What the terminal and the HTML report show: what is simulated, the answer, the agreement by
+region, and what to keep in mind.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,19 @@ from rich.table import Table
 
 from innerloop.bounds.linear import mean_excess_exists, published_law
 from innerloop.bounds.linear.guarantee import Method
+from innerloop.runs.document import versions
+from innerloop.runs.launch import RUN
+from innerloop.runs.report import FIGURE_KINDS, Part, Picture, Report, Section
 from innerloop.studies.linear_regression.agreement import Region, tabulate
 from innerloop.studies.linear_regression.result import Sweep
 from innerloop.studies.linear_regression.settings import Settings
+from innerloop.studies.linear_regression.verdict import Verdict
 
 # Up to this p the averages over the law are exact (innerloop.bounds.linear.published_law).
 EXACT_DIMENSIONS = 4
+NUMBERS, AGREEMENT = "results.npz", "agreement.json"
+PAGES = "heat_maps"
+SUMMARY, AGAINST, CROSSOVER = "summary", "theory_against_simulation", "crossover"
 
 
 def introduction(settings: Settings) -> list[str]:
@@ -79,37 +88,111 @@ def infinite_means(settings: Settings) -> dict[int, list[int]]:
     return found
 
 
-def print_report(console: Console, sweep: Sweep, regions: list[Region], paths: list[Path]) -> None:
-    """Tables of agreement, notes and the files written."""
+def print_tables(console: Console, regions: list[Region], remarks: list[str]) -> None:
+    """Tables of agreement and notes."""
+    for table in tables(regions):
+        console.print(table)
+    for note in remarks:
+        console.print(f"Note: {note}.", soft_wrap=True, highlight=False, style="dim")
+
+
+def tables(regions: list[Region]) -> list[Table]:
+    """The agreement after and before the update: a row per range of steps and samples, a column per
+    range of tasks.
+    """
+    made = []
     for after_update, title in ((True, "after the update"), (False, "before any update")):
         part = [region for region in regions if region.after_update is after_update]
-        if part:
-            heading = f"|theory − simulation| of the fraction in which MAML is lower, {title}"
-            console.print(heading, style="bold", soft_wrap=True, highlight=False)
-            console.print(_table(part))
-    if regions:
-        noise = sum(r.noise * r.cells for r in regions) / sum(r.cells for r in regions)
-        console.print(
-            "Each entry: mean and largest over the cells, and the share of clear cells in which "
-            f"theory names the right winner. Finite trials alone give a mean of about {noise:.3f}.",
-            highlight=False,
+        if not part:
+            continue
+        table = Table(
+            title=f"|theory − simulation| of the share of trials that MAML wins, {title}",
+            caption="Each entry: mean and largest over the cells, and the share of clear cells in "
+            "which theory names the right winner.",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            title_justify="left",
+            title_style="bold",
+            caption_justify="left",
         )
-    for note in notes(sweep):
-        console.print(f"Note: {note}.", soft_wrap=True, highlight=False, style="dim")
-    console.print(
-        "Written: " + ", ".join(str(path) for path in paths), soft_wrap=True, highlight=False
+        header, rows = tabulate(part, _shown)
+        for name in header:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        made.append(table)
+    return made
+
+
+def make_report(
+    sweep: Sweep,
+    regions: list[Region],
+    verdict: Verdict,
+    remarks: list[str],
+    folder: Path,
+    drawn: bool,
+) -> Report:
+    """The report of a run whose figures, if they were drawn, are in `folder`."""
+    settings, predicted = sweep.settings, sweep.prediction is not None
+    files = {NUMBERS: "all numbers; innerloop.studies.linear_regression.load reads it"}
+    sections = []
+    if predicted:
+        files[AGREEMENT] = "distance of theory from simulation, by region"
+    if drawn:
+        stems = [SUMMARY, *([AGAINST, CROSSOVER] if predicted else [])]
+        for stem in stems:
+            files[f"{stem}.*"] = f"figure ({', '.join(FIGURE_KINDS)})"
+        files[f"{PAGES}/"] = "a figure for each inner rate"
+        captions = {SUMMARY: _SUMMARY_CAPTION, AGAINST: _AGAINST_CAPTION, CROSSOVER: _STAR_CAPTION}
+        parts: list[Part] = [
+            Picture(folder / f"{stem}.svg", captions[stem], wide=stem == SUMMARY) for stem in stems
+        ]
+        sections.append(Section("Who wins where", parts))
+    if regions:
+        text = (
+            "αβ is the largest eigenvalue that a step can meet, as a multiple of 1/α. Chance alone "
+            "makes the means that the answer states."
+        )
+        sections.append(Section("Theory against simulation", [text, *tables(regions)]))
+    if drawn:
+        pages: list[Part] = [
+            Picture(folder / PAGES / f"inner_lr_{rate:.10g}.png", _page_caption(rate))
+            for rate in settings.inner_lrs
+        ]
+        sections.append(Section("Every inner rate", pages, folded=True))
+    files[RUN] = "when, how long, with how many threads"
+    return Report(
+        command="innerloop study linear-regression",
+        question="MAML or pooled least squares on linear-regression tasks?",
+        answer=verdict.headline,
+        reasons=verdict.reasons,
+        notes=[f"{remark[0].upper()}{remark[1:]}." for remark in remarks],
+        sections=sections,
+        settings=settings.as_dict(),
+        versions=versions(),
+        files=files,
+        introduction=introduction(settings),
     )
 
 
-def _table(regions: list[Region]) -> Table:
-    """A row per range of steps and samples, a column per range of tasks."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    header, rows = tabulate(regions, _shown)
-    for name in header:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
+_SUMMARY_CAPTION = (
+    "Share of trials in which MAML has the lower risk after one gradient step, for some rates α; "
+    "N = 1 stands apart. Light: MAML wins. Hatched cells are within two standard errors of one "
+    "half. The line separates cells in which theory expects MAML to win more than half."
+)
+_AGAINST_CAPTION = (
+    "Every cell (M, N, α): theory's probability against the simulated share; one, few and many "
+    "samples apart. Dashed: two standard errors of the trials."
+)
+_STAR_CAPTION = (
+    "The number of tasks from which MAML has the lower expected risk (Result 9): a criterion "
+    "on means, not on shares of trials. A curve leaves the frame where MAML never has it, and is "
+    "broken where the crossover lies below the numbers of tasks that Result 9 describes."
+)
+
+
+def _page_caption(rate: float) -> str:
+    return f"Inner rate {rate:g}: simulation with theory's line, and theory's distance from it."
 
 
 def _shown(region: Region) -> str:

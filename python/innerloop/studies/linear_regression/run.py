@@ -16,10 +16,23 @@ from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.report import REPORT, figure_files, print_ending, write_report
 from innerloop.runs.sizes import check_memory
 from innerloop.runs.store import Store
 from innerloop.studies.linear_regression.agreement import Region, agreement
-from innerloop.studies.linear_regression.report import EXACT_DIMENSIONS, introduction, print_report
+from innerloop.studies.linear_regression.report import (
+    AGAINST,
+    AGREEMENT,
+    CROSSOVER,
+    EXACT_DIMENSIONS,
+    NUMBERS,
+    PAGES,
+    SUMMARY,
+    introduction,
+    make_report,
+    notes,
+    print_tables,
+)
 from innerloop.studies.linear_regression.result import FORMAT, Sweep
 from innerloop.studies.linear_regression.settings import Settings
 from innerloop.studies.linear_regression.simulation import (
@@ -30,13 +43,19 @@ from innerloop.studies.linear_regression.simulation import (
     unpack,
 )
 from innerloop.studies.linear_regression.theory import predict
+from innerloop.studies.linear_regression.verdict import conclude
 
-NUMBERS = "results.npz"
-AGREEMENT = "agreement.json"
 # The law of the tasks stands for itself as 20000 covariances [p, p], with powers of them beside.
 _BYTES_OF_SAMPLED_LAW = 3 * 8 * 20_000
 # Everything that a run may write beside its journal.
-OUTPUTS = (NUMBERS, AGREEMENT, RUN, "summary.png", "heat_maps/")
+OUTPUTS = (
+    NUMBERS,
+    AGREEMENT,
+    RUN,
+    REPORT,
+    *figure_files(SUMMARY, AGAINST, CROSSOVER),
+    f"{PAGES}/",
+)
 
 
 def run_study(
@@ -79,9 +98,13 @@ def run_study(
             simulated = clock.seconds()
             sweep = _assembled(settings, store, with_theory, errors)
             regions = agreement(sweep) if with_theory else []
-            paths = _write(sweep, regions, folder)
+            remarks = notes(sweep)
+            _write(sweep, regions, folder)
             if with_figures:
-                paths += _draw(sweep, folder, errors)
+                _draw(sweep, folder, errors)
+            verdict = conclude(sweep, regions)
+            report = make_report(sweep, regions, verdict, remarks, folder, with_figures)
+            write_report(folder, report)
             clock.write(
                 folder,
                 simulation_seconds=round(simulated, 3),
@@ -100,7 +123,8 @@ def run_study(
                 f"--out {str(folder)!r} cannot be written ({error.strerror}); {len(store.units)} "
                 f"of {len(settings.cells())} cells are kept"
             ) from None
-        print_report(console, sweep, regions, paths)
+        print_tables(console, regions, remarks)
+        print_ending(console, report, folder)
     return folder
 
 
@@ -132,31 +156,26 @@ def _assembled(settings: Settings, store: Store, with_theory: bool, errors: Cons
             ) from None
 
 
-def _write(sweep: Sweep, regions: list[Region], folder: Path) -> list[Path]:
-    """The numbers, and the agreement if there is a prediction; returns the paths."""
+def _write(sweep: Sweep, regions: list[Region], folder: Path) -> None:
+    """The numbers, and the agreement if there is a prediction."""
     sweep.to_npz(folder / NUMBERS)
-    if not regions:
-        return [folder / NUMBERS]
-    document = {
-        "settings": sweep.settings.as_dict(),
-        "regions": [region.as_dict() for region in regions],
-    }
-    write_json(folder / AGREEMENT, document)
-    return [folder / NUMBERS, folder / AGREEMENT]
+    if regions:
+        document = {
+            "settings": sweep.settings.as_dict(),
+            "regions": [region.as_dict() for region in regions],
+        }
+        write_json(folder / AGREEMENT, document)
 
 
-def _draw(sweep: Sweep, folder: Path, errors: Console) -> list[Path]:
-    """All figures; returns the summary and the folder of the pages."""
+def _draw(sweep: Sweep, folder: Path, errors: Console) -> None:
+    """All figures."""
     # Imported here: matplotlib is slow to load and not needed for numbers alone.
-    from innerloop.studies.linear_regression.figures import PAGES, draw_figures
+    from innerloop.studies.linear_regression.figures import draw_figures
 
-    number = len(sweep.settings.inner_lrs) + 1
-    drawn: list[Path] = []
+    number = len(sweep.settings.inner_lrs) + 3
     with _progress("Drawing", errors) as advance:
-        for path in draw_figures(sweep, folder):
-            drawn.append(path)
-            advance(len(drawn) / number)
-    return [drawn[-1], folder / PAGES]
+        for done, _ in enumerate(draw_figures(sweep, folder), 1):
+            advance(done / number)
 
 
 @contextlib.contextmanager

@@ -13,21 +13,21 @@ from innerloop.runs.arrays import read_sealed, write_sealed
 from innerloop.runs.errors import InputError
 from innerloop.studies.sinusoid.training import State
 
-FORMAT = "innerloop.study.sinusoid.checkpoint/2"
+FORMAT = "innerloop.study.sinusoid.checkpoint/3"
 PATTERN = "*.checkpoint.npz"
 _VECTORS = ("theta", "first", "second")
 
 
-def checkpoint_path(folder: Path, method: str) -> Path:
-    """Where the unfinished training of a method is kept."""
-    return folder / PATTERN.replace("*", method)
+def checkpoint_path(folder: Path, unit: str) -> Path:
+    """Where an unfinished training is kept."""
+    return folder / PATTERN.replace("*", unit)
 
 
-def save(path: Path, key: str, method: str, state: State) -> None:
-    """Write the state atomically, with the study and the method that it belongs to."""
+def save(path: Path, key: str, unit: str, state: State) -> None:
+    """Write the state atomically, with the study and the training that it belongs to."""
     about = {
         "key": key,
-        "method": method,
+        "unit": unit,
         "done": state.done,
         "partial": state.partial,
         "trace": state.trace,
@@ -35,21 +35,21 @@ def save(path: Path, key: str, method: str, state: State) -> None:
     write_sealed(path, FORMAT, about, {name: getattr(state, name).numpy() for name in _VECTORS})
 
 
-def load(path: Path, key: str, method: str) -> State | None:
-    """The state of a method in the study `key`, or None if there is none.
+def load(path: Path, key: str, unit: str) -> State | None:
+    """The state of a training in the study `key`, or None if there is none.
 
     Raises:
-        InputError: there is a file that is damaged, or belongs to another study or method.
+        InputError: there is a file that is damaged, or belongs to another study or training.
     """
     if not os.path.lexists(path):
         return None
     named = f"checkpoint {str(path)!r}"
-    remedy = f"remove it, or use --fresh, to train {method} from the start"
+    remedy = f"remove it, or use --fresh, to train {unit} from the start"
     about, arrays = read_sealed(path, FORMAT, named, remedy)
     if about.get("key") != key:
         raise InputError(f"{named} belongs to a study with other settings or versions; {remedy}")
-    if about.get("method") != method:
-        raise InputError(f"{named} holds the training of {about.get('method')}; {remedy}")
+    if about.get("unit") != unit:
+        raise InputError(f"{named} holds the training of {about.get('unit')}; {remedy}")
     if not _is_state(about, arrays):
         raise InputError(f"{named} holds no training; {remedy}")
     theta, first, second = (torch.from_numpy(arrays[name].copy()) for name in _VECTORS)

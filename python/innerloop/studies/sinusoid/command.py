@@ -25,9 +25,9 @@ TASK, TRAIN, MEASURE = "Task", "Training", "Measuring"
 
 HELP = (
     "MAML's sine-wave regression: MAML, first-order MAML and joint training.\n\n"
-    "Trains the three methods with the fused operations, measures their error on new tasks after "
-    "0, 1, 5 and 10 fine-tuning steps with intervals, draws figures, and sets the certificates of "
-    "innerloop.bounds beside them."
+    "Trains the three methods several times with the fused operations, measures their error on new "
+    "tasks after 0, 1, 5 and 10 fine-tuning steps beside an oracle's, draws figures, and sets the "
+    "certificates of innerloop.bounds beside them."
 )
 
 
@@ -70,6 +70,12 @@ def sinusoid(
     level: Annotated[
         float, typer.Option(help="Coverage of the intervals.", rich_help_panel=MEASURE)
     ] = DEFAULT.level,
+    runs: Annotated[
+        int,
+        typer.Option(
+            help="Trainings of every method, with successive seeds.", rich_help_panel=TRAIN
+        ),
+    ] = DEFAULT.runs,
     seed: Seed = DEFAULT.seed,
     threads: Threads = None,
     out: Annotated[Path | None, folder_option("innerloop-study/sinusoid-<key of settings>")] = None,
@@ -93,6 +99,7 @@ def sinusoid(
             validation_tasks=validation_tasks,
             query_rows=query_rows,
             rates=parse_floats("--rates", rates),
+            runs=runs,
             seed=seed,
             level=level,
         )

@@ -1,141 +1,125 @@
-"""The two figures: error against fine-tuning steps, and fits of example tasks."""
+"""The two figures: error against fine-tuning steps over all runs, and fits of example tasks."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from innerloop.runs.figures import STYLE, save_figure
+from innerloop.runs.figures import STYLE, figure_style, label_logarithmic, save_figure
 from innerloop.runs.methods import JOINT, LABELS, METHODS
-from innerloop.studies.sinusoid.measuring import Measured, fits
+from innerloop.studies.sinusoid.document import Findings
+from innerloop.studies.sinusoid.measuring import fits
+from innerloop.studies.sinusoid.report import ERRORS, FITS
 from innerloop.studies.sinusoid.settings import Settings
-from innerloop.studies.sinusoid.summary import Row
+from innerloop.studies.sinusoid.summary import Spread
 from innerloop.studies.sinusoid.waves import INPUT, Stream, draw_waves, generator
 
 EXAMPLES = 2
 _CURVES: tuple[tuple[int, Literal[":", "--", "-"], float], ...] = (
-    (0, ":", 0.9),
+    (0, ":", 1.0),
     (1, "--", 1.3),
     (10, "-", 1.6),
 )
 
 
 def draw_figures(
-    settings: Settings,
-    measured: Measured,
-    same: list[Row],
-    picked: list[Row],
-    trained: dict[str, torch.Tensor],
-    folder: Path,
-) -> list[Path]:
-    """Write both figures as PNG and SVG; returns the paths of the PNG files."""
-    with matplotlib.rc_context(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
-    ):
-        return [
-            save_figure(
-                _error_by_steps(settings, measured, same, picked), folder / "error_by_steps"
-            ),
-            save_figure(_example_fits(settings, trained), folder / "example_fits"),
-        ]
+    settings: Settings, found: Findings, trained: dict[str, torch.Tensor], folder: Path
+) -> None:
+    """Write both figures; `trained` holds the networks whose fits are shown."""
+    with figure_style():
+        save_figure(_error_by_steps(settings, found), folder / ERRORS)
+        save_figure(_example_fits(settings, trained), folder / FITS)
 
 
-def _error_by_steps(
-    settings: Settings, measured: Measured, same: list[Row], picked: list[Row]
-) -> Figure:
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes = figure.subplots()
-    for method in METHODS:
-        style = STYLE[method]
-        shown = [row for row in same if not row.failed[method]]
-        steps = [row.steps for row in shown]
-        axes.plot(
-            steps,
-            [row.error[method].mean for row in shown],
-            label=LABELS[method],
-            color=style["color"],
-            marker=style["marker"],
-            linestyle=style["linestyle"],
-            markersize=4.5,
-            linewidth=1.4,
-        )
-        axes.fill_between(
-            steps,
-            [row.error[method].low for row in shown],
-            [row.error[method].high for row in shown],
-            color=style["color"],
-            alpha=0.2,
-            linewidth=0,
-        )
-    best = [row for row in picked if row.steps and not row.failed[JOINT]]
-    if set(measured.picked_rate[JOINT][1:]) != {settings.inner_lr}:
-        axes.plot(
-            [row.steps for row in best],
-            [row.error[JOINT].mean for row in best],
-            label="joint training, best rate",
-            color=STYLE[JOINT]["color"],
-            linestyle=":",
-            linewidth=1.4,
-        )
-    any_failed = any(count for row in same for count in row.failed.values())
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(f"fine-tuning steps on {settings.shots} points, rate {settings.inner_lr:g}")
-    axes.set_ylabel("mean squared error on new points")
-    axes.set_title(
-        f"Sine waves: {settings.test_tasks} new tasks, {100 * settings.level:g}% intervals"
-        + ("; no point where tasks diverge" if any_failed else ""),
-        loc="left",
-        fontsize=9,
+def _error_by_steps(settings: Settings, found: Findings) -> Figure:
+    """Means over tasks above, medians below: lines through the medians of the runs, and bands from
+    the least to the largest.
+    """
+    figure = Figure(figsize=(5.2, 6.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for axes, part in ((above, "mean"), (below, "median")):
+        for method in METHODS:
+            values = [getattr(row, part)[method] for row in found.over_same]
+            _curve(axes, values, method, LABELS[method])
+        axes.set_yscale("log")
+        axes.set_ylabel(f"squared error, {part} over tasks")
+    best = [row.mean[JOINT] for row in found.over_picked]
+    if best != [row.mean[JOINT] for row in found.over_same]:
+        _line(above, best, color=STYLE[JOINT]["color"], label="joint training, best rate")
+    oracle = found.oracle
+    above.axhline(
+        oracle.median, color="black", linewidth=1.0, linestyle=(0, (6, 2)), label="oracle"
     )
-    axes.legend(frameon=False, fontsize=8)
+    if oracle.low < oracle.high:
+        above.axhspan(oracle.low, oracle.high, color="0.85", linewidth=0, zorder=0)
+    for axes in (above, below):
+        axes.margins(y=0.06)
+        label_logarithmic(axes.yaxis)
+        axes.grid(axis="y")
+    below.set_xlabel(f"fine-tuning steps on {settings.shots} points")
+    runs = f"{settings.runs} run{'s' * (settings.runs > 1)}"
+    above.set_title(f"Sine waves: {runs}, {settings.test_tasks} new tasks")
+    figure.legend(handles=above.get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
     return figure
 
 
+def _curve(axes: Axes, values: Sequence[Spread], method: str, label: str) -> None:
+    """A method's line with its band; steps at which some run has no finite value are left out."""
+    shown = [(k, v) for k, v in enumerate(values) if math.isfinite(v.high)]
+    steps = [k for k, _ in shown]
+    axes.plot(steps, [v.median for _, v in shown], label=label, **STYLE[method])
+    low, high = [v.low for _, v in shown], [v.high for _, v in shown]
+    axes.fill_between(steps, low, high, color=STYLE[method]["color"], alpha=0.18, linewidth=0)
+
+
+def _line(axes: Axes, values: Sequence[Spread], color: str, label: str) -> None:
+    """Medians over runs alone."""
+    shown = [(k, v.median) for k, v in enumerate(values) if k and math.isfinite(v.high)]
+    axes.plot(
+        [k for k, _ in shown], [v for _, v in shown],
+        color=color, linestyle=":", linewidth=1.4, label=label,
+    )  # fmt: skip
+
+
 def _example_fits(settings: Settings, trained: dict[str, torch.Tensor]) -> Figure:
-    """One row for each example task, one column for each method."""
+    """One column for each example task, one row for each method."""
     rng = generator(settings.seed, Stream.EXAMPLES)
     waves = draw_waves(rng, EXAMPLES, settings.shots, 1)
     x = np.linspace(*INPUT, 201)
-    figure = Figure(figsize=(8.4, 2.6 * EXAMPLES), layout="constrained")
-    panels = figure.subplots(EXAMPLES, len(METHODS), sharex=True, sharey="row", squeeze=False)
-    for column, method in enumerate(METHODS):
+    figure = Figure(figsize=(5.2, 6.6), layout="constrained")
+    panels = figure.subplots(len(METHODS), EXAMPLES, sharex=True, sharey="col", squeeze=False)
+    for row, method in enumerate(METHODS):
         curves = fits(settings, trained[method], waves, x)
-        for row, axes in enumerate(panels[:, column]):
-            truth = waves.amplitude[row] * np.sin(x - waves.phase[row])
-            axes.plot(x, truth, color="0.7", linewidth=3.0)
+        for column, axes in enumerate(panels[row]):
+            truth = waves.amplitude[column] * np.sin(x - waves.phase[column])
+            axes.plot(x, truth, color="0.72", linewidth=3.5)
             for steps, line, width in _CURVES:
                 axes.plot(
-                    x,
-                    curves[row, steps],
-                    color=STYLE[method]["color"],
-                    linestyle=line,
-                    linewidth=width,
-                )
-            points = [side[row].flatten().numpy() for side in waves.support]
-            axes.plot(*points, "k^", markersize=3.5)
-        panels[0, column].set_title(LABELS[method], loc="left", fontsize=9)
-        panels[-1, column].set_xlabel("x")
+                    x, curves[column, steps],
+                    color=STYLE[method]["color"], linestyle=line, linewidth=width,
+                )  # fmt: skip
+            points = [side[column].flatten().numpy() for side in waves.support]
+            axes.plot(*points, "kx", markersize=4.0)
+        panels[row, 0].set_title(LABELS[method])
+    for axes in panels[-1]:
+        axes.set_xlabel("x")
     handles = [
-        Line2D([], [], color="0.7", linewidth=3.0, label="the wave"),
+        Line2D([], [], color="0.72", linewidth=3.5, label="the wave"),
+        Line2D([], [], color="k", marker="x", linestyle="", markersize=4.0, label="its points"),
         *(
             Line2D([], [], color="0.3", linestyle=line, linewidth=width, label=_steps(steps))
             for steps, line, width in _CURVES
         ),
-        Line2D([], [], color="k", marker="^", linestyle="", markersize=3.5, label="its points"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 

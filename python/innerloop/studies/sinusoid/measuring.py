@@ -13,6 +13,7 @@ import innerloop as il
 from innerloop.runs.methods import METHODS
 from innerloop.studies.sinusoid.settings import ADAPT_STEPS, LOSS, Settings
 from innerloop.studies.sinusoid.training import network, unflatten
+from innerloop.studies.sinusoid.units import ORACLE
 from innerloop.studies.sinusoid.waves import Side, Stream, Waves, draw_waves, generator
 
 Errors = NDArray[np.float64]
@@ -21,7 +22,7 @@ _CHUNK = 500
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Test errors of every method.
+    """Test errors of every method in one run.
 
     Args:
         test: the test tasks.
@@ -31,6 +32,7 @@ class Measured:
             so many steps (the first of `rates` before any step).
         picked_errors: {method: [T, K + 1]} test errors at these rates.
         validation: {method: [rates, K + 1]} mean validation errors.
+        oracle: [T], of the network that is told amplitude and phase.
     """
 
     test: Waves
@@ -38,6 +40,7 @@ class Measured:
     picked_rate: dict[str, list[float]]
     picked_errors: dict[str, Errors]
     validation: dict[str, Errors]
+    oracle: Errors
 
 
 def errors_after_steps(
@@ -66,7 +69,11 @@ def errors_after_steps(
 
 
 def measure(settings: Settings, trained: dict[str, torch.Tensor]) -> Measured:
-    """Every method on the same validation and test tasks."""
+    """Every method on the same validation and test tasks, those of the study's own seed.
+
+    Args:
+        trained: parameters [P] of one run, by method, with the oracle's.
+    """
     validation, test = (
         draw_waves(generator(settings.seed, stream), tasks, settings.shots, settings.query_rows)
         for stream, tasks in (
@@ -92,7 +99,17 @@ def measure(settings: Settings, trained: dict[str, torch.Tensor]) -> Measured:
         picked[method] = np.stack(
             [at_rate[index][:, step] for step, index in enumerate(best.tolist())], axis=1
         )
-    return Measured(test, errors, rates, picked, judged)
+    return Measured(
+        test, errors, rates, picked, judged, oracle_errors(settings, trained[ORACLE], test)
+    )
+
+
+def oracle_errors(settings: Settings, theta: torch.Tensor, test: Waves) -> Errors:
+    """[T]: mean squared error of each task's query rows by a network that is told the waves."""
+    model = network(settings, ORACLE)
+    x, y = test.informed(test.query)
+    error = il.predict(unflatten(model, theta), x, model=model) - y
+    return np.asarray(error.double().square().mean(dim=(1, 2)).numpy())
 
 
 def fits(

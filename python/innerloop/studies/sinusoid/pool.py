@@ -1,4 +1,4 @@
-"""Training the methods side by side, one core each; numbers do not depend on how many run."""
+"""Training side by side, one core each; numbers do not depend on how many run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from innerloop.runs.launch import interrupts_ignored
 from innerloop.studies.sinusoid.checkpoints import checkpoint_path, load, save
 from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import Diverged, State, initial_state, train
+from innerloop.studies.sinusoid.units import Unit
 
 SAVE_SECONDS = 2.0
 _POLL_SECONDS = 0.05
@@ -27,44 +28,45 @@ _WAITING = -1
 # Below this many iterations a worker process takes longer to start than to train.
 BRIEF_ITERATIONS = 3000
 
-Progress = Callable[[str, int], None]
+Progress = Callable[[Unit, int], None]
 
 
-def train_methods(
+def train_units(
     settings: Settings,
-    methods: list[str],
+    units: list[Unit],
     folder: Path,
     key: str,
     threads: int,
     progress: Progress,
-) -> Iterator[tuple[str, State]]:
-    """Finished states of `methods`, in any order, from their checkpoints on if there are any.
+) -> Iterator[tuple[Unit, State]]:
+    """Finished states of `units`, in any order, from their checkpoints on if there are any.
 
     Args:
-        progress: called with a method and its finished iterations from time to time.
+        progress: called with a unit and its finished iterations from time to time.
 
     Raises:
-        Diverged: the loss of a method is no longer finite.
+        Diverged: the loss of a unit is no longer finite.
     """
-    if threads > 1 and len(methods) > 1 and settings.iterations > BRIEF_ITERATIONS:
-        yield from _in_workers(settings, methods, folder, key, threads, progress)
+    if threads > 1 and len(units) > 1 and settings.iterations > BRIEF_ITERATIONS:
+        yield from _in_workers(settings, units, folder, key, threads, progress)
         return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for method in methods:
-            report = functools.partial(progress, method)
-            yield method, _train_and_save(settings, method, folder, key, report)
+        for unit in units:
+            report = functools.partial(progress, unit)
+            yield unit, _train_and_save(settings, unit, folder, key, report)
     finally:
         torch.set_num_threads(before)
 
 
 def _train_and_save(
-    settings: Settings, method: str, folder: Path, key: str, progress: Callable[[int], None]
+    settings: Settings, unit: Unit, folder: Path, key: str, progress: Callable[[int], None]
 ) -> State:
-    """Train one method to its end, saving the state every few seconds and at the end."""
-    path = checkpoint_path(folder, method)
-    state = load(path, key, method) or initial_state(settings)
+    """Train one unit to its end, saving the state every few seconds and at the end."""
+    path = checkpoint_path(folder, unit.name)
+    own = settings.of_run(unit.run)
+    state = load(path, key, unit.name) or initial_state(own, unit.method)
     saved = time.monotonic()
 
     def after_iteration(state: State) -> None:
@@ -73,56 +75,56 @@ def _train_and_save(
             return
         progress(state.done)
         if time.monotonic() - saved > SAVE_SECONDS:
-            save(path, key, method, state)
+            save(path, key, unit.name, state)
             saved = time.monotonic()
 
     progress(state.done)
-    train(settings, method, state, until=settings.iterations, after_iteration=after_iteration)
-    save(path, key, method, state)
+    train(own, unit.method, state, until=settings.iterations, after_iteration=after_iteration)
+    save(path, key, unit.name, state)
     progress(state.done)
     return state
 
 
 def _in_workers(
     settings: Settings,
-    methods: list[str],
+    units: list[Unit],
     folder: Path,
     key: str,
     threads: int,
     progress: Progress,
-) -> Iterator[tuple[str, State]]:
+) -> Iterator[tuple[Unit, State]]:
     context = multiprocessing.get_context("spawn")
-    done = context.Array("q", [_WAITING] * len(methods))
-    waiting = list(enumerate(methods))
-    running: dict[str, SpawnProcess] = {}
+    done = context.Array("q", [_WAITING] * len(units))
+    waiting = list(enumerate(units))
+    running: dict[Unit, SpawnProcess] = {}
     try:
         while waiting or running:
             while waiting and len(running) < threads:
-                index, method = waiting.pop(0)
+                index, unit = waiting.pop(0)
                 process = context.Process(
                     target=_work,
-                    args=(settings, method, folder, key, done, index),
+                    args=(settings, unit, folder, key, done, index),
                     daemon=True,
                 )
                 with interrupts_ignored():
                     process.start()
-                running[method] = process
+                running[unit] = process
             time.sleep(_POLL_SECONDS)
-            for index, method in enumerate(methods):
+            for index, unit in enumerate(units):
                 if done[index] != _WAITING:
-                    progress(method, done[index])
-            for method in [name for name, process in running.items() if not process.is_alive()]:
-                process = running.pop(method)
+                    progress(unit, done[index])
+            for unit in [each for each, process in running.items() if not process.is_alive()]:
+                process = running.pop(unit)
                 process.join()
                 if process.exitcode == _DIVERGED:
-                    raise Diverged(method)
-                state = load(checkpoint_path(folder, method), key, method)
+                    raise Diverged(unit.method)
+                state = load(checkpoint_path(folder, unit.name), key, unit.name)
                 if process.exitcode != 0 or state is None or state.done != settings.iterations:
                     raise RuntimeError(
-                        f"training of {method} ended in a worker process with exit code "
+                        f"training of {unit.name} ended in a worker process with exit code "
                         f"{process.exitcode} (its message is above; killed, or out of memory?)"
                     )
-                yield method, state
+                yield unit, state
     finally:
         for process in running.values():
             process.terminate()
@@ -132,13 +134,13 @@ def _in_workers(
 
 def _work(
     settings: Settings,
-    method: str,
+    unit: Unit,
     folder: Path,
     key: str,
     done: SynchronizedArray[Any],
     index: int,
 ) -> None:
-    """A worker's life: one method from its checkpoint to its end, or to the parent's."""
+    """A worker's life: one unit from its checkpoint to its end, or to the parent's."""
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
 
@@ -148,6 +150,6 @@ def _work(
             sys.exit(1)
 
     try:
-        _train_and_save(settings, method, folder, key, progress)
+        _train_and_save(settings, unit, folder, key, progress)
     except Diverged:
         sys.exit(_DIVERGED)

@@ -11,11 +11,12 @@ from innerloop.runs.document import digest
 from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
-from innerloop.runs.methods import LABELS, METHODS
 from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.report import REPORT, figure_files, print_ending, write_report
 from innerloop.runs.store import RESULTS, Store
 from innerloop.studies.sinusoid.certificates import (
     FILE,
+    Certificates,
     certificates_sentence,
     certify,
     write_certificates,
@@ -24,16 +25,25 @@ from innerloop.studies.sinusoid.checkpoints import PATTERN, checkpoint_path, loa
 from innerloop.studies.sinusoid.document import (
     ARRAYS,
     FORMAT,
+    Run,
     describe_run,
+    find,
     results_document,
     write_arrays,
 )
 from innerloop.studies.sinusoid.measuring import measure
-from innerloop.studies.sinusoid.pool import train_methods
-from innerloop.studies.sinusoid.report import introduction, print_report
+from innerloop.studies.sinusoid.pool import train_units
+from innerloop.studies.sinusoid.report import (
+    ERRORS,
+    FITS,
+    introduction,
+    make_report,
+    print_tables,
+    print_verdict,
+)
 from innerloop.studies.sinusoid.settings import Settings
-from innerloop.studies.sinusoid.summary import rows
 from innerloop.studies.sinusoid.training import Diverged
+from innerloop.studies.sinusoid.units import NAMES, Unit, all_units
 from innerloop.studies.sinusoid.verdict import conclude
 
 # Everything that a run may write beside its journal.
@@ -43,7 +53,8 @@ OUTPUTS = (
     FILE,
     RUN,
     PATTERN,
-    *(f"{name}.{kind}" for name in ("error_by_steps", "example_fits") for kind in ("png", "svg")),
+    REPORT,
+    *figure_files(ERRORS, FITS),
 )
 
 
@@ -59,7 +70,7 @@ def run_study(
 
     Raises:
         InputError: bad input, an unusable output folder, or training that diverges.
-        Interrupted: Ctrl-C; finished methods and the latest checkpoints are kept.
+        Interrupted: Ctrl-C; finished trainings and the latest checkpoints are kept.
     """
     clock = Clock()
     threads = usable_threads(threads)
@@ -72,39 +83,25 @@ def run_study(
             console.print(line, highlight=False, soft_wrap=True)
         trained_now = _train(settings, store, key, threads, fresh, errors)
         trained_seconds = clock.seconds()
-        trained = {
-            method: torch.tensor(store.units[method]["parameters"], dtype=torch.float32)
-            for method in METHODS
-        }
-        before = torch.get_num_threads()
         try:
-            with errors.status("Measuring on new tasks") as status:
-                torch.set_num_threads(threads)
-                measured = measure(settings, trained)
-                status.update("Estimating the constants of the bounds")
-                torch.set_num_threads(1)  # sums of torch's own may depend on the number of threads
-                certificates = certify(settings, trained)
+            runs, certificates = _measure(settings, store, threads, errors)
         except KeyboardInterrupt:
-            raise _interrupted(store) from None
-        finally:
-            torch.set_num_threads(before)
-        same = rows(measured.errors, settings.level)
-        picked = rows(measured.picked_errors, settings.level)
-        verdict = conclude(settings, same, picked, certificates_sentence(settings, certificates))
-        traces = {method: store.units[method]["training_loss"] for method in METHODS}
-        document = results_document(
-            settings, measured, same, picked, verdict, traces, certificates, key
-        )
-        paths = [folder / RESULTS]
+            raise _interrupted(settings, store) from None
+        found = find(settings, runs)
+        bounds = certificates_sentence(settings, certificates)
+        verdict = conclude(settings, found.over_same, found.over_picked, found.oracle, bounds)
+        report = make_report(settings, found, certificates, verdict, folder, with_figures)
+        document = results_document(settings, runs, found, verdict, certificates, key)
         try:
-            write_json(paths[0], document)
-            paths.append(write_arrays(folder, measured, trained))
-            paths.append(write_certificates(folder, certificates))
+            write_json(folder / RESULTS, document)
+            write_arrays(folder, runs)
+            write_certificates(folder, certificates)
             if with_figures:
                 # Imported here: matplotlib is slow to load and not needed for numbers alone.
                 from innerloop.studies.sinusoid.figures import draw_figures
 
-                paths += draw_figures(settings, measured, same, picked, trained, folder)
+                draw_figures(settings, found, runs[0].trained, folder)
+            write_report(folder, report)
             clock.write(
                 folder,
                 training_seconds=round(trained_seconds, 3),
@@ -115,49 +112,87 @@ def run_study(
             raise InputError(
                 f"--out {str(folder)!r} cannot be written ({error.strerror})"
             ) from None
-        print_report(console, settings, measured, same, picked, certificates, verdict, paths)
+        print_tables(console, settings, found, certificates)
+        print_verdict(console, verdict)
         total = clock.seconds()
         console.print(
             f"Trained {trained_now} iterations in {trained_seconds:.0f} s, {total:.0f} s in all.",
             highlight=False,
         )
+        print_ending(console, report, folder)
     return folder
+
+
+def _measure(
+    settings: Settings, store: Store, threads: int, errors: Console
+) -> tuple[list[Run], Certificates]:
+    """Every run on the same new tasks, and the bounds along the first."""
+    before = torch.get_num_threads()
+    try:
+        with errors.status("Measuring on new tasks") as status:
+            torch.set_num_threads(threads)
+            runs = [_run(settings, store, number) for number in range(settings.runs)]
+            status.update("Estimating the constants of the bounds")
+            torch.set_num_threads(1)  # sums of torch's own may depend on the number of threads
+            return runs, certify(settings, runs[0].trained)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(settings: Settings, store: Store, number: int) -> Run:
+    """What the journal holds of one run, measured."""
+    units = [unit for unit in all_units(settings) if unit.run == number]
+    trained = {
+        unit.method: torch.tensor(store.units[unit.name]["parameters"], dtype=torch.float32)
+        for unit in units
+    }
+    traces = {unit.method: store.units[unit.name]["training_loss"] for unit in units}
+    return Run(trained, traces, measure(settings, trained))
 
 
 def _train(
     settings: Settings, store: Store, key: str, threads: int, fresh: bool, errors: Console
 ) -> int:
-    """Fill the store with every method that it lacks; returns the iterations done for that."""
-    pending = [method for method in METHODS if method not in store.units]
-    report_resumed(errors, store, store.resumed, len(METHODS), "methods are trained")
-    first: dict[str, int] = {}
+    """Fill the store with every unit that it lacks; returns the iterations done for that."""
+    units = all_units(settings)
+    pending = [unit for unit in units if unit.name not in store.units]
+    report_resumed(errors, store, len(units) - len(pending), len(units), "trainings are done")
+    first: dict[Unit, int] = {}
+    reached = dict.fromkeys(pending, 0)
     trained = 0
     try:
-        for method in METHODS:
-            path = checkpoint_path(store.folder, method)
+        for unit in units:
+            path = checkpoint_path(store.folder, unit.name)
             if fresh:
                 path.unlink(missing_ok=True)
-            elif method in pending:
-                load(path, key, method)  # a bad one is refused before anything is trained
+            elif unit in pending:
+                load(path, key, unit.name)  # a bad one is refused before anything is trained
         with progress_bars(errors, shown=bool(pending)) as progress:
-            bars = {m: progress.add_task(LABELS[m], total=settings.iterations) for m in pending}
+            of = {m: [unit for unit in pending if unit.method == m] for m in NAMES}
+            bars = {
+                method: progress.add_task(NAMES[method], total=settings.iterations * len(group))
+                for method, group in of.items()
+                if group
+            }
 
-            def show(method: str, done: int) -> None:
-                first.setdefault(method, done)
-                progress.update(bars[method], completed=done)
+            def show(unit: Unit, done: int) -> None:
+                first.setdefault(unit, done)
+                reached[unit] = done
+                total = sum(reached[each] for each in of[unit.method])
+                progress.update(bars[unit.method], completed=total)
 
-            for method, state in train_methods(settings, pending, store.folder, key, threads, show):
-                trained += state.done - first.get(method, 0)
+            for unit, state in train_units(settings, pending, store.folder, key, threads, show):
+                trained += state.done - first.get(unit, 0)
                 store.add(
-                    method,
+                    unit.name,
                     {"parameters": state.theta.tolist(), "training_loss": state.trace},
                 )
-                checkpoint_path(store.folder, method).unlink(missing_ok=True)
+                checkpoint_path(store.folder, unit.name).unlink(missing_ok=True)
     except KeyboardInterrupt:
-        raise _interrupted(store) from None
+        raise _interrupted(settings, store) from None
     except Diverged as divergence:
         raise InputError(
-            f"training of {LABELS[str(divergence)]} diverged; lower --outer-lr "
+            f"training of {NAMES[str(divergence)]} diverged; lower --outer-lr "
             f"({settings.outer_lr:g}) or --inner-lr ({settings.inner_lr:g})"
         ) from None
     except OSError as error:
@@ -167,8 +202,10 @@ def _train(
     return trained
 
 
-def _interrupted(store: Store) -> Interrupted:
+def _interrupted(settings: Settings, store: Store) -> Interrupted:
+    units = all_units(settings)
+    done = sum(unit.name in store.units for unit in units)
     return Interrupted(
-        f"Interrupted: {len(store.units)} of {len(METHODS)} methods are trained, and the latest "
-        f"checkpoints are kept in {store.folder}; run the same command again to go on."
+        f"Interrupted: {done} of {len(units)} trainings are done, and the latest checkpoints are "
+        f"kept in {store.folder}; run the same command again to go on."
     )

@@ -16,6 +16,7 @@ LOSS = "mse"
 # What training and measuring take at most: see training.py, waves.py, checkpoints.py.
 _BYTES_PER_PARAMETER, _BYTES_PER_STEP = 300, 32
 _BYTES_PER_ROW = 40
+_BYTES_PER_ERROR = 2 * 8 * (2 * 3 * (ADAPT_STEPS + 1) + 1)  # of a test task, kept and written
 CHUNK_ITERATIONS = 200  # of training tasks that are drawn at a time
 
 
@@ -35,6 +36,8 @@ class Settings:
         validation_tasks: tasks that pick a fine-tuning rate for every method.
         query_rows: rows that measure the error of a validation or test task.
         rates: fine-tuning rates to pick from.
+        runs: how often every method is trained, with the seeds `seed`, `seed` + 1, ...; all runs
+            are measured on the same tasks.
         seed: of everything random.
         level: coverage of the intervals (changes the judgement only).
     """
@@ -50,6 +53,7 @@ class Settings:
     validation_tasks: int = 1000
     query_rows: int = 100
     rates: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
+    runs: int = 5
     seed: int = 0
     level: float = 0.95
 
@@ -57,6 +61,7 @@ class Settings:
         """Refuse a setting outside its range, naming the option."""
         for name, least in _LEAST.items():
             check_count(_option(name), getattr(self, name), least, _MOST.get(name, MOST))
+        check_count("--seed", self.seed, 0, 2**64 - self.runs)
         for name in ("inner_lr", "outer_lr"):
             check_rate(_option(name), getattr(self, name))
         if not self.rates or len(set(self.rates)) != len(self.rates):
@@ -86,6 +91,9 @@ class Settings:
                 f"--test-tasks {self.test_tasks} and --validation-tasks {self.validation_tasks} "
                 f"with --shots {self.shots} and --query-rows {self.query_rows}": _BYTES_PER_ROW
                 * measured,
+                f"--runs {self.runs} with --test-tasks {self.test_tasks}": _BYTES_PER_ERROR
+                * self.runs
+                * self.test_tasks,
             }
         )
 
@@ -93,6 +101,10 @@ class Settings:
     def widths(self) -> list[int]:
         """Widths of all layers."""
         return [1, *self.hidden, 1]
+
+    def of_run(self, run: int) -> Settings:
+        """What determines the training of one run: the settings with its own seed."""
+        return dataclasses.replace(self, seed=self.seed + run, runs=1)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON types."""
@@ -102,14 +114,14 @@ class Settings:
         }
 
     def fingerprint(self) -> dict[str, Any]:
-        """The fields that change what is trained."""
+        """The fields that change what is trained, beside the number of runs, which may grow."""
         fields = self.as_dict()
-        for name in ("test_tasks", "validation_tasks", "query_rows", "rates", "level"):
+        for name in ("test_tasks", "validation_tasks", "query_rows", "rates", "runs", "level"):
             del fields[name]
         return fields
 
 
-_MOST = {"steps": MOST_STEPS, "seed": 2**64 - 1}
+_MOST = {"steps": MOST_STEPS, "runs": 1000}
 _LEAST = {
     "iterations": 1,
     "shots": 1,
@@ -118,7 +130,7 @@ _LEAST = {
     "test_tasks": 2,
     "validation_tasks": 1,
     "query_rows": 1,
-    "seed": 0,
+    "runs": 1,
 }
 
 

@@ -11,8 +11,9 @@ import torch
 
 import innerloop as il
 from innerloop.runs.adam import Adam
-from innerloop.runs.methods import FIRST_ORDER, JOINT
+from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML
 from innerloop.studies.sinusoid.settings import LOSS, Settings
+from innerloop.studies.sinusoid.units import ORACLE
 from innerloop.studies.sinusoid.waves import Stream, generator, training_batches
 
 Params = dict[str, torch.Tensor]
@@ -45,15 +46,16 @@ class State:
     trace: list[float]
 
 
-def network(settings: Settings) -> il.MLP:
-    """The network of the study."""
-    return il.MLP(settings.widths, activation="relu")
+def network(settings: Settings, method: str = MAML) -> il.MLP:
+    """The network of the study; an oracle's has two more inputs."""
+    widths = [3, *settings.widths[1:]] if method == ORACLE else settings.widths
+    return il.MLP(widths, activation="relu")
 
 
-def initial_state(settings: Settings) -> State:
-    """The start that all methods share."""
+def initial_state(settings: Settings, method: str = MAML) -> State:
+    """The start that all methods share, or an oracle's."""
     seed = int(generator(settings.seed, Stream.INITIAL).integers(2**62))
-    start = network(settings).init(generator=torch.Generator().manual_seed(seed))
+    start = network(settings, method).init(generator=torch.Generator().manual_seed(seed))
     theta = torch.cat([leaf.detach().reshape(-1) for leaf in start.values()])
     return State(0, theta, torch.zeros_like(theta), torch.zeros_like(theta), 0.0, [])
 
@@ -78,26 +80,30 @@ def train(
     """Advances `state` in place to iteration `until` and returns it.
 
     Joint training takes the gradient on all 2 N rows of a task, MAML the meta-gradient of N query
-    rows after the inner steps on N support rows; both meet the same tasks and rows.
+    rows after the inner steps on N support rows; both meet the same tasks and rows. An oracle is
+    trained as joint training is, with each task's amplitude and phase among its inputs.
 
     Raises:
         Diverged: the loss is no longer finite.
     """
-    model = network(settings)
+    model = network(settings, method)
     params = unflatten(model, state.theta)
     adam = Adam(state.theta)
     adam.first, adam.second, adam.count = state.first, state.second, state.done
     options: dict[str, Any] = {
         "model": model,
         "inner_lr": settings.inner_lr,
-        "steps": 0 if method == JOINT else settings.steps,
+        "steps": 0 if method in (JOINT, ORACLE) else settings.steps,
         "loss": LOSS,
         "order": 1 if method == FIRST_ORDER else 2,
     }
-    for support, query in training_batches(settings, state.done):
+    for waves in training_batches(settings, state.done):
         if state.done >= until:
             break
-        if method == JOINT:
+        support, query = waves.support, waves.query
+        if method == ORACLE:
+            support, query = waves.informed(support), waves.informed(query)
+        if method in (JOINT, ORACLE):
             query = (torch.cat([support[0], query[0]], 1), torch.cat([support[1], query[1]], 1))
             support = (support[0][:, :0], support[1][:, :0])
         result = il.meta_grad(params, support, query, **options)

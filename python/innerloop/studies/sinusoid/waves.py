@@ -41,6 +41,22 @@ class Waves(NamedTuple):
     support: Side
     query: Side
 
+    def part(self, chosen: slice) -> Waves:
+        """Some of the tasks."""
+        (sx, sy), (qx, qy) = self.support, self.query
+        return Waves(
+            self.amplitude[chosen],
+            self.phase[chosen],
+            (sx[chosen], sy[chosen]),
+            (qx[chosen], qy[chosen]),
+        )
+
+    def informed(self, side: Side) -> Side:
+        """Rows of these tasks with amplitude and phase as further inputs, [T, rows, 3]."""
+        known = torch.from_numpy(np.stack([self.amplitude, self.phase], 1).astype(np.float32))
+        x, y = side
+        return torch.cat([x, known[:, None].expand(-1, x.shape[1], -1)], 2), y
+
 
 def generator(seed: int, stream: Stream, counter: int = 0) -> np.random.Generator:
     """The random generator of one purpose; `counter` numbers its chunks."""
@@ -63,8 +79,8 @@ def draw_waves(rng: np.random.Generator, tasks: int, support_rows: int, query_ro
     )
 
 
-def training_batches(settings: Settings, first: int) -> Iterator[tuple[Side, Side]]:
-    """Support and query sets of iterations `first`, `first` + 1, ...
+def training_batches(settings: Settings, first: int) -> Iterator[Waves]:
+    """The tasks of iterations `first`, `first` + 1, ...
 
     Iteration i is the same for every method and wherever training (re)starts: its chunk has a seed
     of its own, so the position in the stream is the whole state of the generator.
@@ -75,9 +91,5 @@ def training_batches(settings: Settings, first: int) -> Iterator[tuple[Side, Sid
         rng = generator(settings.seed, Stream.TRAINING, chunk)
         waves = draw_waves(rng, CHUNK_ITERATIONS * size, settings.shots, settings.shots)
         for index in range(offset, CHUNK_ITERATIONS):
-            part = slice(index * size, (index + 1) * size)
-            yield (
-                (waves.support[0][part], waves.support[1][part]),
-                (waves.query[0][part], waves.query[1][part]),
-            )
+            yield waves.part(slice(index * size, (index + 1) * size))
         chunk, offset = chunk + 1, 0
