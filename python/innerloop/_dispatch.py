@@ -10,12 +10,14 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from innerloop import _calling, _checks, _kernels, _native
+from innerloop import _calling, _checks, _kernels, _native, reference
 from innerloop._derivatives import is_differentiated, transforms_active
+from innerloop._networks import Network, confirmed, expected_network, network_of, remember
 from innerloop._params import LeafShape, Params, leaf_shapes
+from innerloop._reading import rows_of
 from innerloop._storage import check_memory, refuse_unreadable
 from innerloop._tasks import alone, warn_of_fallback
-from innerloop.models import MLP, NotFusible, describe
+from innerloop.models import MLP
 from innerloop.objectives import Loss, Objective, resolve
 
 P = ParamSpec("P")
@@ -64,13 +66,13 @@ def choice_for(
     if isinstance(model, MLP):
         mlp = model
     else:
-        try:
-            mlp = describe(model)
-        except NotFusible as refusal:
-            reason = str(refusal)
+        network = expected_network(model)
+        if network.mlp is None:
+            reason = network.reason
             if objective is not None and objective.reason:
                 reason += f"; {objective.reason}"
             return Choice("torch", reason)
+        mlp = network.mlp
     reason = _unavailable(device, backend, objective)
     if reason:
         return Choice("torch", reason)
@@ -131,12 +133,18 @@ def prepare(
     """Returns the checked parameters and the back end for one call; warns once per kind of
     fallback. `data` are, by name, what the fused operations have no derivative in."""
     if isinstance(model, MLP):
-        mlp: MLP | None = model
+        network = Network(model, (), "")
     else:
         _checks.check_model(op, model)
-        mlp = _describe(op, model, backend)
+        asked = backend == "torch"
+        network = Network(None, (), "") if asked else network_of(model, data)
+    mlp = network.mlp
+    if mlp is None and backend != "torch":
+        _fall_back(op, model, backend, network.reason)
     leaves = mlp.leaves if mlp is not None else _module_leaves(op, model)
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
+    if network.programs and not _confirmed(model, network, params, data, like):
+        return prepare(op, model, backend, params, tasks, data, objective)
     fused = None
     if mlp is not None and backend != "torch":
         reason = _unavailable(like.device, backend, objective)
@@ -160,16 +168,21 @@ def prepare(
     return Prepared(fused, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
 
 
-def _describe(op: str, module: nn.Module, backend: str) -> MLP | None:
-    """Returns the description of a module for the fused back end, if that is wanted and there is
-    one."""
-    if backend == "torch":
-        return None
-    try:
-        return describe(module)
-    except NotFusible as refusal:
-        _fall_back(op, module, backend, str(refusal))
-        return None
+def _confirmed(
+    model: Model, network: Network, params: Params, data: Mapping[str, Any], like: Tensor
+) -> bool:
+    """Says whether what was read off a module gives its outputs, and keeps its kind of rows."""
+    mlp = network.mlp
+    assert isinstance(model, nn.Module)
+    x = next(value for name, value in data.items() if name.endswith("x"))
+    remember(model, rows_of(x))
+    if mlp is None or x.dtype is not like.dtype or x.device != like.device:
+        return True
+
+    def run(values: Params, rows: Tensor) -> Tensor:
+        return reference.predict(values, rows, model=mlp)
+
+    return confirmed(model, network.programs[0], params, x, run)
 
 
 def _module_leaves(op: str, model: object) -> tuple[LeafShape, ...]:
