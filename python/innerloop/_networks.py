@@ -23,7 +23,7 @@ _CHECKED: WeakKeyDictionary[nn.Module, dict[Program, bool]] = WeakKeyDictionary(
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 _MISREAD = "its outputs are not those of the calls that were read off its forward pass"
 Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]
-_SIDES = (28, 84, 32, 64, 96, 105, 128, 224, 16, 8)  # of images and signals, to try
+_SIDES = (28, 84, 32, 64, 96, 105, 128, 224, *range(1, 28))  # of images and signals, to try
 
 
 class Network(NamedTuple):
@@ -34,11 +34,13 @@ class Network(NamedTuple):
         programs: what it computes of each kind of rows that were asked about; empty if it was not
             read, since it is a chain, or cannot be.
         reason: why the fused operations do not take it; empty if they do.
+        is_unsure: it was not given any rows yet, and none were found that fit it.
     """
 
     mlp: MLP | None
     programs: tuple[Program, ...]
     reason: str
+    is_unsure: bool = False
 
 
 def network_of(module: nn.Module, data: Mapping[str, Any]) -> Network:
@@ -105,8 +107,10 @@ def expected_network(module: nn.Module) -> Network:
         if network.programs:
             return network
         first = first or network
-    what = type(module).__name__
-    return first or Network(None, (), f"{what} cannot be fused: it has no parameters")
+    reason = first.reason if first else f"{type(module).__name__} cannot be fused: it was not read"
+    if seen is not None:
+        return Network(None, (), reason)
+    return Network(None, (), f"{reason} (the first batch decides)", is_unsure=True)
 
 
 def _likely(module: nn.Module) -> list[Rows]:

@@ -4,6 +4,7 @@ that each of them reads. Equal networks have equal programs, whatever their modu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from innerloop._chain import Layer
@@ -18,7 +19,7 @@ class Node(NamedTuple):
     Members:
         kind: what is computed ("linear", "convolution", "relu", ...).
         inputs: the values that go in: 0 is the network's input, i + 1 what node i gives.
-        leaves: the parameters that go in, by name; None for one that is absent.
+        leaves: the parameters and buffers that go in, by name; None for one that is absent.
         options: what else determines the result, in an order of the kind's own.
         shape: of one row of the result.
     """
@@ -31,22 +32,11 @@ class Node(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A forward pass: rows of `shape` go in, the value `output` comes out. `buffers` are the names
-    of the constants that it reads."""
+    """A forward pass: rows of `shape` go in, the value `output` comes out."""
 
     shape: Shape
     nodes: tuple[Node, ...]
     output: int
-
-    @property
-    def buffers(self) -> tuple[str, ...]:
-        """Names of the buffers that it reads."""
-        return tuple(
-            str(name)
-            for node in self.nodes
-            if node.kind == "fixed_norm"
-            for name in node.options[1:]
-        )
 
     def shape_of(self, value: int) -> Shape:
         """Returns the shape of one row of a value."""
@@ -112,8 +102,28 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
     if sorted(used) != sorted(names):
         twice = next((name for name in used if used.count(name) > 1), None)
         unused = next((name for name in names if name not in used), None)
-        raise NoChain(f"{twice} is used twice" if twice else f"it does not use {unused}")
+        if twice:
+            raise NoChain(f"{twice} is used twice")
+        raise NoChain(f"it does not use {unused}" if unused else "it has a weight that is a buffer")
     return layers, len(program.shape) != 1
+
+
+def program_of(layers: Sequence[Layer], shape: Shape, *, flattens: bool) -> Program:
+    """Returns what a chain of layers computes of rows of a shape."""
+    nodes: list[Node] = []
+
+    def add(kind: str, leaves: tuple[str | None, ...], options: tuple[Option, ...], n: int) -> None:
+        nodes.append(Node(kind, (len(nodes),), leaves, options, (n,)))
+
+    if flattens and len(shape) != 1:
+        add("reshape", (), (), layers[0].inputs)
+    for layer in layers:
+        add("linear", (layer.weight, layer.bias), (), layer.outputs)
+        kind = layer.activation
+        if kind != "identity":
+            options = FUSED_ACTIVATIONS[kind]
+            add(kind, (), (layer.slope,) if options is None else options, layer.outputs)
+    return Program(shape, tuple(nodes), len(nodes))
 
 
 def size_of(shape: Shape) -> int:

@@ -142,7 +142,7 @@ class _Recorder(TorchFunctionMode):
         self._module = module
         self._shape = x.shape
         self._leaves = {id(p): name for name, p in module.named_parameters()}
-        self._buffers = {id(b): name for name, b in module.named_buffers()}
+        self._leaves.update({id(b): name for name, b in module.named_buffers()})
         self._values: dict[int, int] = {}  # of tensors that stand for values, by identity
         self._memory: dict[int, list[int]] = {}  # the tensors that lie where each of them lies
         self._stale: set[int] = set()  # tensors that were changed through another
@@ -222,20 +222,16 @@ class _Recorder(TorchFunctionMode):
         value = self.value(tensor)
         return self.nodes[value - 1].shape if value else self._shape
 
-    def leaf(self, parameter: object) -> str | None:
-        """Returns the name of a parameter."""
-        if parameter is None:
+    def leaf(self, tensor: object) -> str | None:
+        """Returns the name of a parameter or buffer."""
+        if tensor is None:
             return None
-        name = self._leaves.get(id(parameter))
+        name = self._leaves.get(id(tensor))
         if name is None:
-            self.stop("it reads a weight that is not a parameter of its own")
-        return name
-
-    def buffer(self, tensor: object) -> str:
-        """Returns the name of a buffer."""
-        name = self._buffers.get(id(tensor))
-        if name is None:
-            self.stop("it reads a constant that is not a buffer of its own")
+            self.stop("it reads a weight that is not a parameter or buffer of its own")
+        assert isinstance(tensor, Tensor)
+        if tensor.dtype is not self.dtype:
+            self.stop(f"it reads {name}, which is {tensor.dtype}")
         return name
 
     def add(
@@ -577,8 +573,8 @@ def _batch_norm(
     if not shape:
         recorder.stop("rows have no channels", F.batch_norm)
     if not training:
-        names = recorder.buffer(running_mean), recorder.buffer(running_var)
-        return recorder.add("fixed_norm", [input], shape, (float(eps), *names), (weight, bias))
+        leaves = (weight, bias, running_mean, running_var)
+        return recorder.add("fixed_norm", [input], shape, (float(eps),), leaves)
     if running_mean is not None or running_var is not None:
         recorder.stop("it updates running statistics", F.batch_norm)
     if recorder.rows * size_of(shape[1:]) < 2:

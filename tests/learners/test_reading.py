@@ -220,7 +220,7 @@ UNREADABLE = {
     ),
     "another's weight": (
         lambda n, x: F.linear(n.first(x.flatten(1)), ONES),
-        "not a parameter of its own",
+        "not a parameter or buffer of its own",
     ),
     "a weight computed": (
         lambda n, x: F.linear(n.first(x.flatten(1)), n.last.weight.tanh()),
