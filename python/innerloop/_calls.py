@@ -32,7 +32,7 @@ from innerloop.objectives import Loss, resolve, suited
 
 class Call(NamedTuple):
     """One checked meta-step. `plan` and `tensors` (those of the raw meta_grad) are for the fused
-    back end; without a plan the torch back end takes the sides and options."""
+    back end; without a plan the `operations` of another take the sides and options."""
 
     names: tuple[str, ...]
     tasks: int
@@ -41,6 +41,8 @@ class Call(NamedTuple):
     support: SideTensors
     query: SideTensors
     options: dict[str, Any]
+    backend: str = "fused"
+    operations: Any = None
 
 
 def meta_call(
@@ -122,7 +124,10 @@ def meta_call(
             "order": order,
             "adapt_params": adapted,
         }
-        return Call(names, ready.tasks, None, (), support_side, query_side, torch_options)
+        sides = support_side, query_side
+        return Call(
+            *(names, ready.tasks, None, (), *sides, torch_options, ready.backend, ready.operations)
+        )
     fixed = options_without_rates(objective.name, steps, order, stepwise, allow_tf32)
     plan, rates = fused_plan(op, ready, adapted, inner_lr, fixed)
     lasting = is_number(inner_lr) and rates.device.type != "cuda"

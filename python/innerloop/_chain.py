@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from innerloop._real_forward import Kind, Sight, changes_of_torch, own_forward, torch_unchanged
+from innerloop._real_forward import (
+    Kind,
+    Sight,
+    changes_of_torch,
+    is_torchs,
+    own_forward,
+    torch_unchanged,
+)
 
 
 class Layer(NamedTuple):
@@ -24,7 +31,10 @@ class Layer(NamedTuple):
 
 
 class NotFusible(Exception):
-    """A module has no description; the text names the layer and the reason."""
+    """A module has no description; the text names the layer and the reason. `is_foreign`: not that
+    something was changed, but that the forward pass is not one of torch's."""
+
+    is_foreign = False
 
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -73,7 +83,7 @@ class Chain:
         cls = kind.cls
         changed = own_forward(part, kind)
         if changed is not None:
-            raise _refusal(name, part, changed)
+            raise _refusal(name, part, changed, not is_torchs(type(part).forward))
         self.parts.append((name, part, kind))
         space, inner, params = part.__dict__, part._modules, part._parameters
         if type(inner) not in _REGISTRIES or type(params) not in _REGISTRIES:
@@ -198,27 +208,27 @@ def _kind(part: nn.Module, name: str) -> Kind:
     if kind is None and isinstance(part, nn.Sequential):
         kind = _KINDS[nn.Sequential]
     if kind is None:
-        raise _refusal(name, part, _unknown(part))
+        reason, is_foreign = _unknown(part)
+        raise _refusal(name, part, reason, is_foreign)
     return kind
 
 
-def _unknown(part: nn.Module) -> str:
-    """Returns why the class of a part is not one of those that are fused."""
+def _unknown(part: nn.Module) -> tuple[str, bool]:
+    """Returns why the class of a part is not one of those that are fused, and whether its forward
+    pass is none of torch's."""
     if parametrize.is_parametrized(part):
-        return "it is parametrised: parameters are computed anew whenever they are read"
+        return "it is parametrised: parameters are computed anew whenever they are read", False
     if isinstance(part, torch.jit.ScriptModule):
-        return "what TorchScript made of its forward() cannot be read"
+        return "what TorchScript made of its forward() cannot be read", False
     if "_orig_mod" in part._modules:
-        return "it is compiled; hand in the module that it was made from"
+        return "it is compiled; hand in the module that it was made from", False
+    own = not is_torchs(type(part).forward)
     for cls in _KINDS:
         if isinstance(part, cls):
-            return f"only torch.nn.{cls.__name__} itself is fused, not its subclasses"
-    if part._modules:
-        return (
-            "its own forward() cannot be read (if it is a chain of Linear and activations, hand in "
-            "an nn.Sequential of the same layers, which shares their parameters)"
-        )
-    return "there is no kernel for this kind of layer"
+            return f"only torch.nn.{cls.__name__} itself is fused, not its subclasses", own
+    if own:
+        return "its own forward() can only be read with rows at hand", True
+    return "there is no kernel for this kind of layer", False
 
 
 def _check_inactive(part: nn.Module, name: str) -> None:
@@ -230,7 +240,9 @@ def _check_inactive(part: nn.Module, name: str) -> None:
         raise _refusal(name, part, "it is random in training mode (call .eval() or use p=0)")
 
 
-def _refusal(name: str, part: nn.Module, reason: str) -> NotFusible:
+def _refusal(name: str, part: nn.Module, reason: str, is_foreign: bool = False) -> NotFusible:
     """Returns the exception that says which layer cannot be described."""
     where = f"layer {name!r} ({type(part).__name__})" if name else type(part).__name__
-    return NotFusible(f"{where} cannot be fused: {reason}")
+    refusal = NotFusible(f"{where} cannot be fused: {reason}")
+    refusal.is_foreign = is_foreign
+    return refusal

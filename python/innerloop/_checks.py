@@ -19,7 +19,7 @@ from innerloop._params import InnerLr, LeafShape, is_number
 if TYPE_CHECKING:
     from innerloop.objectives import Objective
 
-BACKENDS = ("auto", "fused", "torch")
+BACKENDS = ("auto", "fused", "batched", "torch")
 MAX_STEPS = 2**24  # more would be no inner loop; sizes made of steps stay far from overflow
 _DTYPES = (torch.float32, torch.float64)
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in _DTYPES}
@@ -68,7 +68,7 @@ def check_options(op: str, steps: int, order: int, backend: str) -> int:
     if type(order) is not int or order not in (1, 2):
         _value_error(op, "order", "be 1 (first-order) or 2 (exact)", repr(order))
     if backend not in BACKENDS:
-        _value_error(op, "backend", "be 'auto', 'fused' or 'torch'", repr(backend))
+        _value_error(op, "backend", "be 'auto', 'fused', 'batched' or 'torch'", repr(backend))
     return operator.index(steps)
 
 
@@ -434,10 +434,11 @@ def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:
             )
 
 
-def refuse_backend(op: str, reason: str) -> NoReturn:
-    """Raises because the fused back end was demanded and cannot be had."""
+def refuse_backend(op: str, reason: str, backend: str = "fused") -> NoReturn:
+    """Raises because a back end was demanded and cannot be had."""
     raise NotImplementedError(
-        f'{op}: backend "fused" must be available (got: {reason}); use backend="torch" or "auto"'
+        f'{op}: backend "{backend}" must be available (got: {reason}); '
+        'use backend="torch" or "auto"'
     ) from None
 
 

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from innerloop import _calling, _checks, _kernels, _native
-from innerloop._derivatives import is_differentiated, transforms_active
+from innerloop import _calling, _checks, _kernels, _native, reference
+from innerloop._batched import Batched, has_variables
+from innerloop._derivatives import forward_mode, is_differentiated, transforms_active
+from innerloop._networks import Network, confirmed, expected_network, network_of, remember
 from innerloop._params import LeafShape, Params, leaf_shapes
+from innerloop._program import program_of
+from innerloop._reading import rows_of
 from innerloop._storage import check_memory, refuse_unreadable
 from innerloop._tasks import alone, warn_of_fallback
-from innerloop.models import MLP, NotFusible, describe
+from innerloop.models import MLP
 from innerloop.objectives import Loss, Objective, resolve
 
 P = ParamSpec("P")
@@ -31,7 +35,7 @@ _WARNED: set[tuple[type, str]] = set()
 
 
 class Choice(NamedTuple):
-    """A back end ("fused" or "torch") and the reason for it in words."""
+    """A back end ("fused", "batched" or "torch") and the reason for it in words."""
 
     backend: str
     reason: str
@@ -59,23 +63,70 @@ def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str 
 def choice_for(
     model: Model, device: torch.device, backend: str, objective: Objective | None = None
 ) -> Choice:
-    """Returns the back end that "auto" or "fused" comes to for a model and a loss (None: none is
-    taken); "fused" raises instead of falling back."""
-    if isinstance(model, MLP):
-        mlp = model
-    else:
-        try:
-            mlp = describe(model)
-        except NotFusible as refusal:
-            reason = str(refusal)
-            if objective is not None and objective.reason:
-                reason += f"; {objective.reason}"
-            return Choice("torch", reason)
-    reason = _unavailable(device, backend, objective)
-    if reason:
-        return Choice("torch", reason)
-    kind = "CUDA" if device.type == "cuda" else "CPU"
-    return Choice("fused", f"fused {kind} kernels for {mlp.key}")
+    """Returns the back end that "auto", "fused" or "batched" comes to for a model and a loss (None:
+    none is taken); the last two raise instead of falling back."""
+    network = Network(model, (), "") if isinstance(model, MLP) else expected_network(model)
+    return _chosen(network, device, backend, objective)
+
+
+def refusal_for(
+    model: Model, device: torch.device, backend: str, objective: Objective | None
+) -> str:
+    """Returns why a back end that is asked for cannot be had, if that is known before a batch is;
+    else an empty text."""
+    if isinstance(model, nn.Module) and expected_network(model).is_unsure:
+        return ""
+    choice = choice_for(model, device, backend, objective)
+    return "" if choice.backend == backend else choice.reason
+
+
+def _chosen(
+    network: Network,
+    device: torch.device,
+    backend: str,
+    objective: Objective | None,
+    differentiated: str = "",
+) -> Choice:
+    """Returns the back end of a network: fused, else batched, else torch, as far as `backend` lets
+    it be chosen."""
+    if backend == "torch":
+        return Choice("torch", 'backend="torch" was asked for')
+    mlp = network.mlp
+    reason = ""
+    if backend != "batched":
+        reason = network.reason or _unavailable(device, backend, objective)
+        if differentiated and not reason:
+            reason = (
+                f"{differentiated} is differentiated, in which the fused operations have no "
+                "derivative"
+            )
+        if not reason:
+            assert mlp is not None
+            kind = "CUDA" if device.type == "cuda" else "CPU"
+            return Choice("fused", f"fused {kind} kernels for {mlp.key}")
+        if network.reason and objective is not None and objective.reason:
+            reason += f"; {objective.reason}"
+    if backend != "fused":
+        other = _not_batched(network, differentiated)
+        if not other:
+            asked = "asked for" if backend == "batched" else f"since {reason}"
+            return Choice("batched", f"batched operations over the tasks, {asked}")
+        if backend == "batched" or network.mlp is not None or network.programs:
+            reason = f"{reason}; {other}" if reason else other
+    return Choice("torch", reason)
+
+
+def _not_batched(network: Network, differentiated: str) -> str:
+    """Returns why a network has no batched operations; empty if it has."""
+    if network.mlp is None and not network.programs:
+        return network.reason
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing, which the batched operations are not for"
+    if transforms_active() or forward_mode():
+        return "transforms of torch.func and forward mode do not go through batched operations"
+    if differentiated:
+        return f"{differentiated} is differentiated, in which batched operations have no derivative"
+    return ""
 
 
 def _unavailable(device: torch.device, backend: str, objective: Objective | None = None) -> str:
@@ -108,7 +159,7 @@ class Prepared(NamedTuple):
     """What every operation needs, checked: the description if fused, the leaves and the
     parameters."""
 
-    mlp: MLP | None  # None: the torch back end runs `model`
+    mlp: MLP | None  # None: `operations` run `model`
     leaves: tuple[LeafShape, ...]
     params: list[Tensor]  # in the order of `leaves`
     like: Tensor  # a leaf with the dtype and device of the call
@@ -116,7 +167,20 @@ class Prepared(NamedTuple):
     outputs: int  # K, or 0
     flattens: bool
     tasks: int
-    module: nn.Module | None = None  # what the torch back end runs, unless it is an MLP
+    module: nn.Module | None = None  # what the other back ends run, unless it is an MLP
+    batched: Batched | None = None  # what runs it unless it is fused; None: the torch back end
+
+    @property
+    def backend(self) -> str:
+        """The back end."""
+        if self.mlp is not None:
+            return "fused"
+        return "torch" if self.batched is None else "batched"
+
+    @property
+    def operations(self) -> Any:
+        """What has the operations, if they are not fused."""
+        return reference if self.batched is None else self.batched
 
 
 def prepare(
@@ -131,45 +195,91 @@ def prepare(
     """Returns the checked parameters and the back end for one call; warns once per kind of
     fallback. `data` are, by name, what the fused operations have no derivative in."""
     if isinstance(model, MLP):
-        mlp: MLP | None = model
+        network = Network(model, (), "")
     else:
         _checks.check_model(op, model)
-        mlp = _describe(op, model, backend)
+        asked = backend == "torch"
+        network = Network(None, (), "") if asked else network_of(model, data)
+    if backend == "fused" and network.mlp is None:
+        _checks.refuse_backend(op, network.reason)
+    mlp = network.mlp
     leaves = mlp.leaves if mlp is not None else _module_leaves(op, model)
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
-    fused = None
-    if mlp is not None and backend != "torch":
-        reason = _unavailable(like.device, backend, objective)
-        wanted = "" if reason else _differentiated(op, data)
-        if wanted and backend == "fused":
-            _checks.refuse_data_grad(op, wanted)
-        if wanted:
-            reason = f"{wanted} is differentiated, in which the fused operations have no derivative"
-        if reason:
-            _fall_back(op, model, backend, reason)
-        else:
-            fused = mlp
-    if mlp is None or (fused is None and mlp is not model):
-        assert isinstance(model, nn.Module)
-        if not torch.compiler.is_compiling():
-            _checks.check_statistics(op, model, selects_rows=False)
-        check_memory(op, params=params)
-        return Prepared(None, leaves, values, like, 0, 0, True, tasks, model)
-    if fused is None:
-        check_memory(op, params=params)
-    return Prepared(fused, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
+    wanted = "" if backend == "torch" else _differentiated(op, data)
+    if wanted and backend == "fused" and not _unavailable(like.device, backend, objective):
+        _checks.refuse_data_grad(op, wanted)
+    choice = _chosen(network, like.device, backend, objective, wanted)
+    if choice.backend == "fused":
+        assert mlp is not None
+        fused = Prepared(mlp, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
+        if not network.programs or _confirmed(model, network, params, data, fused):
+            return fused
+        return prepare(op, model, backend, params, tasks, data, objective)
+    batched = None
+    if choice.backend == "batched" and tasks:
+        batched = _batched(model, network, leaves, data)
+        if objective is not None and _loss_varies(objective, batched, data, like):
+            choice = Choice("torch", f"the loss {objective.name} has variables of its own")
+            batched = None
+    if choice.backend == "torch" and backend != "torch":
+        _fall_back(op, model, backend, choice.reason)
+    check_memory(op, params=params)
+    if isinstance(model, MLP):
+        assert mlp is not None
+        known = mlp.inputs, mlp.outputs, mlp.flattens
+        return Prepared(None, leaves, values, like, *known, tasks, None, batched)
+    if not torch.compiler.is_compiling():
+        _checks.check_statistics(op, model, selects_rows=False)
+    ready = Prepared(None, leaves, values, like, 0, 0, True, tasks, model, batched)
+    if batched is None or _confirmed(model, network, params, data, ready):
+        return ready
+    return prepare(op, model, backend, params, tasks, data, objective)
 
 
-def _describe(op: str, module: nn.Module, backend: str) -> MLP | None:
-    """Returns the description of a module for the fused back end, if that is wanted and there is
-    one."""
-    if backend == "torch":
-        return None
-    try:
-        return describe(module)
-    except NotFusible as refusal:
-        _fall_back(op, module, backend, str(refusal))
-        return None
+def _batched(
+    model: Model, network: Network, leaves: tuple[LeafShape, ...], data: Mapping[str, Any]
+) -> Batched:
+    """Returns the batched operations of a network for the data of a call."""
+    kinds = [rows_of(value) for name, value in data.items() if name.endswith("x")]
+    programs = dict(zip(dict.fromkeys(kinds), network.programs, strict=False))
+    if not programs:
+        mlp = network.mlp
+        assert mlp is not None
+        programs = {
+            kind: program_of(mlp.layers, kind.shape, flattens=mlp.flattens) for kind in kinds
+        }
+    buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
+    shapes = {leaf.name: leaf.shape for leaf in leaves if leaf.is_floating}
+    return Batched(programs, shapes, buffers)
+
+
+def _loss_varies(
+    objective: Objective, batched: Batched, data: Mapping[str, Any], like: Tensor
+) -> bool:
+    """Says whether a loss is to be differentiated in more than the outputs."""
+    name = next(iter(data)).removesuffix("x")
+    x, y = data[f"{name}x"], data[f"{name}y"]
+    return has_variables(objective, batched.output_shape(x), y, like)
+
+
+def _confirmed(
+    model: Model, network: Network, params: Params, data: Mapping[str, Any], ready: Prepared
+) -> bool:
+    """Says whether what was read off a module gives its outputs, and keeps its kind of rows."""
+    if not isinstance(model, nn.Module) or not network.programs:
+        return True
+    x = next(value for name, value in data.items() if name.endswith("x"))
+    remember(model, rows_of(x))
+    if x.dtype is not ready.like.dtype or x.device != ready.like.device or len(x) != ready.tasks:
+        return True
+
+    def run(values: Params, rows: Tensor) -> Tensor:
+        if ready.batched is not None:
+            return ready.batched.predict(values, rows)
+        assert ready.mlp is not None
+        return reference.predict(values, rows, model=ready.mlp)
+
+    return confirmed(model, network.programs[0], params, x, run)
 
 
 def _module_leaves(op: str, model: object) -> tuple[LeafShape, ...]:
@@ -201,10 +311,9 @@ def data_of(name: str, batch: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
 
 
 def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
-    """Raises if the fused back end was demanded; otherwise leaves a visible trace, once per
-    kind."""
-    if backend == "fused":
-        _checks.refuse_backend(op, reason)
+    """Raises if another back end was demanded; otherwise leaves a visible trace, once per kind."""
+    if backend != "auto":
+        _checks.refuse_backend(op, reason, backend)
     if (type(model), reason) not in _WARNED:
         _WARNED.add((type(model), reason))
         warn_of_fallback(

@@ -135,7 +135,7 @@ def value_and_grad(
     }
 
 
-def _rate(inner_lr: InnerLr, name: str, shape: tuple[int, ...], step: int) -> float | Tensor:
+def rate_of(inner_lr: InnerLr, name: str, shape: tuple[int, ...], step: int) -> float | Tensor:
     """Returns the rate of one leaf at one step: a number, or a tensor that broadcasts to the
     leaf."""
     per_leaf = isinstance(inner_lr, Mapping)
@@ -182,7 +182,7 @@ def unroll(
         phi = dict(phi)
         for k, g in grad.items():
             constant = g.detach() if order == 1 else g
-            phi[k] = phi[k] - _rate(inner_lr, k, tuple(g.shape), step) * constant
+            phi[k] = phi[k] - rate_of(inner_lr, k, tuple(g.shape), step) * constant
         path.params.append(phi)
         path.support_loss.append(value)
     return path

@@ -184,10 +184,10 @@ def _glances(kinds: frozenset[Kind]) -> tuple[_Glance, ...]:
 
 def torch_unchanged(kinds: frozenset[Kind]) -> bool:
     """Says, in a few microseconds, whether torch computes these kinds as it did on import."""
-    return _surroundings() is None and all(map(_Glance.unchanged, _glances(kinds)))
+    return surroundings() is None and all(map(_Glance.unchanged, _glances(kinds)))
 
 
-def _surroundings() -> str | None:
+def surroundings() -> str | None:
     """Returns what acts on the forward pass of every module just now, in words, or None."""
     hooks = _torch_module
     if len(hooks._global_forward_hooks) or len(hooks._global_forward_pre_hooks):
@@ -204,7 +204,7 @@ def _surroundings() -> str | None:
 def changes_of_torch(kind: Kind) -> str | None:
     """Returns what makes a class compute something else than on import, in words, or None."""
     name = _MODULE.changed()
-    return _surroundings() or (_replaced(name) if name else kind.changed())
+    return surroundings() or (_replaced(name) if name else kind.changed())
 
 
 def own_forward(part: nn.Module, kind: Kind) -> str | None:
@@ -217,14 +217,23 @@ def own_forward(part: nn.Module, kind: Kind) -> str | None:
         return f"its own {own[0]}, set on the instance, cannot be read"
     if space.get("_compiled_call_impl") is not None:
         return "it is compiled in place; give the module as it was before .compile()"
-    if len(space["_forward_hooks"]) or len(space["_forward_pre_hooks"]):
-        return "its forward hooks would not run"
-    if len(space["_backward_hooks"]) or len(space["_backward_pre_hooks"]):
-        return "its backward hooks would not run"
+    hooks = hooks_of(part)
+    if hooks is not None:
+        return hooks
     for base in own_bases(type(part), kind):
         for name, member in vars(base).items():
             if name in _LOOKED_UP:
                 return f"its own {name}{'()' if callable(member) else ''} cannot be read"
+    return None
+
+
+def hooks_of(part: nn.Module) -> str | None:
+    """Returns which hooks of a module would not run, in words, or None."""
+    space = part.__dict__
+    if len(space["_forward_hooks"]) or len(space["_forward_pre_hooks"]):
+        return "its forward hooks would not run"
+    if len(space["_backward_hooks"]) or len(space["_backward_pre_hooks"]):
+        return "its backward hooks would not run"
     return None
 
 

@@ -64,7 +64,7 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
         return _traced(module, parts, given, names, x)
     versions = _versions(given.values())
     torch_state = _Torch()
-    kept: list[_Torch | _Kept] = [torch_state, *map(_Kept, parts)]
+    kept: list[_Torch | Kept] = [torch_state, *map(Kept, parts)]
     done = False
     try:
         try:
@@ -184,7 +184,12 @@ def _written(copies: Sequence[_Copy], marks: Sequence[int]) -> list[str]:
     ]
 
 
-class _Kept:
+def kept_parts(module: nn.Module) -> list[Kept]:
+    """Returns everything that a pass can write to in a module, to be put back after it."""
+    return [Kept(part) for part in _parts(module, set())]
+
+
+class Kept:
     """Everything that a pass can write to in one module."""
 
     __slots__ = ("_contents", "_kind", "_part")
@@ -245,7 +250,7 @@ class _Torch:
         parametrize._cache_enabled, parametrize._cache = self._cache
 
 
-def _put_back(kept: Sequence[_Torch | _Kept]) -> bool:
+def _put_back(kept: Sequence[_Torch | Kept]) -> bool:
     """Makes all as it was, however often it is called; returns True."""
     for part in kept:
         part.put_back()

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor
 
-from innerloop import _autograd, _checks, reference
+from innerloop import _autograd, _checks
 from innerloop._calls import check_room, fused_plan, leaf_dict, meta_call
 from innerloop._dispatch import (
     Choice,
@@ -61,7 +61,7 @@ class MetaGrad(NamedTuple):
         inner_lr_grad: gradient of the same sum, in the structure of `inner_lr` (0-d for a number).
         support_loss: [T, S], support loss before each inner step.
         query_loss: [T, S + 1], query loss after 0..S steps, if `stepwise`; else None.
-        backend: "fused" or "torch".
+        backend: "fused", "batched" or "torch".
     """
 
     loss: Tensor
@@ -118,7 +118,7 @@ def meta_grad(
             meta-gradient.
         task_weight: [T]; None means 1/T.
         stepwise: also return the query loss after every step.
-        backend: "auto", "fused" (raise rather than fall back) or "torch".
+        backend: "auto"; "fused" or "batched" (raise rather than fall back); or "torch".
         allow_tf32: let the CUDA kernels round the operands of float32 products to tf32 (10 bits of
             mantissa), where tensor cores pay. No effect on the CPU, in float64, before compute
             capability 8.0, and on the torch back end, which has torch's own switch. Errors:
@@ -167,7 +167,7 @@ def meta_grad(
     )
     plan = call.plan
     if plan is None:
-        result = reference.meta_grad(
+        result = call.operations.meta_grad(
             params,
             call.support,
             call.query,
@@ -175,7 +175,7 @@ def meta_grad(
             stepwise=stepwise,
             **call.options,
         )
-        return MetaGrad(*result, backend="torch")
+        return MetaGrad(**result._asdict(), backend=call.backend)
     out = _autograd.run("meta_grad", plan, call.tensors, constant=True)
     leaves = cast("tuple[Tensor, ...]", call.tensors[-len(call.names) :])
     grads = split_grads(leaves, out[3])
@@ -243,7 +243,8 @@ def meta_loss(
         allow_tf32=allow_tf32,
     )
     if call.plan is None:
-        return reference.meta_loss(params, call.support, call.query, **call.options)
+        losses: Tensor = call.operations.meta_loss(params, call.support, call.query, **call.options)
+        return losses
     return _autograd.meta_loss(call.plan, (*call.tensors[:9], *call.tensors[10:]))
 
 
@@ -300,10 +301,10 @@ def mean_meta_loss(
         if task_weight is not None:
             check_memory("meta_loss", task_weight=task_weight)
         return _autograd.mean_meta_loss(call.plan, call.tensors)
-    losses = reference.meta_loss(params, call.support, call.query, **call.options)
-    if task_weight is None:
-        return losses.sum() / max(call.tasks, 1)
-    return (task_weight * losses).sum()
+    total: Tensor = call.operations.mean_meta_loss(
+        params, call.support, call.query, task_weight=task_weight, **call.options
+    )
+    return total
 
 
 @operation
@@ -359,7 +360,7 @@ def adapt(
         flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
         return leaf_dict(ready, flat)
     check_memory(op, inner_lr=inner_lr)
-    return reference.adapt(
+    adapted_leaves: dict[str, Tensor] = ready.operations.adapt(
         params,
         side,
         model=model,
@@ -369,6 +370,7 @@ def adapt(
         adapt_params=adapted,
         stepwise=stepwise,
     )
+    return adapted_leaves
 
 
 @operation
@@ -419,7 +421,10 @@ def hvp(
         plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
         return leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
     check_memory(op, vector=vector)
-    return reference.hvp(params, side, vector, model=model, loss=objective)
+    products: dict[str, Tensor] = ready.operations.hvp(
+        params, side, vector, model=model, loss=objective
+    )
+    return products
 
 
 @operation
@@ -460,7 +465,10 @@ def loss_and_grad(
         plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
         losses, flat = _autograd.run("loss_and_grad", plan, (*side, *ready.params))
         return losses, leaf_dict(ready, flat)
-    return reference.loss_and_grad(params, side, model=model, loss=objective)
+    found: tuple[Tensor, dict[str, Tensor]] = ready.operations.loss_and_grad(
+        params, side, model=model, loss=objective
+    )
+    return found
 
 
 @operation
@@ -500,4 +508,5 @@ def predict(
         result: Tensor = _autograd.run("predict", plan, (x, *ready.params))
         return result
     check_memory(op, x=x)
-    return reference.predict(params, x, model=model)
+    outputs: Tensor = ready.operations.predict(params, x, model=model)
+    return outputs

@@ -271,13 +271,18 @@ _MODELS: dict[tuple[tuple[Layer, ...], bool], MLP] = {}
 
 def model_of(chain: Chain) -> MLP:
     """Returns the description that a chain stands for; equal chains have the same one."""
-    layers = tuple([Layer(*fields) for fields in chain.layers])
+    return model_of_layers([Layer(*fields) for fields in chain.layers], flattens=chain.flattens)
+
+
+def model_of_layers(layers: Sequence[Layer], *, flattens: bool) -> MLP:
+    """Returns the description made of these layers; equal ones have the same one."""
+    key = tuple(layers), flattens
     if torch.compiler.is_compiling():
-        return MLP.from_layers(layers, flattens=chain.flattens)
-    known = _MODELS.get((layers, chain.flattens))
+        return MLP.from_layers(layers, flattens=flattens)
+    known = _MODELS.get(key)
     if known is None:
-        known = MLP.from_layers(layers, flattens=chain.flattens)
+        known = MLP.from_layers(layers, flattens=flattens)
         if len(_MODELS) >= 1024:
             _MODELS.clear()
-        _MODELS[layers, chain.flattens] = known
+        _MODELS[key] = known
     return known

@@ -204,6 +204,22 @@ def meta_loss(
     return meta_losses(params, support, query, model=model, **options).loss
 
 
+def mean_meta_loss(
+    params: Params,
+    support: BatchLike,
+    query: BatchLike,
+    *,
+    model: Model,
+    task_weight: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Returns sum_t task_weight_t loss_t (1/T if None); see `functional.mean_meta_loss`."""
+    losses = meta_loss(params, support, query, model=model, **options)
+    if task_weight is None:
+        return losses.sum() / max(len(losses), 1)
+    return (task_weight * losses).sum()
+
+
 class ReferenceMetaGrad(NamedTuple):
     """The members of `functional.MetaGrad` that hold results."""
 

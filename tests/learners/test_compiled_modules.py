@@ -1,4 +1,4 @@
-"""Modules that torch.compile, TorchScript or torch.fx has made run on the torch back end with the
+"""Modules that torch.compile or TorchScript has made run on the torch back end with the
 right results, or raise; and learners under torch.compile see what changes in their module later."""
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ MADE = {
     "compiled": (compiled, "it is compiled"),
     "compiled in place": (in_place, "compiled in place"),
     "compiled part": (first_part(compiled), r"layer '0' \(OptimizedModule\).*it is compiled"),
-    "graph module": (torch.fx.symbolic_trace, r"own forward\(\)"),
 }
 SCRIPTS = {"traced": traced, "traced part": first_part(traced), "script": torch.jit.script}
 
@@ -71,6 +70,15 @@ def test_modules_made_by_torch_are_not_fused_and_right(name):
         kind, _, path = label.partition(" ")
         found[f"{kind} {path.replace('_orig_mod.', '')}".strip()] = value
     assert_same(found, wanted)
+
+
+def test_modules_made_by_fx_are_read_like_any_other():
+    net, _, _ = build("Tanh")
+    wanted = results(il.MAML(net, **OPTIONS, backend="torch"), net)
+    made = torch.fx.symbolic_trace(net)
+    learner = il.MAML(made, **OPTIONS)
+    assert learner.backend == "fused"
+    assert_same(results(learner, made), wanted)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

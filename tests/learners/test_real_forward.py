@@ -3,9 +3,9 @@ results are those of the torch back end, or the module is not fused and says so.
 
 `changed_forwards.py` generates the modules: every kind of layer crossed with every way of changing
 it, in a learner built before the change and in one built after it. The property (fused implies
-equal) holds whatever may be fused; that today none of them is has a test of its own. The torch back
-end is compared with a textbook loop that calls the module itself. Tolerance 1e-11 relative to the
-whole gradient: float64, a few hundred operations.
+equal) holds whatever may be fused; that today hardly any of them is has a test of its own. The
+torch back end is compared with a textbook loop that calls the module itself. Tolerance 1e-11
+relative to the whole gradient: float64, a few hundred operations.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ pytestmark = [
 CASES = [(way, kind) for way in WAYS for kind in WAYS[way][1]]
 # one kind of layer for each way, another one each time
 QUICK = [(way, kinds[i % len(kinds)]) for i, (way, (_, kinds)) in enumerate(WAYS.items())]
+# ways whose forward pass is read and fused as what it is
+READ = ("registry",)
 # ways that leave the values of a forward pass as they are, at first or for ever
 SAME_VALUES = ("backward", "weight_norm")
 
@@ -132,6 +134,8 @@ def test_fused_results_are_those_of_the_changed_module(way, kind):
 
 @pytest.mark.parametrize(("way", "kind"), cases())
 def test_changed_modules_are_not_fused_today(way, kind):
+    if any(word in way for word in READ):
+        pytest.skip("it is read, and fused rightly")
     net, part, place = build(kind)
     learner = il.MAML(net, **OPTIONS)
     asked = il.MAML(net, **OPTIONS, backend="fused")
@@ -271,8 +275,8 @@ def test_methods_of_torch_that_no_call_uses_may_be_replaced(monkeypatch):
 
 
 def test_patches_of_one_kind_leave_the_others_fused(monkeypatch):
-    monkeypatch.setattr(F, "gelu", lambda x, approximate: x)
-    monkeypatch.setattr(nn.SiLU, "forward", lambda self, x: x)
+    monkeypatch.setattr(F, "gelu", lambda x, approximate: 2 * x)
+    monkeypatch.setattr(nn.SiLU, "forward", lambda self, x: 2 * x)
     for kind in KINDS:
         net, _, _ = build(kind)
         expected = "torch" if kind in ("GELU", "SiLU") else "fused"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from innerloop import _checks, functional
 from innerloop._calling import named
-from innerloop._dispatch import Choice, Model, choice_for
+from innerloop._dispatch import Choice, Model, choice_for, refusal_for
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
@@ -86,8 +86,10 @@ class Learner(nn.Module):
             self.rates = InnerRates(
                 inner_lr, learn=learn_inner_lr, steps=steps, leaves=adapted, like=like, op=op
             )
-        if backend == "fused" and self.choice.backend != "fused":
-            _checks.refuse_backend(op, self.choice.reason)
+        if backend in ("fused", "batched"):
+            refusal = refusal_for(module, like.device, backend, self._objective)
+            if refusal:
+                _checks.refuse_backend(op, refusal, backend)
 
     # ------------------------------------------------------------ back end
 
@@ -107,7 +109,7 @@ class Learner(nn.Module):
 
     @property
     def backend(self) -> str:
-        """The back end of the next call: "fused" or "torch"."""
+        """The back end of the next call: "fused", "batched" or "torch"."""
         return self.choice.backend
 
     def explain(self) -> str:

@@ -1,0 +1,214 @@
+"""Layers with weights that mix values: linear layers and convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innerloop._batched.layer import Layer, Maybe, is_shared, plus, stacked
+from innerloop._program import Node, Shape
+
+_convolve = torch.ops.aten.convolution
+_convolve_back = torch.ops.aten.convolution_backward
+
+
+class LinearLayer(Layer):
+    """y = x w' + b over the last axis; x [T, N, *, I], w [T, O, I], b [T, O]."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns the products; keeps x [T, M, I]."""
+        (x,), (w, b) = inputs, leaves
+        assert w is not None
+        rows = x.reshape(x.shape[0], -1, x.shape[-1])  # [T, M, I]
+        return _products(rows, w, b).reshape(*x.shape[:-1], -1), rows
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """gx = g w, gw = g' x, gb = sum g."""
+        w, b = leaves
+        assert w is not None
+        flat = g.reshape(g.shape[0], -1, g.shape[-1])  # [T, M, O]
+        gx = _back(flat, w).reshape(*g.shape[:-1], -1) if wanted[0] else None
+        return [gx], [flat.transpose(1, 2) @ saved, None if b is None else flat.sum(1)]
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """y. = x. w' + x w.' + b."""
+        (x_dot,), w, (w_dot, b_dot) = dots, leaves[0], leaf_dots
+        assert w is not None
+        y_dot: Maybe = None
+        if x_dot is not None:
+            y_dot = _products(x_dot.reshape(*saved.shape[:2], -1), w, b_dot)
+        if w_dot is not None:
+            bias = None if y_dot is not None else b_dot
+            y_dot = plus(y_dot, _products(saved, w_dot, bias))
+        elif y_dot is None and b_dot is not None:
+            y_dot = b_dot.unsqueeze(1).expand(-1, saved.shape[1], -1)
+        shape = (*self.shapes[0][:-1], w.shape[1])
+        return None if y_dot is None else y_dot.reshape(saved.shape[0], -1, *shape), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """gx. = g. w + g w., gw. = g.' x + g' x., gb. = sum g."""
+        (x_dot,), (w, b), w_dot = dots, leaves, leaf_dots[0]
+        assert w is not None
+        flat = g.reshape(g.shape[0], -1, g.shape[-1])
+        flat_dot = None if g_dot is None else g_dot.reshape(flat.shape)
+        gx: Maybe = None
+        if wanted[0]:
+            gx = None if flat_dot is None else _back(flat_dot, w)
+            if w_dot is not None:
+                gx = _added(gx, _back(flat, w_dot))
+            gx = None if gx is None else gx.reshape(*g.shape[:-1], -1)
+        gw = None if flat_dot is None else torch.bmm(flat_dot.transpose(1, 2), saved)
+        if x_dot is not None:
+            other = flat.transpose(1, 2), x_dot.reshape(saved.shape)
+            gw = torch.bmm(*other) if gw is None else gw.baddbmm_(*other)
+        gb = None if b is None or flat_dot is None else flat_dot.sum(1)
+        return [gx], [gw, gb]
+
+
+def _products(x: Tensor, w: Tensor, b: Maybe) -> Tensor:
+    """Returns x w' + b for x [T, M, I]."""
+    if is_shared(w) and (b is None or is_shared(b)):
+        flat = x.reshape(-1, x.shape[-1])
+        y = torch.nn.functional.linear(flat, w[0], None if b is None else b[0])
+        return y.view(*x.shape[:2], -1)
+    if b is None:
+        return torch.bmm(x, w.transpose(1, 2))
+    return torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2))
+
+
+def _back(g: Tensor, w: Tensor) -> Tensor:
+    """Returns g w for g [T, M, O]."""
+    if is_shared(w):
+        return (g.reshape(-1, g.shape[-1]) @ w[0]).view(*g.shape[:2], -1)
+    return torch.bmm(g, w)
+
+
+class Convolution(Layer):
+    """x [T, N, C, *places], w [T, K, C / groups, *kernel], b [T, K]. Tasks that share a weight go
+    in one call, others in one each: a call of torch's convolution is faster than its own
+    groups, and than products over gathered patches."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        self._stride, self._padding, self._dilation, self._groups = node.options
+        self._none = [0] * (len(shapes[0]) - 1)
+
+    def _apply(self, x: Tensor, w: Tensor, b: Maybe) -> Tensor:
+        """Returns the convolution of every task."""
+        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
+        if is_shared(w) and (b is None or is_shared(b)):
+            bias = None if b is None else b[0]
+            y: Tensor = _convolve(x.flatten(0, 1), w[0], bias, *options)
+            return y.reshape(*x.shape[:2], *y.shape[1:])
+        biases = [None] * len(w) if b is None else list(b.unbind())
+        parts = zip(x.unbind(), w.unbind(), biases, strict=True)
+        return stacked([_convolve(xt, wt, bt, *options) for xt, wt, bt in parts])
+
+    def _transposed(
+        self, g: Tensor, x: Tensor, w: Tensor, wants_x: bool, wants_w: bool
+    ) -> tuple[Maybe, Maybe]:
+        """Returns the gradients in x and w of <g, convolution(x, w)>."""
+        if not wants_x and not wants_w:
+            return None, None
+        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
+        if is_shared(w) and not wants_w:
+            flat = g.flatten(0, 1), x.flatten(0, 1), w[0]
+            gx = _convolve_back(*flat, None, *options, [True, False, False])[0]
+            return gx.unflatten(0, x.shape[:2]), None
+        mask = [wants_x, wants_w, False]
+        found = [
+            _convolve_back(gt, xt, wt, None, *options, mask)
+            for gt, xt, wt in zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
+        ]
+        gx = stacked([each[0] for each in found]) if wants_x else None
+        return gx, torch.stack([each[1] for each in found]) if wants_w else None
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns the convolution; keeps x."""
+        (x,), (w, b) = inputs, leaves
+        assert w is not None
+        return self._apply(x, w, b), x
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """The two transposed convolutions, and sums for the bias."""
+        w, b = leaves
+        assert w is not None
+        gx, gw = self._transposed(g, saved, w, wanted[0], True)
+        return [gx], [gw, None if b is None else _channel_sums(g)]
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """y. = x. * w + x * w. + b."""
+        (x_dot,), w, (w_dot, b_dot) = dots, leaves[0], leaf_dots
+        assert w is not None
+        y_dot = None if x_dot is None else self._apply(x_dot, w, None)
+        if w_dot is not None:
+            other = self._apply(saved, w_dot, b_dot)
+            return other if y_dot is None else y_dot.add_(other), None
+        if b_dot is not None:
+            places = [1] * (saved.ndim - 3)
+            shift = b_dot.reshape(len(b_dot), 1, -1, *places)
+            if y_dot is None:
+                y_dot = shift.expand(-1, saved.shape[1], *self.node.shape)
+            else:
+                y_dot = y_dot + shift
+        return y_dot, None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """gx. = g. *' w + g *' w., gw. = <g., x> + <g, x.>, gb. = sum g."""
+        (x_dot,), (w, b), w_dot = dots, leaves, leaf_dots[0]
+        assert w is not None
+        gx: Maybe = None
+        gw: Maybe = None
+        if g_dot is not None:
+            gx, gw = self._transposed(g_dot, saved, w, wanted[0], True)
+        wants_x, wants_w = wanted[0] and w_dot is not None, x_dot is not None
+        more = self._transposed(
+            g,
+            saved if x_dot is None else x_dot,
+            w if w_dot is None else w_dot,
+            wants_x,
+            wants_w,
+        )
+        gb = None if b is None or g_dot is None else _channel_sums(g_dot)
+        return [_added(gx, more[0])], [_added(gw, more[1]), gb]
+
+
+def _added(a: Maybe, b: Maybe) -> Maybe:
+    """Returns a + b, in the memory of a."""
+    return b if a is None else a if b is None else a.add_(b)
+
+
+def _channel_sums(g: Tensor) -> Tensor:
+    """Returns the sums [T, K] of g [T, N, K, *places]."""
+    return g.sum((1, *range(3, g.ndim)))

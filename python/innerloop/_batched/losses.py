@@ -1,0 +1,179 @@
+"""Losses as functions of the outputs alone: value, gradient and curvature for all tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from innerloop.objectives import HUBER_DELTA, Objective, check_shapes, task_value
+
+
+class Rows(NamedTuple):
+    """The rows of one side, ready for the passes.
+
+    Members:
+        x: [T, N, ...], with zeros in rows that are not in use.
+        y: likewise.
+        share: what each row's loss weighs in its task's, [T, N] or a number for all.
+        used: which rows are in use [T, N]; None for all.
+        weight: as it was given.
+    """
+
+    x: Tensor
+    y: Tensor
+    share: Tensor | float
+    used: Tensor | None
+    weight: Tensor | None
+
+
+def prepared(
+    objective: Objective, x: Tensor, y: Tensor, count: Tensor | None, weight: Tensor | None
+) -> Rows:
+    """Returns the rows of a side, for a loss. What unused rows hold reaches nothing."""
+    rows = x.shape[1]
+    used: Tensor | None = None
+    if count is not None:
+        used = torch.arange(rows, device=x.device) < count[:, None]
+    if weight is not None:
+        used = weight != 0 if used is None else used & (weight != 0)
+    x = x if used is None else torch.where(_wide(used, x), x, 0)
+    if objective.rows is not None and objective.ignored is not None:
+        kept = y != objective.ignored
+        used = kept if used is None else used & kept
+    y = y if used is None else torch.where(_wide(used, y), y, 0)
+    share: Tensor | float
+    if weight is not None and used is not None:
+        share = torch.where(used, weight, 0)
+    elif used is None:
+        share = 1.0 / max(rows, 1)
+    else:
+        share = used.to(x.dtype) / used.sum(1, keepdim=True).clamp(min=1)
+    return Rows(x, y, share, used, weight)
+
+
+def _wide(used: Tensor, like: Tensor) -> Tensor:
+    """Returns a mask [T, N] in a shape that broadcasts."""
+    return used.reshape(*used.shape, *[1] * (like.ndim - 2))
+
+
+class Outputs(NamedTuple):
+    """A loss at given outputs [T, N, ...]: values of the tasks [T], the gradient in the outputs,
+    and the Hessian in the outputs times a tensor like them."""
+
+    values: Tensor
+    gradient: Tensor
+    curvature: Callable[[Tensor], Tensor]
+
+
+def value_of(objective: Objective, z: Tensor, side: Rows) -> Tensor:
+    """Returns the losses of the tasks [T]."""
+    if objective.rows is None:
+        return torch.stack([_one(objective, z[t], side, t) for t in range(len(z))])
+    return _named_value(objective, z, side)
+
+
+def loss_of(objective: Objective, z: Tensor, side: Rows) -> Outputs:
+    """Returns a loss with its derivatives in the outputs."""
+    if objective.rows is None:
+        return _of_callable(objective, z, side)
+    values = _named_value(objective, z, side)
+    share = side.share
+    if isinstance(share, Tensor):
+        share = _wide(share, z)
+    name = objective.name
+    if name == "cross_entropy":
+        p = F.softmax(z, 2)
+        g = share * (p - F.one_hot(side.y, z.shape[2]).to(z.dtype))
+
+        def curved(v: Tensor) -> Tensor:
+            pv = p * v
+            return share * (pv - p * pv.sum(2, keepdim=True))
+
+        return Outputs(values, g, curved)
+    y = side.y.reshape(z.shape)
+    share = share / max(z[0, 0].numel(), 1)
+    if name in ("mse", "half_mse"):
+        scale = share * (2.0 if name == "mse" else 1.0)
+        return Outputs(values, scale * (z - y), lambda v: scale * v)
+    if name == "huber":
+        d = z - y
+        inside = share * (d.abs() <= HUBER_DELTA).to(z.dtype)
+        return Outputs(values, share * d.clamp(-HUBER_DELTA, HUBER_DELTA), lambda v: inside * v)
+    assert name == "bce_with_logits"
+    p = torch.sigmoid(z)
+    scale = share * p * (1 - p)
+    return Outputs(values, share * (p - y), lambda v: scale * v)
+
+
+def _named_value(objective: Objective, z: Tensor, side: Rows) -> Tensor:
+    """Returns the values of a loss that is a mean or weighted sum over rows."""
+    assert objective.rows is not None
+    check_shapes(objective, z[0], side.y[0])
+    values = objective.rows(z.flatten(0, 1), side.y.flatten(0, 1)).reshape(z.shape[:2])
+    if side.used is not None:
+        values = torch.where(side.used, values, 0)
+    return (side.share * values).sum(1)
+
+
+# ---------------------------------------------------------------- callables
+
+
+def has_variables(objective: Objective, shape: Sequence[int], y: Tensor, like: Tensor) -> bool:
+    """Says whether a callable computes with tensors that are differentiated, other than the outputs
+    [N, *shape]: it is asked once, with outputs of zero and the first task's targets."""
+    if objective.function is None or not torch.is_grad_enabled() or 0 in y.shape[:2]:
+        return False
+    z = like.new_zeros(y.shape[1], *shape).detach()
+    try:
+        value: object = objective.function(z, y[0].detach())
+    except Exception:  # what is wrong will be said by the operation
+        return False
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _one(objective: Objective, z: Tensor, side: Rows, task: int) -> Tensor:
+    """Returns what a callable makes of one task's rows in use; 0 without any."""
+    y = side.y[task]
+    weight = None if side.weight is None else side.weight[task]
+    if side.used is not None:
+        chosen = side.used[task]
+        z, y = z[chosen], y[chosen]
+        weight = None if weight is None else weight[chosen]
+    if len(z) == 0:
+        return z.sum()
+    check_shapes(objective, z, y)
+    return task_value(objective, z, y, weight)
+
+
+def _of_callable(objective: Objective, z: Tensor, side: Rows) -> Outputs:
+    """Returns a callable with its derivatives by autograd in the outputs of one task after the
+    other: a graph of the loss alone."""
+    leaves, values, gradients = [], [], []
+    with torch.enable_grad():
+        for t in range(len(z)):
+            leaf = z[t].detach().requires_grad_()
+            value = _one(objective, leaf, side, t)
+            (g,) = torch.autograd.grad(value, leaf, create_graph=True)
+            leaves.append(leaf)
+            values.append(value.detach())
+            gradients.append(g)
+
+    def curved(v: Tensor) -> Tensor:
+        parts = []
+        for leaf, g, direction in zip(leaves, gradients, v, strict=True):
+            if g.requires_grad:
+                with torch.enable_grad():
+                    slope = (g * direction).sum()
+                (part,) = torch.autograd.grad(
+                    slope, leaf, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            else:  # a loss that is linear in the outputs
+                part = torch.zeros_like(leaf)
+            parts.append(part)
+        return torch.stack(parts)
+
+    return Outputs(torch.stack(values), torch.stack([g.detach() for g in gradients]), curved)

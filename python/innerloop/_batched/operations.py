@@ -1,0 +1,343 @@
+"""The operations of `reference` for networks whose programs are known, some tasks at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innerloop._batched.differentiation import Problem, as_constants, mean_loss, task_losses
+from innerloop._batched.losses import prepared
+from innerloop._batched.passes import passes_of
+from innerloop._batched.unroll import (
+    Leaves,
+    Loop,
+    RateGrad,
+    Side,
+    hessian_product,
+    query_gradient,
+    query_values,
+    support_step,
+)
+from innerloop._params import InnerLr, Params, SideTensors
+from innerloop._program import Program, Shape, size_of
+from innerloop._reading import Rows, rows_of
+from innerloop.objectives import Loss, Objective, resolve
+from innerloop.reference import ReferenceMetaGrad
+
+# parameters and activations that are in use at a time: on a CPU about what a cache holds
+_CHUNK_BYTES = {"cpu": 16 << 20}
+_CHUNK_ELSEWHERE = 1 << 30
+
+
+class Batched:
+    """The operations for one network, with the arguments of those in `reference`.
+
+    Args:
+        programs: what it computes of each kind of rows.
+        shapes: of its floating-point parameters, in its order.
+        buffers: its constants, by name.
+    """
+
+    def __init__(
+        self,
+        programs: Mapping[Rows, Program],
+        shapes: Mapping[str, Shape],
+        buffers: Mapping[str, Tensor],
+    ) -> None:
+        self._programs = programs
+        self._shapes = shapes
+        self._buffers = buffers
+
+    def output_shape(self, x: Tensor) -> Shape:
+        """Returns the shape of a row of the outputs for x."""
+        return passes_of(self._programs[rows_of(x)]).shape
+
+    def predict(self, params: Params, x: Tensor, *, model: Any = None) -> Tensor:
+        """Returns outputs [T, N, ...]."""
+        passes = passes_of(self._programs[rows_of(x)])
+        with torch.no_grad():
+            parts = []
+            for part in self._chunks(x):
+                if x.shape[1] == 0:
+                    parts.append(x.new_zeros(len(x[part]), 0, *passes.shape))
+                    continue
+                phi = self._leaves(params, part, len(x))
+                parts.append(passes.forward(phi, x[part], tape=False)[0].contiguous())
+            result = torch.cat(parts)
+        return as_constants("predict", [result], params.values())[0]
+
+    def loss_and_grad(
+        self, params: Params, batch: SideTensors, *, model: Any = None, loss: Loss
+    ) -> tuple[Tensor, Leaves]:
+        """Returns losses [T] and gradients {name: [T, ...]}."""
+        objective = resolve("loss_and_grad", loss)
+        with torch.no_grad():
+            values, found = [], []
+            for part, (side,) in self._sides(objective, batch):
+                step = support_step(objective, side, self._leaves(params, part, len(batch[0])))
+                values.append(step.outputs.values)
+                found.append(self._complete(step.gradient, part, batch[0]))
+            results = [torch.cat(values), *_joined(found).values()]
+        losses, *grads = as_constants("loss_and_grad", results, params.values())
+        return losses, dict(zip(self._shapes, grads, strict=True))
+
+    def hvp(
+        self, params: Params, batch: SideTensors, vector: Params, *, model: Any = None, loss: Loss
+    ) -> Leaves:
+        """Returns Hessian-vector products {name: [T, ...]}."""
+        objective = resolve("hvp", loss)
+        tasks = len(batch[0])
+        with torch.no_grad():
+            found = []
+            for part, (side,) in self._sides(objective, batch):
+                step = support_step(objective, side, self._leaves(params, part, tasks))
+                direction = {k: self._leaf(vector[k], k, part, tasks) for k in self._shapes}
+                product = hessian_product(side, step, direction)
+                found.append(self._complete(product, part, batch[0]))
+            result = list(_joined(found).values())
+        constants = as_constants("hvp", result, [*params.values(), *vector.values()])
+        return dict(zip(self._shapes, constants, strict=True))
+
+    def adapt(
+        self,
+        params: Params,
+        support: SideTensors,
+        *,
+        model: Any = None,
+        inner_lr: InnerLr,
+        steps: int,
+        loss: Loss,
+        adapt_params: Sequence[str],
+        stepwise: bool = False,
+    ) -> Leaves:
+        """Returns the parameters after the inner loop {name: [T, ...]}, or after 0..S steps
+        [T, S + 1, ...]."""
+        objective = resolve("adapt", loss)
+        tasks = len(support[0])
+        found = []
+        with torch.no_grad():
+            for part, (side,) in self._sides(objective, support):
+                loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
+                path = loop.path(self._leaves(params, part, tasks), every=stepwise)
+                if stepwise:
+                    found.append({k: torch.stack([p[k] for p in path], 1) for k in self._shapes})
+                else:
+                    found.append({k: path[-1][k].clone() for k in self._shapes})
+            joined = _joined(found)
+        names, constants = list(joined), list(joined.values())
+        inputs = [*params.values(), *_tensors(inner_lr)]
+        result = dict(zip(names, as_constants("adapt", constants, inputs), strict=True))
+        return {k: result[k] if k in result else _spread(v, tasks) for k, v in params.items()}
+
+    def meta_loss(
+        self,
+        params: Params,
+        support: SideTensors,
+        query: SideTensors,
+        *,
+        model: Any = None,
+        inner_lr: InnerLr,
+        **options: Any,
+    ) -> Tensor:
+        """Returns query losses after the inner loop [T], with their derivative."""
+        return task_losses(self._problem(params, support, query, inner_lr, options))
+
+    def mean_meta_loss(
+        self,
+        params: Params,
+        support: SideTensors,
+        query: SideTensors,
+        *,
+        model: Any = None,
+        inner_lr: InnerLr,
+        task_weight: Tensor | None,
+        **options: Any,
+    ) -> Tensor:
+        """Returns sum_t task_weight_t loss_t (1/T if None), with its derivative from the same
+        pass."""
+        return mean_loss(self._problem(params, support, query, inner_lr, options), task_weight)
+
+    def meta_grad(
+        self,
+        params: Params,
+        support: SideTensors,
+        query: SideTensors,
+        *,
+        model: Any = None,
+        inner_lr: InnerLr,
+        task_weight: Tensor | None = None,
+        **options: Any,
+    ) -> ReferenceMetaGrad:
+        """Returns losses and the gradient of sum_t task_weight_t loss_t (1/T if None)."""
+        with torch.no_grad():
+            return self._meta_grad(
+                params, support, query, inner_lr=inner_lr, task_weight=task_weight, **options
+            )
+
+    # ------------------------------------------------------------ meta-gradients
+
+    def _problem(
+        self,
+        params: Params,
+        support: SideTensors,
+        query: SideTensors,
+        inner_lr: InnerLr,
+        options: Mapping[str, Any],
+    ) -> Problem:
+        """Returns a meta-loss as a function of parameters and rates."""
+
+        def value(params: Params, rates: InnerLr) -> Tensor:
+            return self._values(params, support, query, inner_lr=rates, **options)
+
+        def gradient(params: Params, rates: InnerLr, weight: Tensor | None) -> ReferenceMetaGrad:
+            return self._meta_grad(
+                params, support, query, inner_lr=rates, task_weight=weight, **options
+            )
+
+        return Problem(value, gradient, dict(params), inner_lr, tuple(self._shapes))
+
+    def _values(
+        self,
+        params: Params,
+        support: SideTensors,
+        query: SideTensors,
+        *,
+        inner_lr: InnerLr,
+        steps: int,
+        loss: Loss,
+        order: int,
+        adapt_params: Sequence[str],
+    ) -> Tensor:
+        """Returns query losses after the inner loop [T]."""
+        objective = resolve("meta_loss", loss)
+        values = []
+        for part, (side, other) in self._sides(objective, support, query):
+            loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
+            path = loop.path(self._leaves(params, part, len(support[0])), every=False)
+            values.append(query_values(objective, other, path[-1]))
+        return torch.cat(values)
+
+    def _meta_grad(
+        self,
+        params: Params,
+        support: SideTensors,
+        query: SideTensors,
+        *,
+        inner_lr: InnerLr,
+        steps: int,
+        loss: Loss,
+        order: int,
+        adapt_params: Sequence[str],
+        task_weight: Tensor | None = None,
+        stepwise: bool = False,
+    ) -> ReferenceMetaGrad:
+        """See `meta_grad`."""
+        objective = resolve("meta_grad", loss)
+        tasks, like = len(support[0]), params[next(iter(self._shapes))]
+        if task_weight is None:
+            task_weight = like.new_full((tasks,), 1 / tasks)
+        task_weight = task_weight.detach()
+        rates = RateGrad(_constant(inner_lr), like)
+        grads = {k: torch.zeros_like(params[k]) for k in self._shapes}
+        values, before, after = [], [], []
+        for part, (side, other) in self._sides(objective, support, query):
+            loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
+            trace = loop.trace(self._leaves(params, part, tasks))
+            last = trace.path[-1]
+            value, adjoint = query_gradient(objective, other, last, task_weight[part])
+            values.append(value)
+            before.append(torch.stack(trace.losses, 1) if steps else value.new_empty(len(value), 0))
+            if stepwise:
+                earlier = [query_values(objective, other, phi) for phi in trace.path[:-1]]
+                after.append(torch.stack([*earlier, value], 1))
+            for name, part_grad in loop.adjoint(trace, adjoint, order, rates).items():
+                if name not in grads:
+                    continue
+                if params[name].ndim > len(self._shapes[name]):
+                    grads[name][part] = part_grad
+                else:
+                    grads[name] += part_grad.sum(0)
+        return ReferenceMetaGrad(
+            torch.cat(values),
+            grads,
+            rates.result(),
+            torch.cat(before),
+            torch.cat(after) if stepwise else None,
+        )
+
+    # ------------------------------------------------------------ some tasks at a time
+
+    def _chunks(self, *inputs: Tensor) -> Iterator[slice]:
+        """Yields the tasks that are computed together."""
+        size, like = 0, inputs[0]
+        for x in inputs:
+            program = self._programs[rows_of(x)]
+            row = size_of(program.shape) + sum(size_of(node.shape) for node in program.nodes)
+            size = max(size, row * x.shape[1])
+        size += sum(map(size_of, self._shapes.values()))
+        tasks, most = len(like), _CHUNK_BYTES.get(like.device.type, _CHUNK_ELSEWHERE)
+        step = max(1, most // (size * like.element_size()))
+        for start in range(0, tasks, step):
+            yield slice(start, min(start + step, tasks))
+
+    def _sides(
+        self, objective: Objective, *batches: SideTensors
+    ) -> Iterator[tuple[slice, list[Side]]]:
+        """Yields some tasks with their rows, ready for the passes."""
+        for part in self._chunks(*(batch[0] for batch in batches)):
+            sides = []
+            for batch in batches:
+                x, y, count, weight = (None if v is None else v.detach()[part] for v in batch)
+                assert x is not None
+                assert y is not None
+                passes = passes_of(self._programs[rows_of(x)])
+                sides.append(Side(passes, prepared(objective, x, y, count, weight)))
+            yield part, sides
+
+    def _leaf(self, value: Tensor, name: str, part: slice, tasks: int) -> Tensor:
+        """Returns one parameter of some tasks [t, ...]."""
+        value = value.detach()
+        if value.ndim > len(self._shapes[name]):
+            return value[part]
+        return value.expand(part.stop - part.start, *value.shape)
+
+    def _leaves(self, params: Params, part: slice, tasks: int) -> Leaves:
+        """Returns parameters and constants of some tasks, {name: [t, ...]}."""
+        leaves = {k: self._leaf(params[k], k, part, tasks) for k in self._shapes}
+        for name, value in self._buffers.items():
+            leaves[name] = value.detach().expand(part.stop - part.start, *value.shape)
+        return leaves
+
+    def _complete(self, found: Leaves, part: slice, like: Tensor) -> Leaves:
+        """Returns what was found for each parameter, zeros for those that nothing reaches."""
+        tasks = part.stop - part.start
+        return {
+            name: found[name] if name in found else like.new_zeros(tasks, *shape)
+            for name, shape in self._shapes.items()
+        }
+
+
+def _joined(parts: Sequence[Leaves]) -> Leaves:
+    """Returns leaves of all tasks."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _constant(inner_lr: InnerLr) -> InnerLr:
+    """Returns rates without history."""
+    if isinstance(inner_lr, Mapping):
+        return {k: v.detach() if isinstance(v, Tensor) else v for k, v in inner_lr.items()}
+    return inner_lr.detach() if isinstance(inner_lr, Tensor) else inner_lr
+
+
+def _tensors(inner_lr: InnerLr) -> list[Tensor]:
+    """Returns the rates that are tensors."""
+    values = inner_lr.values() if isinstance(inner_lr, Mapping) else [inner_lr]
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _spread(value: Tensor, tasks: int) -> Tensor:
+    """Returns a constant for every task."""
+    return value.expand(tasks, *value.shape)

@@ -1,0 +1,208 @@
+"""The four passes of a whole program, layer by layer."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from innerloop._batched import activations, affine, norms, shapes
+from innerloop._batched.blocks import NormBlock
+from innerloop._batched.layer import Layer, Maybe, channels_last, plus
+from innerloop._program import Node, Program
+
+Leaves = Mapping[str, Tensor]
+
+_LAYERS: dict[str, type[Layer]] = {
+    "linear": affine.LinearLayer,
+    "convolution": affine.Convolution,
+    "reshape": shapes.Reshape,
+    "mean": shapes.Mean,
+    "add": shapes.Sum,
+    "max_pool": shapes.MaxPool,
+    "adaptive_max_pool": shapes.MaxPool,
+    "avg_pool": shapes.AveragePool,
+    "adaptive_avg_pool": shapes.AdaptiveAveragePool,
+    "layer_norm": norms.Norm,
+    "group_norm": norms.Norm,
+    "fixed_norm": norms.FixedNorm,
+    "relu": activations.Relu,
+    "prelu": activations.PRelu,
+    **{kind: activations.Activation for kind in activations.KINDS if kind != "relu"},
+}
+
+
+class Tape(NamedTuple):
+    """What a forward and a backward pass leave behind: what each layer saved, and the gradient in
+    its output (None before the backward pass, and where none is used)."""
+
+    saved: list[Any]
+    gradients: list[Maybe]
+
+
+class _Call(NamedTuple):
+    """A layer with the values that go in and out, and its leaves."""
+
+    layer: Layer
+    inputs: tuple[int, ...]
+    output: int
+    leaves: tuple[str | None, ...]
+
+
+class Passes:
+    """A program made of layers."""
+
+    def __init__(self, program: Program) -> None:
+        self.shape = program.shape_of(program.output)  # of a row of the outputs
+        self._values = len(program.nodes) + 1
+        self._output = program.output
+        self._calls = list(_calls(program))
+        moving = [False] * self._values  # whether leaves act on a value
+        for call in self._calls:
+            moving[call.output] = bool(_names(call)) or any(moving[v] for v in call.inputs)
+        self._wanted = [[moving[value] for value in call.inputs] for call in self._calls]
+
+    def forward(self, leaves: Leaves, x: Tensor, tape: bool = True) -> tuple[Tensor, Tape]:
+        """Returns the outputs [T, N, ...] of x [T, N, ...]."""
+        values: list[Maybe] = [None] * self._values
+        values[0] = channels_last(x)
+        saved: list[Any] = []
+        for call in self._calls:
+            inputs = [_there(values[v]) for v in call.inputs]
+            values[call.output], kept = call.layer.forward(inputs, _of(leaves, call))
+            saved.append(kept if tape else None)
+        return _there(values[self._output]), Tape(saved, [None] * len(saved))
+
+    def backward(self, leaves: Leaves, tape: Tape, g: Tensor) -> dict[str, Tensor]:
+        """Returns the gradients [T, ...] of the leaves, given that in the outputs."""
+        gradients: list[Maybe] = [None] * self._values
+        gradients[self._output] = g
+        found: dict[str, Tensor] = {}
+        for at in reversed(range(len(self._calls))):
+            call = self._calls[at]
+            here = tape.gradients[at] = gradients[call.output]
+            if here is None:
+                continue
+            inputs, own = call.layer.backward(
+                tape.saved[at], here, _of(leaves, call), self._wanted[at]
+            )
+            _collect(gradients, call, inputs)
+            _gather(found, call, own)
+        return found
+
+    def product(
+        self, leaves: Leaves, tape: Tape, dots: Leaves, curvature: Any
+    ) -> dict[str, Tensor]:
+        """Returns the derivatives [T, ...] of the gradients of the leaves along a direction in some
+        of them. `curvature` maps the derivative of the outputs to that of their gradient."""
+        tangents: list[Maybe] = [None] * self._values
+        kept: list[Any] = []
+        for at, call in enumerate(self._calls):
+            tangents[call.output], more = call.layer.tangent(
+                tape.saved[at],
+                [tangents[value] for value in call.inputs],
+                _of(leaves, call),
+                _of(dots, call),
+            )
+            kept.append(more)
+        seconds: list[Maybe] = [None] * self._values
+        along = tangents[self._output]
+        if along is not None:
+            seconds[self._output] = curvature(along)
+        found: dict[str, Tensor] = {}
+        for at in reversed(range(len(self._calls))):
+            call, here = self._calls[at], tape.gradients[at]
+            if here is None:
+                continue
+            inputs, own = call.layer.second(
+                tape.saved[at],
+                kept[at],
+                here,
+                seconds[call.output],
+                [tangents[value] for value in call.inputs],
+                _of(leaves, call),
+                _of(dots, call),
+                self._wanted[at],
+            )
+            seconds[call.output] = tangents[call.output] = kept[at] = None
+            _collect(seconds, call, inputs)
+            _gather(found, call, own)
+        return found
+
+
+def _calls(program: Program) -> Iterator[_Call]:
+    """Yields the layers of a program, batch norms together with the relu and the max pool that
+    alone follow them."""
+    nodes = program.nodes
+    uses = Counter(value for node in nodes for value in node.inputs)
+    uses[program.output] += 1
+    taken: set[int] = set()
+
+    def next_of(value: int, *kinds: str) -> Node | None:
+        """Returns the node after a value, if that is all that is made of it."""
+        if uses[value] != 1 or value >= len(nodes):
+            return None
+        node = nodes[value]
+        return node if node.inputs == (value,) and node.kind in kinds else None
+
+    for at, node in enumerate(nodes):
+        if at in taken:
+            continue
+        if node.kind == "batch_norm":
+            value = at + 1
+            relu = next_of(value, "relu")
+            value += relu is not None
+            pool = next_of(value, "max_pool")
+            value += pool is not None
+            taken.update(range(at + 1, value))
+            source = node.inputs[0]
+            owned = source and nodes[source - 1].kind in ("convolution", "linear")
+            block = NormBlock(
+                node,
+                relu,
+                pool,
+                program.shape_of(source),
+                owns_input=bool(owned) and uses[source] == 1,
+            )
+            yield _Call(block, node.inputs, value, node.leaves)
+            continue
+        layer = _LAYERS[node.kind](node, [program.shape_of(value) for value in node.inputs])
+        yield _Call(layer, node.inputs, at + 1, node.leaves)
+
+
+def _there(value: Maybe) -> Tensor:
+    """Returns a value that has been computed."""
+    assert value is not None
+    return value
+
+
+def _names(call: _Call) -> list[str]:
+    """Returns the leaves that a call reads."""
+    return [name for name in call.leaves if name is not None]
+
+
+def _of(leaves: Leaves, call: _Call) -> list[Maybe]:
+    """Returns the leaves of a call in its order; None for absent ones."""
+    return [None if name is None else leaves.get(name) for name in call.leaves]
+
+
+def _collect(values: list[Maybe], call: _Call, parts: Sequence[Maybe]) -> None:
+    """Adds what flows back to the inputs of a call."""
+    for value, part in zip(call.inputs, parts, strict=True):
+        values[value] = plus(values[value], part)
+
+
+def _gather(found: dict[str, Tensor], call: _Call, parts: Sequence[Maybe]) -> None:
+    """Adds what flows back to the leaves of a call."""
+    for name, part in zip(call.leaves, parts, strict=False):
+        if name is not None and part is not None:
+            found[name] = found[name] + part if name in found else part
+
+
+@functools.lru_cache(maxsize=64)
+def passes_of(program: Program) -> Passes:
+    """Returns the layers of a program; equal programs have the same ones."""
+    return Passes(program)

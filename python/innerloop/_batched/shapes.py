@@ -1,0 +1,198 @@
+"""Layers that move or sum values: reshape, sum of two, means and pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from innerloop._batched.layer import Layer, Linear, Maybe, channels_last, plus
+from innerloop._program import Node, Shape
+
+_aten = torch.ops.aten
+
+
+class Reshape(Linear):
+    """Rows in another shape."""
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns rows in the new shape."""
+        return channels_last(x.reshape(*x.shape[:2], *self.node.shape))
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns rows in the old shape."""
+        return channels_last(g.reshape(*g.shape[:2], *self.shapes[0]))
+
+
+class Mean(Linear):
+    """The mean over the last axes of rows."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        kept = node.options[0]
+        assert isinstance(kept, int)
+        self._kept = shapes[0][:kept]
+        self._gone = shapes[0][kept:]
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns the means."""
+        axes = tuple(range(2 + len(self._kept), x.ndim))
+        return x.mean(axes).reshape(*x.shape[:2], *self.node.shape)
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns shares."""
+        ones = [1] * len(self._gone)
+        share = g.reshape(*g.shape[:2], *self._kept, *ones)
+        wide = share.expand(*g.shape[:2], *self._kept, *self._gone)
+        return channels_last(wide / float(torch.Size(self._gone).numel()))
+
+
+class Sum(Layer):
+    """The sum of two values."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns a + b."""
+        return inputs[0] + inputs[1], None
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g twice."""
+        return [g if wants else None for wants in wanted], []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns a. + b."""
+        return plus(*dots), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g. twice."""
+        return [g_dot if wants else None for wants in wanted], []
+
+
+def _planes(x: Tensor) -> Tensor:
+    """Returns [T, N, C, *places] as images [T N, C, H, W], a signal as images of width 1."""
+    flat = x.flatten(0, 1)
+    return flat.unsqueeze(-1) if flat.ndim == 3 else flat
+
+
+class _Pool(Linear):
+    """Base of pools, which see images."""
+
+    def _two(self, option: Any, fill: int) -> list[int]:
+        """Returns an option for both axes of an image."""
+        return [*option, fill] if len(option) == 1 else list(option)
+
+    def _values(self, y: Tensor, like: Tensor, shape: Shape) -> Tensor:
+        """Returns images as a value with rows of a shape."""
+        return (
+            y.reshape(*like.shape[:2], *shape)
+            if len(shape) == 2
+            else y.unflatten(0, like.shape[:2])
+        )
+
+
+class AveragePool(_Pool):
+    """The mean over windows."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        kernel, stride, padding, self._counts_padding = node.options
+        self._windows = (
+            self._two(kernel, 1),
+            self._two(stride, 1),
+            self._two(padding, 0),
+            False,
+            self._counts_padding,
+            None,
+        )
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns the means."""
+        return self._values(_aten.avg_pool2d(_planes(x), *self._windows), x, self.node.shape)
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns shares."""
+        planes = _planes(g)
+        like = _image_like(planes, self.shapes[0])
+        gx = _aten.avg_pool2d_backward(planes, like, *self._windows)
+        return self._values(gx, g, self.shapes[0])
+
+
+class AdaptiveAveragePool(_Pool):
+    """The mean over windows of as many places as there are."""
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns the means."""
+        size = self._two(self.node.options[0], 1)
+        return self._values(_aten._adaptive_avg_pool2d(_planes(x), size), x, self.node.shape)
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns shares."""
+        planes = _planes(g)
+        like = _image_like(planes, self.shapes[0])
+        gx = _aten._adaptive_avg_pool2d_backward(planes, like)
+        return self._values(gx, g, self.shapes[0])
+
+
+def _image_like(planes: Tensor, shape: Shape) -> Tensor:
+    """Returns images of a row's shape of which nobody reads the numbers."""
+    sizes = (len(planes), *shape) if len(shape) == 3 else (len(planes), *shape, 1)
+    return planes.new_empty(1).expand(sizes)
+
+
+class MaxPool(_Pool):
+    """The largest of each window. Which that is stays the same in all passes."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        if node.kind == "adaptive_max_pool":
+            self._size = self._two(node.options[0], 1)
+            return
+        kernel, stride, padding, dilation = node.options
+        self._windows = (
+            self._two(kernel, 1),
+            self._two(stride, 1),
+            self._two(padding, 0),
+            self._two(dilation, 1),
+            False,
+        )
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns the largest values; keeps x and their places."""
+        planes = _planes(inputs[0])
+        if self.node.kind == "adaptive_max_pool":
+            y, places = _aten.adaptive_max_pool2d(planes, self._size)
+        else:
+            y, places = _aten.max_pool2d_with_indices(planes, *self._windows)
+        return self._values(y, inputs[0], self.node.shape), (planes, places)
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns the values at the places kept."""
+        planes, places = _planes(x), saved[1]
+        flat = planes.flatten(2).transpose(1, 2)  # [T N, H W, C]: channels are last in memory
+        chosen = flat.gather(1, places.flatten(2).transpose(1, 2))
+        y = chosen.transpose(1, 2).unflatten(2, places.shape[2:])
+        return self._values(y, x, self.node.shape)
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns g at the places kept."""
+        planes, places = saved
+        if self.node.kind == "adaptive_max_pool":
+            gx = _aten.adaptive_max_pool2d_backward(_planes(g), planes, places)
+        else:
+            gx = _aten.max_pool2d_with_indices_backward(_planes(g), planes, *self._windows, places)
+        return self._values(gx, g, self.shapes[0])

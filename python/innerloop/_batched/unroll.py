@@ -1,0 +1,212 @@
+"""The inner loop and its adjoint for a few tasks at a time, by the passes of a program.
+
+With H_s the Hessian of the support loss at phi_s and g_s its gradient,
+
+    phi_{s+1} = phi_s - rate_s g_s,  lambda_S = grad query_loss(phi_S),
+    lambda_s = lambda_{s+1} - H_s (rate_s lambda_{s+1}),  dL / drate_s = -lambda_{s+1} g_s
+
+on the adapted leaves; the others collect -H_s (rate_s lambda_{s+1}) as well. What a step keeps are
+its parameters; activations are kept of as many of the last steps as fit `_KEPT_BYTES` (of one at
+least), and computed again for the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from innerloop._batched.losses import Outputs, Rows, loss_of, value_of
+from innerloop._batched.passes import Passes, Tape
+from innerloop._one_task import rate_of
+from innerloop._params import InnerLr, is_per_step
+from innerloop.objectives import Objective
+
+Leaves = dict[str, Tensor]
+_KEPT_BYTES = 256 << 20
+
+
+class Side(NamedTuple):
+    """Rows with the program that runs on them."""
+
+    passes: Passes
+    rows: Rows
+
+
+class Step(NamedTuple):
+    """A support pass at some parameters: everything that its products with the Hessian need."""
+
+    phi: Leaves
+    outputs: Outputs
+    tape: Tape
+    gradient: Leaves
+
+
+def support_step(objective: Objective, side: Side, phi: Leaves) -> Step:
+    """Returns loss and gradient at phi with what they leave behind."""
+    if side.rows.x.shape[1] == 0:
+        nothing = side.rows.x.new_zeros(len(side.rows.x))
+        outputs = Outputs(nothing, nothing, torch.zeros_like)
+        return Step(phi, outputs, Tape([], []), {})
+    z, tape = side.passes.forward(phi, side.rows.x)
+    outputs = loss_of(objective, z, side.rows)
+    return Step(phi, outputs, tape, side.passes.backward(phi, tape, outputs.gradient))
+
+
+def hessian_product(side: Side, step: Step, direction: Mapping[str, Tensor]) -> Leaves:
+    """Returns the Hessian of a step's loss times a direction in some of the leaves."""
+    if not step.tape.saved:
+        return {}
+    return side.passes.product(step.phi, step.tape, direction, step.outputs.curvature)
+
+
+class Trace(NamedTuple):
+    """What an inner loop passed through: parameters after 0..S steps, support losses before each
+    step, and the last steps with what they leave behind."""
+
+    path: list[Leaves]
+    losses: list[Tensor]
+    kept: deque[Step]
+
+
+class Loop:
+    """An inner loop on the support rows of some tasks."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        support: Side,
+        inner_lr: InnerLr,
+        steps: int,
+        adapted: Sequence[str],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self._objective = objective
+        self._support = support
+        self._inner_lr = inner_lr
+        self._steps = steps
+        self._adapted = adapted
+        self._shapes = shapes
+
+    def _rate(self, name: str, step: int) -> Any:
+        """Returns the rate of one leaf at one step, a number or a tensor that broadcasts to it."""
+        return rate_of(self._inner_lr, name, self._shapes[name], step)
+
+    def _moved(self, phi: Leaves, gradient: Leaves, step: int) -> Leaves:
+        """Returns the parameters after a step."""
+        after = dict(phi)
+        for name in self._adapted:
+            if name in gradient:
+                rate = self._rate(name, step)
+                if isinstance(rate, Tensor):
+                    after[name] = torch.addcmul(phi[name], rate, gradient[name], value=-1)
+                else:
+                    after[name] = torch.sub(phi[name], gradient[name], alpha=rate)
+        return after
+
+    def path(self, phi: Leaves, *, every: bool) -> list[Leaves]:
+        """Returns the parameters after 0..S steps, or after the last alone."""
+        path = [phi]
+        for s in range(self._steps):
+            step = support_step(self._objective, self._support, path[-1])
+            after = self._moved(path[-1], step.gradient, s)
+            path = [*path, after] if every else [after]
+        return path
+
+    def trace(self, phi: Leaves) -> Trace:
+        """Returns everything that the adjoint needs."""
+        trace = Trace([phi], [], deque())
+        size = 0
+        for s in range(self._steps):
+            step = support_step(self._objective, self._support, trace.path[-1])
+            trace.losses.append(step.outputs.values)
+            trace.path.append(self._moved(step.phi, step.gradient, s))
+            trace.kept.append(step)
+            size = size or _bytes(step)
+            if len(trace.kept) > 1 and len(trace.kept) * size > _KEPT_BYTES:
+                trace.kept.popleft()
+        return trace
+
+    def adjoint(self, trace: Trace, adjoint: Leaves, order: int, rates: RateGrad) -> Leaves:
+        """Returns the gradient in the initial parameters, given that in the last ones; adds to the
+        gradient in the rates."""
+        for s in reversed(range(self._steps)):
+            if trace.kept:
+                step = trace.kept.pop()
+            else:
+                step = support_step(self._objective, self._support, trace.path[s])
+            direction = {}
+            for name in self._adapted:
+                if name in adjoint:
+                    if name in step.gradient:
+                        rates.add(name, s, adjoint[name], step.gradient[name])
+                    direction[name] = self._rate(name, s) * adjoint[name]
+            if order == 2 and direction:
+                for name, product in hessian_product(self._support, step, direction).items():
+                    known = adjoint.get(name)
+                    adjoint[name] = -product if known is None else known.sub_(product)
+        return adjoint
+
+
+class RateGrad:
+    """The gradient in the inner rates, in their own structure."""
+
+    def __init__(self, inner_lr: InnerLr, like: Tensor) -> None:
+        self._whole = not isinstance(inner_lr, Mapping)
+        entries = inner_lr if isinstance(inner_lr, Mapping) else {"": inner_lr}
+        self._total = {
+            key: like.new_zeros(value.shape if isinstance(value, Tensor) else ())
+            for key, value in entries.items()
+        }
+
+    def add(self, name: str, step: int, adjoint: Tensor, gradient: Tensor) -> None:
+        """Adds what one leaf contributes at one step: minus adjoint times gradient [T, ...]."""
+        total = self._total["" if self._whole else name]
+        stepped = total.ndim == 1 if self._whole else is_per_step(total, tuple(adjoint.shape[1:]))
+        place = total[step] if stepped else total
+        if place.ndim:
+            place -= (adjoint * gradient).sum(0)
+        else:
+            place -= torch.dot(adjoint.reshape(-1), gradient.reshape(-1))
+
+    def result(self) -> Tensor | Leaves:
+        """Returns the gradient."""
+        return self._total[""] if self._whole else self._total
+
+
+def query_values(objective: Objective, side: Side, phi: Leaves) -> Tensor:
+    """Returns the losses [T] at phi."""
+    if side.rows.x.shape[1] == 0:
+        return side.rows.x.new_zeros(len(side.rows.x))
+    z, _ = side.passes.forward(phi, side.rows.x, tape=False)
+    return value_of(objective, z, side.rows)
+
+
+def query_gradient(
+    objective: Objective, side: Side, phi: Leaves, weight: Tensor
+) -> tuple[Tensor, Leaves]:
+    """Returns the losses [T] at phi, and the gradient of each task's times its weight."""
+    if side.rows.x.shape[1] == 0:
+        return side.rows.x.new_zeros(len(side.rows.x)), {}
+    z, tape = side.passes.forward(phi, side.rows.x)
+    outputs = loss_of(objective, z, side.rows)
+    g = outputs.gradient * weight.reshape(-1, *[1] * (z.ndim - 1))
+    return outputs.values, side.passes.backward(phi, tape, g)
+
+
+def _bytes(step: Step) -> int:
+    """Returns the size of what a step leaves behind."""
+    sizes = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            sizes[value.data_ptr()] = value.numel() * value.element_size()
+        elif isinstance(value, (tuple, list)):
+            for part in value:
+                visit(part)
+
+    visit(step.tape)
+    return sum(sizes.values())

@@ -1,0 +1,157 @@
+"""What a module is to the back ends: a chain that the kernels run, a program that was read off its
+forward pass, or nothing but a module, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from innerloop import _reading, reference
+from innerloop._chain import NotFusible
+from innerloop._derivatives import forward_mode, transforms_active
+from innerloop._program import NoChain, Program, as_layers
+from innerloop._reading import Rows
+from innerloop.models import MLP, describe, model_of_layers
+
+# rows that a module was last given, and programs that were found to give what it gives, or not
+_SEEN: WeakKeyDictionary[nn.Module, Rows] = WeakKeyDictionary()
+_CHECKED: WeakKeyDictionary[nn.Module, dict[Program, bool]] = WeakKeyDictionary()
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+_MISREAD = "its outputs are not those of the calls that were read off its forward pass"
+Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+_SIDES = (28, 84, 32, 64, 96, 105, 128, 224, *range(1, 28))  # of images and signals, to try
+
+
+class Network(NamedTuple):
+    """What a module is.
+
+    Members:
+        mlp: its description for the fused operations, or None.
+        programs: what it computes of each kind of rows that were asked about; empty if it was not
+            read, since it is a chain, or cannot be.
+        reason: why the fused operations do not take it; empty if they do.
+        is_unsure: it was not given any rows yet, and none were found that fit it.
+    """
+
+    mlp: MLP | None
+    programs: tuple[Program, ...]
+    reason: str
+    is_unsure: bool = False
+
+
+def network_of(module: nn.Module, data: Mapping[str, Any]) -> Network:
+    """Returns what a module is, given the data of a call by name, inputs among them.
+
+    A chain of layers is known by its parts. Any other module is read by what it computes.
+    """
+    network = _chain_of(module)
+    if network.mlp is not None or torch.compiler.is_compiling():
+        return network
+    inputs = [value for name, value in data.items() if name.endswith("x")]
+    return _read(module, tuple(dict.fromkeys(map(_reading.rows_of, inputs))), network)
+
+
+def _chain_of(module: nn.Module) -> Network:
+    """Returns a module as a chain, or the reason why it is none; empty if its forward pass is not
+    torch's."""
+    try:
+        return Network(describe(module), (), "")
+    except NotFusible as refusal:
+        foreign = refusal.is_foreign and not torch.compiler.is_compiling()
+        return Network(None, (), "" if foreign else str(refusal))
+
+
+def _read(module: nn.Module, rows: Sequence[Rows], chain: Network) -> Network:
+    """Returns what a module is that is no chain, by what it computes of rows of these kinds."""
+    what = type(module).__name__
+    try:
+        programs = tuple(_reading.read(module, kind) for kind in rows)
+    except NotFusible as refusal:
+        return Network(None, (), chain.reason or str(refusal))
+    known = _CHECKED.get(module, {})
+    if any(known.get(program) is False for program in programs):
+        return Network(None, (), f"{what} cannot be fused: {_MISREAD}")
+    names = tuple(name for name, _ in module.named_parameters())
+    try:
+        found = [as_layers(program, names) for program in programs]
+    except NoChain as misfit:
+        return Network(None, programs, chain.reason or f"{what} cannot be fused: {misfit}")
+    layers, flattens = found[0]
+    if any(other != layers for other, _ in found):
+        return Network(
+            None, programs, f"{what} cannot be fused: batches differ in what it computes"
+        )
+    flattens = any(each for _, each in found)
+    return Network(model_of_layers(layers, flattens=flattens), programs, "")
+
+
+def remember(module: nn.Module, rows: Rows) -> None:
+    """Keeps what a module was given, for questions that are asked without data."""
+    _SEEN[module] = rows
+
+
+def expected_network(module: nn.Module) -> Network:
+    """Returns what a module is to be taken for where no data are at hand: by the rows that it was
+    last given, or by likely ones."""
+    chain = _chain_of(module)
+    if chain.mlp is not None or torch.compiler.is_compiling():
+        return chain
+    seen = _SEEN.get(module)
+    first: Network | None = None
+    for rows in [seen] if seen is not None else _likely(module):
+        network = _read(module, (rows,), chain)
+        if network.programs:
+            return network
+        first = first or network
+    reason = first.reason if first else f"{type(module).__name__} cannot be fused: it was not read"
+    if seen is not None:
+        return Network(None, (), reason)
+    return Network(None, (), f"{reason} (the first batch decides)", is_unsure=True)
+
+
+def _likely(module: nn.Module) -> list[Rows]:
+    """Returns rows that a module might take, by the first of its parts that has weights."""
+    like = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if like is None:
+        return []
+    shapes: list[tuple[int, ...]] = [(1,)]
+    for part in module.modules():
+        weight = part._parameters.get("weight")
+        if isinstance(part, nn.Linear):
+            shapes = [(part.in_features,)]
+            break
+        if weight is not None and weight.ndim in (3, 4):
+            channels = weight.shape[1] * getattr(part, "groups", 1)
+            shapes = [(channels, *[side] * (weight.ndim - 2)) for side in _SIDES]
+            break
+    return [Rows(2, shape, like.dtype, like.device) for shape in shapes]
+
+
+# ---------------------------------------------------------------- once against the module itself
+
+
+def confirmed(
+    module: nn.Module, program: Program, params: Mapping[str, Tensor], x: Tensor, run: Run
+) -> bool:
+    """Says whether run(params, x) [1, N, ...] gives what the module gives for the first task of x
+    [T, N, ...]. The module is asked once for each program."""
+    known = _CHECKED.setdefault(module, {})
+    if program in known:
+        return known[program]
+    if transforms_active() or forward_mode() or 0 in x.shape[:2]:
+        return True
+    own = dict(module.named_parameters())
+    with torch.no_grad():
+        single = {k: v[:1] if v.ndim > own[k].ndim else v for k, v in params.items()}
+        wanted, got = reference.predict(single, x[:1], model=module), run(single, x[:1])
+        close = wanted.shape == got.shape
+        if close:
+            finite = wanted.isfinite() & got.isfinite()  # rows that are not in use hold anything
+            error, scale = (got - wanted)[finite].norm(), wanted[finite].norm()
+            close = bool(error <= _TOLERANCE[x.dtype] * scale)
+    known[program] = close
+    return close

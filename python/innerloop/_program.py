@@ -1,0 +1,131 @@
+"""What a forward pass computes, as plain data: the list of its calls, in order, with the parameters
+that each of them reads. Equal networks have equal programs, whatever their modules are called."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from innerloop._chain import Layer
+
+Shape = tuple[int, ...]
+Option = float | int | bool | str | None | Shape | tuple[float, ...]
+
+
+class Node(NamedTuple):
+    """One call.
+
+    Members:
+        kind: what is computed ("linear", "convolution", "relu", ...).
+        inputs: the values that go in: 0 is the network's input, i + 1 what node i gives.
+        leaves: the parameters and buffers that go in, by name; None for one that is absent.
+        options: what else determines the result, in an order of the kind's own.
+        shape: of one row of the result.
+    """
+
+    kind: str
+    inputs: tuple[int, ...]
+    leaves: tuple[str | None, ...]
+    options: tuple[Option, ...]
+    shape: Shape
+
+
+class Program(NamedTuple):
+    """A forward pass: rows of `shape` go in, the value `output` comes out."""
+
+    shape: Shape
+    nodes: tuple[Node, ...]
+    output: int
+
+    def shape_of(self, value: int) -> Shape:
+        """Returns the shape of one row of a value."""
+        return self.nodes[value - 1].shape if value else self.shape
+
+
+# kinds that the fused operations have, with the options that they must have
+FUSED_ACTIVATIONS: dict[str, tuple[Option, ...] | None] = {
+    "relu": (),
+    "leaky_relu": None,
+    "tanh": (),
+    "sigmoid": (),
+    "softplus": (1.0, 20.0),
+    "silu": (),
+    "gelu": ("none",),
+}
+
+
+class NoChain(Exception):
+    """A program is no chain of linear layers and activations; the text says why."""
+
+
+def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bool]:
+    """Returns the layers of a program that is a chain of linear layers with at most one activation
+    each, and whether it flattens its input.
+
+    Raises:
+        NoChain: it is something else, or does not use each of the parameters `names` once.
+    """
+    layers: list[Layer] = []
+    activated, flat = True, len(program.shape) == 1
+    for at, node in enumerate(program.nodes):
+        if node.inputs != (at,):
+            raise NoChain(f"{node.kind} does not follow on what is computed before it")
+        if node.kind == "reshape":
+            if len(node.shape) != 1 or (layers and len(program.shape_of(at)) != 1):
+                raise NoChain(f"rows of shape {list(node.shape)} have no kernel")
+            flat = True
+        elif not flat:
+            raise NoChain("rows with more than one axis have no kernel")
+        elif node.kind == "linear":
+            weight, bias = node.leaves
+            assert weight is not None
+            inputs = program.shape_of(at)[0]
+            layers.append(Layer(weight, bias, inputs, node.shape[0], "identity", 0.0))
+            activated = False
+        elif node.kind in FUSED_ACTIVATIONS:
+            wanted = FUSED_ACTIVATIONS[node.kind]
+            if wanted is not None and node.options != wanted:
+                raise NoChain(f"{node.kind} with the options {node.options} has no kernel")
+            if activated:
+                where = "in a row" if layers else "before the first linear layer"
+                raise NoChain(f"activations {where} have no kernel")
+            slope = node.options[0] if node.kind == "leaky_relu" else 0.0
+            assert isinstance(slope, (int, float))
+            layers[-1] = layers[-1]._replace(activation=node.kind, slope=float(slope))
+            activated = True
+        else:
+            raise NoChain(f"{node.kind} has no kernel")
+    if not layers or program.output != len(program.nodes):
+        raise NoChain("it does not end with a linear layer or an activation")
+    used = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
+    if sorted(used) != sorted(names):
+        twice = next((name for name in used if used.count(name) > 1), None)
+        unused = next((name for name in names if name not in used), None)
+        if twice:
+            raise NoChain(f"{twice} is used twice")
+        raise NoChain(f"it does not use {unused}" if unused else "it has a weight that is a buffer")
+    return layers, len(program.shape) != 1
+
+
+def program_of(layers: Sequence[Layer], shape: Shape, *, flattens: bool) -> Program:
+    """Returns what a chain of layers computes of rows of a shape."""
+    nodes: list[Node] = []
+
+    def add(kind: str, leaves: tuple[str | None, ...], options: tuple[Option, ...], n: int) -> None:
+        nodes.append(Node(kind, (len(nodes),), leaves, options, (n,)))
+
+    if flattens and len(shape) != 1:
+        add("reshape", (), (), layers[0].inputs)
+    for layer in layers:
+        add("linear", (layer.weight, layer.bias), (), layer.outputs)
+        kind = layer.activation
+        if kind != "identity":
+            options = FUSED_ACTIVATIONS[kind]
+            add(kind, (), (layer.slope,) if options is None else options, layer.outputs)
+    return Program(shape, tuple(nodes), len(nodes))
+
+
+def size_of(shape: Shape) -> int:
+    """Returns the number of values in a shape."""
+    return math.prod(shape)

@@ -1,0 +1,209 @@
+"""Networks by families of layers for the tests of the batched back end: every layer that it has, in
+the surroundings in which it is used."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def norm(channels, dims=2, **options):
+    """Batch norm with the statistics of each pass."""
+    kind = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}[dims]
+    return kind(channels, track_running_stats=False, **options)
+
+
+class Residual(nn.Module):
+    """Two convolutions with a shortcut of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 4, 3, padding=1), norm(4)
+        self.second, self.group = nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.GroupNorm(2, 4)
+        self.short, self.last = nn.Conv2d(2, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h = self.group(self.second(F.silu(self.norm(self.first(x)))))
+        h = torch.tanh(h + self.short(x))
+        return self.last(h.mean(dim=(2, 3)))
+
+
+class Twice(nn.Module):
+    """One layer used twice, under two names, with an identity shortcut."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.again = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h = torch.tanh(self.first(x))
+        h = h + F.elu(self.again(h))
+        return self.last(h)
+
+
+class PlainBlock(nn.Module):
+    """Convolution, norm, relu and pool, by functions."""
+
+    def __init__(self, inputs, outputs, pool):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inputs, outputs, 3, padding=1), norm(outputs)
+        self.pool = pool
+
+    def forward(self, x):
+        """Returns the block's outputs."""
+        return F.max_pool2d(F.relu(self.norm(self.conv(x)), inplace=True), *self.pool)
+
+
+def signed(module):
+    """The module with weights of norms of both signs, and one of zero."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._NormBase) and part.weight is not None:
+            with torch.no_grad():
+                part.weight.copy_(torch.linspace(-1, 1, len(part.weight)))
+                part.weight[0] = 0 if len(part.weight) > 4 else -0.5
+    return module
+
+
+def activations(*parts):
+    """Linear layers with each activation between them."""
+    layers = [nn.Linear(4, 5)]
+    for part in parts:
+        layers += [part, nn.Linear(5, 5)]
+    return nn.Sequential(*layers, nn.Linear(5, 3))
+
+
+def conv4():
+    """Convolution, norm, relu, pool, twice, as the networks of few-shot classification."""
+    return signed(
+        nn.Sequential(
+            PlainBlock(2, 5, (2,)), PlainBlock(5, 4, (3, 2, 1)), nn.Flatten(), nn.Linear(16, 3)
+        )
+    )
+
+
+def strided():
+    """Strided convolutions with norm and relu, and a mean."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1),
+        signed(norm(4)),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, (2, 3), stride=(1, 2), padding=1, bias=False),
+        norm(4, affine=False),
+        nn.ReLU(),
+        nn.AvgPool2d(2, stride=1),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+# name: (how it is made, the shape of a row)
+FAMILIES = {
+    "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), (4,)),
+    "linear over an axis": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2), nn.Flatten(), nn.Linear(6, 3)
+        ),
+        (3, 4),
+    ),
+    "saturating": (
+        lambda: activations(nn.Sigmoid(), nn.Hardtanh(-0.7, 0.6), nn.Hardswish(), nn.ReLU6()),
+        (4,),
+    ),
+    "smooth": (
+        lambda: activations(nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Softplus(2.0, 1.0)),
+        (4,),
+    ),
+    "kinked": (
+        lambda: activations(nn.ReLU(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.PReLU(), nn.PReLU(5)),
+        (4,),
+    ),
+    "convolution": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, dilation=2, padding="same"),
+            nn.Softplus(),
+            nn.Conv2d(4, 6, (3, 2), stride=(2, 1), groups=2),
+            nn.PReLU(6),
+            nn.Flatten(),
+            nn.Linear(72, 3),
+        ),
+        (2, 6, 7),
+    ),
+    "signal": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 4, 3, dilation=2, padding=1, groups=2),
+            nn.GroupNorm(2, 4),
+            nn.SiLU(),
+            nn.MaxPool1d(2),
+            nn.Conv1d(4, 4, 2, bias=False),
+            nn.AdaptiveAvgPool1d(2),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
+        (2, 9),
+    ),
+    "pools": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, (3, 2)),
+            nn.LayerNorm([4, 6, 7]),
+            nn.Tanh(),
+            nn.AdaptiveMaxPool2d((3, 2)),
+            nn.AvgPool2d(2, 1, 1, count_include_pad=False),
+            nn.MaxPool2d(2, 1),
+            nn.AdaptiveAvgPool2d((2, 1)),
+            nn.Flatten(),
+            nn.Linear(8, 3),
+        ),
+        (2, 8, 8),
+    ),
+    "row norms": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 6),
+            nn.LayerNorm(6),
+            nn.Tanh(),
+            nn.Linear(6, 6),
+            nn.LayerNorm(6, elementwise_affine=False),
+            nn.GroupNorm(3, 6),
+            nn.Linear(6, 3),
+        ),
+        (4,),
+    ),
+    "constant norm": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 3)
+        ).eval(),
+        (2, 5, 5),
+    ),
+    "batch norm": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 6),
+            signed(norm(6, 1)),
+            nn.ReLU(),
+            nn.Linear(6, 5),
+            norm(5, 1, affine=False),
+            nn.Tanh(),
+            nn.Linear(5, 3),
+        ),
+        (4,),
+    ),
+    "conv4": (conv4, (2, 8, 8)),
+    "strided": (strided, (2, 8, 8)),
+    "residual": (Residual, (2, 5, 5)),
+    "used twice": (Twice, (4,)),
+}
+WITH_BATCH_STATISTICS = ("batch norm", "conv4", "strided", "residual")
+
+
+def build(name, seed=0, dtype=torch.float64):
+    """A seeded network of a family, and the shape of a row."""
+    make, shape = FAMILIES[name]
+    torch.manual_seed(seed)
+    net = make().to(dtype)
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.5, 2.0)
+    return net, shape

@@ -1,0 +1,374 @@
+"""Modules with a forward pass of their own are read by what they compute: chains of known calls are
+fused, with the results of the torch back end; whatever cannot be read runs there, and `explain()`
+names the first call that stopped the reading. Tolerance 1e-11 relative to each leaf: float64, a few
+hundred operations."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from learner_cases import assert_close, gradients
+from torch import nn
+from torch.nn import functional as F
+from torch.utils import checkpoint
+
+import innerloop as il
+
+pytestmark = pytest.mark.filterwarnings("ignore:innerloop.*:innerloop.FallbackWarning")
+
+SHAPE = (2, 3)  # of a row
+
+
+class Net(nn.Module):
+    """Two linear layers around whatever a test makes of them."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 5), nn.Linear(5, 2)
+        self.drop = nn.Dropout(0.5)
+        self.inner = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+        self.inner.requires_grad_(True)
+        self.how = how
+        self.flag = True
+
+    def forward(self, x):
+        """Returns what is asked for."""
+        return self.how(self, x)
+
+
+def build(how, *, inner=False):
+    """A seeded network in float64 that computes `how`."""
+    torch.manual_seed(0)
+    net = Net(how).double()
+    if not inner:
+        del net.inner
+    return net.eval()
+
+
+def sides():
+    """Support and query of three tasks."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(3, n, *SHAPE, generator=generator, dtype=torch.float64),
+            torch.randn(3, n, 2, generator=generator, dtype=torch.float64),
+        )
+        for n in (4, 5)
+    ]
+
+
+SUPPORT, QUERY = sides()
+ONES = torch.ones(2, 5, dtype=torch.float64)
+OPTIONS = {"inner_lr": 0.2, "steps": 2}
+
+
+def results(learner, net):
+    """Loss, gradients, adapted parameters and predictions."""
+    loss = learner(SUPPORT, QUERY)
+    loss.backward()
+    found = {f"gradient {k}": v for k, v in gradients(net).items()}
+    adapted = learner.adapt(SUPPORT)
+    found |= {f"adapted {k}": v for k, v in adapted.params.items()}
+    return found | {"loss": loss.detach(), "outputs": adapted(QUERY[0])}
+
+
+def through_attribute(net, x):
+    """Writes to itself on the way."""
+    net.seen = net.first(x.flatten(1))
+    return net.last(torch.tanh(net.seen))
+
+
+def method_chain(net, x):
+    """Calls methods alone."""
+    return net.last(net.first(x.reshape(x.size(0), -1)).tanh())
+
+
+READABLE = {
+    "functional": lambda n, x: n.last(F.relu(n.first(x.view(x.shape[0], -1)))),
+    "methods": method_chain,
+    "flatten": lambda n, x: n.last(torch.sigmoid(n.first(torch.flatten(x, 1)))),
+    "view(-1, D)": lambda n, x: n.last(F.softplus(n.first(x.view(-1, 6)))),
+    "own weights": lambda n, x: F.linear(
+        F.gelu(F.linear(x.flatten(1), n.first.weight, n.first.bias)), n.last.weight, n.last.bias
+    ),
+    "in place": lambda n, x: n.last(F.relu(n.first(x.flatten(1)), inplace=True)),
+    "dropout that is off": lambda n, x: n.last(n.drop(F.silu(n.first(x.flatten(1))))),
+    "writes to itself": through_attribute,
+    "branch on an attribute": lambda n, x: n.last(
+        (F.relu if n.flag else torch.tanh)(n.first(x.flatten(1)))
+    ),
+    "branch on a shape": lambda n, x: n.last(
+        (F.relu if x.ndim == 3 else torch.tanh)(n.first(x.flatten(1)))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_chains_of_known_calls_are_fused(name):
+    net = build(READABLE[name])
+    learner = il.MAML(net, **OPTIONS)
+    found = results(learner, net)
+    assert learner.backend == "fused", learner.explain()
+    assert_close(found, results(il.MAML(net, **OPTIONS, backend="torch"), net), 1e-11)
+    assert "seen" not in vars(net)
+    il.MAML(net, **OPTIONS, backend="fused")(SUPPORT, QUERY)
+
+
+class Straight(torch.autograd.Function):
+    """relu with a derivative of its own."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        """Returns the positive part."""
+        return x.clamp(min=0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx, g):
+        """Passes everything on."""
+        return g
+
+
+class Passing(torch.autograd.Function):
+    """A known call with a derivative of its own."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        """Returns relu."""
+        return torch.relu(x)
+
+    setup_context, backward = Straight.setup_context, Straight.backward
+
+
+def without_gradients(net, x):
+    """Turns gradients off for the first layer."""
+    with torch.no_grad():
+        h = net.first(x.flatten(1))
+    return net.last(h)
+
+
+def in_autocast(net, x):
+    """Turns autocast on for the last layer."""
+    with torch.autocast("cpu", enabled=True):
+        return net.last(net.first(x.flatten(1))).double()
+
+
+def swallowing(net, x):
+    """Catches whatever its reader raises."""
+    h = net.first(x.flatten(1))
+    try:
+        h = 2 * h
+    except Exception:
+        h = torch.relu(h)
+    return net.last(h)
+
+
+def in_place_unseen(net, x):
+    """Changes a tensor by a way around torch's functions."""
+    h = net.first(x.flatten(1))
+    torch.ops.aten.mul_.Scalar(h, 2.0)
+    return net.last(h)
+
+
+def changed_view(net, x):
+    """Uses a tensor that was changed through a view of it."""
+    h = net.first(x.flatten(1))
+    h.view(-1, 5).relu_()
+    return net.last(h)
+
+
+def by_chance(net, x):
+    """Draws Python's random numbers."""
+    return net.last((torch.relu if random.random() < 2 else torch.tanh)(net.first(x.flatten(1))))
+
+
+UNREADABLE = {
+    "a product": (lambda n, x: n.last(2 * n.first(x.flatten(1))), r"call 3 .*, mul, is not one"),
+    "a product in a layer": (
+        lambda n, x: n.last(n.first(2 * x.flatten(1))),
+        r"call 2 .*, mul, is not one of those",
+    ),
+    "detach": (lambda n, x: n.last(n.first(x.flatten(1)).detach()), "detach, is not one"),
+    "a function of its own": (
+        lambda n, x: n.last(Straight.apply(n.first(x.flatten(1)))),
+        "clamp, is not one|gradients off|derivative of its own",
+    ),
+    "a derivative of its own": (
+        lambda n, x: n.last(Passing.apply(n.first(x.flatten(1)))),
+        "gradients off|derivative of its own",
+    ),
+    "no_grad": (without_gradients, "_set_grad_enabled, is not one"),
+    "autocast": (in_autocast, "autocast on"),
+    "a reader's error caught": (swallowing, "call 3 .*, mul, is not one"),
+    "in place, unseen": (in_place_unseen, "mul_.*, is not one|leaves no trace"),
+    "in place through a view": (changed_view, "changed in place through another"),
+    "random": (by_chance, "draws random numbers"),
+    "a sum over rows": (lambda n, x: n.last(n.first(x.flatten(1) - x.flatten(1).mean(0))), "mean"),
+    "rows that move": (lambda n, x: n.last(n.first(x.reshape(3, -1).T.reshape(-1, 6))), "rows"),
+    "a branch on data": (
+        lambda n, x: n.last(n.first(x.flatten(1))) if x.sum() > 0 else n.last(n.first(x[:, 0])),
+        "sum, is not one",
+    ),
+    "another's weight": (
+        lambda n, x: F.linear(n.first(x.flatten(1)), ONES),
+        "not a parameter or buffer of its own",
+    ),
+    "a weight computed": (
+        lambda n, x: F.linear(n.first(x.flatten(1)), n.last.weight.tanh()),
+        "not made of the input",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_falls_back_with_the_call_that_stopped_it(name):
+    how, text = UNREADABLE[name]
+    net = build(how)
+    learner = il.MAML(net, **OPTIONS)
+    with pytest.raises(NotImplementedError, match=text):
+        il.predict(
+            {k: v.detach() for k, v in net.named_parameters()},
+            QUERY[0],
+            model=net,
+            backend="fused",
+        )
+    assert learner.backend == "torch"
+    assert "cannot be fused: " in learner.explain()
+
+
+def test_active_dropout_is_not_read():
+    net = build(READABLE["dropout that is off"]).train()
+    learner = il.MAML(net, **OPTIONS)
+    assert learner.backend == "torch"
+    assert "random in training mode" in learner.explain()
+    net.eval()
+    assert learner.backend == "fused"
+
+
+def test_tuples_are_refused_by_the_torch_back_end():
+    net = build(lambda n, x: (n.last(n.first(x.flatten(1))), x))
+    assert "returns a tuple" in il.MAML(net, **OPTIONS).explain()
+    with pytest.raises(TypeError, match="must return one tensor"):
+        il.MAML(net, **OPTIONS)(SUPPORT, QUERY)
+
+
+def test_checkpointed_layers_are_read():
+    net = build(
+        lambda n, x: n.last(checkpoint.checkpoint(n.first, x.flatten(1), use_reentrant=False))
+    )
+    plain = build(lambda n, x: n.last(n.first(x.flatten(1))))
+    assert_close(
+        results(il.MAML(net, **OPTIONS), net), results(il.MAML(plain, **OPTIONS), plain), 1e-11
+    )
+
+
+def changes():
+    """What may change of a module that was read: the change, and where it runs afterwards."""
+
+    def instance(net):
+        net.first.forward = lambda x: torch.tanh(nn.Linear.forward(net.first, x))
+
+    def hook(net):
+        net.first.register_forward_hook(lambda m, given, result: 2 * result)
+
+    def pre_hook(net):
+        net.register_forward_pre_hook(lambda m, given: (2 * given[0],))
+
+    def swap(net):
+        net.first = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid()).double()
+
+    def dropout(net):
+        net.train()
+
+    def flag(net):
+        net.flag = False
+
+    def own(net):
+        net.how = lambda n, x: n.last(n.first(x.flatten(1)))
+
+    def product(net):
+        net.how = lambda n, x: n.last(2 * n.first(x.flatten(1)))
+
+    def weight(net):
+        net.last.weight = nn.Parameter(2 * net.last.weight.detach())
+
+    return {
+        "instance forward": (instance, None),
+        "hook": (hook, "torch"),
+        "pre-hook": (pre_hook, "torch"),
+        "submodule": (swap, None),
+        "training flag": (dropout, "torch"),
+        "attribute": (flag, "fused"),
+        "closure": (own, "fused"),
+        "closure that cannot be read": (product, "torch"),
+        "parameter": (weight, "fused"),
+    }
+
+
+@pytest.mark.parametrize("name", changes())
+def test_a_read_module_that_changes_is_read_anew(name):
+    def how(net, x):
+        h = net.first(x.flatten(1))
+        return net.last(F.silu(net.drop(h) if net.training else h) if net.flag else torch.sin(h))
+
+    if name == "attribute":
+
+        def how(net, x):
+            h = net.first(x.flatten(1))
+            return net.last(F.silu(h) if net.flag else torch.sigmoid(h))
+
+    net = build(how)
+    learner = il.MAML(net, **OPTIONS)
+    results(learner, net)
+    assert learner.backend == "fused"
+    change, after = changes()[name]
+    change(net)
+    if name == "submodule":  # other parameters: a learner is made anew
+        learner = il.MAML(net, **OPTIONS)
+    if name != "training flag":  # which is random now
+        expected = results(il.MAML(net, **OPTIONS, backend="torch"), net)
+        assert_close(results(learner, net), expected, 1e-11)
+    if after is not None:
+        assert learner.backend == after, learner.explain()
+
+
+def test_outputs_are_compared_once_with_the_modules_own(monkeypatch):
+    net = build(READABLE["functional"])
+    real = nn.Linear.forward
+
+    def lying(self, x):
+        """Differs from what it shows to whoever reads it."""
+        return real(self, x) if x.is_meta else 2 * real(self, x)
+
+    from innerloop import _reading
+
+    asks = torch.Tensor.is_meta.__get__
+    monkeypatch.setitem(_reading._HANDLERS, asks, lambda recorder, x: True)
+    monkeypatch.setattr(net.first, "forward", lying.__get__(net.first), raising=False)
+    learner = il.MAML(net, **OPTIONS)
+    found = results(learner, net)
+    assert learner.backend == "torch"
+    assert "its outputs are not those" in learner.explain()
+    assert_close(found, results(il.MAML(net, **OPTIONS, backend="torch"), net), 1e-11)
+
+
+def test_one_parameter_used_twice_is_not_fused():
+    net = build(lambda n, x: n.last(n.first(F.pad(x.flatten(1), (0, 0)))))
+    assert "pad, is not one" in il.MAML(net, **OPTIONS).explain()
+    net = build(lambda n, x: F.linear(n.last(n.first(x.flatten(1))), n.last.weight.T))
+    assert "cannot be fused" in il.MAML(net, **OPTIONS).explain()
+
+
+def test_explain_expects_likely_rows_before_there_are_any():
+    net = build(READABLE["view(-1, D)"])
+    assert il.MAML(net, **OPTIONS).backend == "fused"
+    assert il.backend_for(net).backend == "fused"
