@@ -4,20 +4,29 @@ on test tasks.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from innerloop.compare.config import Config
+from innerloop.compare.curvature import default_rates
 from innerloop.compare.episodes import split_sizes
+from innerloop.compare.measuring import UNSTABLE_SHARE
 from innerloop.compare.tables import Tasks
 from innerloop.compare.units import units_of
 from innerloop.runs.methods import FIRST_ORDER, JOINT, LABELS, MAML, METHODS
 from innerloop.runs.statistics import Interval, corrected_interval
 
 Results = dict[str, dict[str, Any]]
+Setting = tuple[float, float, int, int]
 RISK_FLOOR = 1e-12
+# Fine-tuning that does harm in more than this share of the splits diverges, as far as a user cares.
+MOST_HARMED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +34,8 @@ class Choice:
     """A setting of one method on one split, with its risks.
 
     `steps` inner steps in training (0 for joint training), `rate` in training and testing,
-    `adapt_steps` at test time; `outer` is Adam's rate (0 where the solution is exact).
+    `adapt_steps` at test time; `outer` is Adam's rate (0 where the solution is exact). `raised` are
+    the test tasks whose support loss fine-tuning raises, `start` the test risk without fine-tuning.
     """
 
     outer: float
@@ -33,10 +43,44 @@ class Choice:
     steps: int
     adapt_steps: int
     stable: bool
+    raised: tuple[int, ...]
+    start: float
     validation: float
     test: float
     validation_error: float
     test_error: float
+
+    @property
+    def setting(self) -> Setting:
+        """What identifies the setting in every split."""
+        return self.outer, self.rate, self.steps, self.adapt_steps
+
+    @property
+    def is_harmed(self) -> bool:
+        """Whether fine-tuning diverges on test tasks and makes the test risk worse."""
+        return bool(self.raised) and self.test > self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class Divergence:
+    """What happens where settings that suit the known tasks diverge on held-out ones.
+
+    Args:
+        splits: splits in which fine-tuning at the picked setting diverges, for the worse of joint
+            training and MAML; method: which of them that is.
+        tasks: names of the tasks that it happens on, most frequent first.
+        before, after: mean test risk of that method over these splits without and with fine-tuning
+            (`after` may be infinite).
+        safe_rate: largest rate of the grid at which joint training raises the support loss of
+            hardly any task of the table; None if there is none.
+    """
+
+    splits: int
+    method: str
+    tasks: tuple[str, ...]
+    before: float
+    after: float
+    safe_rate: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +109,17 @@ class Row:
 class Analysis:
     """All summaries of one finished run."""
 
-    def __init__(self, config: Config, tasks: Tasks, results: Results) -> None:
+    def __init__(
+        self,
+        config: Config,
+        tasks: Tasks,
+        results: Results,
+        curvature: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Summaries of all units' results; `curvature` [T] as of `Problem`."""
         self.config = config
+        self.tasks = tasks
+        self.curvature = curvature
         self.has_classes = bool(tasks.classes)
         self.support = tasks.fixed_support or config.shots
         training, validation, self.test_tasks = split_sizes(len(tasks.names), config)
@@ -77,6 +130,11 @@ class Analysis:
             for method in METHODS
         }
         everything = range(config.adapt_steps + 1)
+        # Settings that no choice may take; none unless fine-tuning diverges on held-out tasks.
+        self._unsafe: dict[str, set[Setting]] = {method: set() for method in METHODS}
+        self.divergence = self._find_divergence()
+        if self.divergence is not None:
+            self._unsafe = {method: self._unsafe_settings(method) for method in METHODS}
         self.picked_choices = self._pick(lambda choice: True)
         self.picked = self._row(self.picked_choices)
         self.by_adapt_steps = [
@@ -100,20 +158,65 @@ class Analysis:
     def _pick(self, allowed: Callable[[Choice], bool]) -> dict[str, list[Choice]]:
         """The allowed choice with the lowest validation risk, for each method and split.
 
-        A choice that is unstable on known tasks is taken only when nothing else is allowed: its
-        risk on a few validation tasks says little about tasks with a larger curvature. The first
-        wins a tie.
+        A choice that is unstable on known tasks, or is known to diverge on others, is taken only
+        when nothing else is allowed: its risk on a few validation tasks says little about tasks
+        with a larger curvature. The first wins a tie.
         """
         return {
             method: [
                 min(
                     filter(allowed, self.candidates[split, method]),
-                    key=_preference,
+                    key=lambda choice, unsafe=self._unsafe[method]: (  # type: ignore[misc]
+                        choice.setting in unsafe,
+                        *_preference(choice),
+                    ),
                 )
                 for split in range(self.config.splits)
             ]
             for method in METHODS
         }
+
+    def _find_divergence(self) -> Divergence | None:
+        """What fine-tuning at the settings that known tasks pick does to held-out tasks, if it
+        diverges there.
+        """
+        picks = self._pick(lambda choice: True)
+        harmed = {m: [choice for choice in picks[m] if choice.is_harmed] for m in (JOINT, MAML)}
+        method = max(harmed, key=lambda m: len(harmed[m]))
+        worst = harmed[method]
+        splits = self.config.splits
+        infinite = any(not math.isfinite(c.test) for choices in harmed.values() for c in choices)
+        if not worst or (len(worst) <= MOST_HARMED * splits and not infinite):
+            return None
+        counted = collections.Counter(task for choice in worst for task in choice.raised)
+        unsafe = self._unsafe_settings(JOINT)
+        safe = [
+            rate
+            for rate in self.config.inner_lrs
+            if not any(rate == other for _, other, _, _ in unsafe)
+        ]
+        return Divergence(
+            len(worst),
+            method,
+            tuple(self.tasks.names[task] for task, _ in counted.most_common()),
+            sum(choice.start for choice in worst) / len(worst),
+            sum(choice.test for choice in worst) / len(worst),
+            max(safe, default=None),
+        )
+
+    def _unsafe_settings(self, method: str) -> set[Setting]:
+        """Settings that raise the support loss of more than one held-out task in a hundred, or have
+        an infinite risk on some split.
+        """
+        splits = range(self.config.splits)
+        raised: collections.Counter[Setting] = collections.Counter()
+        unsafe = set()
+        for choice in (choice for split in splits for choice in self.candidates[split, method]):
+            raised[choice.setting] += len(choice.raised)
+            if not math.isfinite(choice.test):
+                unsafe.add(choice.setting)
+        most = UNSTABLE_SHARE * len(splits) * self.test_tasks
+        return unsafe | {setting for setting, count in raised.items() if count > most}
 
     def _same_rate(self, steps: int, rate: float) -> dict[str, list[Choice]]:
         """Every method at one rate, adapted as many steps as MAML was trained for (or the most
@@ -184,15 +287,21 @@ class Analysis:
         """Sentences about the run that a reader should not have to discover."""
         sentences = []
         rates = self.config.inner_lrs
-        for end, word in ((max(rates), "largest"), (min(rates), "smallest")):
 
-            def is_at_end(choice: Choice, end: float = end) -> bool:
-                return choice.rate == end and choice.adapt_steps > 0
+        def is_smallest(choice: Choice) -> bool:
+            return choice.rate == min(rates) and choice.adapt_steps > 0
 
-            methods = self._mostly(is_at_end)
-            if len(rates) > 1 and methods:
+        def is_largest(choice: Choice) -> bool:
+            return choice.rate == max(rates) and choice.adapt_steps > 0
+
+        ends = [(is_smallest, "smallest", min(rates))]
+        if self.curvature is None or max(rates) < max(default_rates(self.curvature)):
+            ends.append((is_largest, "largest", max(rates)))
+        for holds, word, rate in ends:
+            methods = self._mostly(holds)
+            if len(rates) > 1 and methods and self.divergence is None:
                 sentences.append(
-                    f"{methods}: the {word} inner rate ({end:g}) was picked in most splits; "
+                    f"{methods}: the {word} inner rate ({rate:g}) was picked in most splits; "
                     "widen --inner-lrs."
                 )
         outer = self.config.outer_lrs
@@ -204,11 +313,13 @@ class Analysis:
             )
         last = self.config.adapt_steps
         methods = self._mostly(lambda choice: choice.adapt_steps == last)
-        if methods:
+        before, after = (self.by_adapt_steps[k].risk[JOINT].mean for k in (last - 1, last))
+        if methods and self.divergence is None and after < before * (1.0 - self.config.margin):
             sentences.append(
                 f"{methods}: most splits picked the most fine-tuning steps ({last}); "
                 "more --adapt-steps may lower the risk further."
             )
+        sentences += self._raised_losses()
         total = self.config.splits * len(units_of(self.config, 0, MAML))
         for method, count in self.untrained.items():
             if count:
@@ -223,12 +334,27 @@ class Analysis:
                 worst = max(choice.test for choice in self.picked_choices[method])
                 sentences.append(
                     f"{LABELS[method]}: a few splits are far worse than the typical one "
-                    f"(mean {mean:.3g}, worst {worst:.3g}): fine-tuning nearly diverges there."
+                    f"(mean {mean:.3g}, worst {worst:.3g}): they test on tasks unlike the others."
                 )
         if self.test_tasks + self.other_tasks < 20:
             sentences.append(
                 f"Only {self.test_tasks + self.other_tasks} tasks: intervals over splits are rough."
             )
+        return sentences
+
+    def _raised_losses(self) -> list[str]:
+        """Where fine-tuning comes near to diverging without doing harm overall."""
+        sentences = []
+        for method in (JOINT, MAML):
+            near = [choice for choice in self.picked_choices[method] if choice.raised]
+            if near:
+                counted = collections.Counter(task for choice in near for task in choice.raised)
+                name = self.tasks.names[counted.most_common(1)[0][0]]
+                sentences.append(
+                    f"{LABELS[method]}: in {len(near)} of {self.config.splits} splits fine-tuning "
+                    f"raised the support loss of held-out tasks (such as {name!r}): it is close to "
+                    "diverging there."
+                )
         return sentences
 
 
@@ -273,5 +399,9 @@ def _choices(config: Config, results: Results, split: int, method: str) -> Itera
                     unit.steps,
                     adapt_steps,
                     curve["stable"][adapt_steps],
-                    *(math.inf if value is None else float(value) for value in column),
+                    tuple(curve["raised"][adapt_steps]),
+                    *(
+                        math.inf if value is None else float(value)
+                        for value in (curve["test"][0], *column)
+                    ),
                 )

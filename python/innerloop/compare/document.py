@@ -4,6 +4,7 @@ run's settings and data.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from innerloop.compare.analysis import Analysis, Choice, Results, Row
@@ -48,6 +49,12 @@ def results_document(
     """
     tasks, config = problem.tasks, problem.config
     training, validation, test = split_sizes(len(tasks.names), config)
+    divergence: dict[str, Any] | None = None
+    if analysis.divergence is not None:
+        divergence = dataclasses.asdict(analysis.divergence)
+        for name in ("before", "after"):
+            divergence[name] = finite(divergence[name])
+    curvature = [] if problem.curvature is None else problem.curvature.tolist()
     return {
         "format": FORMAT,
         "key": key,
@@ -55,6 +62,8 @@ def results_document(
             "answer": verdict.answer,
             "headline": verdict.headline,
             "text": verdict.text,
+            "action": verdict.action,
+            "divergence": divergence,
             "notes": analysis.notes(),
         },
         "measure": measure_name(problem),
@@ -78,6 +87,7 @@ def results_document(
             "loss": tasks.loss,
             "classes": list(tasks.classes),
             "task_names": list(tasks.names),
+            "curvature": curvature,
             "notes": list(tasks.notes),
         },
         "model": {

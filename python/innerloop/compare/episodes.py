@@ -28,6 +28,7 @@ class Stream(enum.IntEnum):
     KNOWN = 5
     BATCHES = 6
     THEORY = 7
+    CURVATURE = 8
 
 
 def generator(seed: int, split: int, stream: Stream, counter: int = 0) -> np.random.Generator:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop.compare import episodes as ep
 from innerloop.compare.config import AUTO, Config
+from innerloop.compare.curvature import default_rates, largest_curvature, newcomer_curvature
 from innerloop.compare.tables import Tasks
 from innerloop.runs.errors import InputError
 from innerloop.runs.methods import METHODS
@@ -22,7 +23,8 @@ from innerloop.runs.sizes import check_memory
 EXACT_PARAMETER_LIMIT = 512
 LINEAR_OUTER_RATES, NETWORK_OUTER_RATES = (0.01, 0.1), (0.003, 0.01)
 LINEAR_SPLITS, NETWORK_SPLITS = 30, 10
-# Gradients of the cross-entropy are smaller than those of a squared error in units of variance.
+# Where curvature is not known beforehand. Gradients of the cross-entropy are smaller than those of
+# a squared error in units of variance.
 RATES = {
     "mse": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     "cross_entropy": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0),
@@ -34,10 +36,15 @@ _BYTES = 8  # of a number
 Params = dict[str, torch.Tensor]
 
 
+def is_quadratic(tasks: Tasks, config: Config) -> bool:
+    """Whether the model is linear under squared error: its curvature depends on inputs alone."""
+    return tasks.loss == "mse" and not config.hidden
+
+
 def is_exact(tasks: Tasks, config: Config) -> bool:
     """Whether training objectives are quadratic and small enough to be solved."""
     parameters = (tasks.x.shape[1] + 1) * tasks.outputs
-    return tasks.loss == "mse" and not config.hidden and parameters <= EXACT_PARAMETER_LIMIT
+    return is_quadratic(tasks, config) and parameters <= EXACT_PARAMETER_LIMIT
 
 
 def _draws(tasks: int) -> int:
@@ -51,15 +58,16 @@ def draws_per_task(tasks: Tasks, config: Config) -> int:
     return 1 if tasks.fixed_support and longest <= config.max_query else config.draws
 
 
-def resolved(tasks: Tasks, config: Config) -> Config:
-    """The configuration with what depends on the data filled in."""
+def resolved(tasks: Tasks, config: Config, curvature: NDArray[np.float64] | None) -> Config:
+    """The configuration with what depends on the data filled in; `curvature` as of `Problem`."""
     exact = is_exact(tasks, config)
     outer = NETWORK_OUTER_RATES if config.hidden else LINEAR_OUTER_RATES
+    rates = RATES[tasks.loss] if curvature is None else default_rates(curvature)
     return dataclasses.replace(
         config,
         loss=tasks.loss,
         draws=config.draws if config.draws != AUTO else _draws(len(tasks.names)),
-        inner_lrs=config.inner_lrs or RATES[tasks.loss],
+        inner_lrs=config.inner_lrs or rates,
         splits=config.splits
         if config.splits != AUTO
         else LINEAR_SPLITS
@@ -67,6 +75,16 @@ def resolved(tasks: Tasks, config: Config) -> Config:
         else NETWORK_SPLITS,
         outer_lrs=() if exact else config.outer_lrs or outer,
     )
+
+
+def _curvature(tasks: Tasks, config: Config) -> NDArray[np.float64] | None:
+    """[T]: each task's largest curvature as a new task, where inputs alone determine it."""
+    if not is_quadratic(tasks, config):
+        return None
+    support = tasks.fixed_support or config.shots
+    draws = config.draws if config.draws != AUTO else _draws(len(tasks.names))
+    rng = ep.generator(config.seed, 0, ep.Stream.CURVATURE)
+    return newcomer_curvature(tasks, support, draws, rng)
 
 
 class Trained(NamedTuple):
@@ -88,11 +106,15 @@ class Trained(NamedTuple):
 class Problem:
     """Data, model and settings shared by all units, with the episodes of the most recent split
     kept.
+
+    `curvature` [T] is the largest one of each task's supports on the scale of all other tasks; None
+    where it depends on the parameters (networks, classes).
     """
 
     def __init__(self, tasks: Tasks, config: Config) -> None:
         self.tasks = tasks
-        self.config = config = resolved(tasks, config)
+        self.curvature = _curvature(tasks, config)
+        self.config = config = resolved(tasks, config, self.curvature)
         self.model = il.MLP(
             [tasks.x.shape[1], *config.hidden, tasks.outputs], activation=config.activation
         )
@@ -184,11 +206,11 @@ class SplitData:
     """Standardised data and the fixed episodes of one split, in two phases.
 
     First, settings are judged: trained on `training` tasks, measured on `validation` tasks. Then
-        the
-    judged setting is tested: `final_tasks` are what the tested parameters were trained on, and give
-    the scale of `final_data`. An exact solution is cheap, so it is redone on all known (training
-    and validation) tasks; a network keeps its first phase. `known` and `test` are on the final
-    scale.
+    the judged setting is tested: `final_tasks` are what the tested parameters were trained on, and
+    give the scale of `final_data`. An exact solution is cheap, so it is redone on all known
+    (training and validation) tasks; a network keeps its first phase. `known` and `test` are on the
+    final scale. `known_curvature` [E] is the largest one of each known episode's support, where
+    inputs alone determine it.
     """
 
     def __init__(self, problem: Problem, split: int) -> None:
@@ -208,6 +230,10 @@ class SplitData:
         )
         self.known = self._fixed(self.final_data, known, ep.Stream.KNOWN, config)
         self.test = self._fixed(self.final_data, self.parts.test, ep.Stream.TEST, config)
+        self.known_curvature: NDArray[np.float64] | None = None
+        if is_quadratic(tasks, config):
+            inputs = self.known.support_x.double().numpy()
+            self.known_curvature = largest_curvature(inputs, tasks.outputs)
 
     def _fixed(
         self, data: ep.Scaled, tasks: NDArray[np.int64], stream: ep.Stream, config: Config

@@ -1,4 +1,4 @@
-"""What the terminal shows: the data and the method in three lines, two tables, and the verdict."""
+"""What the terminal shows: the answer first, then the data, the method and tables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from pathlib import Path
 
 from rich import box
-from rich.console import Console, Group
-from rich.panel import Panel
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from innerloop.compare.problem import Problem
 from innerloop.compare.theory import PER_RISK, Theory, tasks_text
 from innerloop.compare.verdict import (
     AS_GOOD,
+    DIVERGES,
     JOINT_BETTER,
     MAML_BETTER,
     UNDECIDED,
@@ -34,6 +34,14 @@ from innerloop.runs.store import RESULTS
 
 BY_STEPS, BY_RATE = "risk_by_adaptation_steps", "risk_by_inner_rate"
 
+_COLOURS = {
+    MAML_BETTER: "green",
+    AS_GOOD: "cyan",
+    JOINT_BETTER: "cyan",
+    UNDECIDED: "yellow",
+    DIVERGES: "red",
+}
+
 
 def plural(count: int, word: str) -> str:
     """A count with its noun."""
@@ -41,7 +49,7 @@ def plural(count: int, word: str) -> str:
 
 
 def introduction(problem: Problem) -> list[str]:
-    """Lines that say what is compared on what, shown before the work starts."""
+    """Lines that say what is compared on what."""
     tasks, config = problem.tasks, problem.config
     training, validation, test = split_sizes(len(tasks.names), config)
     low, high = int(tasks.counts.min()), int(tasks.counts.max())
@@ -73,23 +81,22 @@ def print_report(
     verdict: Verdict,
     theory: Theory | None,
 ) -> None:
-    """The whole answer on a console."""
+    """The whole report: the answer in plain text, then what it rests on."""
+    first, *others = verdict.lines()
+    console.print(Text(first, style=f"bold {_COLOURS[verdict.answer]}"))
+    for line in others:
+        console.print(line, highlight=False, markup=False)
+    console.print()
+    for line in introduction(problem):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_main_table(problem, analysis))
     console.print(_rate_table(analysis))
-    if theory is not None and theory.estimates:
-        console.print(_theory_table(theory))
-    colour = {MAML_BETTER: "green", AS_GOOD: "cyan", JOINT_BETTER: "cyan", UNDECIDED: "yellow"}
-    body = [Text(verdict.headline, style=f"bold {colour[verdict.answer]}"), Text(verdict.text)]
-    body += [Text(f"Note: {note}", style="dim") for note in analysis.notes()]
-    console.print(
-        Panel(
-            Group(*body),
-            title="Is MAML worth it on these data?",
-            border_style=colour[verdict.answer],
-            box=box.ROUNDED,
-            padding=(0, 1),
-        )
-    )
+    if theory is not None:
+        if theory.estimates:
+            console.print(_theory_table(theory))
+        console.print(theory.sentence(), highlight=False)
+    for note in analysis.notes():
+        console.print(Text(f"Note: {note}", style="dim"))
 
 
 def make_report(
@@ -109,14 +116,15 @@ def make_report(
         files.update({f"{stem}.*": f"figure ({', '.join(FIGURE_KINDS)})" for stem in captions})
     sections = [Section("Figures", parts)] if drawn else []
     sections.append(Section("Risks", [_main_table(problem, analysis), _rate_table(analysis)]))
-    if theory is not None and theory.estimates:
-        sections.append(Section("How many tasks MAML would need", [_theory_table(theory)]))
+    if theory is not None:
+        tables = [_theory_table(theory)] if theory.estimates else []
+        sections.append(Section("How many tasks MAML would need", [theory.sentence(), *tables]))
     files[RUN] = "when, how long, with how many threads"
     return Report(
         command="innerloop compare",
         question=f"Is MAML worth it on {problem.tasks.source}?",
         answer=verdict.headline,
-        reasons=[verdict.text],
+        reasons=[verdict.text, verdict.action],
         notes=analysis.notes(),
         sections=sections,
         settings=problem.config.as_dict(),

@@ -61,10 +61,11 @@ def run_comparison(
     folder = out if out is not None else Path("innerloop-compare") / f"{path.stem}-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
     with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
-        for line in introduction(problem):
-            console.print(line, highlight=False, soft_wrap=True)
+        if not problem.exact:  # minutes of training: say at once what is trained on what
+            for line in introduction(problem):
+                errors.print(line, highlight=False, markup=False, soft_wrap=True)
         _compute(problem, store, threads, errors)
-        analysis = Analysis(config, problem.tasks, store.units)
+        analysis = Analysis(config, problem.tasks, store.units, problem.curvature)
         theory = estimate_theory(problem, analysis)
         measure = "cross-entropy" if problem.tasks.classes else "MSE"
         verdict = conclude(analysis, measure, theory)

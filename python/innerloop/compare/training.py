@@ -9,7 +9,7 @@ from typing import Any
 
 from innerloop.compare.descent import descend
 from innerloop.compare.exact import fit_exactly
-from innerloop.compare.measuring import is_stable, risks
+from innerloop.compare.measuring import is_stable, raised, risks
 from innerloop.compare.problem import Problem, SplitData, Trained
 from innerloop.compare.units import Unit
 from innerloop.runs.document import finite
@@ -23,7 +23,8 @@ def run_unit(problem: Problem, unit: Unit) -> dict[str, Any]:
         `trained` and `why` (training reached a usable point), `iterations`, `touches` (samples
         that entered a gradient), and `curves`: for each inner rate used at test time, the
         `validation` and `test` risks after 0..K adaptation steps, whether adaptation is `stable`
-        on known tasks, and for classes the error rates. Joint training has one curve per rate of
+        on known tasks, the test tasks whose support loss it `raised`, and for classes the error
+        rates. Joint training has one curve per rate of
         the grid, MAML one at its own rate.
     """
     data = problem.split_data(unit.split)
@@ -46,7 +47,7 @@ def _curve(problem: Problem, data: SplitData, trained: Trained, rate: float) -> 
     """
     steps = problem.config.adapt_steps + 1
     validation = [risks(problem, theta, data.validation, rate) for theta in trained.fitted]
-    stable = [is_stable(problem, theta, data.known, rate, data.draws) for theta in trained.final]
+    stable = [is_stable(problem, data, theta, rate) for theta in trained.final]
 
     def order(checkpoint: int, k: int) -> tuple[bool, float]:
         risk = float(validation[checkpoint][0, k])
@@ -58,6 +59,7 @@ def _curve(problem: Problem, data: SplitData, trained: Trained, rate: float) -> 
     ]
     used = {c for c in best if c is not None}
     test = {c: risks(problem, trained.final[c], data.test, rate) for c in used}
+    worse = {c: raised(problem, trained.final[c], data.test, rate, data.draws) for c in used}
 
     def pick(of: Any, row: int) -> list[float | None]:
         return [None if c is None else finite(of[c][row, k]) for k, c in enumerate(best)]
@@ -67,6 +69,10 @@ def _curve(problem: Problem, data: SplitData, trained: Trained, rate: float) -> 
         "validation": pick(validation, 0),
         "test": pick(test, 0),
         "stable": [c is not None and bool(stable[c][k]) for k, c in enumerate(best)],
+        "raised": [
+            [] if c is None else data.parts.test[worse[c][:, k]].tolist()
+            for k, c in enumerate(best)
+        ],
     }
     if not problem.exact:
         curve["checkpoint"] = best

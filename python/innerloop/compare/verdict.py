@@ -1,36 +1,57 @@
-"""The answer in plain words: a rule on one paired interval, and the sentences that state it."""
+"""The answer in at most six lines of plain words: a rule on one paired interval, and the sentences
+that state it.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
+import textwrap
 
-from innerloop.compare.analysis import Analysis
+import numpy as np
+
+from innerloop.compare.analysis import Analysis, Divergence
 from innerloop.compare.theory import Theory
 from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML
 from innerloop.runs.statistics import Interval
 
-MAML_BETTER, AS_GOOD, JOINT_BETTER, UNDECIDED = (
+MAML_BETTER, AS_GOOD, JOINT_BETTER, UNDECIDED, DIVERGES = (
     "maml_better",
     "as_good",
     "joint_better",
     "undecided",
+    "diverges",
 )
 
-
-# Share of the splits won from which the text speaks of a tendency.
-LEANING = 0.8
+# A terminal's width, and the lines that an answer may take of it.
+WIDTH, MOST_LINES = 80, 6
+# From this many tasks on more of them are no advice.
+MANY_TASKS = 200
+# A number of tasks that an interval would need is said if it rests on this many splits, and is not
+# out of reach.
+FEWEST_SPLITS, MOST_TIMES = 10, 30
+_LONGEST_NAME = 24
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`answer` is one of the four words above; `headline` is one line, `text` the sentences that
-    support it.
+    """`answer` is one of the five words above; `headline` is one line, `text` the sentences that
+    support it, `action` what to do.
     """
 
     answer: str
     headline: str
     text: str
+    action: str
+
+    def lines(self) -> list[str]:
+        """The whole answer as lines of a terminal."""
+        return [
+            line
+            for part in (self.headline, self.text, self.action)
+            for line in textwrap.wrap(part, WIDTH)
+        ]
 
 
 def decide(relative: Interval, margin: float) -> str:
@@ -64,60 +85,145 @@ def conclude(analysis: Analysis, measure: str, theory: Theory | None = None) -> 
         theory: what Result 36 says about the same tasks; adds a sentence, decides nothing.
     """
     row, config = analysis.picked, analysis.config
-    relative = row.relative[MAML]
-    answer = decide(relative, config.margin)
-    level = f"{100 * config.level:g}%"
-    splits = config.splits
+    failed = {method: row.failed[method] for method in (JOINT, MAML) if row.failed[method]}
+    if failed:
+        listed = " and ".join(f"{_NAMES[method]} in {count}" for method, count in failed.items())
+        return _fitted(
+            UNDECIDED,
+            "Undecided: no setting of the grid has a finite risk.",
+            [f"That is so for {listed} of {config.splits} splits."],
+            "Do: use smaller --inner-lrs, and for networks smaller --outer-lrs.",
+        )
+    comparison = _comparison(analysis, measure)
+    if analysis.divergence is not None:
+        sentences = [*_divergence(analysis, analysis.divergence, measure), comparison]
+        headline = "Your fine-tuning diverges on new tasks."
+        return _fitted(DIVERGES, headline, sentences, _remedy(analysis.divergence))
+    answer = decide(row.relative[MAML], config.margin)
     headline = {
         JOINT_BETTER: "No: joint training plus fine-tuning is better here.",
         AS_GOOD: "No: joint training plus fine-tuning is as good here.",
         MAML_BETTER: "Yes: MAML is better than joint training plus fine-tuning here.",
-        UNDECIDED: "Undecided: no reliable difference from joint training with fine-tuning.",
+        UNDECIDED: "Undecided: no reliable difference between MAML and joint training here.",
     }[answer]
-    failed = {method: row.failed[method] for method in (JOINT, MAML) if row.failed[method]}
-    if failed:
-        listed = " and ".join(f"{_NAMES[method]} in {count}" for method, count in failed.items())
-        return Verdict(
-            UNDECIDED,
-            "Undecided: a picked setting diverged on test tasks.",
-            f"{listed} of {splits} splits. Lower the largest --inner-lrs or --adapt-steps.",
-        )
-    maml, joint = row.risk[MAML].mean, row.risk[JOINT].mean
-    sentences = [
-        f"On held-out tasks, after fine-tuning, MAML's {measure} is {maml:.3g} and joint "
-        f"training's {joint:.3g}: a change of {percent(relative.mean)}",
-    ]
-    if config.splits > 1:
-        sentences[0] += f" ({level} interval {percent(relative.low)} to {percent(relative.high)})."
-    else:
-        sentences[0] += " on a single split, which allows no interval; use --splits 10 or more."
-    sentences.append(f"MAML has the lower risk in {row.wins[MAML]} of {splits} splits.")
+    sentences = [comparison]
     if answer == AS_GOOD:
-        sentences.append(
-            f"A gain by MAML of {100 * config.margin:g}% or more (--margin) is ruled out."
-        )
-    if answer == UNDECIDED and config.splits > 1:
-        share = row.wins[MAML] / splits
-        if share >= LEANING or share <= 1.0 - LEANING:
-            sentences.append(f"The splits lean to {'MAML' if share > 0.5 else 'joint training'}.")
-        sentences.append(
-            "More tasks would narrow the interval (more splits help little); until then joint "
-            "training is the cheaper choice."
-        )
-    before = analysis.by_adapt_steps[0].risk[JOINT].mean
-    if math.isfinite(before) and before > 0:
-        sentences.append(
-            f"Fine-tuning itself takes joint training from {before:.3g} to {joint:.3g} "
-            f"({percent(joint / before - 1.0)})."
-        )
-    first = decide(row.relative[FIRST_ORDER], config.margin)
-    if answer != MAML_BETTER and first == MAML_BETTER:
+        sentences.append(f"A gain by MAML of {100 * config.margin:g}% or more is ruled out.")
+    sentences.append(_fine_tuning(analysis))
+    if answer != MAML_BETTER and decide(row.relative[FIRST_ORDER], config.margin) == MAML_BETTER:
         sentences.append(
             f"First-order MAML does change the risk: {percent(row.relative[FIRST_ORDER].mean)}."
         )
+    if answer == UNDECIDED:
+        sentences += _more_tasks(analysis)
     if theory is not None:
         sentences.append(theory.sentence())
-    return Verdict(answer, headline, " ".join(sentences))
+    method = MAML if answer == MAML_BETTER else JOINT
+    return _fitted(answer, headline, sentences, f"Do: {_recipe(analysis, method)}.")
+
+
+def _fitted(answer: str, headline: str, sentences: list[str], action: str) -> Verdict:
+    """The verdict with as many of the sentences, the first first, as the lines allow."""
+    verdict = Verdict(answer, headline, "", action)
+    kept: list[str] = []
+    for sentence in sentences:
+        longer = dataclasses.replace(verdict, text=" ".join([*kept, sentence]))
+        if len(longer.lines()) <= MOST_LINES:
+            kept.append(sentence)
+            verdict = longer
+    return verdict
+
+
+def _comparison(analysis: Analysis, measure: str) -> str:
+    """Both risks, the change and its interval."""
+    row, splits = analysis.picked, analysis.config.splits
+    relative = row.relative[MAML]
+    risks = f"MAML {row.risk[MAML].mean:.3g}, joint training {row.risk[JOINT].mean:.3g}"
+    text = f"{risks}: {percent(relative.mean)}"
+    if splits == 1:
+        text += " on a single split, which allows no interval; use --splits 10 or more."
+        return f"Held-out {measure}: {text}"
+    level = f"{100 * analysis.config.level:g}%"
+    text += f" ({level} interval {percent(relative.low)} to {percent(relative.high)})"
+    if analysis.divergence is not None:
+        return f"At rates safe for all tasks: {text}."
+    return f"Held-out {measure}: {text}, lower in {row.wins[MAML]} of {splits} splits."
+
+
+def _fine_tuning(analysis: Analysis) -> str:
+    """What fine-tuning does for joint training."""
+    before = analysis.by_adapt_steps[0].risk[JOINT].mean
+    after = analysis.picked.risk[JOINT].mean
+    if _picked(analysis, JOINT)[2] == 0:
+        return "Fine-tuning does not pay: joint training is best left as it is."
+    if not (math.isfinite(before) and before > 0):
+        return "Joint training has no finite risk without fine-tuning."
+    change = percent(after / before - 1.0)
+    return f"Fine-tuning takes joint training from {before:.3g} to {after:.3g} ({change})."
+
+
+def _more_tasks(analysis: Analysis) -> list[str]:
+    """How many tasks would show a gain of the margin, where that is a number to think about."""
+    relative, config = analysis.picked.relative[MAML], analysis.config
+    tasks = analysis.test_tasks + analysis.other_tasks
+    if tasks >= MANY_TASKS or config.splits < FEWEST_SPLITS or not config.margin:
+        return []
+    reach = 0.5 * (math.log1p(relative.high) - math.log1p(relative.low))
+    needed = tasks * (reach / -math.log1p(-config.margin)) ** 2
+    if not tasks < needed < MOST_TIMES * tasks:
+        return []
+    shown = f"{float(f'{needed:.1g}'):.0f}"
+    return [
+        f"To tell a gain of {100 * config.margin:g}% takes some {shown} tasks like your {tasks}."
+    ]
+
+
+def _picked(analysis: Analysis, method: str) -> tuple[int, float, int]:
+    """Inner steps, rate and fine-tuning steps that most splits pick."""
+    counted = collections.Counter(
+        (choice.steps, choice.rate, choice.adapt_steps)
+        for choice in analysis.picked_choices[method]
+    )
+    return counted.most_common(1)[0][0]
+
+
+def _recipe(analysis: Analysis, method: str) -> str:
+    """How to train and fine-tune, at the setting that most splits pick."""
+    steps, rate, adapt_steps = _picked(analysis, method)
+    train = "joint training" if method == JOINT else f"MAML with {_plural(steps, 'inner step')}"
+    if adapt_steps == 0:
+        return f"{train}, without fine-tuning"
+    return f"{train}, then {_plural(adapt_steps, 'fine-tuning step')} at rate {rate:g}"
+
+
+def _divergence(analysis: Analysis, found: Divergence, measure: str) -> list[str]:
+    """Where fine-tuning diverges, and why."""
+    listed = f"'{textwrap.shorten(found.tasks[0], _LONGEST_NAME, placeholder='…')}'"
+    if len(found.tasks) > 1:
+        listed += f" and {len(found.tasks) - 1} more"
+    after = f"{found.after:.2g}" if math.isfinite(found.after) else "infinity"
+    sentences = [
+        f"In {found.splits} of {analysis.config.splits} splits, rates that suit the known tasks "
+        f"blow up on held-out {listed}: {_NAMES[found.method]}'s {measure} goes from "
+        f"{found.before:.2g} to {after}."
+    ]
+    if analysis.curvature is not None:
+        worst = analysis.curvature[analysis.tasks.names.index(found.tasks[0])]
+        sentences.append(
+            f"Curvature there is {worst:.2g} (median task: {np.median(analysis.curvature):.2g}); "
+            "rate times curvature must stay below 2."
+        )
+    return sentences
+
+
+def _remedy(found: Divergence) -> str:
+    """What to do about fine-tuning that diverges."""
+    rate = "no fine-tuning" if found.safe_rate is None else f"rates up to {found.safe_rate:g}"
+    return f"Do: {rate}; or --log for skewed features; or leave such tasks out."
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 _NAMES = {JOINT: "joint training", FIRST_ORDER: "first-order MAML", MAML: "MAML"}
