@@ -73,14 +73,27 @@ def test_kinds_of_numbers(values: Any, wanted: list[float], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "value", [[1, 2], {"a": 1}, b"\xff", datetime.time(1, 2), datetime.timedelta(1)], ids=str
 )
-def test_other_kinds_are_text_and_refused_as_numbers(value: Any, tmp_path: Path) -> None:
+def test_other_kinds_are_text(value: Any, tmp_path: Path) -> None:
     frame = family()
     table = pa.Table.from_pandas(frame).append_column("odd", pa.array([value] * len(frame)))
     pq.write_table(table, tmp_path / "a.parquet")
     assert read_tasks(tmp_path / "a.parquet", CONFIG).features == ("x",)
-    with pytest.raises(InputError, match="'odd' must be numeric") as caught:
+    with pytest.raises(InputError, match=r"'odd' is constant \(.* in every row\)") as caught:
         read_tasks(tmp_path / "a.parquet", Config(task="task", target="y"))
     one_line(caught.value)
+
+
+def test_dates_are_days(tmp_path: Path) -> None:
+    frame = family()
+    days = np.arange(len(frame)) % 5
+    stamps = pa.array(np.datetime64("2001-02-27T12:00", "us") + days * np.timedelta64(1, "D"))
+    table = pa.Table.from_pandas(frame).append_column("when", stamps)
+    pq.write_table(table.append_column("day", stamps.cast("date32")), tmp_path / "a.parquet")
+    tasks = read_tasks(tmp_path / "a.parquet", Config(task="task", target="y"))
+    assert tasks.features == ("x", "when", "day")
+    for column in (1, 2):
+        np.testing.assert_array_equal(np.sort(tasks.x[:, column]), np.sort(days))
+    assert "'day' is counted in days from 2001-02-27" in tasks.notes
 
 
 def test_repeated_names_are_refused(tmp_path: Path) -> None:

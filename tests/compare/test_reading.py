@@ -69,9 +69,33 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, object]
     "constant feature": (
         lambda f: f.assign(z=2),
         {},
-        r"feature 'z' is constant \(2 in every row\)",
+        r"column 'z' is constant \(2 in every row\); add --exclude z",
     ),
-    "huge feature": (lambda f: f.assign(x=f["x"] * 1e200), {}, "feature 'x' must lie within 1e"),
+    "constant text": (lambda f: f.assign(z="a b"), {}, r"'z' is constant \('a b' in every row\)"),
+    "names": (
+        lambda f: f.assign(z=[f"n{i:02}" for i in range(len(f))]),
+        {},
+        r"'z' is text with 72 different values \(such as 'n00'; at most 20 .*; add --exclude z",
+    ),
+    "name with a blank": (
+        lambda f: f.assign(z=2).rename(columns={"z": "a z"}),
+        {},
+        'add --exclude "a z"$',
+    ),
+    "mostly missing": (
+        lambda f: f.assign(z=np.where(f.index % 2, np.nan, f["z"])),
+        {},
+        "'z' has missing values in rows 2, 4, 6, 8, 10 and 31 more, 50% of all .*; add --exclude z",
+    ),
+    "excluded task": (lambda f: f, {"exclude": ("task",)}, "--exclude must not hold the task or"),
+    "exclude nothing": (lambda f: f, {"exclude": ("zz",)}, "--exclude: .* has no column 'zz'; did"),
+    "all excluded": (lambda f: f, {"exclude": ("x", "z")}, "no feature columns are left"),
+    "no complete row": (
+        lambda f: f.assign(z=np.nan),
+        {"drop_missing": True},
+        "--drop-missing leaves no row",
+    ),
+    "huge feature": (lambda f: f.assign(x=f["x"] * 1e200), {}, "column 'x' must lie within 1e"),
     "huge target": (lambda f: f.assign(y=f["y"] * 1e200), {}, "target 'y' must lie within 1e"),
     "repeated column": (
         lambda f: f.rename(columns={"z": "x"}),
@@ -85,12 +109,120 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, object]
         {},
         "class 'rare' of target 'y' appears in only 1 task",
     ),
-    "negative logarithm": (lambda f: f, {"log": ("x",)}, "--log: column 'x' must be positive"),
+    "negative logarithm": (lambda f: f, {"log": ("x",)}, "'x' must be positive for .*; take x out"),
     "logarithm of another": (lambda f: f, {"log": ("task",)}, "--log must name features"),
     "target as feature": (lambda f: f, {"features": ("x", "y")}, "must not hold the task or"),
     "no rows": (lambda f: f.iloc[:0], {}, "has no rows"),
     "no features": (lambda f: f[["task", "y"]], {}, "no feature columns"),
 }
+
+
+def test_everything_wrong_is_said_at_once_with_a_remedy_that_works(tmp_path: Path) -> None:
+    def change(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = frame.assign(
+            constant=1.0,
+            name=[f"n{i}" for i in range(len(frame))],
+            infinite=np.where(frame.index == 3, np.inf, frame["z"]),
+            holes=np.where(frame.index == 4, np.nan, frame["z"]),
+            nothing=np.nan,
+            mixed=np.where(frame.index == 5, "?", frame["z"].astype(str)),
+        )
+        frame["y"] = np.where(frame.index == 6, np.nan, frame["y"])
+        return frame
+
+    path = written(tmp_path, change)
+    with pytest.raises(InputError) as caught:
+        read_tasks(path, setting())
+    said = str(caught.value)
+    assert "7 columns cannot be used as they are: " in said
+    for part in (
+        "'constant' is constant",
+        "'name' is text with 72 different values",
+        "'infinite' must be finite (infinite in row 4)",
+        "'holes' has missing values in row 5;",
+        "'nothing' has missing values in rows 1, 2, 3, 4, 5 and 67 more, 100% of all",
+        "'mixed' must be numeric (got '?' in row 6)",
+        "'y' has missing values in row 7;",
+    ):
+        assert part in said
+    remedy = said.rpartition("; add ")[2]
+    assert remedy.startswith("--drop-missing --exclude ")
+    excluded = tuple(remedy.split()[2].split(","))
+    assert sorted(excluded) == ["constant", "infinite", "mixed", "name", "nothing"]
+    tasks = read_tasks(path, setting(drop_missing=True, exclude=excluded))
+    assert tasks.features == ("x", "z", "holes")
+    assert len(tasks.x) == 70
+    assert "left out 2 of 72 rows with missing values" in tasks.notes
+
+
+def test_many_faults_are_cut_and_the_remedy_is_whole(tmp_path: Path) -> None:
+    names = [f"c{i:02}" for i in range(30)]
+    path = written(tmp_path, lambda f: f.assign(**dict.fromkeys(names, 1)))
+    with pytest.raises(InputError) as caught:
+        read_tasks(path, setting())
+    said = str(caught.value)
+    assert "22 more like these" in said
+    assert said.endswith(f"add --exclude {','.join(names)}")
+
+
+def test_unclear_numbers_are_listed_with_the_other_faults(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f'{i // 9},{i % 5}.5,"1,{i:03}",k,{i % 3}.25' for i in range(54)]
+    path.write_text("\n".join(["task,x,sales,kind,y", *rows]) + "\n")
+    with pytest.raises(InputError) as caught:
+        read_tasks(path, setting())
+    said = str(caught.value)
+    assert "'sales' holds commas" in said
+    assert "'kind' is constant" in said
+    assert said.endswith("write numbers with points alone, and add --exclude kind")
+    assert read_tasks(path, setting(exclude=("sales", "kind"))).features == ("x",)
+
+
+def test_text_becomes_columns_of_zero_and_one(tmp_path: Path) -> None:
+    kinds = np.array(["b", "a", "b", "c"])
+    path = written(tmp_path, lambda f: f.assign(kind=kinds[f.index % 4], z=f.index % 2 == 0))
+    tasks = read_tasks(path, setting())
+    assert tasks.features == ("x", "z", "kind=a", "kind=c")
+    np.testing.assert_array_equal(tasks.x[:4, 2:], [[0, 0], [1, 0], [0, 0], [0, 1]])
+    np.testing.assert_array_equal(tasks.x[:4, 1], [1, 0, 1, 0])
+    assert "'kind' is text: 2 columns of 0 and 1 beside its most frequent 'b'" in tasks.notes
+    two = written(tmp_path, lambda f: f.assign(kind=np.where(f.index % 3, "yes", "no")))
+    assert read_tasks(two, setting()).features == ("x", "z", "kind=no")
+
+
+@pytest.mark.parametrize(
+    ("texts", "days"),
+    [
+        (["2001-02-27", "2001-03-01"], [0.0, 2.0]),
+        (["2001-02-27 12:00", "2001-02-27T18:00:00"], [0.0, 0.25]),
+        (["1999-12", "2000-01"], [0.0, 31.0]),
+        (["2001-02-27T00:00:00+02:00", "2001-02-27T00:00:00Z"], [0.0, 2.0 / 24.0]),
+    ],
+    ids=["days", "times", "months", "zones"],
+)
+def test_dates_become_days(texts: list[str], days: list[float], tmp_path: Path) -> None:
+    path = written(tmp_path, lambda f: f.assign(when=np.array(texts)[f.index % 2]))
+    tasks = read_tasks(path, setting())
+    assert tasks.features == ("x", "z", "when")
+    np.testing.assert_allclose(tasks.x[:2, 2], days, atol=1e-12)
+    assert "'when' is counted in days from " in tasks.notes[-1]
+
+
+def test_what_only_looks_like_a_date_is_text(tmp_path: Path) -> None:
+    texts = np.array(["2001-02-30", "27/02/2001", "2001-02-27"])
+    path = written(tmp_path, lambda f: f.assign(when=texts[f.index % 3]))
+    assert read_tasks(path, setting()).features[2] == "when=2001-02-30"
+
+
+def test_small_tasks_go_before_columns_are_made(tmp_path: Path) -> None:
+    # A value that only a task left out has does not become a column.
+    path = written(
+        tmp_path,
+        lambda f: f.iloc[: 9 * 7 + 3].assign(
+            kind=lambda g: np.where(g["task"] == 7, "rare", np.where(g.index % 2, "a", "b"))
+        ),
+    )
+    assert read_tasks(path, setting(drop_small=True)).features == ("x", "z", "kind=a")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -195,7 +327,7 @@ def test_small_tasks_can_be_left_out(tmp_path: Path) -> None:
     path = written(tmp_path, lambda f: f.iloc[: 9 * 7 + 3])
     tasks = read_tasks(path, setting(drop_small=True))
     assert len(tasks.names) == 7
-    assert "left out 1 task" in tasks.notes[-1]
+    assert "left out 1 task with at most 5 rows" in tasks.notes
 
 
 @pytest.mark.parametrize(
@@ -263,7 +395,7 @@ def test_archive(tmp_path: Path) -> None:
         ({"support_y": np.zeros((6, 3)), "query_y": np.zeros((6, 4))}, "is constant"),
         (
             {"support_x": np.ones((6, 3, 2)), "query_x": np.ones((6, 4, 2))},
-            "feature 'x0' is constant",
+            r"feature 'x0' is constant \(1 in every row\); feature 'x1' is constant .*; remove or",
         ),
     ],
 )

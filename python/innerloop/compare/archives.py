@@ -19,9 +19,11 @@ def tasks_of_archive(path: Path, config: Config) -> Tasks:
     """Tasks of support_x [T, N, D], support_y, query_x [T, Q, D], query_y; these draws are used as
     they are.
     """
-    if config.features or config.log or config.task or config.target:
+    given = (config.task, config.target, config.features, config.exclude, config.log)
+    if any(given) or config.drop_missing:
         raise InputError(
-            "--task, --target, --features and --log are for tables, not for .npz files"
+            "--task, --target, --features, --exclude, --log and --drop-missing are for tables, not "
+            "for .npz files"
         )
     arrays = read_arrays(path, WANTED, f"table {str(path)!r}")
     classes, x, y = _npz_arrays(arrays, path.name, config)

@@ -66,6 +66,10 @@ def compare(
             rich_help_panel=DATA,
         ),
     ] = "",
+    exclude: Annotated[
+        str,
+        typer.Option(help="Columns to leave out, comma-separated.", rich_help_panel=DATA),
+    ] = "",
     log: Annotated[
         str,
         typer.Option(help="Columns to take the natural logarithm of first.", rich_help_panel=DATA),
@@ -77,6 +81,14 @@ def compare(
         bool,
         typer.Option(
             "--drop-small", help="Leave out tasks with too few rows.", rich_help_panel=DATA
+        ),
+    ] = False,
+    drop_missing: Annotated[
+        bool,
+        typer.Option(
+            "--drop-missing",
+            help="Leave out rows with a missing value in a column that is used.",
+            rich_help_panel=DATA,
         ),
     ] = False,
     hidden: Annotated[
@@ -197,6 +209,7 @@ def compare(
             task=task,
             target=target,
             features=parse_names(features),
+            exclude=parse_names(exclude),
             log=parse_names(log),
             shots=shots,
             hidden=parse_ints("--hidden", hidden),
@@ -211,6 +224,7 @@ def compare(
             draws=AUTO if draws is None else draws,
             max_query=max_query,
             drop_small=drop_small,
+            drop_missing=drop_missing,
             meta_batch=meta_batch,
             iterations=iterations,
             outer_lrs=parse_floats("--outer-lrs", outer_lrs),

@@ -30,6 +30,7 @@ class Config:
     task: str
     target: str
     features: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     shots: int = 5
     hidden: tuple[int, ...] = ()
@@ -44,6 +45,7 @@ class Config:
     draws: int = AUTO
     max_query: int = 128
     drop_small: bool = False
+    drop_missing: bool = False
     meta_batch: int = 16
     iterations: int = 1000
     outer_lrs: tuple[float, ...] = ()

@@ -3,21 +3,74 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
+from innerloop.compare.encoding import Columns, Faults, encode, numeric, rows_text
 from innerloop.compare.tables import Tasks
 from innerloop.runs.errors import InputError
 
 MOST_INTEGER_CLASSES = 10
 
 
-def tasks_of_frame(frame: pd.DataFrame, config: Config, source: str) -> Tasks:
-    """Tasks of a table: one per value of the task column, in order of first appearance."""
+def tasks_of_frame(
+    frame: pd.DataFrame, config: Config, source: str, unclear: Mapping[str, str] | None = None
+) -> Tasks:
+    """Tasks of a table: one per value of the task column, in order of first appearance.
+
+    Args:
+        source: what a message calls the table.
+        unclear: by column, why its numbers could be meant in two ways.
+
+    Raises:
+        InputError: an option names no column, or columns cannot be used; all of these at once.
+    """
+    features = _features(frame, config, source)
+    frame = frame.reset_index(drop=True)[[config.task, *features, config.target]]
+    faults = Faults()
+    for name, why in (unclear or {}).items():
+        if name in features or name == config.target:
+            faults.add(name, why, "write numbers with points alone")
+    frame, notes = _complete_rows(frame, config, faults)
+    if config.drop_small:
+        frame, note = _large_tasks(frame, config)
+        notes += note
+    columns = Columns()
+    for name in features:
+        encode(frame[name].dropna(), columns, faults, log=name in config.log)
+    target = frame[config.target].dropna()
+    loss, reason = _detect_loss(target, config)
+    classes: tuple[str, ...] = ()
+    y: NDArray[np.float64] | NDArray[np.int64] | None
+    if loss == "cross_entropy":
+        y, classes = _classes(target)
+    else:
+        remedy = "use --loss cross_entropy for classes"
+        y = numeric(target, faults, log=config.target in config.log, remedy=remedy)
+    faults.check()
+    assert y is not None
+    order, names = pd.factorize(frame[config.task])
+    rows = np.argsort(order, kind="stable")
+    return Tasks(
+        source=source,
+        names=tuple(str(name) for name in names),
+        x=np.column_stack(columns.values)[rows],
+        y=(y if classes else y[:, None])[rows],
+        start=np.concatenate([[0], np.cumsum(np.bincount(order))]).astype(np.int64),
+        features=tuple(columns.names),
+        target=_shown(config.target, config),
+        loss=loss,
+        classes=classes,
+        notes=(reason, *notes, *columns.notes),
+    )
+
+
+def _features(frame: pd.DataFrame, config: Config, source: str) -> tuple[str, ...]:
+    """The columns to predict from, after a check of every option that names columns."""
     if not config.task or not config.target:
         raise InputError(
             f"--task and --target are needed for {source}; "
@@ -27,48 +80,57 @@ def tasks_of_frame(frame: pd.DataFrame, config: Config, source: str) -> Tasks:
         ("--task", config.task),
         ("--target", config.target),
         *(("--features", name) for name in config.features),
+        *(("--exclude", name) for name in config.exclude),
         *(("--log", name) for name in config.log),
     ):
         _check_column(frame, column, option, source)
     if config.task == config.target:
         raise InputError(f"--task and --target must be different columns (got {config.task!r})")
-    features = config.features or tuple(
-        name for name in frame.columns if name not in (config.task, config.target)
-    )
+    for name in (config.task, config.target):
+        for option, given in (("--features", config.features), ("--exclude", config.exclude)):
+            if name in given:
+                raise InputError(f"{option} must not hold the task or the target (got {name!r})")
+    others = [name for name in frame.columns if name not in (config.task, config.target)]
+    features = tuple(n for n in config.features or others if n not in config.exclude)
     if not features:
         raise InputError(f"no feature columns are left in {source} beside task and target")
-    for name in (config.task, config.target):
-        if name in features:
-            raise InputError(f"--features must not hold the task or the target (got {name!r})")
     for name in config.log:
         if name not in (*features, config.target):
             raise InputError(f"--log must name features or the target (got {name!r})")
-    notes: list[str] = []
-    _check_missing(frame, (config.task, *features, config.target))
-    order, names = pd.factorize(frame[config.task])
-    columns = [_numeric(frame, name, config) for name in features]
-    x = np.column_stack(columns).astype(np.float64)
-    loss, reason = _detect_loss(frame[config.target], config)
-    notes.append(reason)
-    y: NDArray[np.float64] | NDArray[np.int64]
-    classes: tuple[str, ...] = ()
-    if loss == "cross_entropy":
-        y, classes = _classes(frame[config.target])
-    else:
-        y = _numeric(frame, config.target, config).astype(np.float64)[:, None]
-    rows = np.argsort(order, kind="stable")
-    return Tasks(
-        source=source,
-        names=tuple(str(name) for name in names),
-        x=x[rows],
-        y=y[rows],
-        start=np.concatenate([[0], np.cumsum(np.bincount(order))]).astype(np.int64),
-        features=features,
-        target=_shown(config.target, config),
-        loss=loss,
-        classes=classes,
-        notes=tuple(notes),
-    )
+    return features
+
+
+def _complete_rows(
+    frame: pd.DataFrame, config: Config, faults: Faults
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows without missing values if asked for them; otherwise all, with the faults noted."""
+    missing = frame.isna()
+    if config.drop_missing:
+        kept = frame[~missing.any(axis=1)]
+        if not len(kept):
+            raise InputError(
+                "--drop-missing leaves no row: every one lacks a value; leave columns out with "
+                "--exclude"
+            )
+        count = len(frame) - len(kept)
+        whole = f"left out {count} of {len(frame)} rows with missing values"
+        return kept, [whole] if count else []
+    for name in frame.columns[missing.any()]:
+        mask = missing[name].to_numpy()
+        is_needed = name in (config.task, config.target)
+        faults.add_missing(name, rows_text(frame.index[mask]), float(mask.mean()), is_needed)
+    return frame, []
+
+
+def _large_tasks(frame: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of tasks with more rows than the support takes, unless there is no such task."""
+    rows = frame[config.task].map(frame[config.task].value_counts())
+    kept = frame[(rows > config.shots).to_numpy()]
+    count = frame[config.task].nunique() - kept[config.task].nunique()
+    if not count or not len(kept):
+        return frame, []
+    tasks = "1 task" if count == 1 else f"{count} tasks"
+    return kept, [f"left out {tasks} with at most {config.shots} rows"]
 
 
 def _shown(name: str, config: Config) -> str:
@@ -85,49 +147,6 @@ def _check_column(frame: pd.DataFrame, column: str, option: str, source: str) ->
     else:
         hint = "its columns are " + ", ".join(frame.columns)
     raise InputError(f"{option}: {source} has no column {column!r}; {hint}")
-
-
-def _rows(mask: NDArray[np.bool_]) -> str:
-    """The first few row numbers (from 1, header not counted) at which a condition holds."""
-    where = np.flatnonzero(mask) + 1
-    shown = ", ".join(str(row) for row in where[:5])
-    more = f" and {len(where) - 5} more" if len(where) > 5 else ""
-    return f"row{'s' if len(where) > 1 else ''} {shown}{more}"
-
-
-def _check_missing(frame: pd.DataFrame, columns: Sequence[str]) -> None:
-    for name in columns:
-        missing = frame[name].isna().to_numpy(dtype=bool)
-        if missing.any():
-            raise InputError(
-                f"column {name!r} has missing values in {_rows(missing)} "
-                "(data rows counted from 1); fill or remove them first"
-            )
-
-
-def _numeric(frame: pd.DataFrame, name: str, config: Config) -> NDArray[np.float64]:
-    """A column as finite numbers, after its logarithm if asked."""
-    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = np.isnan(values)
-    if bad.any():
-        example = frame[name].to_numpy()[int(np.flatnonzero(bad)[0])]
-        remedy = (
-            "use --loss cross_entropy for classes"
-            if name == config.target
-            else "leave the column out with --features"
-        )
-        raise InputError(
-            f"column {name!r} must be numeric (got {str(example)!r} in {_rows(bad)}); {remedy}"
-        )
-    if np.isinf(values).any():
-        raise InputError(f"column {name!r} must be finite (infinite in {_rows(np.isinf(values))})")
-    if name in config.log:
-        if (values <= 0).any():
-            raise InputError(
-                f"--log: column {name!r} must be positive (it is not in {_rows(values <= 0)})"
-            )
-        return np.asarray(np.log(values))
-    return np.asarray(values)
 
 
 def _detect_loss(column: pd.Series, config: Config) -> tuple[str, str]:

@@ -30,7 +30,7 @@ def read_tasks(path: Path, config: Config) -> Tasks:
         if suffix == ".npz":
             return check_tasks(tasks_of_archive(path, config), config)
         table = _read_table(path, config)
-        tasks = tasks_of_frame(table.frame, config, path.name)
+        tasks = tasks_of_frame(table.frame, config, path.name, table.unclear)
         return check_tasks(dataclasses.replace(tasks, notes=(*tasks.notes, *table.notes)), config)
     except InputError as error:
         text = str(error)
@@ -51,8 +51,4 @@ def _read_table(path: Path, config: Config) -> Typed:
         raise InputError(f"{named} has no rows; give a table with a header and rows")
     if config.task in table.frame.columns:
         one_spelling(table.frame[config.task], named)
-    used = {config.target, *(config.features or table.frame.columns)} - {config.task}
-    for column, why in table.unclear.items():
-        if column in used:
-            raise InputError(f"{named}: column {column!r} {why}; write numbers with points alone")
     return table

@@ -74,11 +74,7 @@ def check_tasks(tasks: Tasks, config: Config) -> Tasks:
     """The tasks, if there are enough of them with enough rows and something to predict."""
     support = tasks.fixed_support or config.shots
     short = tasks.counts <= support
-    if short.any() and config.drop_small and not short.all():
-        tasks = _keep(
-            tasks, ~short, f"left out {int(short.sum())} tasks with at most {support} rows"
-        )
-    elif short.any():
+    if short.any():
         worst = np.flatnonzero(short)
         listed = ", ".join(f"{tasks.names[t]!r} has {tasks.counts[t]}" for t in worst[:4])
         more = f" and {len(worst) - 4} more" if len(worst) > 4 else ""
@@ -102,13 +98,23 @@ def check_tasks(tasks: Tasks, config: Config) -> Tasks:
     return tasks
 
 
+def column_fault(column: NDArray[np.float64]) -> str | None:
+    """What keeps a feature [rows] of finite numbers from being standardised."""
+    if np.abs(column).max() > LARGEST:
+        return f"must lie within {LARGEST:g}"
+    if np.ptp(column) == 0.0:
+        return f"is constant ({column[0]:g} in every row)"
+    return None
+
+
 def _check_features(tasks: Tasks) -> None:
-    for name, column in zip(tasks.features, tasks.x.T, strict=True):
-        if np.abs(column).max() > LARGEST:
-            raise InputError(f"feature {name!r} must lie within {LARGEST:g}; rescale it")
-        if np.ptp(column) == 0.0:
-            remedy = "remove it" if tasks.fixed_support else "leave it out with --features"
-            raise InputError(f"feature {name!r} is constant ({column[0]:g} in every row); {remedy}")
+    """Refuse features of an archive that cannot be standardised, all at once."""
+    found = {
+        name: column_fault(column) for name, column in zip(tasks.features, tasks.x.T, strict=True)
+    }
+    faults = [f"feature {name!r} {fault}" for name, fault in found.items() if fault is not None]
+    if faults:
+        raise InputError(f"{'; '.join(faults)}; remove or rescale such features")
 
 
 def _check_classes(tasks: Tasks) -> None:
@@ -126,21 +132,3 @@ def _check_classes(tasks: Tasks) -> None:
                 f"task{'s' if present > 1 else ''} (at least {MIN_TASKS_PER_CLASS} are needed to "
                 "train, pick and test); merge or remove it, or use --loss mse if it is a number"
             )
-
-
-def _keep(tasks: Tasks, kept: NDArray[np.bool_], note: str) -> Tasks:
-    """Only the tasks for which `kept` holds; classes that vanish are renumbered away."""
-    rows = np.repeat(kept, tasks.counts)
-    y, classes = tasks.y[rows], tasks.classes
-    if classes:
-        present, y = np.unique(y, return_inverse=True)
-        y, classes = y.astype(np.int64), tuple(classes[code] for code in present)
-    return dataclasses.replace(
-        tasks,
-        names=tuple(name for name, keep in zip(tasks.names, kept, strict=True) if keep),
-        x=tasks.x[rows],
-        y=y,
-        classes=classes,
-        start=np.concatenate([[0], np.cumsum(tasks.counts[kept])]).astype(np.int64),
-        notes=(*tasks.notes, note),
-    )
