@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import innerloop as il
 from innerloop.cli import build
+from innerloop.compare import analysis as summary
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.config import Config
 from innerloop.compare.curvature import (
@@ -88,6 +89,20 @@ def test_newcomers_are_on_the_scale_of_all_others() -> None:
     giant = tasks.names.index("giant")
     assert curvature.argmax() == giant
     assert curvature[giant] > 10 * np.median(curvature)
+
+
+def test_features_of_zero_and_one_are_not_blown_up() -> None:
+    frame = linear_family(20, 10, seed=0, correlated=False).assign(
+        rare=lambda f: (f["task"] == 3).astype(int), even=lambda f: f.index % 2
+    )
+    config = Config(task="task", target="y", draws=2)
+    tasks = tasks_of(frame, config)
+    assert tasks.binary.tolist() == [False, True, True]
+    newcomers = newcomer_inputs(tasks)
+    data = Problem(tasks, config).split_data(0).data
+    for scaled in (newcomers, data.x.numpy()):
+        assert np.ptp(scaled[:, 1]) <= 2.0
+        assert np.ptp(scaled[:, 2]) == pytest.approx(2.0)
 
 
 def test_a_column_that_only_one_task_varies_is_shifted() -> None:
@@ -177,6 +192,17 @@ def test_without_the_giant_the_same_tasks_do_not_diverge() -> None:
     assert all(
         choice.rate <= max(analysis.config.inner_lrs) for choice in analysis.picked_choices[MAML]
     )
+
+
+def test_little_harm_is_a_note_and_no_headline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary, "MOST_HARM", 1e9)
+    monkeypatch.setattr(summary, "MOST_HARM_ONCE", 1e9)
+    analysis, verdict = concluded(frame_with_a_giant(3.0), steps=(1,), splits=16, draws=5)
+    assert any(choice.raised for choice in analysis.picked_choices[JOINT])
+    assert analysis.divergence is None
+    assert verdict.answer != DIVERGES
+    (note,) = (note for note in analysis.notes() if note.startswith("joint training: in "))
+    assert "raised the support loss of held-out tasks (such as 'giant')" in note
 
 
 def test_zero_steps_are_what_is_left_when_every_rate_diverges() -> None:

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 from families import class_family, linear_family
 
-from innerloop.compare.command import DEFAULT, with_panel_columns
+from innerloop.compare.command import DEFAULT, DEMOS, demo_named, with_demo_columns
 from innerloop.compare.config import Config
 from innerloop.compare.reading import read_tasks
-from innerloop.data import US_STATES_PRODUCTIVITY
 from innerloop.runs.errors import InputError
 from innerloop.runs.options import parse_floats, parse_ints
 
@@ -417,8 +416,40 @@ def test_archive_refuses_table_options(tmp_path: Path) -> None:
         read_tasks(save_archive(tmp_path), setting())
 
 
-def test_embedded_panel() -> None:
-    tasks = read_tasks(US_STATES_PRODUCTIVITY, with_panel_columns(DEFAULT))
+def test_embedded_tables_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert demo_named(None) is DEMOS["countries"]
+    assert demo_named(Path("us-states")) is DEMOS["us-states"]
+    assert demo_named(Path("us-state")) is None
+    (tmp_path / "countries").write_text("a file of the user's")
+    assert demo_named(Path("countries")) is None
+    with pytest.raises(InputError, match=r"must be a \.csv"):
+        read_tasks(Path("countries"), setting())
+
+
+def test_columns_given_replace_those_of_an_embedded_table() -> None:
+    given = Config(task="", target="", exclude=("gdp_per_capita",))
+    config = with_demo_columns(given, DEMOS["countries"])
+    assert config.log == ()
+    assert read_tasks(DEMOS["countries"].path, config).features == ("year",)
+    other = Config(task="", target="unemployment", features=("gsp", "year"))
+    assert with_demo_columns(other, DEMOS["us-states"]).log == ("gsp",)
+
+
+def test_embedded_countries() -> None:
+    demo = DEMOS["countries"]
+    tasks = read_tasks(demo.path, with_demo_columns(DEFAULT, demo))
+    assert len(tasks.names) == 142
+    assert tasks.counts.tolist() == [12] * 142
+    assert tasks.loss == "mse"
+    # Afghanistan in 1952, as published.
+    np.testing.assert_allclose(tasks.x[0], [1952, np.log(779.4453145)], rtol=1e-12)
+    np.testing.assert_allclose(tasks.y[0], [28.801], rtol=1e-12)
+
+
+def test_embedded_states() -> None:
+    demo = DEMOS["us-states"]
+    tasks = read_tasks(demo.path, with_demo_columns(DEFAULT, demo))
     assert len(tasks.names) == 48
     assert tasks.counts.tolist() == [17] * 48
     assert tasks.target == "log gsp"

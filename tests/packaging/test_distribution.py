@@ -21,6 +21,7 @@ NEEDED = (
     "innerloop/_cuda.pyi",
     "innerloop/cli.py",
     "innerloop/compare/__init__.py",
+    "innerloop/data/countries_life_expectancy.csv",
     "innerloop/data/us_states_productivity.csv",
     "innerloop/learners/__init__.py",
     "innerloop/py.typed",

@@ -25,8 +25,9 @@ from innerloop.runs.statistics import Interval, corrected_interval
 Results = dict[str, dict[str, Any]]
 Setting = tuple[float, float, int, int]
 RISK_FLOOR = 1e-12
-# Fine-tuning that does harm in more than this share of the splits diverges, as far as a user cares.
-MOST_HARMED = 0.05
+# Fine-tuning is said to diverge where it does harm in more than this share of the splits and
+# multiplies the risk of these by the next number, or that of one split by the last.
+MOST_HARMED, MOST_HARM, MOST_HARM_ONCE = 0.1, 2.0, 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Divergence:
     """What happens where settings that suit the known tasks diverge on held-out ones.
 
     Args:
-        splits: splits in which fine-tuning at the picked setting diverges, for the worse of joint
-            training and MAML; method: which of them that is.
+        splits: splits in which fine-tuning at the picked setting diverges, for joint training or
+            MAML, whichever is harmed more; method: which of them that is.
         tasks: names of the tasks that it happens on, most frequent first.
         before, after: mean test risk of that method over these splits without and with fine-tuning
             (`after` may be infinite).
@@ -182,11 +183,15 @@ class Analysis:
         """
         picks = self._pick(lambda choice: True)
         harmed = {m: [choice for choice in picks[m] if choice.is_harmed] for m in (JOINT, MAML)}
-        method = max(harmed, key=lambda m: len(harmed[m]))
+        method = max(harmed, key=lambda m: sum(choice.test for choice in harmed[m]))
         worst = harmed[method]
         splits = self.config.splits
-        infinite = any(not math.isfinite(c.test) for choices in harmed.values() for c in choices)
-        if not worst or (len(worst) <= MOST_HARMED * splits and not infinite):
+        before, after = (
+            sum(getattr(choice, name) for choice in worst) / max(len(worst), 1)
+            for name in ("start", "test")
+        )
+        often = len(worst) > MOST_HARMED * splits and after > MOST_HARM * before
+        if not often and not any(c.test > MOST_HARM_ONCE * c.start for c in worst):
             return None
         counted = collections.Counter(task for choice in worst for task in choice.raised)
         unsafe = self._unsafe_settings(JOINT)
@@ -199,8 +204,8 @@ class Analysis:
             len(worst),
             method,
             tuple(self.tasks.names[task] for task, _ in counted.most_common()),
-            sum(choice.start for choice in worst) / len(worst),
-            sum(choice.test for choice in worst) / len(worst),
+            before,
+            after,
             max(safe, default=None),
         )
 
@@ -352,8 +357,8 @@ class Analysis:
                 name = self.tasks.names[counted.most_common(1)[0][0]]
                 sentences.append(
                     f"{LABELS[method]}: in {len(near)} of {self.config.splits} splits fine-tuning "
-                    f"raised the support loss of held-out tasks (such as {name!r}): it is close to "
-                    "diverging there."
+                    f"raised the support loss of held-out tasks (such as {name!r}): more steps "
+                    "would diverge there."
                 )
         return sentences
 

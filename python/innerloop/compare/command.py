@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from innerloop.compare.config import AUTO, Config
+from innerloop.data import COUNTRIES_LIFE_EXPECTANCY, US_STATES_PRODUCTIVITY
 from innerloop.runs.errors import InputError
 from innerloop.runs.options import (
     Figures,
@@ -23,12 +24,35 @@ from innerloop.runs.options import (
     resume_option,
 )
 
-PANEL: dict[str, Any] = {
-    "task": "state",
-    "target": "gsp",
-    "features": ("public_capital", "private_capital", "employment", "unemployment"),
-    "log": ("public_capital", "private_capital", "employment", "gsp"),
+
+class Demo(NamedTuple):
+    """A data set that ships with innerloop, and the columns that a run on it uses."""
+
+    path: Path
+    columns: dict[str, Any]
+
+
+DEMOS = {
+    "countries": Demo(
+        COUNTRIES_LIFE_EXPECTANCY,
+        {
+            "task": "country",
+            "target": "life_expectancy",
+            "features": ("year", "gdp_per_capita"),
+            "log": ("gdp_per_capita",),
+        },
+    ),
+    "us-states": Demo(
+        US_STATES_PRODUCTIVITY,
+        {
+            "task": "state",
+            "target": "gsp",
+            "features": ("public_capital", "private_capital", "employment", "unemployment"),
+            "log": ("public_capital", "private_capital", "employment", "gsp"),
+        },
+    ),
 }
+DEFAULT_DEMO = "countries"
 DEFAULT = Config(task="", target="")
 DATA, MODEL, GRID, SPLITS, TRAIN = (
     "Data",
@@ -43,7 +67,8 @@ HELP = (
     "Is MAML worth it on your data, or is joint training plus fine-tuning as good?\n\n"
     "Trains joint training, first-order MAML and MAML on random splits over tasks, picks each "
     "method's settings on validation tasks, measures the risk on held-out tasks after 0 to K "
-    "fine-tuning steps, and answers in words. Without a table it runs on an embedded panel."
+    "fine-tuning steps, and answers in words. Without a table it runs on the embedded 'countries'; "
+    "'us-states' is another."
 )
 
 
@@ -51,7 +76,8 @@ def compare(
     table: Annotated[
         Path | None,
         typer.Argument(
-            help="CSV, Parquet or .npz file; without it, the embedded panel of 48 US states.",
+            help="CSV, Parquet or .npz file, or an embedded table: countries (the default) or "
+            "us-states.",
             show_default=False,
         ),
     ] = None,
@@ -234,17 +260,29 @@ def compare(
             level=level,
             margin=margin,
         )
-        if table is None:
-            config = with_panel_columns(config)
+        demo = demo_named(table)
+        if demo is not None:
+            table, config = demo.path, with_demo_columns(config, demo)
+        assert table is not None
         run_comparison(
             config, table, out=out, threads=threads, fresh=not resume, with_figures=figures
         )
 
 
-def with_panel_columns(config: Config) -> Config:
-    """The configuration with the embedded panel's columns wherever none were given."""
-    changed = {name: value for name, value in PANEL.items() if not getattr(config, name)}
+def demo_named(table: Path | None) -> Demo | None:
+    """The embedded table that an argument means: the default one without it, or one by its name
+    unless there is a file of that name.
+    """
+    if table is None:
+        return DEMOS[DEFAULT_DEMO]
+    return None if table.exists() else DEMOS.get(str(table))
+
+
+def with_demo_columns(config: Config, demo: Demo) -> Config:
+    """The configuration with an embedded table's columns wherever none were given."""
+    changed = {name: value for name, value in demo.columns.items() if not getattr(config, name)}
     if "log" in changed:
         used = {*changed.get("features", config.features), changed.get("target", config.target)}
+        used -= set(config.exclude)
         changed["log"] = tuple(name for name in changed["log"] if name in used)
     return dataclasses.replace(config, **changed)

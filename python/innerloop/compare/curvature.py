@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop.compare.tables import Tasks
+from innerloop.compare.tables import BINARY_SCALE, Tasks
 
 # From this product of rate and curvature on, every further step is worse than the one before.
 DIVERGES_FROM = 2.0
@@ -47,6 +47,7 @@ def newcomer_inputs(tasks: Tasks) -> Array:
     variance = (second.sum(axis=0) - second) / others - mean**2
     whole = centred.var(axis=0)
     scale = np.sqrt(np.where(variance > 1e-12 * whole, variance, 1.0))
+    scale = np.where(tasks.binary, np.maximum(scale, BINARY_SCALE), scale)
     owner = np.repeat(np.arange(len(tasks.names)), tasks.counts)
     return np.asarray((centred - mean[owner]) / scale[owner])
 

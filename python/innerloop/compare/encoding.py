@@ -18,6 +18,8 @@ from innerloop.runs.errors import InputError
 MOST_LEVELS = 20
 # A column with a larger share of missing values is to be left out, not its rows.
 _MOST_MISSING = 0.2
+# A column in which a larger share of the values is no number is text.
+_MOST_SLIPS = 0.1
 _MOST_SHOWN = 8
 _DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([ T].*)?)?")
 _DAY = np.timedelta64(1, "D")
@@ -149,10 +151,10 @@ def numeric(
 
 
 def _is_text(column: pd.Series) -> bool:
-    """Whether a column holds names rather than numbers: no more than half of its values are one."""
+    """Whether a column holds names rather than numbers with a few slips."""
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         return False
-    return bool(pd.to_numeric(column.astype(object), errors="coerce").notna().mean() <= 0.5)
+    return bool(pd.to_numeric(column.astype(object), errors="coerce").isna().mean() > _MOST_SLIPS)
 
 
 def _days(column: pd.Series) -> Array | None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
-from innerloop.compare.tables import Tasks
+from innerloop.compare.tables import BINARY_SCALE, Tasks
 
 
 class Stream(enum.IntEnum):
@@ -81,10 +81,11 @@ class Scaled:
 
 def standardise(tasks: Tasks, training: NDArray[np.int64], dtype: torch.dtype) -> Scaled:
     """Features and real targets shifted and scaled to mean 0 and variance 1 over the rows of the
-    training tasks.
+    training tasks; features of 0 and 1 as if both were equally frequent, if they are not.
     """
     rows = np.concatenate([np.arange(tasks.start[t], tasks.start[t + 1]) for t in training])
     centre, scale = _moments(tasks.x[rows])
+    scale = np.where(tasks.binary, np.maximum(scale, BINARY_SCALE), scale)
     x = (tasks.x - centre) / scale
     if tasks.classes:
         y, target_scale = torch.from_numpy(tasks.y), np.ones(1)

@@ -18,7 +18,6 @@ from innerloop.compare.report import BY_RATE, BY_STEPS, introduction, make_repor
 from innerloop.compare.theory import estimate_theory
 from innerloop.compare.units import all_units
 from innerloop.compare.verdict import conclude
-from innerloop.data import US_STATES_PRODUCTIVITY
 from innerloop.runs.document import digest
 from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import write_json
@@ -38,7 +37,7 @@ OUTPUTS = (
 
 def run_comparison(
     config: Config,
-    table: Path | None,
+    table: Path,
     *,
     out: Path | None = None,
     threads: int | None = None,
@@ -53,12 +52,11 @@ def run_comparison(
     """
     clock = Clock()
     threads = usable_threads(threads)
-    path = US_STATES_PRODUCTIVITY if table is None else table
-    problem = Problem(read_tasks(path, config), config)
+    problem = Problem(read_tasks(table, config), config)
     config = problem.config
     describe = describe_run(problem)
     key = digest(describe)
-    folder = out if out is not None else Path("innerloop-compare") / f"{path.stem}-{key[:8]}"
+    folder = out if out is not None else Path("innerloop-compare") / f"{table.stem}-{key[:8]}"
     console, errors = Console(), Console(stderr=True)
     with Store(folder, key, describe, fresh, FORMAT, OUTPUTS) as store:
         if not problem.exact:  # minutes of training: say at once what is trained on what
@@ -77,7 +75,7 @@ def run_comparison(
                 # Imported here: matplotlib is slow to load and not needed for numbers alone.
                 from innerloop.compare.figures import draw_figures
 
-                draw_figures(analysis, folder, measure_name(problem), path.stem)
+                draw_figures(analysis, folder, measure_name(problem), table.stem)
             write_report(folder, report)
             clock.write(
                 folder,

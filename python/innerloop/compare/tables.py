@@ -13,6 +13,9 @@ from innerloop.runs.errors import InputError
 
 MIN_TASKS = 5
 MIN_TASKS_PER_CLASS = 3
+# Standard deviation of a feature that is 0 and 1 equally often, and the least scale of such
+# features: a rare value would otherwise be tens of standard deviations away, and curvature with it.
+BINARY_SCALE = 0.5
 LARGEST = 1e150  # squares of larger numbers overflow when columns are standardised
 
 
@@ -51,6 +54,11 @@ class Tasks:
     def counts(self) -> NDArray[np.int64]:
         """Rows of each task, [T]."""
         return np.diff(self.start)
+
+    @property
+    def binary(self) -> NDArray[np.bool_]:
+        """[D]: which features are 0 or 1 in every row."""
+        return np.asarray(((self.x == 0.0) | (self.x == 1.0)).all(axis=0))
 
     @property
     def outputs(self) -> int:

@@ -31,6 +31,8 @@ MANY_TASKS = 200
 # A number of tasks that an interval would need is said if it rests on this many splits, and is not
 # out of reach.
 FEWEST_SPLITS, MOST_TIMES = 10, 30
+# A feature whose largest value exceeds its median by more is skewed; so many of them are named.
+SKEWED, _MOST_LOGGED = 5.0, 3
 _LONGEST_NAME = 24
 
 
@@ -98,7 +100,7 @@ def conclude(analysis: Analysis, measure: str, theory: Theory | None = None) -> 
     if analysis.divergence is not None:
         sentences = [*_divergence(analysis, analysis.divergence, measure), comparison]
         headline = "Your fine-tuning diverges on new tasks."
-        return _fitted(DIVERGES, headline, sentences, _remedy(analysis.divergence))
+        return _fitted(DIVERGES, headline, sentences, _remedy(analysis, analysis.divergence))
     answer = decide(row.relative[MAML], config.margin)
     headline = {
         JOINT_BETTER: "No: joint training plus fine-tuning is better here.",
@@ -216,10 +218,26 @@ def _divergence(analysis: Analysis, found: Divergence, measure: str) -> list[str
     return sentences
 
 
-def _remedy(found: Divergence) -> str:
+def _remedy(analysis: Analysis, found: Divergence) -> str:
     """What to do about fine-tuning that diverges."""
     rate = "no fine-tuning" if found.safe_rate is None else f"rates up to {found.safe_rate:g}"
-    return f"Do: {rate}; or --log for skewed features; or leave such tasks out."
+    skewed = _skewed_features(analysis)
+    help_from = f"; --log {','.join(skewed)} may help" if skewed else ""
+    return f"Do: {rate}, or leave such tasks out{help_from}."
+
+
+def _skewed_features(analysis: Analysis) -> list[str]:
+    """Positive features that a logarithm would make less skewed, the most skewed first."""
+    if analysis.tasks.fixed_support:
+        return []
+    logged = analysis.config.log
+    ratios = {
+        name: float(column.max() / np.median(column))
+        for name, column in zip(analysis.tasks.features, analysis.tasks.x.T, strict=True)
+        if name not in logged and column.min() > 0.0 and " " not in name and "=" not in name
+    }
+    skewed = [name for name, ratio in ratios.items() if ratio > SKEWED]
+    return sorted(skewed, key=lambda name: -ratios[name])[:_MOST_LOGGED]
 
 
 def _plural(count: int, word: str) -> str:
