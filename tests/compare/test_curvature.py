@@ -216,6 +216,17 @@ def test_zero_steps_are_what_is_left_when_every_rate_diverges() -> None:
     assert "without fine-tuning" in verdict.action
 
 
+def test_training_that_always_diverges_is_no_comparison() -> None:
+    analysis, verdict = concluded(
+        frame_with_a_giant(1.0), steps=(6,), splits=3, draws=2, inner_lrs=(1e29,)
+    )
+    assert analysis.picked.failed[MAML] == 3
+    assert analysis.picked.failed[JOINT] == 0
+    assert verdict.headline == "Undecided: training diverges at every setting of the grid."
+    assert verdict.text == "That happens to MAML in 3 of 3 splits."
+    assert "smaller --inner-lrs" in verdict.action
+
+
 def test_the_command_says_it_first(tmp_path: Path) -> None:
     table = tmp_path / "firms.csv"
     frame_with_a_giant().to_csv(table, index=False)

@@ -25,6 +25,8 @@ from innerloop.runs.statistics import Interval, corrected_interval
 Results = dict[str, dict[str, Any]]
 Setting = tuple[float, float, int, int]
 RISK_FLOOR = 1e-12
+# A larger risk has diverged like an infinite one, and its square would overflow.
+_LARGEST_RISK = 1e100
 # Fine-tuning is said to diverge where it does harm in more than this share of the splits and
 # multiplies the risk of these by the next number, or that of one split by the last.
 MOST_HARMED, MOST_HARM, MOST_HARM_ONCE = 0.1, 2.0, 10.0
@@ -406,7 +408,7 @@ def _choices(config: Config, results: Results, split: int, method: str) -> Itera
                     curve["stable"][adapt_steps],
                     tuple(curve["raised"][adapt_steps]),
                     *(
-                        math.inf if value is None else float(value)
+                        math.inf if value is None or value > _LARGEST_RISK else float(value)
                         for value in (curve["test"][0], *column)
                     ),
                 )

@@ -146,7 +146,8 @@ def compare(
     inner_lrs: Annotated[
         str,
         typer.Option(
-            help="Inner rates to choose from; by default 0.01 to 0.5, for classes 0.05 to 2.",
+            help="Inner rates to choose from; by default as large as curvature allows, for "
+            "networks 0.01 to 0.5, for classes 0.05 to 2.",
             show_default=False,
             rich_help_panel=GRID,
         ),

@@ -92,8 +92,8 @@ def conclude(analysis: Analysis, measure: str, theory: Theory | None = None) -> 
         listed = " and ".join(f"{_NAMES[method]} in {count}" for method, count in failed.items())
         return _fitted(
             UNDECIDED,
-            "Undecided: no setting of the grid has a finite risk.",
-            [f"That is so for {listed} of {config.splits} splits."],
+            "Undecided: training diverges at every setting of the grid.",
+            [f"That happens to {listed} of {config.splits} splits."],
             "Do: use smaller --inner-lrs, and for networks smaller --outer-lrs.",
         )
     comparison = _comparison(analysis, measure)
