@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import compare_tables
 import contact_tables
 import cuda_tables
 import routine_tables
@@ -23,6 +24,7 @@ from formatting import Run, megabytes, milliseconds, ratio_to, speed_runs, times
 
 DOCUMENTS = (
     "docs/benchmarks.md",
+    "docs/compare.md",
     "docs/cuda.md",
     "docs/studies.md",
     "docs/torch-compile.md",
@@ -94,6 +96,8 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "regression-agreement": study_tables.agreement,
     "regression-verdict": study_tables.verdict,
     "tightness": tightness_tables.tightness,
+    "crossover-coverage": compare_tables.crossover_coverage,
+    "real-tables": compare_tables.real_tables,
 }
 
 

@@ -8,22 +8,17 @@ status 1 if any bound is violated.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from innerloop import __version__
 from innerloop.bounds.nonconvex.attack import RATES, attack, random_family
 from innerloop.bounds.nonconvex.simulation import Setting, modelling_error, simulate
 
 import environment
-import table
+from untimed import Measurement, renew_table, write_result
 
 KINDS = ("tanh", "logistic")
 DOCUMENT = Path("docs") / "theory" / "nonconvex.md"
@@ -106,43 +101,6 @@ def rows_of(measured: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]
     return rows
 
 
-def document(families: int, updates: int, command: str) -> dict[str, Any]:
-    """The result file."""
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    begin = time.perf_counter()
-    measured = {kind: measure(kind, families, updates) for kind in KINDS}
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", "scipy")}
-    run = {
-        "kind": "tightness",
-        "environment": {
-            "threads": 1,
-            "dtype": "float64",
-            "versions": {"python": platform.python_version(), "innerloop": __version__, **versions},
-            "commit": environment.commit(),
-        },
-        "kinds": list(KINDS),
-        "families": families,
-        "updates": updates,
-        "inner_rates": list(RATES),
-        "rows": rows_of(measured),
-        "measured_in_s": round(time.perf_counter() - begin, 1),
-    }
-    return {
-        "format": 1,
-        "command": command,
-        "started": started,
-        "quick": False,
-        "runs": [run],
-    }
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces a file in one move."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def main(arguments: list[str]) -> int:
     """Measures, writes the result file and the table, prints it; 1 if a bound is violated."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -154,12 +112,18 @@ def main(arguments: list[str]) -> int:
     result = environment.ROOT / RESULT
     if not given.table:
         command = " ".join(["python benchmarks/tightness.py", *arguments])
-        made = document(given.families, given.updates, command)
-        write(given.out or result, json.dumps(made, indent=1) + "\n")
+        measurement = Measurement("tightness", command, ("numpy", "scipy"))
+        measured = {kind: measure(kind, given.families, given.updates) for kind in KINDS}
+        made = measurement.document(
+            kinds=list(KINDS),
+            families=given.families,
+            updates=given.updates,
+            inner_rates=list(RATES),
+            rows=rows_of(measured),
+        )
+        write_result(given.out or result, made)
     if given.out is None:
-        page = environment.ROOT / DOCUMENT
-        runs = table.newest_runs(result.parent)
-        write(page, table.fill(page.read_text(encoding="utf-8"), runs))
+        renew_table(DOCUMENT)
     made = json.loads((given.out or result).read_text())
     rows = made["runs"][0]["rows"]
     for row in rows:

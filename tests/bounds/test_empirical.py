@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -128,6 +129,43 @@ def test_heavy_tails_leave_the_crossover_open() -> None:
             assert "crossover M*" not in found.explain()
 
 
+def half_square_variance(data: tuple) -> float:
+    """Variance of half the squared length, in MAML's metric, of a Gaussian with the covariance of
+    the two estimates' difference.
+    """
+    drs = equations.drs_equations(*shaped(data))
+    maml = equations.maml_equations(*shaped(data), inner_lr=0.3, steps=1)
+    tasks = len(drs.left)
+    influence = 0.0
+    for sign, part in ((1.0, drs), (-1.0, maml)):
+        average = np.mean(part.left, axis=0)
+        theta = np.linalg.solve(average, np.mean(part.right, axis=0))
+        scores = part.right - part.left @ theta
+        influence = influence + sign * np.stack([np.linalg.solve(average, s) for s in scores])
+    rows = influence[..., 0]
+    covariance = rows.T @ rows / (tasks - rows.shape[1]) / tasks
+    product = np.mean(maml.left, axis=0) @ covariance
+    return 0.5 * float(np.trace(product @ product))
+
+
+def shaped(data: tuple) -> list:
+    return [a if a.ndim == 3 else a[..., None] for a in data]
+
+
+def test_the_variance_does_not_vanish_where_the_estimates_agree() -> None:
+    # The squared distance has no slope there, which is all that a jackknife sees.
+    drs, maml = (
+        equations.Equations(np.tile(np.eye(2), (40, 1, 1)), np.zeros((40, 2, 1))) for _ in range(2)
+    )
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((40, 2, 1))
+    maml = maml._replace(right=noise - noise.mean(axis=0))
+    found = empirical.from_equations(drs, maml, inner_lr=0.1, steps=1)
+    covariance = noise[..., 0].T @ noise[..., 0] / 38 / 40
+    least = np.sqrt(0.5 * np.trace(covariance @ covariance))
+    assert found.standard_errors["modelling_error"] > 0.9 * least
+
+
 @pytest.mark.parametrize("groups", [1000, 5])
 def test_jackknife_leaves_out_tasks(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = example(2, 23)
@@ -137,7 +175,9 @@ def test_jackknife_leaves_out_tasks(groups: int, monkeypatch: pytest.MonkeyPatch
     kept = [np.arange(23) % used != group for group in range(used)]
     values = [numbers(estimate(*(a[k] for a in data), inner_lr=0.3)) for k in kept]
     centred = np.array(values) - np.mean(values, axis=0)
-    wanted = np.sqrt((centred**2).sum(axis=0) * (used - 1) / used)
+    variance = (centred**2).sum(axis=0) * (used - 1) / used
+    variance[0] += half_square_variance(data)
+    wanted = np.sqrt(variance)
     got = [found.standard_errors[name] for name in EXACT]
     np.testing.assert_allclose(got, wanted, rtol=1e-9)
 
@@ -283,3 +323,47 @@ def test_bad_data() -> None:
     two = np.stack([qx[..., 0], qx[..., 1] * only], axis=-1)
     with pytest.raises(ValueError, match=r"without task 7 must be positive definite.*Result 36"):
         estimate(one, sy, two, qy, inner_lr=0.3)
+
+
+@pytest.mark.parametrize(
+    ("interval", "tasks", "ahead"),
+    [
+        ((10.0, 49.0), 100, "maml"),
+        ((10.0, 51.0), 100, None),
+        ((201.0, 400.0), 100, "drs"),
+        ((199.0, 400.0), 100, None),
+        ((0.0, math.inf), 100, None),
+        ((0.0, 0.0), 20, "maml"),
+        ((0.0, 0.0), 19, None),
+    ],
+)
+def test_ahead_is_told_far_outside_the_interval(
+    interval: tuple[float, float], tasks: int, ahead: str | None
+) -> None:
+    found = estimate(*example(0, 60), inner_lr=0.3)
+    found = dataclasses.replace(found, interval=interval, tasks=tasks, fewest_tasks=5)
+    assert found.ahead == ahead
+    assert dataclasses.replace(found, heavy_tails="fat").ahead is None
+    assert dataclasses.replace(found, fewest_tasks=tasks + 1).ahead is None
+    many = np.zeros(tasks // 5 + 1)
+    assert dataclasses.replace(found, theta_drs=many).ahead is None
+
+
+def test_heavy_tails_are_found_where_curvature_has_them() -> None:
+    assert estimate(*example(0, 100), inner_lr=0.3).heavy_tails is None
+    data = example(0, 100)
+    larger = [np.concatenate([9.0 * part[:1], part[1:]]) for part in data]
+    found = estimate(*larger, inner_lr=0.01)
+    assert found.heavy_tails is not None
+    assert "times the median curvature" in found.heavy_tails
+    assert found.heavy_tails in found.explain()
+
+
+def test_heavy_tails_without_a_single_giant() -> None:
+    left = np.concatenate([np.full(180, 5.0), np.geomspace(5.5, 35.0, 20)])[:, None, None]
+    right = np.random.default_rng(0).standard_normal((200, 1, 1))
+    drs, maml = (equations.Equations(left, right + shift * left) for shift in (0.0, 0.1))
+    said = str(empirical.from_equations(drs, maml, inner_lr=0.01, steps=1).heavy_tails)
+    assert "fall off like a power (index 0.98)" in said
+    fewer = [equations.Equations(*(part[::4] for part in e)) for e in (drs, maml)]
+    assert empirical.from_equations(*fewer, inner_lr=0.01, steps=1).heavy_tails is None

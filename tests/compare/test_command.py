@@ -19,7 +19,8 @@ from helpers import hear_interrupts
 from innerloop.cli import build
 
 COMMAND = [sys.executable, "-m", "innerloop.cli", "compare"]
-SMALL = ["--splits", "3", "--draws", "2", "--inner-lrs", "0.05,0.1", "--steps", "1", "--no-figures"]
+OPTIONS = ["--draws", "2", "--inner-lrs", "0.05,0.1", "--steps", "1"]
+SMALL = ["us-states", "--splits", "3", *OPTIONS, "--no-figures"]
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
@@ -52,8 +53,18 @@ def wait_for_units(folder: Path, count: int, process: subprocess.Popen) -> None:
     raise AssertionError("no units were written")
 
 
-def test_the_panel_without_arguments_but_smaller(tmp_path: Path) -> None:
-    code, out, _ = invoke("--splits", 4, "--draws", 5, "--out", tmp_path)
+def test_the_default_table_has_a_clear_answer(tmp_path: Path) -> None:
+    code, out, _ = invoke("--splits", 10, "--draws", 3, "--no-figures", "--out", tmp_path)
+    assert code == 0
+    document = results(tmp_path)
+    assert document["data"]["source"] == "countries_life_expectancy.csv"
+    assert document["verdict"]["answer"] == "as_good"
+    assert out.splitlines()[0] == "No: joint training plus fine-tuning is as good here."
+    assert "A gain by MAML of 5% or more is ruled out." in " ".join(out.split())
+
+
+def test_the_panel_of_states_but_smaller(tmp_path: Path) -> None:
+    code, out, _ = invoke("us-states", "--splits", 4, "--draws", 5, "--out", tmp_path)
     assert code == 0
     document = results(tmp_path)
     # The closed-form check: joint training near 0.0095 without adaptation, near 0.005 after one
@@ -140,7 +151,7 @@ def test_results_schema(tmp_path: Path) -> None:
 
 
 def test_killed_and_resumed_runs_give_the_same_bytes(tmp_path: Path) -> None:
-    arguments = ["--splits", 12, "--draws", 4, "--steps", 1, "--no-figures"]
+    arguments = ["us-states", "--splits", 12, "--draws", 4, "--steps", 1, "--no-figures"]
     process = start(*arguments, "--out", tmp_path / "killed")
     wait_for_units(tmp_path / "killed", 9, process)
     process.kill()
@@ -171,7 +182,7 @@ def test_interrupt_keeps_units_and_says_so(tmp_path: Path) -> None:
 
 
 def test_one_split_has_no_interval(tmp_path: Path) -> None:
-    code, out, _ = invoke(*SMALL[2:-1], "--splits", 1, "--out", tmp_path)
+    code, out, _ = invoke("us-states", *OPTIONS, "--splits", 1, "--out", tmp_path)
     assert code == 0
     assert "allows no interval" in " ".join(out.split())
     document = results(tmp_path)
@@ -218,7 +229,7 @@ def test_archives_run(tmp_path: Path) -> None:
         query_x=x[:, 4:],
         query_y=y[:, 4:],
     )
-    code, out, _ = invoke(tmp_path / "t.npz", *SMALL, "--out", tmp_path / "out")
+    code, out, _ = invoke(tmp_path / "t.npz", *SMALL[1:], "--out", tmp_path / "out")
     assert code == 0
     assert "4 support rows per task" in out
 
@@ -244,7 +255,8 @@ def test_maml_wins_where_curvature_follows_the_solution(tmp_path: Path) -> None:
     assert crossover["tasks"] is None
     assert "from which the expansion in 1/M is used" in crossover["why_none"]
     assert crossover["high"] < 800
-    assert "MAML has the smaller expected error" in document["theory"]["sentence"]
+    assert crossover["ahead"] == "maml"
+    assert "MAML pays from fewer than" in document["theory"]["sentence"]
 
 
 def test_joint_training_is_as_good_with_a_common_curvature(tmp_path: Path) -> None:

@@ -216,6 +216,18 @@ def test_zero_steps_are_what_is_left_when_every_rate_diverges() -> None:
     assert "without fine-tuning" in verdict.action
 
 
+def test_fine_tuning_that_does_not_pay_is_not_advised() -> None:
+    # One slope for all tasks and much noise: five rows of a task only mislead.
+    rng = np.random.default_rng(2)
+    frame = pd.DataFrame({"task": np.repeat(np.arange(16), 12), "x": rng.standard_normal(192)})
+    frame["y"] = frame["x"] + 3.0 * rng.standard_normal(192)
+    analysis, verdict = concluded(frame, steps=(1,), splits=6, draws=4)
+    before = analysis.by_adapt_steps[0].risk[JOINT].mean
+    assert analysis.picked.risk[JOINT].mean >= before
+    assert "Fine-tuning does not pay: joint training" in verdict.text
+    assert verdict.action == "Do: joint training, without fine-tuning."
+
+
 def test_training_that_always_diverges_is_no_comparison() -> None:
     analysis, verdict = concluded(
         frame_with_a_giant(1.0), steps=(6,), splits=3, draws=2, inner_lrs=(1e29,)

@@ -110,7 +110,7 @@ def test_one_fixed_split_is_the_library_function(tmp_path: Path) -> None:
     assert got["statistical_error"]["maml"]["estimate"] == pytest.approx(2 * wanted.maml / 40)
     assert got["crossover"]["low"] == pytest.approx(wanted.interval[0])
     assert theory["tasks"] == 40
-    assert theory["sentence"].startswith("You have M = 40 tasks; theory")
+    assert theory["sentence"].startswith("Theory (rate 0.2, 1 inner step")
     assert theory["sentence"] in " ".join(done.stdout.split())
     assert "Theory for M = 40 tasks, 1 inner step (Result 36)" in done.stdout
 
@@ -119,39 +119,48 @@ def test_sentences_fit_the_estimate() -> None:
     theory = theory_of(small_problem())
     found = theory.estimates[theory.setting]
 
-    def say(crossover: float, low: float, high: float, tasks: int = 48, fewest: int = 11) -> str:
+    def say(crossover: float, low: float, high: float, tasks: int = 48, **changes: object) -> str:
+        given: dict = {"fewest_tasks": 11, "heavy_tails": None, **changes}
+        value = type(found.crossover)(crossover, name="n", source="s", reason="why not")
         changed = dataclasses.replace(
-            found,
-            tasks=tasks,
-            crossover=type(found.crossover)(crossover, name="n", source="s", reason="why not"),
-            interval=(low, high),
-            fewest_tasks=fewest,
+            found, tasks=tasks, crossover=value, interval=(low, high), **given
         )
         return dataclasses.replace(
             theory, tasks=tasks, estimates={theory.setting: changed}
         ).sentence()
 
-    assert say(30.2, 12.0, 90.0) == (
-        f"You have M = 48 tasks; theory (inner rate {theory.setting[1]:g}, "
-        f"{theory.setting[0]} inner step{'s' * (theory.setting[0] > 1)}, MAML's usual pick) puts "
-        "the crossover at about 30 (95% jackknife interval 12 to 90): your M lies inside it, so "
-        "theory does not decide either."
+    at = f"rate {theory.setting[1]:g}, {theory.setting[0]} inner step"
+    at += "s" * (theory.setting[0] > 1)
+    # Inside the interval, or outside it but not far, a sentence is rough.
+    for ends in ((12.0, 90.0), (25.0, 40.0), (60.0, 90.0)):
+        shown = f"{ends[0]:g} to {ends[1]:g}"
+        assert say(30.2, *ends) == (
+            f"Theory ({at}, roughly): MAML pays from 30 tasks on (95% interval {shown}); your 48 "
+            "are too near to tell."
+        )
+    assert say(15.0, 12.0, 23.9) == (
+        f"Theory ({at}): MAML pays from 15 tasks on (95% interval 12 to 24); you have 48."
     )
-    assert "joint training has the smaller expected error" in say(200.0, 90.0, 400.0)
-    assert "MAML has the smaller expected error" in say(20.0, 10.0, 40.0)
-    assert "12 to 900, a wide one" in say(30.0, 12.0, 900.0)
+    assert "roughly" in say(15.0, 12.0, 24.1)
+    assert say(200.0, 97.0, 400.0) == (
+        f"Theory ({at}): joint training is ahead below 200 tasks (95% interval 97 to 400); you "
+        "have 48."
+    )
+    assert "roughly" in say(200.0, 95.0, 400.0)
+    assert "joint training is ahead below 97 tasks" in say(math.inf, 97.0, math.inf)
+    # Below 20 tasks nothing is more than rough.
+    assert "roughly" in say(3.0, 2.0, 6.0, tasks=19, fewest_tasks=2)
+    assert "roughly" not in say(3.0, 2.0, 6.0, tasks=20, fewest_tasks=2)
     # Below the tasks from which the expansion is used no number is printed.
-    low = say(math.nan, 3.0, 16.5, fewest=20)
-    assert "puts the crossover below 20 tasks" in low
-    assert "(95% jackknife interval fewer than 20 to fewer than 20)" in low
-    assert "MAML has the smaller expected error" in low
-    assert say(math.nan, 3.0, 90.0, fewest=49).endswith(
-        "makes no estimate of the crossover: why not."
-    )
-    assert "interval is 0 to infinity" in say(30.0, 0.0, math.inf)
-    assert "sees no crossover" in say(math.inf, 60.0, math.inf)
+    low = say(math.nan, 3.0, 16.5, fewest_tasks=20)
+    assert "pays from fewer than 20 tasks on" in low
+    assert "(95% interval fewer than 20 to fewer than 20)" in low
+    assert say(math.nan, 3.0, 90.0, fewest_tasks=49) == "Theory does not tell: why not."
+    assert say(15.0, 12.0, 23.9, heavy_tails="fat") == "Theory does not tell: fat."
+    assert "may pay from any number of tasks on" in say(30.0, 0.0, math.inf)
+    assert "seen to pay from no number of tasks on" in say(math.inf, 60.0, math.inf)
     assert "60 to infinity" in say(math.inf, 60.0, math.inf)
-    assert "puts the crossover at 0" in say(0.0, 0.0, 30.0)
+    assert "pays from the first task on" in say(0.0, 0.0, 30.0)
     assert tasks_text(225990.8, 20) == "2.3e5"
     assert [tasks_text(v, 20) for v in (0.0, 19.9, math.nan, 20.0)] == [
         "0", "fewer than 20", "fewer than 20", "20",

@@ -21,13 +21,14 @@ from innerloop.compare import episodes as ep
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.problem import Problem, draws_per_task
 from innerloop.runs.document import finite
-from innerloop.runs.methods import MAML
+from innerloop.runs.methods import JOINT, MAML
 
 # Tasks (and episodes) times squared parameters; more would take minutes or gigabytes.
 MOST_WORK, MOST_MEMORY = 2_000_000, 30_000_000
 # Result 36 has the factor 1/2 in its risk; this tool reports full squared errors.
 PER_RISK = 2.0
-WIDE = 10.0
+
+_AHEAD = {"drs": JOINT, "maml": MAML}
 
 Setting = tuple[int, float]
 
@@ -49,14 +50,14 @@ class Theory:
     why: str | None
 
     def sentence(self) -> str:
-        """The number of tasks at hand against the crossover, in plain words."""
-        steps, rate = self.setting
-        have = f"You have M = {self.tasks} tasks; theory"
+        """Who is ahead with the tasks at hand, in plain words no stronger than what was measured of
+        such statements (docs/compare.md).
+        """
         if self.why is not None:
-            return f"{have} makes no estimate of the crossover: {self.why}."
-        plural = "s" * (steps > 1)
-        at = f" (inner rate {rate:g}, {steps} inner step{plural}, MAML's usual pick)"
-        return f"{have}{at} {_judgement(self.estimates[self.setting])}"
+            return f"Theory does not tell: {self.why}."
+        steps, rate = self.setting
+        at = f"rate {rate:g}, {steps} inner step{'s' * (steps > 1)}"
+        return _judgement(self.estimates[self.setting], at)
 
 
 def estimate_theory(problem: Problem, analysis: Analysis) -> Theory | None:
@@ -138,6 +139,8 @@ def _setting(estimate: Estimate) -> dict[str, Any]:
             "low": finite(estimate.interval[0]),
             "high": finite(estimate.interval[1]),
             "meaningful_from": estimate.fewest_tasks,
+            "ahead": None if estimate.ahead is None else _AHEAD[estimate.ahead],
+            "heavy_tails": estimate.heavy_tails,
             "why_none": estimate.crossover.reason if math.isnan(estimate.crossover) else None,
         },
     }
@@ -147,43 +150,36 @@ def _value(risk: float, error: float) -> dict[str, float | None]:
     return {"estimate": finite(PER_RISK * risk), "standard_error": finite(PER_RISK * error)}
 
 
-def _judgement(estimate: Estimate) -> str:
-    """What one estimate says about M tasks, from "puts the crossover at" on."""
+def _judgement(estimate: Estimate, at: str) -> str:
+    """What one estimate says about M tasks, `at` some setting."""
     low, high = estimate.interval
     tasks, level, fewest = estimate.tasks, f"{100 * estimate.level:g}%", estimate.fewest_tasks
     if tasks < fewest:
-        return f"makes no estimate of the crossover: {estimate.crossover.reason}."
-    if math.isinf(estimate.crossover):
-        error = PER_RISK * estimate.modelling_error
-        spread = PER_RISK * estimate.standard_errors["modelling_error"]
-        text = (
-            "sees no crossover: the modelling error of joint training is estimated at "
-            f"{error:.2g} (standard error {spread:.2g}), not above zero"
-        )
-    elif math.isnan(estimate.crossover):
-        text = (
-            f"puts the crossover below {fewest} tasks, too few for an expansion in 1/M to place it"
-        )
-    elif estimate.crossover <= 0:
-        text = (
-            "puts the crossover at 0: MAML's statistical error is estimated no larger than "
-            "joint training's"
-        )
-    else:
-        text = f"puts the crossover at about {tasks_text(estimate.crossover, fewest)}"
+        return f"Theory does not tell: {estimate.crossover.reason}."
+    if estimate.heavy_tails is not None:
+        return f"Theory does not tell: {estimate.heavy_tails}."
     if low == 0 and math.isinf(high):
         return (
-            f"{text}, but the {level} jackknife interval is 0 to infinity: these tasks are too few "
-            "or too alike to tell."
+            f"Theory ({at}) does not tell: MAML may pay from any number of tasks on; your {tasks} "
+            "are too few or too alike."
         )
-    ends = f"{tasks_text(low, fewest)} to {tasks_text(high, fewest)}"
-    width = ", a wide one" if high > WIDE * max(low, 1.0) else ""
-    text += f" ({level} jackknife interval {ends}{width})"
-    if tasks < low:
-        return f"{text}: with fewer tasks than that, joint training has the smaller expected error."
-    if tasks > high:
-        return f"{text}: with more tasks than that, MAML has the smaller expected error."
-    return f"{text}: your M lies inside it, so theory does not decide either."
+    interval = f"{level} interval {tasks_text(low, fewest)} to {tasks_text(high, fewest)}"
+    told = estimate.ahead is not None
+    start = f"Theory ({at}{'' if told else ', roughly'})"
+    if estimate.ahead == "drs":
+        shown = estimate.crossover if math.isfinite(estimate.crossover) else low
+        number = tasks_text(shown, fewest)
+        return (
+            f"{start}: joint training is ahead below {number} tasks ({interval}); you have {tasks}."
+        )
+    if math.isinf(estimate.crossover):
+        pays = "MAML is seen to pay from no number of tasks on"
+    elif estimate.crossover <= 0:
+        pays = "MAML pays from the first task on"
+    else:  # NaN: below `fewest`, where the expansion in 1/M places nothing
+        pays = f"MAML pays from {tasks_text(estimate.crossover, fewest)} tasks on"
+    end = f"you have {tasks}" if told else f"your {tasks} are too near to tell"
+    return f"{start}: {pays} ({interval}); {end}."
 
 
 def tasks_text(value: float, fewest: int) -> str:

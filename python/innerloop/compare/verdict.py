@@ -154,14 +154,20 @@ def _comparison(analysis: Analysis, measure: str) -> str:
 
 def _fine_tuning(analysis: Analysis) -> str:
     """What fine-tuning does for joint training."""
-    before = analysis.by_adapt_steps[0].risk[JOINT].mean
-    after = analysis.picked.risk[JOINT].mean
+    before, after = _joint_risks(analysis)
     if _picked(analysis, JOINT)[2] == 0:
         return "Fine-tuning does not pay: joint training is best left as it is."
+    if after >= before:
+        return f"Fine-tuning does not pay: joint training has {before:.3g} without it."
     if not (math.isfinite(before) and before > 0):
         return "Joint training has no finite risk without fine-tuning."
     change = percent(after / before - 1.0)
     return f"Fine-tuning takes joint training from {before:.3g} to {after:.3g} ({change})."
+
+
+def _joint_risks(analysis: Analysis) -> tuple[float, float]:
+    """Joint training's risk without fine-tuning and as picked."""
+    return analysis.by_adapt_steps[0].risk[JOINT].mean, analysis.picked.risk[JOINT].mean
 
 
 def _more_tasks(analysis: Analysis) -> list[str]:
@@ -193,7 +199,8 @@ def _recipe(analysis: Analysis, method: str) -> str:
     """How to train and fine-tune, at the setting that most splits pick."""
     steps, rate, adapt_steps = _picked(analysis, method)
     train = "joint training" if method == JOINT else f"MAML with {_plural(steps, 'inner step')}"
-    if adapt_steps == 0:
+    before, after = _joint_risks(analysis)
+    if adapt_steps == 0 or (method == JOINT and after >= before):
         return f"{train}, without fine-tuning"
     return f"{train}, then {_plural(adapt_steps, 'fine-tuning step')} at rate {rate:g}"
 
