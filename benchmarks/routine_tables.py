@@ -111,6 +111,29 @@ def memory(runs: Sequence[Run]) -> str:
     return markdown(["case", "", "peak", "workspace", "formula", "results"], rows)
 
 
+def networks(runs: Sequence[Run]) -> str:
+    """Networks as public code has them: how much faster than the plain loop and the torch back
+    end."""
+    rows = []
+    for run in of_kind(runs, "networks"):
+        here = run["environment"]
+        for row in run["rows"]:
+            ours = row["rivals"]["innerloop"]
+            cells = [f"{row['case']}, {here['threads']} thread(s)"]
+            if "median_s" not in ours:
+                rows.append([*cells, row["backend"], ours["failed"], "-", "-", "-", "-"])
+                continue
+            cells += [row["backend"], milliseconds(ours["median_s"])]
+            for rival in ("plain loop", "torch back end"):
+                gain = row["rivals"][rival].get("times")
+                cells.append("-" if gain is None else f"{gain['median']:.1f}×")
+            rate = row["flops"] / ours["median_s"] / 1e9
+            cells += [f"{row['goal']:g}×", f"{rate / here['gemm_gflops']:.0%}"]
+            rows.append(cells)
+    header = ["network", "back end", "innerloop", "than the loop", "than torch back end", "goal"]
+    return markdown([*header, "of the GEMM rate"], rows)
+
+
 def compile_first_order(runs: Sequence[Run]) -> str:
     """Which gradient each way of writing MAML returns under torch.compile."""
     rows = []

@@ -89,6 +89,7 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "steps": routine_tables.steps,
     "tasks": routine_tables.tasks,
     "memory": routine_tables.memory,
+    "networks": routine_tables.networks,
     "compile-first-order": routine_tables.compile_first_order,
     "machine": routine_tables.machine,
     "regression-study": study_tables.speed,

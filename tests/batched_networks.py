@@ -103,6 +103,12 @@ def strided():
 # name: (how it is made, the shape of a row)
 FAMILIES = {
     "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), (4,)),
+    "wide": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 3), nn.ELU()
+        ),
+        (4,),
+    ),
     "linear over an axis": (
         lambda: nn.Sequential(
             nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2), nn.Flatten(), nn.Linear(6, 3)

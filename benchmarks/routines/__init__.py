@@ -17,6 +17,7 @@ NAMES_ON = {
         "steps",
         "tasks",
         "memory",
+        "networks",
         "regression-study",
         "regression-agreement",
     ),

@@ -3,7 +3,8 @@
 
 from innerloop import _requirements as _requirements  # isort: split
 
-from innerloop import functional, learners, reference
+from innerloop import functional, learners, nn, reference
+from innerloop._batching import batch
 from innerloop._params import Batch
 from innerloop._tasks import FallbackWarning
 from innerloop.functional import (
@@ -36,6 +37,7 @@ __all__ = [
     "PolicyBatch",
     "adapt",
     "backend_for",
+    "batch",
     "fixed_plan",
     "functional",
     "hvp",
@@ -43,6 +45,7 @@ __all__ = [
     "loss_and_grad",
     "meta_grad",
     "meta_loss",
+    "nn",
     "plan",
     "predict",
     "reference",

@@ -90,6 +90,37 @@ def check_model(op: str, model: object) -> None:
         _type_error(op, "model", "be an innerloop.MLP or a torch.nn.Module", kind(model))
 
 
+def check_network(op: str, module: object) -> None:
+    """Checks that a module is one."""
+    if not isinstance(module, nn.Module):
+        _type_error(op, "module", "be a torch.nn.Module", kind(module))
+
+
+def check_tasks(op: str, tasks: object) -> list[tuple[Tensor, Tensor]]:
+    """Returns tasks (x [N, ...], y [N, ...]) of any numbers of rows after checking that they can be
+    stacked."""
+    if not isinstance(tasks, Sequence) or isinstance(tasks, (str, Tensor)):
+        _type_error(op, "tasks", "be a sequence of (x, y)", kind(tasks))
+    found = list(tasks)
+    if not found:
+        _value_error(op, "tasks", "hold at least one task", "none")
+    for t, task in enumerate(found):
+        if not isinstance(task, (tuple, list)) or len(task) != 2:
+            _type_error(op, f"tasks[{t}]", "be a tuple (x, y)", kind(task))
+        for name, value, first in zip(("x", "y"), task, found[0], strict=True):
+            argument = f"tasks[{t}] {name}"
+            check_tensor(op, argument, value)
+            if value.ndim == 0 or value.shape[0] != task[0].shape[0]:
+                _value_error(op, argument, "have one row for each row of x", _sizes(value))
+            if value.shape[1:] != first.shape[1:]:
+                wanted = f"have rows of shape {_sizes(first)[1:]} as those of the first task"
+                _value_error(op, argument, wanted, _sizes(value)[1:])
+            check_device(op, argument, value, first.device, "the first task")
+            if value.dtype is not first.dtype:
+                _type_error(op, argument, f"be {first.dtype} as the first task's", value.dtype)
+    return found
+
+
 def check_tensor(op: str, argument: str, value: object) -> None:
     """Checks that a value is a dense tensor that lives in one piece."""
     if type(value) not in _PLAIN:
@@ -190,7 +221,8 @@ def check_batch(op: str, argument: str, batch: object) -> tuple[Any, Any, Any, A
     """Returns (x, y, count, weight) after checking that there are tensors where they must be."""
     if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
         got = f"{kind(batch)} of length {len(batch)}" if hasattr(batch, "__len__") else kind(batch)
-        remedy = "stack the tasks into x [T, N, ...] and y" if isinstance(batch, list) else ""
+        is_list = isinstance(batch, list)
+        remedy = "innerloop.batch(tasks) makes one of a list of (x, y)" if is_list else ""
         _type_error(op, argument, "be a tuple (x, y[, count[, weight]])", got, remedy)
     x, y = batch[0], batch[1]
     count = batch[2] if len(batch) > 2 else None
@@ -422,9 +454,9 @@ def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:
             raise NotImplementedError(
                 f"{op}: layer {name!r} ({kind(part)}) must not update running statistics, which "
                 "an inner loop would fill with every task's steps (got track_running_stats=True "
-                "in training mode); build it with track_running_stats=False (the statistics of "
-                "each forward pass, as in the original MAML), or call .eval() on it (its running "
-                "statistics as constants)"
+                "in training mode); innerloop.nn.per_pass_statistics(module) gives it the "
+                "statistics of each forward pass, as in the original MAML, and .eval() its "
+                "running statistics as constants"
             )
         if selects_rows and not tracked and not isinstance(part, _InstanceNorm):
             raise NotImplementedError(

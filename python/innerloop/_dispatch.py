@@ -53,7 +53,7 @@ def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str 
     Example:
         >>> from torch import nn
         >>> backend_for(nn.Conv2d(1, 1, 3)).backend
-        'torch'
+        'batched'
     """
     _checks.check_model("backend_for", model)
     objective = resolve("backend_for", loss)

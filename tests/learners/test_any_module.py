@@ -150,7 +150,7 @@ def test_a_sequential_with_tied_layers_is_not_fused():
     layer = nn.Linear(2, 2)
     net = nn.Sequential(layer, nn.Tanh(), layer)
     learner = il.MAML(net, inner_lr=0.2, steps=1)
-    assert learner.backend == "torch"
+    assert learner.backend == "batched"
     assert "is the same parameter as 0.weight" in learner.explain()
 
 

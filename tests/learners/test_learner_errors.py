@@ -40,7 +40,7 @@ BAD_SIDES = {
     "no tuple": X,
     "list of tasks": [(X[0], Y[0])] * 4,
     "no tensor": (X, None),
-    "rank": (X[0], Y[0]),
+    "rank": (X[0, 0], Y[0, 0]),
     "features": (X[..., :1], Y),
     "inputs dtype": (X.double(), Y),
     "targets": (X, Y[..., :2]),

@@ -147,14 +147,14 @@ def test_losses_of_torch_are_read_at_every_call():
     assert learner.backend == "fused"
     learner(support, query)  # remembered as checked
     loss.delta = 0.5
-    assert learner.backend == "torch"
+    assert learner.backend == "batched"
     assert "HuberLoss(delta=0.5)" in learner.explain()
     found = learner(support, query, reduction="none")
     assert_close(found, loop_losses(net, loss, support, query), TOLERANCE)
     loss.delta = 1.0
     assert learner.backend == "fused"
     handle = loss.register_forward_hook(lambda module, inputs, output: 3 * output)
-    assert learner.backend == "torch"
+    assert learner.backend == "batched"
     found = learner(support, query, reduction="none")
     assert_close(found, loop_losses(net, loss, support, query), TOLERANCE)
     handle.remove()
@@ -166,7 +166,7 @@ def test_losses_of_torch_are_read_at_every_call():
 def test_explain_names_both_reasons():
     net = nn.Sequential(nn.Linear(2, 3), nn.ELU())
     text = il.MAML(net, loss=quartic, **RATE).explain()
-    assert text.startswith("MAML: loss quartic, 2 inner steps, order 2\nback end: torch, layer '1'")
+    assert text.startswith("MAML: loss quartic, 2 inner steps, order 2\nback end: batched, ")
     assert "ELU" in text
     assert "; the loss quartic has no kernel" in text
     assert "loss mse" in il.MAML(VALUES.net(), loss=nn.MSELoss(), **RATE).explain()

@@ -244,7 +244,7 @@ def test_explain_says_back_end_reason_and_parameters():
     assert "adapted in the inner loop: 4.weight, 4.bias\n" in text
     assert "not adapted: 0.weight, 0.bias, 2.weight, 2.bias" in text
     text = il.MAML(nn.Conv2d(1, 1, 3), inner_lr=0.1, steps=1).explain()
-    assert "back end: torch" in text
+    assert "back end: batched" in text
     assert "Conv2d" in text
     asked = il.MAML(sine_net(), inner_lr=0.1, steps=1, backend="torch")
     assert 'backend="torch" was asked for' in asked.explain()

@@ -84,7 +84,7 @@ def test_every_operation(name, kind, form):
     options = {"model": model, "loss": loss}
     loop = {"inner_lr": 0.2, "steps": 2, **options}
     found = il.meta_grad(params, support, query, **loop, stepwise=True)
-    assert found.backend == "torch"
+    assert found.backend == "batched"
     assert_close(found.loss, losses, TOLERANCE)
     assert_close(found.grad, grads, TOLERANCE)
     before = torch.stack([loop_losses(net, loss, support, query, steps=s) for s in range(3)], 1)

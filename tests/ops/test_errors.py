@@ -65,7 +65,7 @@ BAD = {
     "integers": (lambda c: c.update(params={k: v.long() for k, v in c["params"].items()}), TypeError,
                  r"must be float32 or float64 \(got torch.int64\)"),
     "batch kind": (put(support=X), TypeError, r"support must be a tuple \(x, y.* \(got Tensor of length 5\)"),
-    "batch list": (put(support=[(X[0], Y[0])] * 5), TypeError, r"list of length 5\); stack the tasks into x \[T, N, ...\]"),
+    "batch list": (put(support=[(X[0], Y[0])] * 5), TypeError, r"list of length 5\); innerloop\.batch\(tasks\) makes one"),
     "batch length": (put(query=(X,)), TypeError, r"query must be a tuple .* \(got tuple of length 1\)"),
     "x kind": (put(support=(None, Y)), TypeError, r"support x must be a tensor \(got NoneType\)"),
     "x features": (put(support=(X[..., :2], Y)), ValueError,

@@ -107,10 +107,11 @@ def agrees(case, loss, truth=None, order=2):
     """Checks one loss with one case's data on both back ends, or on the one that has it."""
     net, (support, query) = case.net(), case.sides()
     means_name = case.name is not None and getattr(loss, "reduction", "mean") == "mean"
-    assert il.backend_for(net, loss=loss).backend == ("fused" if means_name else "torch") or (
-        case.target in ("ignored", "probabilities")
-    )
-    for backend in ("fused", "torch") if means_name else ("torch",):
+    chosen = il.backend_for(net, loss=loss).backend
+    if case.target not in ("ignored", "probabilities"):
+        assert chosen in (("fused",) if means_name else ("batched", "torch"))
+    takes = chosen == "batched" and case.kind != "LinearCrossEntropyLoss"  # it has variables
+    for backend in (*["fused"] * means_name, *["batched"] * takes, "torch"):
         check(net, loss, support, query, backend, truth=truth, order=order)
 
 
@@ -356,7 +357,7 @@ def test_an_altered_loss_is_not_the_named_one(kind, alteration):
     assert il.backend_for(net, loss=loss).backend == "fused"
     before, _ = loop_gradient(net, loss, support, query)
     with ALTERATIONS[alteration](loss):
-        assert il.backend_for(net, loss=loss).backend == "torch"
+        assert il.backend_for(net, loss=loss).backend != "fused"
         changed, _ = loop_gradient(net, loss, support, query)
         assert not torch.allclose(before, changed)
         check(net, loss, support, query, "torch")
@@ -370,7 +371,7 @@ def test_a_patched_function_of_torch_is_not_the_named_loss(kind):
     net, loss, function = case.net(), case.make(), FUNCTIONS[kind]
     with replaced(F, function.__name__, huge):
         for used in (loss, function, huge):
-            assert il.backend_for(net, loss=used).backend == "torch"
+            assert il.backend_for(net, loss=used).backend == "batched"
         if kind != "CrossEntropyLoss":
             check(net, loss, *case.sides(), "torch", truth=huge)
     assert il.backend_for(net, loss=function).backend == "fused"
@@ -402,7 +403,7 @@ def test_a_patched_inner_function_of_torch_is_not_the_named_loss(kind):
 def test_a_loss_with_backward_hooks_is_not_the_named_one(kind):
     loss = nn.MSELoss()
     hook = getattr(loss, f"register_{kind}")(lambda module, *grads: None)
-    assert il.backend_for(MSE.net(), loss=loss).backend == "torch"
+    assert il.backend_for(MSE.net(), loss=loss).backend == "batched"
     hook.remove()
     assert il.backend_for(MSE.net(), loss=loss).backend == "fused"
 
@@ -419,15 +420,17 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_callables_run_on_the_torch_back_end_and_say_so(name):
+def test_callables_run_on_the_batched_back_end_and_say_so(name):
     loss, called = OTHERS[name]
     net, (support, query) = MSE.net(), MSE.sides()
+    check(net, loss, support, query, "batched")
     check(net, loss, support, query, "torch")
     choice = il.backend_for(net, loss=loss)
-    assert choice == ("torch", f"the loss {called} has no kernel")
+    reason = f"batched operations over the tasks, since the loss {called} has no kernel"
+    assert choice == ("batched", reason)
     with pytest.raises(NotImplementedError, match=r'MAML: backend "fused" .*the loss .*no kernel'):
         il.MAML(net, inner_lr=0.1, steps=1, loss=loss, backend="fused")
-    assert f"back end: torch, the loss {called} has no kernel" in (
+    assert f"back end: batched, {reason}" in (
         il.MAML(net, inner_lr=0.1, steps=1, loss=loss).explain()
     )
 
@@ -439,9 +442,9 @@ def test_the_fall_back_warns_once_and_names_the_loss():
     def quartic(z, y):
         return (z - y).pow(4).mean()
 
-    (support, query), net = MSE.sides(), Unseen(*MSE.net())
+    (support, query), net = MSE.sides(), Unseen(*MSE.net(), nn.Softmax(1))
     learner = il.MAML(net, inner_lr=0.1, steps=1, loss=quartic)
-    text = "Unseen runs on the torch back end .the loss quartic has no kernel"
+    text = "Unseen runs on the torch back end .*the loss quartic has no kernel"
     with pytest.warns(il.FallbackWarning, match=text) as caught:
         learner(support, query)
     assert caught[0].filename == __file__

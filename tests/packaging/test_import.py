@@ -107,7 +107,7 @@ def test_the_module_run_for_real_with_an_old_torch(tmp_path):
         assert (run.returncode, run.stderr) == (1, OLD.format("2.0.0") + "\n")
 
 
-def test_without_the_extension_the_reference_works_and_says_so():
+def test_without_the_extension_the_batched_operations_work_and_say_so():
     run = python(
         "import warnings\nwarnings.simplefilter('always')\n"
         + CALL
@@ -116,8 +116,8 @@ def test_without_the_extension_the_reference_works_and_says_so():
         error="ImportError",
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("torch the native extension cannot be used: innerloop._cpu could")
-    assert "FallbackWarning: innerloop: MLP runs on the torch back end" in run.stderr
+    assert run.stdout.startswith("batched batched operations over the tasks, since the native ext")
+    assert "cannot be used: innerloop._cpu could" in run.stdout
 
 
 def test_without_the_extension_the_report_says_so():

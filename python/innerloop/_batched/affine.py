@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innerloop._batched.layer import Layer, Maybe, is_shared, plus, stacked
+from innerloop._batched.factored import Moved, Outer, joined
+from innerloop._batched.layer import Layer, Maybe, is_shared, stacked
 from innerloop._program import Node, Shape
 
 _convolve = torch.ops.aten.convolution
@@ -16,41 +17,40 @@ _convolve_back = torch.ops.aten.convolution_backward
 
 
 class LinearLayer(Layer):
-    """y = x w' + b over the last axis; x [T, N, *, I], w [T, O, I], b [T, O]."""
+    """y = x w' + b over the last axis; x [T, N, *, I], w [T, O, I], b [T, O]. Where w is `Moved`,
+    its gradients and directions are sums of outer products."""
 
-    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+    def forward(self, inputs: list[Tensor], leaves: list[Any]) -> tuple[Tensor, Any]:
         """Returns the products; keeps x [T, M, I]."""
         (x,), (w, b) = inputs, leaves
-        assert w is not None
         rows = x.reshape(x.shape[0], -1, x.shape[-1])  # [T, M, I]
         return _products(rows, w, b).reshape(*x.shape[:-1], -1), rows
 
     def backward(
-        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
-    ) -> tuple[list[Maybe], list[Maybe]]:
+        self, saved: Any, g: Tensor, leaves: list[Any], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Any]]:
         """gx = g w, gw = g' x, gb = sum g."""
         w, b = leaves
-        assert w is not None
         flat = g.reshape(g.shape[0], -1, g.shape[-1])  # [T, M, O]
         gx = _back(flat, w).reshape(*g.shape[:-1], -1) if wanted[0] else None
-        return [gx], [flat.transpose(1, 2) @ saved, None if b is None else flat.sum(1)]
+        outer = Outer(flat, saved)
+        gw = outer if isinstance(w, Moved) else _written(outer)
+        return [gx], [gw, None if b is None else flat.sum(1)]
 
     def tangent(
-        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+        self, saved: Any, dots: list[Maybe], leaves: list[Any], leaf_dots: list[Any]
     ) -> tuple[Maybe, Any]:
         """y. = x. w' + x w.' + b."""
         (x_dot,), w, (w_dot, b_dot) = dots, leaves[0], leaf_dots
-        assert w is not None
         y_dot: Maybe = None
         if x_dot is not None:
-            y_dot = _products(x_dot.reshape(*saved.shape[:2], -1), w, b_dot)
+            y_dot = _products(x_dot.reshape(saved.shape), w, b_dot)
         if w_dot is not None:
-            bias = None if y_dot is not None else b_dot
-            y_dot = plus(y_dot, _products(saved, w_dot, bias))
+            other = _products(saved, w_dot, b_dot if y_dot is None else None)
+            y_dot = other if y_dot is None else y_dot.add_(other)
         elif y_dot is None and b_dot is not None:
             y_dot = b_dot.unsqueeze(1).expand(-1, saved.shape[1], -1)
-        shape = (*self.shapes[0][:-1], w.shape[1])
-        return None if y_dot is None else y_dot.reshape(saved.shape[0], -1, *shape), None
+        return None if y_dot is None else y_dot.reshape(len(saved), -1, *self.node.shape), None
 
     def second(
         self,
@@ -59,42 +59,67 @@ class LinearLayer(Layer):
         g: Tensor,
         g_dot: Maybe,
         dots: list[Maybe],
-        leaves: list[Maybe],
-        leaf_dots: list[Maybe],
+        leaves: list[Any],
+        leaf_dots: list[Any],
         wanted: Sequence[bool],
-    ) -> tuple[list[Maybe], list[Maybe]]:
+    ) -> tuple[list[Maybe], list[Any]]:
         """gx. = g. w + g w., gw. = g.' x + g' x., gb. = sum g."""
         (x_dot,), (w, b), w_dot = dots, leaves, leaf_dots[0]
-        assert w is not None
         flat = g.reshape(g.shape[0], -1, g.shape[-1])
         flat_dot = None if g_dot is None else g_dot.reshape(flat.shape)
         gx: Maybe = None
         if wanted[0]:
             gx = None if flat_dot is None else _back(flat_dot, w)
-            if w_dot is not None:
-                gx = _added(gx, _back(flat, w_dot))
+            gx = _added(gx, None if w_dot is None else _back(flat, w_dot))
             gx = None if gx is None else gx.reshape(*g.shape[:-1], -1)
-        gw = None if flat_dot is None else torch.bmm(flat_dot.transpose(1, 2), saved)
-        if x_dot is not None:
-            other = flat.transpose(1, 2), x_dot.reshape(saved.shape)
-            gw = torch.bmm(*other) if gw is None else gw.baddbmm_(*other)
-        gb = None if b is None or flat_dot is None else flat_dot.sum(1)
-        return [gx], [gw, gb]
+        parts = [
+            None if flat_dot is None else Outer(flat_dot, saved),
+            None if x_dot is None else Outer(flat, x_dot.reshape(saved.shape)),
+        ]
+        gw: Any = None
+        if any(part is not None for part in parts):
+            gw = joined(*parts)
+            gw = gw if isinstance(w, Moved) else _written(gw)
+        return [gx], [gw, None if b is None or flat_dot is None else flat_dot.sum(1)]
 
 
-def _products(x: Tensor, w: Tensor, b: Maybe) -> Tensor:
+def _written(outer: Outer) -> Tensor:
+    """Returns a sum of outer products written out."""
+    return torch.bmm(outer.left.transpose(1, 2), outer.right)
+
+
+def _products(x: Tensor, w: Tensor | Outer | Moved, b: Maybe) -> Tensor:
     """Returns x w' + b for x [T, M, I]."""
+    if isinstance(w, Moved):
+        y = _products(x, w.base, b)
+        return y if w.change is None else y.add_(w.change.times(x))
+    if isinstance(w, Outer):
+        y = w.times(x)
+        return y if b is None else y.add_(b.unsqueeze(1))
     if is_shared(w) and (b is None or is_shared(b)):
         flat = x.reshape(-1, x.shape[-1])
         y = torch.nn.functional.linear(flat, w[0], None if b is None else b[0])
         return y.view(*x.shape[:2], -1)
+    if is_shared(w):
+        return _products(x, w, None).add_(_there(b).unsqueeze(1))
     if b is None:
         return torch.bmm(x, w.transpose(1, 2))
     return torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2))
 
 
-def _back(g: Tensor, w: Tensor) -> Tensor:
+def _there(b: Maybe) -> Tensor:
+    """Returns a bias that is one."""
+    assert b is not None
+    return b
+
+
+def _back(g: Tensor, w: Tensor | Outer | Moved) -> Tensor:
     """Returns g w for g [T, M, O]."""
+    if isinstance(w, Moved):
+        gx = _back(g, w.base)
+        return gx if w.change is None else gx.add_(w.change.back(g))
+    if isinstance(w, Outer):
+        return w.back(g)
     if is_shared(w):
         return (g.reshape(-1, g.shape[-1]) @ w[0]).view(*g.shape[:2], -1)
     return torch.bmm(g, w)
@@ -121,24 +146,32 @@ class Convolution(Layer):
         parts = zip(x.unbind(), w.unbind(), biases, strict=True)
         return stacked([_convolve(xt, wt, bt, *options) for xt, wt, bt in parts])
 
-    def _transposed(
-        self, g: Tensor, x: Tensor, w: Tensor, wants_x: bool, wants_w: bool
-    ) -> tuple[Maybe, Maybe]:
-        """Returns the gradients in x and w of <g, convolution(x, w)>."""
-        if not wants_x and not wants_w:
-            return None, None
+    def _input_gradient(self, g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        """Returns the gradient in x of <g, convolution(x, w)>."""
         options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
-        if is_shared(w) and not wants_w:
+        mask = [True, False, False]
+        if is_shared(w):
             flat = g.flatten(0, 1), x.flatten(0, 1), w[0]
-            gx = _convolve_back(*flat, None, *options, [True, False, False])[0]
-            return gx.unflatten(0, x.shape[:2]), None
-        mask = [wants_x, wants_w, False]
-        found = [
-            _convolve_back(gt, xt, wt, None, *options, mask)
-            for gt, xt, wt in zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
-        ]
-        gx = stacked([each[0] for each in found]) if wants_x else None
-        return gx, torch.stack([each[1] for each in found]) if wants_w else None
+            gx: Tensor = _convolve_back(*flat, None, *options, mask)[0]
+            return gx.reshape(x.shape)
+        parts = zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
+        return stacked([_convolve_back(*part, None, *options, mask)[0] for part in parts])
+
+    def _weight_gradient(self, g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+        """Returns the gradient [T, ...] in w of <g, convolution(x, w)>."""
+        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
+        mask = [False, True, False]
+        parts = zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
+        return torch.stack([_convolve_back(*part, None, *options, mask)[1] for part in parts])
+
+    def _both_gradients(self, g: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns both gradients."""
+        if is_shared(w):
+            return self._input_gradient(g, x, w), self._weight_gradient(g, x, w)
+        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
+        parts = zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
+        found = [_convolve_back(*part, None, *options, [True, True, False]) for part in parts]
+        return stacked([each[0] for each in found]), torch.stack([each[1] for each in found])
 
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
         """Returns the convolution; keeps x."""
@@ -152,7 +185,11 @@ class Convolution(Layer):
         """The two transposed convolutions, and sums for the bias."""
         w, b = leaves
         assert w is not None
-        gx, gw = self._transposed(g, saved, w, wanted[0], True)
+        gx: Maybe = None
+        if wanted[0]:
+            gx, gw = self._both_gradients(g, saved, w)
+        else:
+            gw = self._weight_gradient(g, saved, w)
         return [gx], [gw, None if b is None else _channel_sums(g)]
 
     def tangent(
@@ -191,17 +228,23 @@ class Convolution(Layer):
         gx: Maybe = None
         gw: Maybe = None
         if g_dot is not None:
-            gx, gw = self._transposed(g_dot, saved, w, wanted[0], True)
+            if wanted[0]:
+                gx, gw = self._both_gradients(g_dot, saved, w)
+            else:
+                gw = self._weight_gradient(g_dot, saved, w)
         wants_x, wants_w = wanted[0] and w_dot is not None, x_dot is not None
-        more = self._transposed(
-            g,
-            saved if x_dot is None else x_dot,
-            w if w_dot is None else w_dot,
-            wants_x,
-            wants_w,
-        )
+        other = saved if x_dot is None else x_dot
+        if wants_x and wants_w:
+            assert w_dot is not None
+            more_x, more_w = self._both_gradients(g, other, w_dot)
+            gx, gw = _added(gx, more_x), _added(gw, more_w)
+        elif wants_x:
+            assert w_dot is not None
+            gx = _added(gx, self._input_gradient(g, other, w_dot))
+        elif wants_w:
+            gw = _added(gw, self._weight_gradient(g, other, w))
         gb = None if b is None or g_dot is None else _channel_sums(g_dot)
-        return [_added(gx, more[0])], [_added(gw, more[1]), gb]
+        return [gx], [gw, gb]
 
 
 def _added(a: Maybe, b: Maybe) -> Maybe:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -150,8 +152,49 @@ def _one(objective: Objective, z: Tensor, side: Rows, task: int) -> Tensor:
 
 
 def _of_callable(objective: Objective, z: Tensor, side: Rows) -> Outputs:
-    """Returns a callable with its derivatives by autograd in the outputs of one task after the
-    other: a graph of the loss alone."""
+    """Returns a callable with its derivatives by autograd in the outputs alone: of all tasks by
+    torch.vmap where rows are the same for all and vmap takes the callable, else task by task."""
+    if side.used is None and objective.function not in _LOOPED:
+        try:
+            return _mapped(objective, z, side)
+        except RuntimeError:
+            looped = _one_by_one(objective, z, side)  # had it failed as well, vmap was not to blame
+            with contextlib.suppress(TypeError):
+                _LOOPED.add(objective.function)
+            return looped
+    return _one_by_one(objective, z, side)
+
+
+_LOOPED: WeakSet[Any] = WeakSet()  # callables that vmap has refused
+
+
+def _mapped(objective: Objective, z: Tensor, side: Rows) -> Outputs:
+    """Returns a callable with its derivatives by torch.vmap."""
+
+    def task(leaf: Tensor, y: Tensor) -> Tensor:
+        check_shapes(objective, leaf, y)
+        return task_value(objective, leaf, y, None)
+
+    def slope(leaf: Tensor, y: Tensor, direction: Tensor) -> Tensor:
+        product: Tensor = torch.func.grad(task)(leaf, y) * direction
+        return product.sum()
+
+    z = z.detach()
+    with torch.enable_grad():
+        both = torch.func.vmap(torch.func.grad_and_value(task), randomness="different")
+        g, values = both(z, side.y)
+
+    def curved(v: Tensor) -> Tensor:
+        with torch.enable_grad():
+            second = torch.func.vmap(torch.func.grad(slope), randomness="different")
+            product: Tensor = second(z, side.y, v).detach()
+        return product
+
+    return Outputs(values.detach(), g.detach(), curved)
+
+
+def _one_by_one(objective: Objective, z: Tensor, side: Rows) -> Outputs:
+    """Returns a callable with its derivatives by graphs of the loss of one task after the other."""
     leaves, values, gradients = [], [], []
     with torch.enable_grad():
         for t in range(len(z)):

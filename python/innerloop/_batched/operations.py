@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from innerloop._batched.differentiation import Problem, as_constants, mean_loss, task_losses
+from innerloop._batched.factored import Moved, Outer, factored_names
 from innerloop._batched.losses import prepared
 from innerloop._batched.passes import passes_of
 from innerloop._batched.unroll import (
@@ -27,8 +28,8 @@ from innerloop._reading import Rows, rows_of
 from innerloop.objectives import Loss, Objective, resolve
 from innerloop.reference import ReferenceMetaGrad
 
-# parameters and activations that are in use at a time: on a CPU about what a cache holds
-_CHUNK_BYTES = {"cpu": 16 << 20}
+# parameters and activations that are in use at a time
+_CHUNK_BYTES = {"cpu": 64 << 20}
 _CHUNK_ELSEWHERE = 1 << 30
 
 
@@ -213,10 +214,12 @@ class Batched:
     ) -> Tensor:
         """Returns query losses after the inner loop [T]."""
         objective = resolve("meta_loss", loss)
+        factored = self._factored(params, support, query, inner_lr, steps)
         values = []
         for part, (side, other) in self._sides(objective, support, query):
             loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
-            path = loop.path(self._leaves(params, part, len(support[0])), every=False)
+            phi = self._leaves(params, part, len(support[0]), factored)
+            path = loop.path(phi, every=False)
             values.append(query_values(objective, other, path[-1]))
         return torch.cat(values)
 
@@ -242,10 +245,11 @@ class Batched:
         task_weight = task_weight.detach()
         rates = RateGrad(_constant(inner_lr), like)
         grads = {k: torch.zeros_like(params[k]) for k in self._shapes}
+        factored = self._factored(params, support, query, inner_lr, steps)
         values, before, after = [], [], []
         for part, (side, other) in self._sides(objective, support, query):
             loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
-            trace = loop.trace(self._leaves(params, part, tasks))
+            trace = loop.trace(self._leaves(params, part, tasks, factored))
             last = trace.path[-1]
             value, adjoint = query_gradient(objective, other, last, task_weight[part])
             values.append(value)
@@ -256,7 +260,10 @@ class Batched:
             for name, part_grad in loop.adjoint(trace, adjoint, order, rates).items():
                 if name not in grads:
                     continue
-                if params[name].ndim > len(self._shapes[name]):
+                if isinstance(part_grad, Outer):
+                    left, right = (v.flatten(0, 1) for v in part_grad)
+                    grads[name].addmm_(left.t(), right)
+                elif params[name].ndim > len(self._shapes[name]):
                     grads[name][part] = part_grad
                 else:
                     grads[name] += part_grad.sum(0)
@@ -304,9 +311,28 @@ class Batched:
             return value[part]
         return value.expand(part.stop - part.start, *value.shape)
 
-    def _leaves(self, params: Params, part: slice, tasks: int) -> Leaves:
+    def _factored(
+        self,
+        params: Params,
+        support: SideTensors,
+        query: SideTensors,
+        inner_lr: InnerLr,
+        steps: int,
+    ) -> list[str]:
+        """Returns the weights that are not written out for each task: shared ones, where that
+        saves numbers."""
+        programs = [self._programs[rows_of(side[0])] for side in (support, query)]
+        rows = [side[0].shape[1] for side in (support, query)]
+        names = factored_names(programs, rows, self._shapes, inner_lr, steps)
+        return [name for name in names if params[name].ndim == len(self._shapes[name])]
+
+    def _leaves(
+        self, params: Params, part: slice, tasks: int, factored: Sequence[str] = ()
+    ) -> Leaves:
         """Returns parameters and constants of some tasks, {name: [t, ...]}."""
-        leaves = {k: self._leaf(params[k], k, part, tasks) for k in self._shapes}
+        leaves: Leaves = {k: self._leaf(params[k], k, part, tasks) for k in self._shapes}
+        for name in factored:
+            leaves[name] = Moved(leaves[name], None)
         for name, value in self._buffers.items():
             leaves[name] = value.detach().expand(part.stop - part.start, *value.shape)
         return leaves

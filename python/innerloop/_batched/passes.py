@@ -14,7 +14,7 @@ from innerloop._batched.blocks import NormBlock
 from innerloop._batched.layer import Layer, Maybe, channels_last, plus
 from innerloop._program import Node, Program
 
-Leaves = Mapping[str, Tensor]
+Leaves = Mapping[str, Any]  # tensors, or what `factored.py` has in their place
 
 _LAYERS: dict[str, type[Layer]] = {
     "linear": affine.LinearLayer,
@@ -76,11 +76,11 @@ class Passes:
             saved.append(kept if tape else None)
         return _there(values[self._output]), Tape(saved, [None] * len(saved))
 
-    def backward(self, leaves: Leaves, tape: Tape, g: Tensor) -> dict[str, Tensor]:
+    def backward(self, leaves: Leaves, tape: Tape, g: Tensor) -> dict[str, Any]:
         """Returns the gradients [T, ...] of the leaves, given that in the outputs."""
         gradients: list[Maybe] = [None] * self._values
         gradients[self._output] = g
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         for at in reversed(range(len(self._calls))):
             call = self._calls[at]
             here = tape.gradients[at] = gradients[call.output]
@@ -93,9 +93,7 @@ class Passes:
             _gather(found, call, own)
         return found
 
-    def product(
-        self, leaves: Leaves, tape: Tape, dots: Leaves, curvature: Any
-    ) -> dict[str, Tensor]:
+    def product(self, leaves: Leaves, tape: Tape, dots: Leaves, curvature: Any) -> dict[str, Any]:
         """Returns the derivatives [T, ...] of the gradients of the leaves along a direction in some
         of them. `curvature` maps the derivative of the outputs to that of their gradient."""
         tangents: list[Maybe] = [None] * self._values
@@ -112,7 +110,7 @@ class Passes:
         along = tangents[self._output]
         if along is not None:
             seconds[self._output] = curvature(along)
-        found: dict[str, Tensor] = {}
+        found: dict[str, Any] = {}
         for at in reversed(range(len(self._calls))):
             call, here = self._calls[at], tape.gradients[at]
             if here is None:
@@ -184,7 +182,7 @@ def _names(call: _Call) -> list[str]:
     return [name for name in call.leaves if name is not None]
 
 
-def _of(leaves: Leaves, call: _Call) -> list[Maybe]:
+def _of(leaves: Leaves, call: _Call) -> list[Any]:
     """Returns the leaves of a call in its order; None for absent ones."""
     return [None if name is None else leaves.get(name) for name in call.leaves]
 
@@ -195,7 +193,7 @@ def _collect(values: list[Maybe], call: _Call, parts: Sequence[Maybe]) -> None:
         values[value] = plus(values[value], part)
 
 
-def _gather(found: dict[str, Tensor], call: _Call, parts: Sequence[Maybe]) -> None:
+def _gather(found: dict[str, Any], call: _Call, parts: Sequence[Any]) -> None:
     """Adds what flows back to the leaves of a call."""
     for name, part in zip(call.leaves, parts, strict=False):
         if name is not None and part is not None:

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from innerloop._batched.factored import Moved, Outer, joined
 from innerloop._batched.losses import Outputs, Rows, loss_of, value_of
 from innerloop._batched.passes import Passes, Tape
 from innerloop._one_task import rate_of
 from innerloop._params import InnerLr, is_per_step
 from innerloop.objectives import Objective
 
-Leaves = dict[str, Tensor]
+Leaves = dict[str, Any]  # tensors [T, ...]; weights of linear layers may be `Moved`, theirs `Outer`
 _KEPT_BYTES = 256 << 20
 
 
@@ -56,7 +57,7 @@ def support_step(objective: Objective, side: Side, phi: Leaves) -> Step:
     return Step(phi, outputs, tape, side.passes.backward(phi, tape, outputs.gradient))
 
 
-def hessian_product(side: Side, step: Step, direction: Mapping[str, Tensor]) -> Leaves:
+def hessian_product(side: Side, step: Step, direction: Leaves) -> Leaves:
     """Returns the Hessian of a step's loss times a direction in some of the leaves."""
     if not step.tape.saved:
         return {}
@@ -101,7 +102,11 @@ class Loop:
         for name in self._adapted:
             if name in gradient:
                 rate = self._rate(name, step)
-                if isinstance(rate, Tensor):
+                known = phi[name]
+                if isinstance(known, Moved):
+                    change = gradient[name].scaled(-rate)
+                    after[name] = Moved(known.base, joined(known.change, change))
+                elif isinstance(rate, Tensor):
                     after[name] = torch.addcmul(phi[name], rate, gradient[name], value=-1)
                 else:
                     after[name] = torch.sub(phi[name], gradient[name], alpha=rate)
@@ -143,12 +148,23 @@ class Loop:
                 if name in adjoint:
                     if name in step.gradient:
                         rates.add(name, s, adjoint[name], step.gradient[name])
-                    direction[name] = self._rate(name, s) * adjoint[name]
+                    direction[name] = _scaled(adjoint[name], self._rate(name, s))
             if order == 2 and direction:
                 for name, product in hessian_product(self._support, step, direction).items():
-                    known = adjoint.get(name)
-                    adjoint[name] = -product if known is None else known.sub_(product)
+                    adjoint[name] = _less(adjoint.get(name), product)
         return adjoint
+
+
+def _scaled(value: Any, factor: float | Tensor) -> Any:
+    """Returns factor times a leaf's adjoint."""
+    return value.scaled(factor) if isinstance(value, Outer) else value * factor
+
+
+def _less(value: Any, product: Any) -> Any:
+    """Returns a leaf's adjoint less a product; None stands for zero."""
+    if isinstance(product, Outer):
+        return joined(value, product.scaled(-1.0))
+    return -product if value is None else value.sub_(product)
 
 
 class RateGrad:
@@ -162,9 +178,13 @@ class RateGrad:
             for key, value in entries.items()
         }
 
-    def add(self, name: str, step: int, adjoint: Tensor, gradient: Tensor) -> None:
+    def add(self, name: str, step: int, adjoint: Any, gradient: Any) -> None:
         """Adds what one leaf contributes at one step: minus adjoint times gradient [T, ...]."""
         total = self._total["" if self._whole else name]
+        if isinstance(adjoint, Outer):
+            place = total[step] if total.ndim else total
+            place -= adjoint.dot(gradient)
+            return
         stepped = total.ndim == 1 if self._whole else is_per_step(total, tuple(adjoint.shape[1:]))
         place = total[step] if stepped else total
         if place.ndim:

@@ -21,7 +21,7 @@ class Adapted:
 
     Members:
         params: {name: [T, ...]}, constants.
-        backend: "fused" or "torch", where its predictions run.
+        backend: "fused", "batched" or "torch", where its predictions run.
         tasks: T.
 
     Example:
@@ -38,6 +38,8 @@ class Adapted:
         params: dict[str, Tensor],
         backend: str,
         allow_tf32: bool = False,
+        *,
+        is_single: bool = False,
     ) -> None:
         self.params = params
         self.tasks = next(iter(params.values())).shape[0]
@@ -45,6 +47,7 @@ class Adapted:
         self._description = Description()
         self._backend = backend
         self._allow_tf32 = allow_tf32
+        self._is_single = is_single
 
     @property
     def backend(self) -> str:
@@ -62,17 +65,21 @@ class Adapted:
 
     @named
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns the outputs [T, N, K] for x [T, N, ...]. They have derivatives in x, any number
+        """Returns the outputs [T, N, K] for x [T, N, ...], or [N, K] for x [N, ...] if it was
+        adapted to a single task. They have derivatives in x, any number
         of times, which the torch back end takes (`backend="fused"` refuses them); the parameters
         are constants."""
+        if self._is_single and isinstance(x, Tensor):
+            x = x.unsqueeze(0)
         _checks.check_tasks("Adapted", x, self.tasks)
-        return functional.predict(
+        outputs = functional.predict(
             self.params,
             x,
             model=self._model(),
             backend=self._backend,
             allow_tf32=self._allow_tf32,
         )
+        return outputs[0] if self._is_single else outputs
 
     @named
     def module(self, task: int) -> nn.Module:

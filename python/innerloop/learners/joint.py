@@ -91,6 +91,7 @@ class JointTraining(Learner):
         """
         op = "JointTraining"
         learner_checks.check_reduction(op, reduction, task_weight)
+        support, query = self._batch(support), self._batch(query)
         model, params, objective = self._model(support, query)
         like = next(p for p in params.values() if p.is_floating_point())
         if autocast_device() is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import _checks, functional
+from innerloop._batching import with_task_axis
 from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
@@ -170,6 +171,10 @@ class Learner(nn.Module):
             _checks.check_statistics(type(self).__name__, self.module, selects_rows=selects)
         return model, params, objective
 
+    def _batch(self, batch: BatchLike) -> BatchLike:
+        """Returns a batch as it is, and a single task as a batch of one."""
+        return with_task_axis(self.module, batch)[0]
+
     def _rates_for(self, op: str, inner_lr: InnerLr | None, steps: int) -> InnerLr:
         """Returns the rates of one call."""
         if inner_lr is not None:
@@ -196,13 +201,15 @@ class Learner(nn.Module):
         """Returns the network adapted to each task, as a function of new inputs.
 
         Args:
-            support: (x [T, N, ...], y[, count[, weight]]), as in training.
+            support: (x [T, N, ...], y[, count[, weight]]), as in training; a single task (x [N,
+                ...], y [N, ...]) is adapted to alone.
             steps: inner steps; None for the learner's own. Rates per step are cut, or the last one
                 is repeated.
             inner_lr: rates; None for the learner's own.
 
         Returns:
-            Adapted: call it on x [T, M, ...]. It holds constants, no autograd state.
+            Adapted: call it on x [T, M, ...] ([M, ...] for a single task). It holds constants, no
+                autograd state.
 
         Raises:
             ValueError: a shape does not fit, or JointTraining has no inner_lr.
@@ -217,6 +224,7 @@ class Learner(nn.Module):
         """
         steps = self.steps if steps is None else steps
         rates = self._rates_for(f"{type(self).__name__}.adapt", inner_lr, steps)
+        support, is_single = with_task_axis(self.module, support)
         model, params, objective = self._model(support)
         with torch.no_grad():
             adapted = functional.adapt(
@@ -231,7 +239,7 @@ class Learner(nn.Module):
                 allow_tf32=self._allow_tf32,
             )
         constants = {k: v.detach() for k, v in adapted.items()}
-        return Adapted(self.module, constants, self._backend, self._allow_tf32)
+        return Adapted(self.module, constants, self._backend, self._allow_tf32, is_single=is_single)
 
     @named
     def evaluate(
@@ -270,8 +278,8 @@ class Learner(nn.Module):
         steps = self.steps if steps is None else steps
         op = f"{type(self).__name__}.evaluate"
         _checks.check_options(op, steps, self.order, self._backend)
-        support_parts = _checks.check_batch(op, "support", support)
-        query_parts = _checks.check_batch(op, "query", query)
+        support_parts = _checks.check_batch(op, "support", self._batch(support))
+        query_parts = _checks.check_batch(op, "query", self._batch(query))
         rates = self.rates if inner_lr is None else self._given_rates(op, inner_lr, steps)
         if rates is None and steps:
             learner_checks.refuse_without_rate(op)

@@ -22,8 +22,8 @@ class MAML(Learner):
     `optimizer.step()`.
 
     Args:
-        module: the network. Chains of Linear and activations are fused; any other module runs on
-            the torch back end (see `backend` and `explain()`).
+        module: the network. Chains of Linear and activations are fused, other networks of known
+            layers batched; any other module runs on the torch back end (see `explain()`).
         inner_lr: rates of the inner loop in any form that `meta_grad` takes. Tensors are copied.
         steps: inner steps S >= 0.
         order: 2 for the exact meta-gradient; 1 for first-order MAML.
@@ -37,13 +37,13 @@ class MAML(Learner):
         learn_inner_lr: False; True for one learned rate; "per_step" for [S]; "per_tensor" for one
             per adapted parameter; "per_parameter" for one per element of them. Learned rates start
             at `inner_lr` and are the parameters of `learner.rates`; their sign is free.
-        backend: "auto", "fused" (raise rather than fall back) or "torch".
+        backend: "auto"; "fused" or "batched" (raise rather than fall back); or "torch".
         allow_tf32: see `meta_grad`; of training, adaptation, evaluation and predictions.
 
     Raises:
         ValueError: an option, name or shape does not fit, or no parameter is left to adapt.
         TypeError: module is not an nn.Module, or a dtype does not fit.
-        NotImplementedError: `backend="fused"` cannot take the module.
+        NotImplementedError: the back end that is asked for cannot take the module.
 
     Source: Finn, Abbeel, Levine 2017, algorithm 1.
 
@@ -95,7 +95,9 @@ class MAML(Learner):
         """Returns the mean over tasks of the query loss after adaptation.
 
         Args:
-            support: (x [T, N, ...], y[, count[, weight]]): see `Batch`.
+            support: (x [T, N, ...], y[, count[, weight]]): see `Batch`. A single task x [N, ...],
+                y [N, ...] is taken as a batch of one, if y does not begin with the first two sizes
+                of x, or if x is [N, D] for a module that begins with D inputs.
             query: the same with Q rows.
             task_weight: [T]; the result is sum_t task_weight_t loss_t. None means 1/T.
             reduction: "mean", or "none" for the losses of the tasks [T].
@@ -113,6 +115,7 @@ class MAML(Learner):
             pass in backward.
         """
         _checks.check_reduction("MAML", reduction, task_weight)
+        support, query = self._batch(support), self._batch(query)
         steps = self.steps if steps is None else steps
         model, params, objective = self._model(support, query)
         rates = self._rates_for("MAML", inner_lr, steps)
