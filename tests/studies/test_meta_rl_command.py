@@ -354,8 +354,9 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["--tensorboard"], "tensorboard", "tensorboard"),
         (["--policies"], "safetensors", "safetensors"),
         ([], "mujoco", "rl"),
+        (["--environments", "ML1-Reach"], "metaworld", "metaworld"),
     ],
-    ids=["cluster", "tensorboard", "safetensors", "rl"],
+    ids=["cluster", "tensorboard", "safetensors", "rl", "metaworld"],
 )
 def test_a_missing_extra_is_one_line(
     options: list[str],

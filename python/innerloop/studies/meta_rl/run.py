@@ -15,7 +15,13 @@ from innerloop.runs.files import reason, write_bytes, write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.progress import progress_bars, report_resumed
 from innerloop.runs.store import RESULTS, Store
-from innerloop.studies.meta_rl.document import FORMAT, describe_run, results_document
+from innerloop.studies.meta_rl.document import (
+    BASE,
+    FORMAT,
+    describe_run,
+    results_document,
+    simulators,
+)
 from innerloop.studies.meta_rl.launching import (
     JOBS,
     Cluster,
@@ -79,7 +85,7 @@ def run_study(
         Interrupted: Ctrl-C; finished units and the latest state of the others are kept.
     """
     threads = usable_threads(threads)
-    _check_packages(kept, cluster)
+    _check_packages(settings, kept, cluster)
     describe = describe_run(settings)
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"meta-rl-{key[:8]}"
@@ -144,9 +150,11 @@ def _lead(
         console.print(f"Written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
 
 
-def _check_packages(kept: Kept, cluster: Cluster | None) -> None:
+def _check_packages(settings: Settings, kept: Kept, cluster: Cluster | None) -> None:
     """Refuse what needs a package that is missing."""
     try:
+        for name in simulators(settings):
+            _checks.package("--environments", name, "rl" if name in BASE else name)
         if cluster is not None:
             _checks.package(f"--launcher {cluster.kind}", "submitit", "cluster")
         if kept.tensorboard:
@@ -162,8 +170,6 @@ def _check_environments(settings: Settings, ranks: Ranks) -> None:
     for name in settings.environments:
         try:
             environment(settings, name, 1, ranks).close()
-        except ModuleNotFoundError as error:
-            raise InputError(str(error)) from None
         except InputError:
             raise
         except (ValueError, TypeError) as error:
