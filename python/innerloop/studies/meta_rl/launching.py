@@ -145,7 +145,8 @@ def submit(
     settings: Settings, units: list[Unit], folder: Path, key: str, cluster: Cluster, kept: Kept
 ) -> Iterator[Unit]:
     """Finished units, each a job of a cluster that shares the folder. What waits here may be
-    killed: the jobs go on, and the same command finds what they have finished.
+    killed: the jobs go on, and the same command finds what they have finished. (Those that still
+    run it would submit twice: their numbers are the same, their work is lost.)
 
     Raises:
         InputError: there is no such cluster, or jobs have failed; the others are waited for first.
