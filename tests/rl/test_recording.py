@@ -1,5 +1,7 @@
 """Videos: what a renderer shows, frame by frame, and one clear error where there is none."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,11 @@ class Renderer:
 
     def close(self):
         self.shape = None
+
+
+@pytest.fixture(autouse=True)
+def a_display(monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
 
 
 def hopper():
@@ -73,6 +80,15 @@ def test_without_a_renderer_there_is_one_clear_error(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"finds nothing to render with here \(no GL here\)"):
         rl.record(env, params, path, model=model)
     assert not path.exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems need no variable")
+def test_without_a_display_mujoco_is_not_asked(tmp_path, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    env, _, params = hopper()
+    with pytest.raises(RuntimeError, match=r"there is no display\); set .*MUJOCO_GL"):
+        rl.record(env, params, tmp_path / "video.mp4")
 
 
 def test_refusals(tmp_path, monkeypatch):

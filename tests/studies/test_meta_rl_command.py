@@ -150,7 +150,7 @@ def test_a_run_is_what_train_and_evaluate_give(whole: Path) -> None:
 def test_two_worker_processes_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     code, _, err = invoke(*SMALL, *BOTH, "--threads", 2, "--out", tmp_path)
     assert (code, err) == (0, "")
-    for name in ("results.json", "report.md"):
+    for name in ("results.json", "report.md", "report.html"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
     assert not list((tmp_path / "unfinished").iterdir())
 
@@ -250,7 +250,7 @@ def test_processes_of_torchrun_share_every_training(whole: Path, tmp_path: Path)
     assert [row["steps"] for row in found] == [row["steps"] for row in expected]
     for one, two in zip(found, expected, strict=True):
         np.testing.assert_allclose(one["returns"], two["returns"], rtol=1e-4, atol=1e-4)
-    assert ended.stdout.count("Written: ") == 1  # one process speaks
+    assert ended.stdout.count("Written to ") == 1  # one process speaks
 
 
 def test_policies_and_events_are_kept_where_asked_for(whole: Path, tmp_path: Path) -> None:
@@ -315,7 +315,8 @@ def test_figures(whole: Path, tmp_path: Path) -> None:
         pixels = imread(tmp_path / f"{name}.png")
         assert min(pixels.shape[:2]) > 400
         assert 0.01 < np.mean(pixels[..., :3].min(axis=-1) < 0.95) < 0.75
-        assert f"![{name}]({name}.png)" in (tmp_path / "report.md").read_text()
+        assert f"]({name}.svg)" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.html").read_text().count("data:image/svg+xml;base64,") == 2
 
 
 @pytest.mark.parametrize(
@@ -354,8 +355,9 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["--tensorboard"], "tensorboard", "tensorboard"),
         (["--policies"], "safetensors", "safetensors"),
         ([], "mujoco", "rl"),
+        (["--environments", "ML1-Reach"], "metaworld", "metaworld"),
     ],
-    ids=["cluster", "tensorboard", "safetensors", "rl"],
+    ids=["cluster", "tensorboard", "safetensors", "rl", "metaworld"],
 )
 def test_a_missing_extra_is_one_line(
     options: list[str],

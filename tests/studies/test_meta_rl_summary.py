@@ -3,15 +3,16 @@ standard error is right, and what the report makes of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from innerloop.studies.meta_rl.document import results_document
-from innerloop.studies.meta_rl.report import claim, report, verdict
+from innerloop.studies.meta_rl.report import claim, make_report, markdown, verdict
 from innerloop.studies.meta_rl.settings import Settings, preset_settings
-from innerloop.studies.meta_rl.summary import Comparison, comparisons
+from innerloop.studies.meta_rl.summary import Arm, Comparison, comparisons, update_gain
 from innerloop.studies.meta_rl.units import PUBLISHED, all_units
 
 TASKS = 30
@@ -47,6 +48,19 @@ def test_what_tasks_have_in_common_cancels() -> None:
     assert (np.abs(one.tradeoff) < 0.9).all()  # the published map counts the tasks' spread
 
 
+def test_updates_that_do_nothing_rarely_seem_to_help() -> None:
+    """Noise that every seed shares, as the episodes after an update have it, is no gain."""
+    seen = 0
+    for seed in range(200):
+        source = np.random.default_rng(seed)
+        noise = source.standard_normal((1, 1, TASKS, 2)) + 0.1 * source.standard_normal(
+            (5, 1, TASKS, 2)
+        )
+        mean, error = update_gain(Arm("", np.zeros(1), noise, 0))
+        seen += abs(mean) > 2 * error
+    assert 2 <= seen <= 20  # 5.5 % by Student's law
+
+
 def test_two_standard_errors_are_rarely_exceeded_by_chance() -> None:
     found = [compared(0.0, seed, seeds=8).decided() for seed in range(100)]
     # Student's t with about 14 degrees of freedom: 6.5 %
@@ -80,9 +94,9 @@ def test_words() -> None:
     ]
     worse = compared(-9.0)
     assert "DRS is better in 0, MAML in 2" in claim([worse])
-    text = report(chosen, [better, worse], 3, ["tradeoff"])
+    text = markdown(make_report(chosen, [better, worse], 3, Path("run"), drawn=True))
     assert "Unfinished: 3 of 12 trainings" in text
-    assert "![tradeoff](tradeoff.png)" in text
+    assert "](tradeoff.svg)" in text
     rows = [line.split("|")[-2].strip() for line in text.splitlines() if line.startswith("| 20 ")]
     assert rows == ["DRS", "MAML"]
     assert PUBLISHED in text
@@ -97,4 +111,6 @@ def test_without_updates_the_return_before_any_is_judged(updates: int) -> None:
             result["returns"][test] = np.array(held)[:, :, : updates + 1].tolist()
     word = "after 1 update" if updates else "before any update"
     assert f"(2 seeds, {word})" in verdict(comparisons(chosen, results))[0]
-    assert word in report(chosen, comparisons(chosen, results), 6, [])
+    made = make_report(chosen, comparisons(chosen, results), 6, Path("run"), drawn=False)
+    assert word in markdown(made)
+    assert "svg" not in markdown(made)

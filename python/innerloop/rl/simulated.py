@@ -7,6 +7,8 @@ one MjData a thread."""
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -22,7 +24,7 @@ from innerloop.rl.families import FACTORS, Family
 BROKEN = 1e10
 # a policy's action a in [-10, 10] becomes lo + (a + 10) (hi - lo) / 20, clipped to [lo, hi]
 ACTION_RANGE = 10.0
-IMAGE = (360, 480)  # height and width of what `render` gives
+IMAGE = (352, 480)  # height and width of what `render` gives, multiples of 16 for video codecs
 
 
 class SimulatedEnvironment(Environment):
@@ -158,6 +160,8 @@ class SimulatedEnvironment(Environment):
         mujoco = _checks.package("render", "mujoco", "rl")
         if self._renderer is None:
             try:
+                if _needs_display():  # MuJoCo would find out by a crash
+                    raise RuntimeError("there is no display")
                 self._renderer = mujoco.Renderer(self._nominal, *IMAGE)
             except Exception as error:  # MuJoCo's back ends each fail in a way of their own
                 raise RuntimeError(
@@ -183,6 +187,15 @@ class SimulatedEnvironment(Environment):
         if not self._is_closed:
             self._pool.close()
         super().close()
+
+
+def _needs_display() -> bool:
+    """Whether rendering asks for a display that is not there."""
+    if not sys.platform.startswith("linux"):
+        return False
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    return chosen not in ("egl", "osmesa") and not any(os.environ.get(name) for name in displays)
 
 
 def load_model(family: Family) -> Any:

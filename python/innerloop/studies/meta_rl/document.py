@@ -14,16 +14,20 @@ from innerloop.studies.meta_rl.summary import Comparison, comparisons, mean_and_
 from innerloop.studies.meta_rl.units import ADAPTS, PUBLISHED, Unit, all_units
 
 FORMAT = "innerloop.study.meta-rl/1"
+BASE = ("mujoco", "gymnasium")
 
 Results = dict[str, dict[str, Any]]  # of finished units, by name
 
 
+def simulators(settings: Settings) -> list[str]:
+    """The packages that the environments need."""
+    benchmarks = any(name in BENCHMARKS for name in settings.environments)
+    return [*BASE, *(["metaworld"] if benchmarks else [])]
+
+
 def simulator_versions(settings: Settings) -> dict[str, str]:
     """Versions of everything that computes a number."""
-    packages = ["mujoco", "gymnasium"]
-    if any(name in BENCHMARKS for name in settings.environments):
-        packages.append("metaworld")
-    return {**versions(), **{name: metadata.version(name) for name in packages}}
+    return {**versions(), **{name: metadata.version(name) for name in simulators(settings)}}
 
 
 def describe_run(settings: Settings) -> dict[str, Any]:

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from innerloop.runs.figures import STYLE, save_figure
+from innerloop.runs.figures import SERIES, STYLE, figure_style, save_figure
 from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML
+from innerloop.studies.meta_rl.report import CURVES, MAPS
 from innerloop.studies.meta_rl.settings import PAIRS
 from innerloop.studies.meta_rl.summary import Arm, Comparison, middle_and_interval
 from innerloop.studies.meta_rl.units import ADAPTS, STEP_SIZE
 
-_STYLES = {"drs": STYLE[JOINT], "maml": STYLE[MAML], STEP_SIZE: STYLE[FIRST_ORDER], ADAPTS: None}
+_STYLES = {
+    "drs": STYLE[JOINT],
+    "maml": STYLE[MAML],
+    STEP_SIZE: STYLE[FIRST_ORDER],
+    ADAPTS: SERIES[3],
+}
 
 
 def draw_figures(made: list[Comparison], level: float, folder: Path) -> list[Path]:
-    """Write the figures of finished comparisons as PNG and SVG; returns the paths of the PNGs."""
-    if not made:
-        return []
-    with matplotlib.rc_context(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"}
-    ):
+    """Write the figures of finished comparisons, at least one; returns the paths of the SVGs."""
+    with figure_style():
         return [
-            save_figure(_maps(made), folder / "tradeoff"),
-            save_figure(_returns(made, level), folder / "returns"),
+            save_figure(_maps(made), folder / MAPS),
+            save_figure(_returns(made, level), folder / CURVES),
         ]
 
 
@@ -110,7 +111,7 @@ def _returns(made: list[Comparison], level: float) -> Figure:
 
 
 def _curve(axes: Axes, arm: Arm, kind: str, level: float) -> None:
-    style = _STYLES[kind] or {"color": "#56B4E9", "marker": "D", "linestyle": ":"}
+    style = _STYLES[kind]
     middle, low, high = (
         values[:, min(1, values.shape[1] - 1)] for values in middle_and_interval(arm, level)
     )

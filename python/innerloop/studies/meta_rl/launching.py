@@ -24,7 +24,7 @@ LAUNCHERS = (LOCAL, SLURM)
 JOBS = "jobs"
 _POLL_SECONDS = 1.0
 
-Report = Callable[[str, int], None]
+Show = Callable[[str, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def run_here(
     folder: Path,
     key: str,
     threads: int,
-    report: Report,
+    report: Show,
     kept: Kept,
 ) -> Iterator[Unit]:
     """Finished units, each trained on one core beside others; cores that are left over go to the
@@ -79,7 +79,7 @@ def run_together(
     folder: Path,
     key: str,
     threads: int,
-    report: Report,
+    report: Show,
     ranks: Ranks,
     kept: Kept,
 ) -> Iterator[Unit]:
@@ -98,7 +98,7 @@ def follow(settings: Settings, folder: Path, key: str, threads: int, ranks: Rank
         run_unit(settings, unit, folder, key, threads, ranks=ranks)
 
 
-def _named(report: Report, unit: Unit) -> Callable[[int], None]:
+def _named(report: Show, unit: Unit) -> Callable[[int], None]:
     return lambda steps: report(unit.name, steps)
 
 
@@ -145,7 +145,8 @@ def submit(
     settings: Settings, units: list[Unit], folder: Path, key: str, cluster: Cluster, kept: Kept
 ) -> Iterator[Unit]:
     """Finished units, each a job of a cluster that shares the folder. What waits here may be
-    killed: the jobs go on, and the same command finds what they have finished.
+    killed: the jobs go on, and the same command finds what they have finished. (Those that still
+    run it would submit twice: their numbers are the same, their work is lost.)
 
     Raises:
         InputError: there is no such cluster, or jobs have failed; the others are waited for first.

@@ -14,18 +14,32 @@ from innerloop.runs.errors import InputError, Interrupted
 from innerloop.runs.files import reason, write_bytes, write_json
 from innerloop.runs.launch import RUN, Clock, usable_threads
 from innerloop.runs.progress import progress_bars, report_resumed
+from innerloop.runs.report import REPORT, Report, figure_files, print_ending, write_report
 from innerloop.runs.store import RESULTS, Store
-from innerloop.studies.meta_rl.document import FORMAT, describe_run, results_document
+from innerloop.studies.meta_rl.document import (
+    BASE,
+    FORMAT,
+    describe_run,
+    results_document,
+    simulators,
+)
 from innerloop.studies.meta_rl.launching import (
     JOBS,
     Cluster,
-    Report,
+    Show,
     follow,
     run_here,
     run_together,
     submit,
 )
-from innerloop.studies.meta_rl.report import claim, introduction, report, verdict
+from innerloop.studies.meta_rl.report import (
+    CURVES,
+    MAPS,
+    MARKDOWN,
+    introduction,
+    make_report,
+    markdown,
+)
 from innerloop.studies.meta_rl.settings import Settings
 from innerloop.studies.meta_rl.summary import comparisons
 from innerloop.studies.meta_rl.together import Ranks, torchrun
@@ -42,13 +56,13 @@ from innerloop.studies.meta_rl.work import (
     result_of,
 )
 
-REPORT = "report.md"
 # Everything that a run may write beside its journal.
 OUTPUTS = (
     RESULTS,
     REPORT,
+    MARKDOWN,
     RUN,
-    *(f"{name}.{kind}" for name in ("tradeoff", "returns") for kind in ("png", "svg")),
+    *figure_files(MAPS, CURVES),
     *(f"{name}/" for name in (UNFINISHED, LOGS, EVENTS, POLICIES, JOBS)),
 )
 
@@ -79,7 +93,7 @@ def run_study(
         Interrupted: Ctrl-C; finished units and the latest state of the others are kept.
     """
     threads = usable_threads(threads)
-    _check_packages(kept, cluster)
+    _check_packages(settings, kept, cluster)
     describe = describe_run(settings)
     key = digest(describe)
     folder = out if out is not None else Path("innerloop-study") / f"meta-rl-{key[:8]}"
@@ -128,7 +142,7 @@ def _lead(
                 for unit in _train(settings, store, key, places, errors):
                     if _completes(unit, units, store):
                         _write(settings, store, key, with_figures)
-            paths = _write(settings, store, key, with_figures)
+            report = _write(settings, store, key, with_figures)
             clock.write(folder, threads=places.threads, units=len(store.units) - store.resumed)
         except KeyboardInterrupt:
             raise Interrupted(
@@ -138,15 +152,16 @@ def _lead(
             ) from None
         except OSError as error:
             raise InputError(f"--out {str(folder)!r} cannot be written ({reason(error)})") from None
-        made = comparisons(settings, store.units)
-        for line in [*verdict(made), claim(made)]:
-            console.print(line, highlight=False, soft_wrap=True)
-        console.print(f"Written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+        for line in report.reasons:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_ending(console, report, folder)
 
 
-def _check_packages(kept: Kept, cluster: Cluster | None) -> None:
+def _check_packages(settings: Settings, kept: Kept, cluster: Cluster | None) -> None:
     """Refuse what needs a package that is missing."""
     try:
+        for name in simulators(settings):
+            _checks.package("--environments", name, "rl" if name in BASE else name)
         if cluster is not None:
             _checks.package(f"--launcher {cluster.kind}", "submitit", "cluster")
         if kept.tensorboard:
@@ -162,8 +177,6 @@ def _check_environments(settings: Settings, ranks: Ranks) -> None:
     for name in settings.environments:
         try:
             environment(settings, name, 1, ranks).close()
-        except ModuleNotFoundError as error:
-            raise InputError(str(error)) from None
         except InputError:
             raise
         except (ValueError, TypeError) as error:
@@ -202,7 +215,7 @@ def _finished(
     folder: Path,
     key: str,
     places: _Places,
-    show: Report,
+    show: Show,
 ) -> Iterator[Unit]:
     """Units as they are finished; first those that already were, when the last run ended."""
     there = [unit for unit in pending if result_of(folder, key, unit) is not None]
@@ -231,18 +244,18 @@ def _completes(unit: Unit, units: list[Unit], store: Store) -> bool:
     )
 
 
-def _write(settings: Settings, store: Store, key: str, with_figures: bool) -> list[Path]:
-    """Write results, figures and report of what is finished; returns their paths."""
+def _write(settings: Settings, store: Store, key: str, with_figures: bool) -> Report:
+    """Write results, figures and reports of what is finished; returns the report."""
     folder = store.folder
     made = comparisons(settings, store.units)
+    drawn = with_figures and bool(made)
     write_json(folder / RESULTS, results_document(settings, store.units, key))
-    paths = [folder / RESULTS, folder / REPORT]
-    if with_figures:
+    if drawn:
         # Imported here: matplotlib is slow to load and not needed for numbers alone.
         from innerloop.studies.meta_rl.figures import draw_figures
 
-        paths += draw_figures(made, settings.level, folder)
-    done = _count(all_units(settings), store)
-    text = report(settings, made, done, [path.stem for path in paths[2:]])
-    write_bytes(folder / REPORT, text.encode())
-    return paths
+        draw_figures(made, settings.level, folder)
+    report = make_report(settings, made, _count(all_units(settings), store), folder, drawn)
+    write_bytes(folder / MARKDOWN, markdown(report).encode())
+    write_report(folder, report)
+    return report

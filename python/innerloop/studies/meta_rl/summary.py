@@ -160,6 +160,18 @@ def _compare(environment: str, pair: str, control: str, drs: Arm, maml: Arm) -> 
     )
 
 
+def update_gain(arm: Arm) -> tuple[float, float]:
+    """What the updates at test time add at the last checkpoint, and its standard error.
+
+    Episodes after an update have other noise than those before it, and the same for every seed:
+    what is common to the seeds shows only in the scatter over tasks, which is counted too.
+    """
+    gain = arm.tested[:, -1, :, -1] - arm.tested[:, -1, :, 0]  # [S, n]
+    seeds, tasks = gain.shape
+    variance = gain.mean(1).var(ddof=1) / seeds + gain.mean(0).var(ddof=1) / tasks
+    return float(gain.mean()), float(np.sqrt(variance))
+
+
 def middle_and_interval(arm: Arm, level: float) -> tuple[Array, Array, Array]:
     """Interquartile mean over seeds [C, U + 1] and the ends of its bootstrap interval."""
     low, high = stratified_bootstrap(

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import SynchronizedArray
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from innerloop.runs.launch import interrupts_ignored
+from innerloop.runs.workers import end_with_parent, run_in_processes
 from innerloop.studies.sinusoid.checkpoints import checkpoint_path, load, save
 from innerloop.studies.sinusoid.settings import Settings
 from innerloop.studies.sinusoid.training import Diverged, State, initial_state, train
 from innerloop.studies.sinusoid.units import Unit
 
 SAVE_SECONDS = 2.0
-_POLL_SECONDS = 0.05
 _REPORT_ITERATIONS = 50
-_DIVERGED = 3
 _WAITING = -1
 # Below this many iterations a worker process takes longer to start than to train.
 BRIEF_ITERATIONS = 3000
@@ -93,43 +89,20 @@ def _in_workers(
     threads: int,
     progress: Progress,
 ) -> Iterator[tuple[Unit, State]]:
-    context = multiprocessing.get_context("spawn")
-    done = context.Array("q", [_WAITING] * len(units))
-    waiting = list(enumerate(units))
-    running: dict[Unit, SpawnProcess] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < threads:
-                index, unit = waiting.pop(0)
-                process = context.Process(
-                    target=_work,
-                    args=(settings, unit, folder, key, done, index),
-                    daemon=True,
-                )
-                with interrupts_ignored():
-                    process.start()
-                running[unit] = process
-            time.sleep(_POLL_SECONDS)
-            for index, unit in enumerate(units):
-                if done[index] != _WAITING:
-                    progress(unit, done[index])
-            for unit in [each for each, process in running.items() if not process.is_alive()]:
-                process = running.pop(unit)
-                process.join()
-                if process.exitcode == _DIVERGED:
-                    raise Diverged(unit.method)
-                state = load(checkpoint_path(folder, unit.name), key, unit.name)
-                if process.exitcode != 0 or state is None or state.done != settings.iterations:
-                    raise RuntimeError(
-                        f"training of {unit.name} ended in a worker process with exit code "
-                        f"{process.exitcode} (its message is above; killed, or out of memory?)"
-                    )
-                yield unit, state
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.join()
+    done = multiprocessing.get_context("spawn").Array("q", [_WAITING] * len(units))
+
+    def watch() -> None:
+        for index, unit in enumerate(units):
+            if done[index] != _WAITING:
+                progress(unit, done[index])
+
+    jobs = [(settings, unit, folder, key, i) for i, unit in enumerate(units)]
+    for index in run_in_processes(_work, jobs, threads, watch, (Diverged,), (done,)):
+        unit = units[index]
+        state = load(checkpoint_path(folder, unit.name), key, unit.name)
+        if state is None or state.done != settings.iterations:
+            raise RuntimeError(f"training of {unit.name} ended in a worker without its result")
+        yield unit, state
 
 
 def _work(
@@ -137,19 +110,14 @@ def _work(
     unit: Unit,
     folder: Path,
     key: str,
-    done: SynchronizedArray[Any],
     index: int,
+    done: SynchronizedArray[Any],
 ) -> None:
-    """A worker's life: one unit from its checkpoint to its end, or to the parent's."""
+    """A worker's job: one unit from its checkpoint to its end, or to the parent's."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
 
     def progress(count: int) -> None:
         done[index] = count
-        if parent is not None and not parent.is_alive():
-            sys.exit(1)
+        end_with_parent()
 
-    try:
-        _train_and_save(settings, unit, folder, key, progress)
-    except Diverged:
-        sys.exit(_DIVERGED)
+    _train_and_save(settings, unit, folder, key, progress)
