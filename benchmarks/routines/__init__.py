@@ -10,16 +10,7 @@ import importlib
 from types import ModuleType
 
 NAMES_ON = {
-    "cpu": (
-        "first-call",
-        "overhead",
-        "kernels",
-        "steps",
-        "tasks",
-        "memory",
-        "regression-study",
-        "regression-agreement",
-    ),
+    "cpu": ("first-call", "overhead", "kernels", "steps", "tasks", "memory", "regression-study"),
     "cuda": ("device-memory", "capacity"),
 }
 
