@@ -19,7 +19,6 @@ NAMES_ON = {
         "memory",
         "networks",
         "regression-study",
-        "regression-agreement",
     ),
     "cuda": ("device-memory", "capacity"),
 }

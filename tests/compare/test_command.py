@@ -98,6 +98,14 @@ def test_the_panel_of_states_but_smaller(tmp_path: Path) -> None:
     assert not [entry for entry in tmp_path.iterdir() if entry.suffix == ".part"]
 
 
+def test_figures_without_any_interval(tmp_path: Path) -> None:
+    """One split, one rate and no margin: points without bars, and no warning."""
+    few = ["--splits", 1, "--draws", 2, "--margin", 0, "--inner-lrs", "0.1", "--steps", 1]
+    code, _, errors = invoke(*few, "--out", tmp_path)
+    assert (code, errors) == (0, "")
+    assert (tmp_path / "risk_by_adaptation_steps.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_results_schema(tmp_path: Path) -> None:
     code, out, _ = invoke(*SMALL, "--out", tmp_path)
     assert code == 0

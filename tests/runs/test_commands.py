@@ -208,6 +208,27 @@ def test_a_damaged_journal_is_said_and_mended(
     assert same_numbers(folder, finished(command))
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_a_finished_run_writes_the_same_bytes_again(
+    command: Command, finished: Callable[[Command], Path], tmp_path: Path
+) -> None:
+    """From its journal, beside what training itself has written: figures and report as well."""
+    shutil.copytree(finished(command), tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        if path.is_file() and path.name != JOURNAL:
+            path.unlink()
+    assert command.invoke(tmp_path / "out")[0] == 0
+    same_files(tmp_path / "out", finished(command))
+
+
+def same_files(one: Path, two: Path) -> None:
+    """Equal names, and equal bytes of all but the record and the journal's order."""
+    first, second = content(one), content(two)
+    assert sorted(first) == sorted(second)
+    for name in set(first) - {RUN, JOURNAL}:
+        assert first[name] == second[name], name
+
+
 def same_numbers(one: Path, two: Path) -> bool:
     """Equal bytes of all but the record, the journal's order and figures."""
     kinds = ("results.json", "results.npz", "agreement.json", "arrays.npz", "certificates.txt")
@@ -274,5 +295,4 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     errors = last.communicate()[1]
     assert last.returncode == 0, errors
     assert not list((tmp_path / "killed").rglob("*.part"))
-    assert same_numbers(tmp_path / "killed", tmp_path / "whole")
-    assert sorted(content(tmp_path / "killed")) == sorted(content(tmp_path / "whole"))
+    same_files(tmp_path / "killed", tmp_path / "whole")

@@ -118,12 +118,12 @@ def test_published_agreement_repeats():
     assert prediction.error_after.max() < 0.005
 
 
-def test_quick_agreement():
-    from routines import regression_agreement
-    from worker import Request
+def test_agreement_of_a_corner():
+    import regression_agreement
 
-    document = regression_agreement.run(Request("regression-agreement", threads=1, quick=True))
-    (made,) = document["agreement"]
+    corner = Settings(tasks=(2, 50), samples=(1, 25), inner_lrs=(0.3,), trials=100)
+    (run,) = regression_agreement.document([corner], "")["runs"]
+    (made,) = run["agreement"]
     assert sum(region["cells"] for region in made["regions"]) == 2 * 4
     assert 0 < made["named"] <= made["called"] <= 8
     assert made["mean"] < 5 * made["noise"]
@@ -145,8 +145,7 @@ def test_routine_is_known_to_the_command_line():
     import routines
     import table
 
-    for name in ("regression-study", "regression-agreement"):
-        assert name in routines.NAMES_ON["cpu"]
-        assert name in table.TABLES
+    assert "regression-study" in routines.NAMES_ON["cpu"]
+    assert {"regression-study", "regression-agreement", "regression-verdict"} <= set(table.TABLES)
     assert "docs/studies.md" in table.DOCUMENTS
     assert str(FOLDER) in sys.path

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,12 +14,14 @@ from matplotlib.ticker import MaxNLocator
 
 from innerloop.compare.analysis import Analysis, Row
 from innerloop.compare.report import BY_RATE, BY_STEPS
-from innerloop.runs.figures import STYLE, figure_style, label_logarithmic, save_figure, spaced
+from innerloop.runs.figures import STYLE, figure_style, label_logarithmic, save_figure
 from innerloop.runs.methods import FIRST_ORDER, JOINT, LABELS, MAML, METHODS
 from innerloop.runs.statistics import Interval
 
 _CLIP = 3.0
 _WIDTH = 5.2
+_OFFSETS = (-0.12, 0.0, 0.12)
+_MOST_LABELS = 9
 
 
 def draw_figures(analysis: Analysis, folder: Path, measure: str, source: str) -> None:
@@ -38,7 +40,7 @@ def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:
     rows = analysis.by_adapt_steps
     steps = list(range(len(rows)))
     above.set_yscale("log")
-    for offset, method in zip((-0.12, 0.0, 0.12), METHODS, strict=True):
+    for offset, method in zip(_OFFSETS, METHODS, strict=True):
         _points(above, [k + offset for k in steps], [row.risk[method] for row in rows], method)
     _limit(above, rows)
     above.set_ylabel(_axis(measure))
@@ -49,11 +51,12 @@ def _against_steps(analysis: Analysis, measure: str, source: str) -> Figure:
         -margin, margin, color="0.88", zorder=0, label=f"within {margin:g}% of joint training"
     )
     ends = [-margin, margin]
-    for offset, method in ((0.0, FIRST_ORDER), (0.12, MAML)):
+    for offset, method in zip(_OFFSETS[1:], (FIRST_ORDER, MAML), strict=True):
         scaled = [row.relative[method].mapped(lambda value: 100.0 * value) for row in rows]
         _points(below, [k + offset for k in steps], scaled, method)
-        ends += [end for i in scaled for end in (i.low, i.high) if math.isfinite(end)]
-    below.set_ylim(1.1 * max(min(ends), -100.0), 1.1 * min(max(ends), 150.0))
+        ends += [end for i in scaled for end in (i.low, i.mean, i.high) if math.isfinite(end)]
+    # A per cent to either side: with one split, no margin and no change there is nothing else.
+    below.set_ylim(1.1 * max(min(ends) - 1.0, -100.0), 1.1 * min(max(ends) + 1.0, 150.0))
     below.set_ylabel("change against\njoint training (%)")
     below.set_xlabel(f"fine-tuning steps on {_shots(analysis)} of the test task")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -69,14 +72,12 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
     panels = figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     unadapted = analysis.by_adapt_steps[0]
     rates = sorted(config.inner_lrs)
-    # A seventh of the way to the nearest neighbour, so that error bars stand side by side.
-    near = min((b / a for a, b in itertools.pairwise(rates)), default=2.0)
-    shift = min(near, 2.0) ** (1.0 / 7.0)
+    places = list(range(len(rates)))  # equally far apart, so that error bars stand side by side
+    shown = sorted({round(k) for k in np.linspace(0, places[-1], min(len(rates), _MOST_LABELS))})
     for axes, steps in zip(panels, config.steps, strict=True):
         rows = [analysis.same_rate[steps, rate] for rate in rates]
-        for factor, method in zip((1.0 / shift, 1.0, shift), METHODS, strict=True):
-            shifted = [factor * rate for rate in rates]
-            _points(axes, shifted, [row.risk[method] for row in rows], method)
+        for offset, method in zip(_OFFSETS, METHODS, strict=True):
+            _points(axes, [k + offset for k in places], [row.risk[method] for row in rows], method)
         axes.axhline(
             unadapted.risk[JOINT].mean,
             color="0.3",
@@ -84,11 +85,8 @@ def _against_rate(analysis: Analysis, measure: str, source: str) -> Figure:
             linestyle=(0, (1, 1)),
             label="joint training, no fine-tuning",
         )
-        axes.set_xscale("log")
         axes.set_yscale("log")
-        shown = spaced(rates, 1.35)
-        axes.set_xticks(shown, [f"{rate:g}" for rate in shown])
-        axes.minorticks_off()
+        axes.set_xticks(shown, [f"{rates[k]:g}" for k in shown])
         used = min(steps, config.adapt_steps)
         axes.set_title(f"{_steps(steps, 'inner')}, {_steps(used, 'fine-tuning')}")
     shown_rows = [unadapted, *analysis.same_rate.values()]
@@ -132,7 +130,7 @@ def _points(axes: Axes, x: Sequence[float], intervals: Sequence[Interval], metho
 
 
 def _reach(length: float) -> float:
-    return length if math.isfinite(length) else 0.0
+    return length if math.isfinite(length) else math.nan
 
 
 def _limit(axes: Axes, rows: Sequence[Row], ceiling: float = math.inf) -> None:

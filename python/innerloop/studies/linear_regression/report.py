@@ -145,7 +145,12 @@ def make_report(
         files[f"{PAGES}/"] = "a figure for each inner rate"
         captions = {SUMMARY: _SUMMARY_CAPTION, AGAINST: _AGAINST_CAPTION, CROSSOVER: _STAR_CAPTION}
         parts: list[Part] = [
-            Picture(folder / f"{stem}.svg", captions[stem], wide=stem == SUMMARY) for stem in stems
+            Picture(
+                folder / f"{stem}.svg",
+                captions[stem],
+                wide=stem == SUMMARY and len(settings.inner_lrs) > 4,
+            )
+            for stem in stems
         ]
         sections.append(Section("Who wins where", parts))
     if regions:
