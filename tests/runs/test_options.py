@@ -54,9 +54,10 @@ OPTIONS = options()
 
 
 def refused(errors: str, *parts: str) -> None:
-    """One line that begins with the command's name."""
-    line = errors.removesuffix("\n")
-    assert line.startswith("innerloop")
+    """One line that begins with the command's name, after which it is that of an error."""
+    name, colon, line = errors.removesuffix("\n").partition(": ")
+    assert name.startswith("innerloop")
+    assert colon
     one_line(ValueError(line), *parts)
 
 
