@@ -6,23 +6,73 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "bindings/tensors.h"
 #include "core/kernels.h"
+#include "core/objectives/all.h"
 
 namespace innerloop {
 
-/// Owns the description of a network; immutable.
-class Model {
+/// What a call fixes besides its tensors: a network, the objective of each side, the inner loop.
+/// The native twin of innerloop._plan.Plan; immutable.
+class NativePlan {
  public:
-  Model(const std::vector<int64_t>& widths, const std::vector<int>& activations,
-        const std::vector<double>& slopes, const std::vector<bool>& has_bias) {
+  using Constants = std::pair<int, std::vector<double>>;  // of an objective: its code, and those
+
+  NativePlan(const std::vector<int64_t>& widths, const std::vector<int>& activations,
+             const std::vector<double>& slopes, const std::vector<bool>& has_bias, int64_t free,
+             Constants support, Constants query, int64_t steps, int order, double momentum,
+             const std::vector<bool>& adapts, bool stepwise, std::pair<bool, bool> rate_axes,
+             const std::string& rate_unit)
+      : order(order),
+        steps(steps),
+        solver{momentum},
+        stepwise(stepwise),
+        support_(std::move(support)),
+        query_(std::move(query)),
+        adapts_(adapts.begin(), adapts.end()) {
+    add_layers(widths, activations, slopes, has_bias, free);
+    for (const Constants* each : {&support_, &query_}) check_objective(*each);
+    if (steps < 0) throw std::invalid_argument("the number of steps must not be negative");
+    if (adapts_.empty()) adapts_.resize(static_cast<size_t>(net_.leaves), 0);
+    if (adapts_.size() != static_cast<size_t>(net_.leaves)) {
+      throw std::invalid_argument("one adapt flag per leaf expected");
+    }
+    const int64_t width = rate_unit == "element" ? net_.parameters
+                          : rate_unit == "leaf"  ? net_.leaves
+                                                 : 1;
+    const auto [per_task, per_step] = rate_axes;
+    rate_set = (per_step ? steps : 1) * width;
+    rates = {nullptr, per_task ? rate_set : 0, per_step ? width : 0, rate_unit == "leaf",
+             rate_unit == "element"};
+  }
+  NativePlan(const NativePlan&) = delete;
+
+  const Net& net() const { return net_; }
+  const uint8_t* adapts() const { return adapts_.data(); }
+  Objective support() const { return objective(support_); }
+  Objective query() const { return objective(query_); }
+
+  const int order;
+  const int64_t steps;
+  const Solver solver;
+  const bool stepwise;
+  Rates rates{};         // without their data
+  int64_t rate_set = 0;  // numbers of one task's rates
+
+ private:
+  static constexpr int64_t kMaxWidth = int64_t{1} << 24;
+
+  void add_layers(const std::vector<int64_t>& widths, const std::vector<int>& activations,
+                  const std::vector<double>& slopes, const std::vector<bool>& has_bias,
+                  int64_t free) {
     const size_t depth = activations.size();
     if (depth == 0 || widths.size() != depth + 1 || slopes.size() != depth ||
         has_bias.size() != depth) {
       throw std::invalid_argument(
-          "Model: widths must have one entry more than activations, slopes "
+          "Plan: widths must have one entry more than activations, slopes "
           "and has_bias, which must have one entry per layer");
     }
     int leaf = 0;
@@ -30,10 +80,10 @@ class Model {
     for (size_t l = 0; l < depth; ++l) {
       if (widths[l] < 1 || widths[l + 1] < 1 || widths[l] > kMaxWidth ||
           widths[l + 1] > kMaxWidth) {
-        throw std::invalid_argument("Model: widths must lie in [1, 2^24]");
+        throw std::invalid_argument("Plan: widths must lie in [1, 2^24]");
       }
       if (activations[l] < 0 || activations[l] > static_cast<int>(Activation::kGelu)) {
-        throw std::invalid_argument("Model: unknown activation code");
+        throw std::invalid_argument("Plan: unknown activation code");
       }
       Layer layer{};
       layer.in = widths[l];
@@ -48,28 +98,49 @@ class Model {
       if (has_bias[l]) offset += layer.out;
       layers_.push_back(layer);
     }
-    net_ = {layers_.data(), static_cast<int>(depth), leaf, offset};
+    if (free < 0 || free > kMaxWidth) throw std::invalid_argument("Plan: bad size of a free leaf");
+    net_ = {layers_.data(), static_cast<int>(depth), leaf + (free > 0), offset + free, free};
   }
-  Model(const Model&) = delete;
-  const Net& net() const { return net_; }
+  void check_objective(const Constants& given) const {
+    if (given.first < 0 || given.first > static_cast<int>(kLastObjective)) {
+      throw std::invalid_argument("Plan: unknown objective code");
+    }
+    if (target_layout(objective(given), net_.last().out).has_free != (net_.free > 0)) {
+      throw std::invalid_argument("Plan: objective and network do not agree on a free leaf");
+    }
+  }
+  static Objective objective(const Constants& given) {
+    return {static_cast<ObjectiveKind>(given.first), given.second.data(),
+            static_cast<int>(given.second.size())};
+  }
 
- private:
-  static constexpr int64_t kMaxWidth = int64_t{1} << 24;
+  Constants support_, query_;
   std::vector<Layer> layers_;
-  Net net_;
+  std::vector<uint8_t> adapts_;
+  Net net_{};
 };
 
-/// The sizes that the tensors of one call share.
+/// A tensor's size along an axis.
+inline int64_t size_of(py::handle tensor, Py_ssize_t axis) {
+  static const TensorMember shape("shape");
+  const py::object sizes = shape.read(tensor);
+  if (!PyTuple_Check(sizes.ptr()) || PyTuple_GET_SIZE(sizes.ptr()) <= axis) {
+    throw std::invalid_argument("a tensor of data must have a task axis and a row axis");
+  }
+  return PyLong_AsLongLong(PyTuple_GET_ITEM(sizes.ptr(), axis));
+}
+
+/// The sizes that the tensors of one call share, read from its first rows x [T, N, D].
 class Extent {
  public:
-  Extent(const Model& model, bool is_float64, int loss, int64_t tasks)
-      : net_(model.net()),
-        width_(is_float64 ? 8 : 4),
-        tasks_(static_cast<uint64_t>(tasks)),
-        has_classes_(loss == static_cast<int>(LossKind::kCrossEntropy)) {
-    if (tasks < 0) throw std::invalid_argument("the number of tasks must not be negative");
+  Extent(const NativePlan& plan, py::handle x) : net_(plan.net()) {
+    static const TensorMember itemsize("itemsize");
+    width_ = static_cast<uint64_t>(PyLong_AsLongLong(itemsize.read(x).ptr()));
+    tasks_ = static_cast<uint64_t>(size_of(x, 0));
   }
   const Net& net() const { return net_; }
+  bool is_float64() const { return width_ == 8; }
+  int64_t tasks() const { return static_cast<int64_t>(tasks_); }
   uint64_t numbers(uint64_t count) const { return width_ * count; }
   uint64_t per_task(uint64_t count) const { return numbers(tasks_ * count); }
   uint64_t counts() const { return sizeof(int64_t) * tasks_; }
@@ -77,7 +148,10 @@ class Extent {
   uint64_t outputs(uint64_t rows) const {
     return per_task(rows * static_cast<uint64_t>(net_.last().out));
   }
-  uint64_t y(uint64_t rows) const { return has_classes_ ? counts() * rows : outputs(rows); }
+  uint64_t y(uint64_t rows, const TargetLayout& targets) const {
+    return targets.has_classes ? counts() * rows
+                               : per_task(rows * static_cast<uint64_t>(targets.columns));
+  }
   uint64_t parameters() const { return static_cast<uint64_t>(net_.parameters); }
 
  private:
@@ -85,8 +159,18 @@ class Extent {
 
   const Net& net_;
   uint64_t width_, tasks_;
-  bool has_classes_;
 };
+
+/// f(leaf, dimensions, size) for every leaf, in order.
+template <class F>
+inline void each_leaf(const Net& net, F f) {
+  for (int l = 0; l < net.depth; ++l) {
+    const Layer& layer = net.layers[l];
+    f(layer.weight_leaf, int64_t{2}, layer.in * layer.out);
+    if (layer.bias_leaf >= 0) f(layer.bias_leaf, int64_t{1}, layer.out);
+  }
+  if (net.free > 0) f(net.free_leaf(), int64_t{1}, net.free);
+}
 
 /// Addresses and task strides of one set of leaves: 0 if all tasks share a leaf.
 struct LeafList {
@@ -95,13 +179,12 @@ struct LeafList {
 
   LeafList(const char* name, const Extent& extent, const py::sequence& tensors,
            TensorReader& reader) {
-    const Net& net = extent.net();
-    if (tensors.size() != static_cast<size_t>(net.leaves)) {
+    if (tensors.size() != static_cast<size_t>(extent.net().leaves)) {
       throw std::invalid_argument("one tensor per leaf expected");
     }
     data.reserve(tensors.size());
     strides.reserve(tensors.size());
-    const auto add = [&](int leaf, int64_t dimensions, int64_t size) {
+    each_leaf(extent.net(), [&](int leaf, int64_t dimensions, int64_t size) {
       const py::object tensor = tensors[static_cast<size_t>(leaf)];
       const bool per_task = TensorReader::dimensions(tensor) > dimensions;
       const auto count = static_cast<uint64_t>(size);
@@ -109,145 +192,139 @@ struct LeafList {
                                     per_task ? extent.per_task(count) : extent.numbers(count),
                                     {name, nullptr, leaf}));
       strides.push_back(per_task ? size : 0);
-    };
-    for (int l = 0; l < net.depth; ++l) {
-      const Layer& layer = net.layers[l];
-      add(layer.weight_leaf, 2, layer.in * layer.out);
-      if (layer.bias_leaf >= 0) add(layer.bias_leaf, 1, layer.out);
-    }
+    });
   }
   Leaves view() const { return {data.data(), strides.data()}; }
 };
 
-inline Problem problem(const Model& model, int loss, double loss_parameter, int64_t tasks,
-                       const LeafList& params, int threads) {
-  if (loss < 0 || loss > static_cast<int>(LossKind::kHuber)) {
-    throw std::invalid_argument("unknown loss code");
-  }
-  return {&model.net(), static_cast<LossKind>(loss), loss_parameter, tasks, params.view(), threads};
+/// A side is the tuple (x, y, count, weight).
+inline py::handle rows_of(const py::tuple& side) {
+  if (side.size() != 4) throw std::invalid_argument("a side has four entries");
+  return PyTuple_GET_ITEM(side.ptr(), 0);
 }
-
-/// A side is the tuple (rows, x, y, count, weight).
-inline Side side(const char* name, const py::tuple& s, const Extent& extent, TensorReader& reader) {
-  if (s.size() != 5) throw std::invalid_argument("a side has five entries");
-  const auto rows = s[0].cast<int64_t>();
-  if (rows < 0) throw std::invalid_argument("the number of rows must not be negative");
+inline Side read_side(const char* name, const py::tuple& s, const Objective& objective,
+                      const Extent& extent, TensorReader& reader) {
+  const int64_t rows = size_of(rows_of(s), 1);
   const auto n = static_cast<uint64_t>(rows);
-  return {rows, reader.address(s[1], extent.x(n), {name, "x"}),
-          reader.address(s[2], extent.y(n), {name, "y"}),
-          reader.address(s[4], extent.per_task(n), {name, "weight"}),
-          static_cast<const int64_t*>(reader.address(s[3], extent.counts(), {name, "count"}))};
+  const TargetLayout targets = target_layout(objective, extent.net().last().out);
+  const auto at = [&](Py_ssize_t i, uint64_t bytes, const char* what) {
+    return reader.address(PyTuple_GET_ITEM(s.ptr(), i), bytes, {name, what});
+  };
+  return {rows,
+          at(0, extent.x(n), "x"),
+          at(1, extent.y(n, targets), "y"),
+          at(3, extent.per_task(n), "weight"),
+          static_cast<const int64_t*>(at(2, extent.counts(), "count")),
+          objective};
 }
 
-/// Rates are the tuple (tensor, task_stride, step_stride, leaf_stride, elementwise).
-inline Rates rates(const py::tuple& r) {
-  if (r.size() != 5) throw std::invalid_argument("rates have five entries");
-  return {nullptr, r[1].cast<int64_t>(), r[2].cast<int64_t>(), r[3].cast<int64_t>(),
-          r[4].cast<bool>()};
-}
+/// What every call of an operation is made of, alive as long as this object.
+struct Arguments {
+  Arguments(const NativePlan& plan, py::handle x, const py::sequence& params, int threads,
+            bool reads)
+      : extent(plan, x),
+        reader(reads),
+        leaves("params", extent, params, reader),
+        problem{&plan.net(), extent.tasks(), leaves.view(), threads} {}
+  Arguments(const Arguments&) = delete;
 
-/// One byte per leaf, as the kernels read it.
-inline std::vector<uint8_t> adapt_flags(const Model& model, const py::tuple& adapt) {
-  if (adapt.size() != static_cast<size_t>(model.net().leaves)) {
-    throw std::invalid_argument("one adapt flag per leaf expected");
-  }
-  std::vector<uint8_t> flags;
-  for (py::handle flag : adapt) flags.push_back(flag.ptr() == Py_True);
-  return flags;
-}
+  const Extent extent;
+  TensorReader reader;
+  const LeafList leaves;
+  const Problem problem;
+};
+
+/// The call of a product of each task's matrix with its vector.
+class VectorArguments : public Arguments {
+ public:
+  VectorArguments(const NativePlan& plan, const py::sequence& params, const py::sequence& vector,
+                  const py::tuple& batch, py::handle out, int threads, bool reads)
+      : Arguments(plan, rows_of(batch), params, threads, reads),
+        direction_("vector", extent, vector, reader),
+        call_{problem, read_side("batch", batch, plan.support(), extent, reader), direction_.view(),
+              reader.address(out, extent.per_task(extent.parameters()), {"out"})} {}
+  const HvpCall& call() const { return call_; }
+
+ private:
+  const LeafList direction_;
+  const HvpCall call_;
+};
 
 /// The call of an unrolled inner loop, with the arrays that it refers to.
-class UnrollArguments {
+class UnrollArguments : public Arguments {
  public:
-  UnrollArguments(const Model& model, bool is_float64, int loss, double loss_parameter,
-                  int64_t tasks, int64_t steps, const py::sequence& params, const py::tuple& adapts,
-                  const py::tuple& lr, const py::tuple& support, py::handle out_support_loss,
-                  int threads, bool reads = true)
-      : extent_(model, is_float64, loss, tasks),
-        reader_(reads),
-        leaves_("params", extent_, params, reader_),
-        flags_(adapt_flags(model, adapts)) {
-    if (steps < 0) throw std::invalid_argument("the number of steps must not be negative");
-    call_.problem = problem(model, loss, loss_parameter, tasks, leaves_, threads);
-    call_.steps = steps;
+  UnrollArguments(const NativePlan& plan, const py::sequence& params, py::handle rates,
+                  const py::tuple& support, py::handle out_support_loss, int threads,
+                  bool reads = true)
+      : Arguments(plan, rows_of(support), params, threads, reads), plan_(plan) {
+    call_.problem = problem;
+    call_.steps = plan.steps;
     call_.order = 1;
-    call_.adapt = flags_.data();
-    call_.rates = rates(lr);
-    call_.rate_grad_size = rate_count(call_);
-    rate_bytes_ = extent_.numbers(static_cast<uint64_t>(call_.rate_grad_size));
-    call_.rates.data = reader_.address(lr[0], rate_bytes_, {"inner_lr"});
-    call_.support = side("support", support, extent_, reader_);
+    call_.solver = plan.solver;
+    call_.adapt = plan.adapts();
+    call_.rates = plan.rates;
+    call_.rate_grad_size = plan.rate_set * (plan.rates.task_stride ? problem.tasks : 1);
+    rate_bytes_ = extent.numbers(static_cast<uint64_t>(call_.rate_grad_size));
+    call_.rates.data = reader.address(rates, rate_bytes_, {"inner_lr"});
+    call_.support = read_side("support", support, plan.support(), extent, reader);
     call_.out_support_loss =
-        reader_.address(out_support_loss, extent_.per_task(step_count()), {"out_support_loss"});
+        reader.address(out_support_loss, extent.per_task(step_count()), {"out_support_loss"});
   }
-  UnrollArguments(const UnrollArguments&) = delete;
   const MetaGradCall& call() const { return call_; }
 
-  void adapt(py::handle out, bool stepwise) {
-    const uint64_t sets = stepwise ? step_count() + 1 : 1;
-    call_.adapted = reader_.address(out, extent_.per_task(sets * extent_.parameters()), {"out"});
-    call_.adapted_stepwise = stepwise;
+  void adapt(py::handle out) {
+    const uint64_t sets = plan_.stepwise ? step_count() + 1 : 1;
+    call_.adapted = reader.address(out, extent.per_task(sets * extent.parameters()), {"out"});
+    call_.adapted_stepwise = plan_.stepwise;
   }
   void query(const py::tuple& rows, py::handle task_weight, py::handle out_loss,
              py::handle out_query_loss) {
-    call_.query = side("query", rows, extent_, reader_);
-    call_.task_weight = reader_.address(task_weight, extent_.per_task(1), {"task_weight"});
-    call_.out_loss = reader_.address(out_loss, extent_.per_task(1), {"out_loss"});
+    call_.query = read_side("query", rows, plan_.query(), extent, reader);
+    call_.task_weight = reader.address(task_weight, extent.per_task(1), {"task_weight"});
+    call_.out_loss = reader.address(out_loss, extent.per_task(1), {"out_loss"});
     call_.out_query_loss =
-        reader_.address(out_query_loss, extent_.per_task(step_count() + 1), {"out_query_loss"});
+        reader.address(out_query_loss, extent.per_task(step_count() + 1), {"out_query_loss"});
   }
   /// `grads` is one flat tensor, leaf after leaf, each as its parameter: shared or per task. None
   /// computes the losses only.
-  void differentiate(int order, py::handle grads, py::handle out_rate_grad) {
-    call_.order = order;
+  void differentiate(py::handle grads, py::handle out_rate_grad) {
+    call_.order = plan_.order;
     if (grads.is_none()) return;
-    const Net& net = extent_.net();
     std::vector<uint64_t> starts;
     uint64_t bytes = 0;
-    const auto leaf = [&](int64_t size) {
+    each_leaf(extent.net(), [&](int leaf, int64_t, int64_t size) {
       const auto count = static_cast<uint64_t>(size);
-      const bool per_task = leaves_.strides[starts.size()] != 0;
       starts.push_back(bytes);
-      bytes += per_task ? extent_.per_task(count) : extent_.numbers(count);
-    };
-    for (int l = 0; l < net.depth; ++l) {
-      const Layer& layer = net.layers[l];
-      leaf(layer.in * layer.out);
-      if (layer.bias_leaf >= 0) leaf(layer.out);
-    }
-    char* const first = static_cast<char*>(reader_.address(grads, bytes, {"grads"}));
+      bytes += leaves.strides[static_cast<size_t>(leaf)] ? extent.per_task(count)
+                                                         : extent.numbers(count);
+    });
+    char* const first = static_cast<char*>(reader.address(grads, bytes, {"grads"}));
     for (uint64_t start : starts) grads_.push_back(first + start);
     call_.grads = grads_.data();
-    call_.grad_strides = leaves_.strides.data();
-    call_.out_rate_grad = reader_.address(out_rate_grad, rate_bytes_, {"out_lr_grad"});
+    call_.grad_strides = leaves.strides.data();
+    call_.out_rate_grad = reader.address(out_rate_grad, rate_bytes_, {"out_rate_grad"});
   }
 
  private:
   uint64_t step_count() const { return static_cast<uint64_t>(call_.steps); }
-  /// How many numbers the rates are, by their layout.
-  int64_t rate_count(const MetaGradCall& call) const {
-    const Rates& r = call.rates;
-    if (r.task_stride) return r.task_stride * call.problem.tasks;
-    const Net& net = extent_.net();
-    const int64_t per_step = r.elementwise ? net.parameters : r.leaf_stride ? net.leaves : 1;
-    return per_step * (r.step_stride ? call.steps : 1);
-  }
 
-  const Extent extent_;
-  TensorReader reader_;
-  LeafList leaves_;
-  std::vector<uint8_t> flags_;
+  const NativePlan& plan_;
   std::vector<void*> grads_;
   uint64_t rate_bytes_ = 0;
   MetaGradCall call_{};
 };
 
-/// Defines Model in a module, for this module alone: several may be loaded.
-inline void define_model(py::module_& m) {
-  py::class_<Model>(m, "Model", py::module_local())
+/// Defines Plan in a module, for this module alone: several may be loaded.
+inline void define_plan(py::module_& m) {
+  py::class_<NativePlan>(m, "Plan", py::module_local())
       .def(py::init<const std::vector<int64_t>&, const std::vector<int>&,
-                    const std::vector<double>&, const std::vector<bool>&>(),
-           py::arg("widths"), py::arg("activations"), py::arg("slopes"), py::arg("has_bias"));
+                    const std::vector<double>&, const std::vector<bool>&, int64_t,
+                    NativePlan::Constants, NativePlan::Constants, int64_t, int, double,
+                    const std::vector<bool>&, bool, std::pair<bool, bool>, const std::string&>(),
+           py::arg("widths"), py::arg("activations"), py::arg("slopes"), py::arg("has_bias"),
+           py::arg("free"), py::arg("support"), py::arg("query"), py::arg("steps"),
+           py::arg("order"), py::arg("momentum"), py::arg("adapts"), py::arg("stepwise"),
+           py::arg("rate_axes"), py::arg("rate_unit"));
 }
 
 }  // namespace innerloop

@@ -13,7 +13,7 @@ namespace {
 
 std::atomic<int> strategy{static_cast<int>(Strategy::kAuto)};
 
-void check(Status status, const Model& model) {
+void check(Status status, const NativePlan& plan) {
   switch (status) {
     case Status::kOk:
       return;
@@ -21,7 +21,7 @@ void check(Status status, const Model& model) {
       throw_out_of_memory();
     case Status::kBadLabel:
       throw py::value_error("target class must lie in [0, " +
-                            std::to_string(model.net().last().out) +
+                            std::to_string(plan.net().last().out) +
                             "), the number of outputs of the model");
     case Status::kBadCount:
       throw py::value_error("count must lie between 0 and the number of rows of x");
@@ -31,74 +31,62 @@ void check(Status status, const Model& model) {
 /// Calls one entry of the current kernel table without the GIL.
 template <class Call>
 void dispatch(Status (*Kernels::*entry)(const Call&, Strategy), bool is_float64, const Call& call,
-              const Model& model) {
+              const NativePlan& plan) {
   Status status;
   {
     py::gil_scoped_release release;
     status = (kernels(is_float64).*entry)(call, static_cast<Strategy>(strategy.load()));
   }
-  check(status, model);
+  check(status, plan);
 }
 
-void predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
-             const py::sequence& params, py::handle x, py::handle out, int threads) {
-  const Extent extent(model, is_float64, 0, tasks);
-  TensorReader reader;
-  const LeafList leaves("params", extent, params, reader);
+void predict(const NativePlan& plan, const py::sequence& params, py::handle x, py::handle out,
+             int threads) {
+  Arguments a(plan, x, params, threads, true);
+  const int64_t rows = size_of(x, 1);
   const auto n = static_cast<uint64_t>(rows);
-  PredictCall call{problem(model, 0, 0, tasks, leaves, threads), rows,
-                   reader.address(x, extent.x(n), {"x"}),
-                   reader.address(out, extent.outputs(n), {"out"})};
-  dispatch(&Kernels::predict, is_float64, call, model);
+  const PredictCall call{a.problem, rows, a.reader.address(x, a.extent.x(n), {"x"}),
+                         a.reader.address(out, a.extent.outputs(n), {"out"})};
+  dispatch(&Kernels::predict, a.extent.is_float64(), call, plan);
 }
 
-void loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
-                   int64_t tasks, const py::sequence& params, const py::tuple& batch,
+void loss_and_grad(const NativePlan& plan, const py::sequence& params, const py::tuple& batch,
                    py::handle out_loss, py::handle out_grad, int threads) {
-  const Extent extent(model, is_float64, loss, tasks);
-  TensorReader reader;
-  const LeafList leaves("params", extent, params, reader);
-  LossAndGradCall call{
-      problem(model, loss, loss_parameter, tasks, leaves, threads),
-      side("batch", batch, extent, reader),
-      reader.address(out_loss, extent.per_task(1), {"out_loss"}),
-      reader.address(out_grad, extent.per_task(extent.parameters()), {"out_grad"})};
-  dispatch(&Kernels::loss_and_grad, is_float64, call, model);
+  Arguments a(plan, rows_of(batch), params, threads, true);
+  const LossAndGradCall call{
+      a.problem, read_side("batch", batch, plan.support(), a.extent, a.reader),
+      a.reader.address(out_loss, a.extent.per_task(1), {"out_loss"}),
+      a.reader.address(out_grad, a.extent.per_task(a.extent.parameters()), {"out_grad"})};
+  dispatch(&Kernels::loss_and_grad, a.extent.is_float64(), call, plan);
 }
 
-void hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-         const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
-         py::handle out, int threads) {
-  const Extent extent(model, is_float64, loss, tasks);
-  TensorReader reader;
-  const LeafList leaves("params", extent, params, reader);
-  const LeafList direction("vector", extent, vector, reader);
-  HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, threads),
-               side("batch", batch, extent, reader), direction.view(),
-               reader.address(out, extent.per_task(extent.parameters()), {"out"})};
-  dispatch(&Kernels::hvp, is_float64, call, model);
+void hvp(const NativePlan& plan, const py::sequence& params, const py::sequence& vector,
+         const py::tuple& batch, py::handle out, int threads) {
+  const VectorArguments a(plan, params, vector, batch, out, threads, true);
+  dispatch(&Kernels::hvp, a.extent.is_float64(), a.call(), plan);
 }
 
-void adapt(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-           int64_t steps, const py::sequence& params, const py::tuple& adapts, const py::tuple& lr,
-           const py::tuple& support, py::handle out, bool stepwise, py::handle out_support_loss,
-           int threads) {
-  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
-                            lr, support, out_support_loss, threads);
-  arguments.adapt(out, stepwise);
-  dispatch(&Kernels::meta_grad, is_float64, arguments.call(), model);
+void metric(const NativePlan& plan, const py::sequence& params, const py::sequence& vector,
+            const py::tuple& batch, py::handle out, int threads) {
+  const VectorArguments a(plan, params, vector, batch, out, threads, true);
+  dispatch(&Kernels::metric, a.extent.is_float64(), a.call(), plan);
 }
 
-void meta_grad(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-               int64_t steps, int order, const py::sequence& params, const py::tuple& adapts,
-               const py::tuple& lr, const py::tuple& support, const py::tuple& query,
-               py::handle task_weight, py::handle out_loss, py::handle out_support_loss,
-               py::handle out_query_loss, py::handle grads, py::handle out_lr_grad, int threads) {
-  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
-                            lr, support, out_support_loss, threads);
-  arguments.query(query, task_weight, out_loss, out_query_loss);
-  arguments.differentiate(order, grads, out_lr_grad);
-  dispatch(&Kernels::meta_grad, is_float64, arguments.call(), model);
+void adapt(const NativePlan& plan, const py::sequence& params, py::handle rates,
+           const py::tuple& support, py::handle out, py::handle out_support_loss, int threads) {
+  UnrollArguments a(plan, params, rates, support, out_support_loss, threads);
+  a.adapt(out);
+  dispatch(&Kernels::meta_grad, a.extent.is_float64(), a.call(), plan);
+}
+
+void meta_grad(const NativePlan& plan, const py::sequence& params, py::handle rates,
+               const py::tuple& support, const py::tuple& query, py::handle task_weight,
+               py::handle out_loss, py::handle out_support_loss, py::handle out_query_loss,
+               py::handle grads, py::handle out_rate_grad, int threads) {
+  UnrollArguments a(plan, params, rates, support, out_support_loss, threads);
+  a.query(query, task_weight, out_loss, out_query_loss);
+  a.differentiate(grads, out_rate_grad);
+  dispatch(&Kernels::meta_grad, a.extent.is_float64(), a.call(), plan);
 }
 
 void set_strategy(const std::string& name) {
@@ -128,10 +116,11 @@ py::dict build_info() {
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "Fused operations for batches of tasks, unchecked. Use innerloop's Python API.";
   simd_level();  // reads INNERLOOP_SIMD: a bad value fails the import, with its reason
-  define_model(m);
+  define_plan(m);
   m.def("predict", &predict);
   m.def("loss_and_grad", &loss_and_grad);
   m.def("hvp", &hvp);
+  m.def("metric", &metric);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
   m.def("tensor_key", &tensor_key);

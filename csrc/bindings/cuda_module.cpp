@@ -90,65 +90,54 @@ class DeviceCall {
 /// Whether an operation runs; without memory to allocate it is only scheduled.
 bool runs(const Place& place) { return !std::get<2>(place).is_none(); }
 
-py::object predict(const Model& model, bool is_float64, int64_t tasks, int64_t rows,
-                   const py::sequence& params, py::handle x, py::handle out, const Place& place) {
-  const Extent extent(model, is_float64, 0, tasks);
-  TensorReader reader(runs(place));
-  const LeafList leaves("params", extent, params, reader);
+py::object predict(const NativePlan& plan, const py::sequence& params, py::handle x, py::handle out,
+                   const Place& place) {
+  Arguments a(plan, x, params, 1, runs(place));
+  const int64_t rows = size_of(x, 1);
   const auto n = static_cast<uint64_t>(rows);
-  const PredictCall call{problem(model, 0, 0, tasks, leaves, 1), rows,
-                         reader.address(x, extent.x(n), {"x"}),
-                         reader.address(out, extent.outputs(n), {"out"})};
-  return DeviceCall(place).run(&BlockKernels::predict, is_float64, call);
+  const PredictCall call{a.problem, rows, a.reader.address(x, a.extent.x(n), {"x"}),
+                         a.reader.address(out, a.extent.outputs(n), {"out"})};
+  return DeviceCall(place).run(&BlockKernels::predict, a.extent.is_float64(), call);
 }
 
-py::object loss_and_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
-                         int64_t tasks, const py::sequence& params, const py::tuple& batch,
+py::object loss_and_grad(const NativePlan& plan, const py::sequence& params, const py::tuple& batch,
                          py::handle out_loss, py::handle out_grad, const Place& place) {
-  const Extent extent(model, is_float64, loss, tasks);
-  TensorReader reader(runs(place));
-  const LeafList leaves("params", extent, params, reader);
+  Arguments a(plan, rows_of(batch), params, 1, runs(place));
   const LossAndGradCall call{
-      problem(model, loss, loss_parameter, tasks, leaves, 1), side("batch", batch, extent, reader),
-      reader.address(out_loss, extent.per_task(1), {"out_loss"}),
-      reader.address(out_grad, extent.per_task(extent.parameters()), {"out_grad"})};
-  return DeviceCall(place).run(&BlockKernels::loss_and_grad, is_float64, call);
+      a.problem, read_side("batch", batch, plan.support(), a.extent, a.reader),
+      a.reader.address(out_loss, a.extent.per_task(1), {"out_loss"}),
+      a.reader.address(out_grad, a.extent.per_task(a.extent.parameters()), {"out_grad"})};
+  return DeviceCall(place).run(&BlockKernels::loss_and_grad, a.extent.is_float64(), call);
 }
 
-py::object hvp(const Model& model, bool is_float64, int loss, double loss_parameter, int64_t tasks,
-               const py::sequence& params, const py::sequence& vector, const py::tuple& batch,
-               py::handle out, const Place& place) {
-  const Extent extent(model, is_float64, loss, tasks);
-  TensorReader reader(runs(place));
-  const LeafList leaves("params", extent, params, reader);
-  const LeafList direction("vector", extent, vector, reader);
-  const HvpCall call{problem(model, loss, loss_parameter, tasks, leaves, 1),
-                     side("batch", batch, extent, reader), direction.view(),
-                     reader.address(out, extent.per_task(extent.parameters()), {"out"})};
-  return DeviceCall(place).run(&BlockKernels::hvp, is_float64, call);
+py::object hvp(const NativePlan& plan, const py::sequence& params, const py::sequence& vector,
+               const py::tuple& batch, py::handle out, const Place& place) {
+  const VectorArguments a(plan, params, vector, batch, out, 1, runs(place));
+  return DeviceCall(place).run(&BlockKernels::hvp, a.extent.is_float64(), a.call());
 }
 
-py::object adapt(const Model& model, bool is_float64, int loss, double loss_parameter,
-                 int64_t tasks, int64_t steps, const py::sequence& params, const py::tuple& adapts,
-                 const py::tuple& lr, const py::tuple& support, py::handle out, bool stepwise,
-                 py::handle out_support_loss, const Place& place) {
-  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
-                            lr, support, out_support_loss, 1, runs(place));
-  arguments.adapt(out, stepwise);
-  return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
+py::object metric(const NativePlan& plan, const py::sequence& params, const py::sequence& vector,
+                  const py::tuple& batch, py::handle out, const Place& place) {
+  const VectorArguments a(plan, params, vector, batch, out, 1, runs(place));
+  return DeviceCall(place).run(&BlockKernels::metric, a.extent.is_float64(), a.call());
 }
 
-py::object meta_grad(const Model& model, bool is_float64, int loss, double loss_parameter,
-                     int64_t tasks, int64_t steps, int order, const py::sequence& params,
-                     const py::tuple& adapts, const py::tuple& lr, const py::tuple& support,
-                     const py::tuple& query, py::handle task_weight, py::handle out_loss,
-                     py::handle out_support_loss, py::handle out_query_loss, py::handle grads,
-                     py::handle out_lr_grad, const Place& place) {
-  UnrollArguments arguments(model, is_float64, loss, loss_parameter, tasks, steps, params, adapts,
-                            lr, support, out_support_loss, 1, runs(place));
-  arguments.query(query, task_weight, out_loss, out_query_loss);
-  arguments.differentiate(order, grads, out_lr_grad);
-  return DeviceCall(place).run(&BlockKernels::meta_grad, is_float64, arguments.call());
+py::object adapt(const NativePlan& plan, const py::sequence& params, py::handle rates,
+                 const py::tuple& support, py::handle out, py::handle out_support_loss,
+                 const Place& place) {
+  UnrollArguments a(plan, params, rates, support, out_support_loss, 1, runs(place));
+  a.adapt(out);
+  return DeviceCall(place).run(&BlockKernels::meta_grad, a.extent.is_float64(), a.call());
+}
+
+py::object meta_grad(const NativePlan& plan, const py::sequence& params, py::handle rates,
+                     const py::tuple& support, const py::tuple& query, py::handle task_weight,
+                     py::handle out_loss, py::handle out_support_loss, py::handle out_query_loss,
+                     py::handle grads, py::handle out_rate_grad, const Place& place) {
+  UnrollArguments a(plan, params, rates, support, out_support_loss, 1, runs(place));
+  a.query(query, task_weight, out_loss, out_query_loss);
+  a.differentiate(grads, out_rate_grad);
+  return DeviceCall(place).run(&BlockKernels::meta_grad, a.extent.is_float64(), a.call());
 }
 
 /// What later calls must use; 0 leaves it to the model of cost. Returns what was fixed before.
@@ -169,10 +158,11 @@ py::tuple fix_schedule(int64_t tasks_per_block, int threads) {
 
 PYBIND11_MODULE(INNERLOOP_MODULE, m) {
   m.doc() = "Fused operations on a device, unchecked. Use innerloop's Python API.";
-  define_model(m);
+  define_plan(m);
   m.def("predict", &predict);
   m.def("loss_and_grad", &loss_and_grad);
   m.def("hvp", &hvp);
+  m.def("metric", &metric);
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
   m.def("fix_schedule", &fix_schedule, py::arg("tasks_per_block"), py::arg("threads"));

@@ -6,6 +6,7 @@
 
 #include "block/product.h"
 #include "block/scalar_math.h"
+#include "core/objectives/all.h"
 #include "core/plan.h"
 
 namespace innerloop {
@@ -35,10 +36,12 @@ class BlockBase {
 
   struct SideData {
     R x;
-    Elem* y;         // [tasks, rows, K] targets or [tasks, rows] class indices
+    Elem* y;         // [tasks, rows, columns of the targets]
     Elem* weight;    // [tasks, rows]: of the loss
     Elem* gradient;  // [tasks, rows]: weight times the task's weight
     Elem* losses;    // [tasks, rows]
+    Objective objective;
+    TargetLayout targets;
   };
 
   IL_HD BlockBase(const Block& block, const Problem& problem, const Plan& plan,
@@ -67,9 +70,10 @@ class BlockBase {
   /// Sizes of one task's arrays fit 32 bits (block/operations.h); products of two of them may not.
   IL_HD static int extent(int64_t n) { return static_cast<int>(n); }
   IL_HD static Real not_a_number() { return static_cast<Real>(NAN); }
-  IL_HD bool has_classes() const { return problem_.loss == LossKind::kCrossEntropy; }
   IL_HD int64_t outputs() const { return plan_.layers[plan_.depth - 1].out; }
-  IL_HD int64_t target_columns() const { return has_classes() ? 1 : outputs(); }
+  IL_HD int64_t free_size() const {
+    return plan_.entries > plan_.depth ? plan_.layers[plan_.depth].out : 0;
+  }
   IL_HD static Numbers numbers(const BiasRef& b) { return {b.own, b.shared}; }
   IL_HD static Real factor(const PerTask* rate, int task) {
     return rate ? static_cast<Real>(rate[task]) : Real(1);
@@ -87,6 +91,7 @@ class BlockBase {
   int64_t first_ = 0;
   int used_ = 0;
   Elem *sink_ = nullptr, *rate_sink_ = nullptr, *partial_ = nullptr;
+  Elem* r_free_ = nullptr;  // a direction in the free leaf [tasks, F]
 };
 
 }  // namespace innerloop

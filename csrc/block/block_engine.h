@@ -31,6 +31,7 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
   // ---- workspace and loading -------------------------------------------------------------------
   IL_HD void carve(Carver<Elem>& c) {
     partial_ = c.take(options_.threads > plan_.copies ? options_.threads : plan_.copies);
+    r_free_ = c.take(plan_.copies, free_size());
   }
   IL_HD SideData carve_side(Carver<Elem>& c, const Side& side) const {
     const int64_t n = side.rows, all = plan_.copies * n;
@@ -38,7 +39,9 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
     SideData d{};
     d.x = {c.take(all, ld), n, columns, ld};
     if (!side.y) return d;
-    d.y = c.take(all, target_columns());
+    d.objective = side.objective;
+    d.targets = target_layout(side.objective, outputs());
+    d.y = c.take(all, d.targets.columns);
     d.weight = c.take(all);
     d.gradient = c.take(all);
     d.losses = c.take(all);
@@ -46,7 +49,7 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
   }
   IL_CALL void load_side(const SideData& d, const Side& side, const void* task_weight,
                          bool is_query) {
-    const int64_t* labels = has_classes() ? static_cast<const int64_t*>(side.y) : nullptr;
+    const int64_t* labels = d.targets.has_classes ? static_cast<const int64_t*>(side.y) : nullptr;
     block_.spread(used_, extent(d.x.rows), [&](int t, int i) {
       const int64_t task = first_ + t, at = t * d.x.rows + i;
       Real w = row_weight<Real>(side, task, i);
@@ -70,7 +73,7 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
       d.x.p[r * d.x.ld + j] = d.weight[r] != Real(0) ? x[r * d.x.cols + j] : Real(0);
     });
     if (!labels) {
-      const int64_t columns = outputs();
+      const int64_t columns = d.targets.columns;
       const Real* y = static_cast<const Real*>(side.y) + first_row * columns;
       block_.spread(rows, extent(columns), [&](int r, int j) {
         d.y[r * columns + j] = d.weight[r] != Real(0) ? y[r * columns + j] : Real(0);
@@ -85,9 +88,9 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
     block_.barrier();
   }
   IL_CALL void load_params(Elem* initial) const {
-    for (int l = 0; l < plan_.depth; ++l) {
+    for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
-      if (stages_weight(l)) {
+      if (p.weight_leaf >= 0 && stages_weight(l)) {
         load_leaf(initial + p.initial_w, problem_.params, p.weight_leaf, p.out, p.in, p.ld_in);
       }
       if (p.bias_leaf >= 0) {
@@ -190,14 +193,14 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
   using Base::empty_weight;
   using Base::extent;
   using Base::first_;
-  using Base::has_classes;
+  using Base::free_size;
   using Base::not_a_number;
   using Base::options_;
   using Base::outputs;
   using Base::partial_;
   using Base::plan_;
   using Base::problem_;
-  using Base::target_columns;
+  using Base::r_free_;
   using Base::used_;
 
  private:

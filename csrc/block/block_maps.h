@@ -3,7 +3,6 @@
 
 #include "block/block_products.h"
 #include "core/activation.h"
-#include "core/loss.h"
 
 namespace innerloop {
 
@@ -139,31 +138,54 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
   }
 
   // ---- losses: a row to a thread ---------------------------------------------------------------
-  IL_CALL void loss_gradient(const SideData& d, const R& out, const R& gradient,
-                             PerTask* losses) const {
-    with_loss<M>(problem_.loss, [&](auto loss) {
+  IL_CALL void loss_gradient(const SideData& d, const R& out, const BiasRef& free,
+                             const R& gradient, const R& free_gradient, PerTask* losses) const {
+    with_objective<M>(d.objective, [&](const auto& objective) {
       block_.spread(used_, extent(out.rows), [&](int t, int i) {
         const int64_t r = t * out.rows + i;
         Elem* g = gradient.p + r * gradient.ld;
-        const Real value = decltype(loss)::gradient(sample(d, out, r), g);
+        Elem* g_free = free_gradient.p + r * free_gradient.ld;
+        const Real value = objective.gradient(sample(d, out, free, t, r), g, g_free);
         const Real w = d.weight[r], gw = d.gradient[r];
         d.losses[r] = w == Real(0) ? Real(0) : w * value;
         for (int64_t k = 0; k < out.cols; ++k) g[k] = w == Real(0) ? Real(0) : gw * g[k];
+        for (int64_t k = 0; k < free_gradient.cols; ++k) {
+          g_free[k] = w == Real(0) ? Real(0) : gw * g_free[k];
+        }
       });
     });
     block_.barrier();
     sum_per_task(losses, 1, out.rows, 1,
                  [&](int64_t row, int) { return static_cast<Real>(d.losses[row]); });
   }
-  IL_CALL void loss_curvature(const SideData& d, const R& out, const R& r_out,
-                              const R& r_gradient) const {
-    with_loss<M>(problem_.loss, [&](auto loss) {
+  template <class Direction>
+  IL_CALL void loss_curvature(const SideData& d, const R& out, const BiasRef& free, const R& r_out,
+                              const Direction& r_free, bool metric, const R& r_gradient,
+                              const R& r_free_gradient) const {
+    const int64_t size = r_free_gradient.cols;
+    if (size > 0) {
+      const Numbers from = numbers(r_free.bias);
+      block_.spread(used_, extent(size), [&](int t, int k) {
+        r_free_[t * size + k] =
+            from ? factor(r_free.bias_rate, t) * from.at(t * r_free.bias.task_stride + k) : Real(0);
+      });
+      block_.barrier();
+    }
+    with_objective<M>(d.objective, [&](const auto& objective) {
       block_.spread(used_, extent(out.rows), [&](int t, int i) {
         const int64_t r = t * out.rows + i;
         Elem* g = r_gradient.p + r * r_gradient.ld;
-        decltype(loss)::curvature(sample(d, out, r), r_out.p + r * r_out.ld, g);
+        Elem* g_free = r_free_gradient.p + r * r_free_gradient.ld;
+        const Sample<M> s = sample(d, out, free, t, r);
+        const Elem *rz = r_out.p + r * r_out.ld, *rf = r_free_ + t * size;
+        if (metric) {
+          objective.metric(s, rz, rf, g, g_free);
+        } else {
+          objective.curvature(s, rz, rf, g, g_free);
+        }
         const Real w = d.weight[r], gw = d.gradient[r];
         for (int64_t k = 0; k < out.cols; ++k) g[k] = w == Real(0) ? Real(0) : gw * g[k];
+        for (int64_t k = 0; k < size; ++k) g_free[k] = w == Real(0) ? Real(0) : gw * g_free[k];
       });
     });
     block_.barrier();
@@ -176,8 +198,7 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
   using Base::numbers;
   using Base::partial_;
   using Base::plan_;
-  using Base::problem_;
-  using Base::target_columns;
+  using Base::r_free_;
   using Base::used_;
 
  private:
@@ -215,9 +236,10 @@ class BlockMaps : public BlockProducts<BlockType, RealType> {
     block_.barrier();
   }
 
-  IL_HD Sample<M> sample(const SideData& d, const R& out, int64_t r) const {
-    return {out.p + r * out.ld, d.y + r * target_columns(), out.cols,
-            static_cast<Real>(problem_.loss_parameter)};
+  IL_HD Sample<M> sample(const SideData& d, const R& out, const BiasRef& free, int t,
+                         int64_t r) const {
+    return {out.p + r * out.ld, d.y + r * d.targets.columns, out.cols,
+            free.own + t * free.task_stride};
   }
 };
 

@@ -22,10 +22,10 @@ inline void make_block_plan(Plan& plan, const Request& r, int64_t copies) {
   plan.implicit_first = first_pays_implicit<E>(r);
   fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
                needs_z<M>, is_curved<M>);
-  for (int l = 0; l < plan.depth; ++l) {
+  for (int l = 0; l < plan.entries; ++l) {
     LayerPlan& p = plan.layers[l];
     p.initial_w = plan.initial;
-    if (l > 0 || !plan.implicit_first) {
+    if (p.weight_leaf >= 0 && (l > 0 || !plan.implicit_first)) {
       plan.initial += (p.weight_per_task ? copies : 1) * p.out * p.ld_in;
     }
     p.initial_b = plan.initial;

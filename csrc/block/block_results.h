@@ -28,7 +28,7 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   }
   /// Writes the block's sums to `to`: leaves in the flat [P] order, then the rates.
   IL_CALL void export_sinks(Real* to, int64_t rate_size) const {
-    for (int l = 0; l < plan_.depth; ++l) {
+    for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const Elem *weight = sink_ + p.sink_w, *bias = sink_ + p.sink_b;
       block_.spread(extent(p.out), extent(p.in), [&](int i, int j) {
@@ -52,6 +52,16 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   }
 
   // ---- rates per parameter ---------------------------------------------------------------------
+  /// to = keep * from + sign * rate * x; `from` is not read where keep is 0.
+  IL_CALL void combine_weight(const Out& to, const WeightRef& from, Real keep, const Out& x,
+                              const PerTask* rate, Real sign, const LayerPlan& p) const {
+    combine(to, {from.own, from.shared}, from.task_stride, from.ld, keep, x, rate, sign, p.out,
+            p.in);
+  }
+  IL_CALL void combine_bias(const Out& to, const BiasRef& from, Real keep, const Out& x,
+                            const PerTask* rate, Real sign, const LayerPlan& p) const {
+    combine(to, numbers(from), from.task_stride, 0, keep, x, rate, sign, 1, p.out);
+  }
   IL_CALL void step_weight(const Out& to, const WeightRef& from, const Out& g, const LayerPlan& p,
                            const Real* rates, int64_t task_stride) const {
     step(to, {from.own, from.shared}, from.task_stride, from.ld, g, p.out, p.in, rates,
@@ -128,6 +138,19 @@ class BlockResults : public BlockMaps<BlockType, RealType> {
   using Base::used_;
 
  private:
+  IL_HD void combine(const Out& to, const Numbers& from, int64_t from_task, int64_t from_ld,
+                     Real keep, const Out& x, const PerTask* rate, Real sign, int64_t rows,
+                     int64_t cols) const {
+    for (int t = 0; t < used_; ++t) {
+      const Real scale = sign * Base::factor(rate, t);
+      block_.spread(extent(rows), extent(cols), [&](int i, int j) {
+        const Real base = keep == 0 ? Real(0) : keep * from.at(t * from_task + i * from_ld + j);
+        to.p[t * to.task_stride + i * to.ld + j] =
+            base + scale * x.p[t * x.task_stride + i * x.ld + j];
+      });
+    }
+    block_.barrier();
+  }
   IL_HD void step(const Out& to, const Numbers& from, int64_t from_task, int64_t from_ld,
                   const Out& g, int64_t rows, int64_t cols, const Real* rates,
                   int64_t task_stride) const {

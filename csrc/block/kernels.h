@@ -17,6 +17,7 @@ struct TableLayout {
   int64_t params = 0, param_strides = 0;
   int64_t vector = 0, vector_strides = 0;
   int64_t grads = 0, grad_strides = 0;
+  int64_t support_constants = 0, query_constants = 0;  // of the objectives
   int64_t bytes = 0;
 };
 
@@ -47,6 +48,9 @@ inline IL_HD void point_leaves(Leaves* leaves, const char* table, int64_t data, 
   leaves->data = reinterpret_cast<const void* const*>(table + data);
   leaves->task_stride = reinterpret_cast<const int64_t*>(table + strides);
 }
+inline IL_HD void point_side(Side* side, const char* table, int64_t constants) {
+  side->objective.constants = reinterpret_cast<const double*>(table + constants);
+}
 template <class Call>
 IL_HD Call point_common(Call call, const char* table, const TableLayout& at) {
   call.problem.net = nullptr;
@@ -58,16 +62,21 @@ inline IL_HD PredictCall pointed(const PredictCall& call, const char* t, const T
 }
 inline IL_HD LossAndGradCall pointed(const LossAndGradCall& call, const char* t,
                                      const TableLayout& at) {
-  return point_common(call, t, at);
+  LossAndGradCall result = point_common(call, t, at);
+  point_side(&result.side, t, at.support_constants);
+  return result;
 }
 inline IL_HD HvpCall pointed(const HvpCall& call, const char* t, const TableLayout& at) {
   HvpCall result = point_common(call, t, at);
   point_leaves(&result.vector, t, at.vector, at.vector_strides);
+  point_side(&result.side, t, at.support_constants);
   return result;
 }
 inline IL_HD MetaGradCall pointed(const MetaGradCall& call, const char* t, const TableLayout& at) {
   MetaGradCall result = point_common(call, t, at);
   result.adapt = nullptr;  // the plan says what adapts
+  point_side(&result.support, t, at.support_constants);
+  point_side(&result.query, t, at.query_constants);
   if (!call.grads) return result;
   result.grads = reinterpret_cast<void* const*>(t + at.grads);
   result.grad_strides = reinterpret_cast<const int64_t*>(t + at.grad_strides);
@@ -145,7 +154,7 @@ struct SumLaunch {
   int64_t count;
   int64_t parameters;  // numbers of the leaves; the rates follow
   int64_t rate_size;
-  int depth, leaves;
+  int entries, leaves;
   void* rates;
   TableLayout layout;
   const char* table;
@@ -157,8 +166,8 @@ struct SumLaunch {
 constexpr int kSumColumns = 32, kSumLanes = 8;  // a block of the sum: columns, and threads of each
 
 /// The flat position where each leaf starts, in the order of the table's leaves.
-IL_HD inline int64_t leaf_start(const LayerPlan* layers, int depth, int leaf) {
-  for (int l = 0; l < depth; ++l) {
+IL_HD inline int64_t leaf_start(const LayerPlan* layers, int entries, int leaf) {
+  for (int l = 0; l < entries; ++l) {
     if (layers[l].weight_leaf == leaf) return layers[l].weight_offset;
     if (layers[l].bias_leaf == leaf) return layers[l].bias_offset;
   }
@@ -200,9 +209,9 @@ IL_HD void sum_slots(const Block& block, const SumLaunch& launch,
       return;
     }
     int leaf = launch.leaves - 1;
-    while (leaf > 0 && leaf_start(layers, launch.depth, leaf) > at) --leaf;
+    while (leaf > 0 && leaf_start(layers, launch.entries, leaf) > at) --leaf;
     if (strides[leaf] == 0) {
-      static_cast<Real*>(grads[leaf])[at - leaf_start(layers, launch.depth, leaf)] = total;
+      static_cast<Real*>(grads[leaf])[at - leaf_start(layers, launch.entries, leaf)] = total;
     }
   });
   block.barrier();

@@ -46,6 +46,7 @@ struct BlockKernels {
   const char* (*predict)(const PredictCall&, const BlockContext&);
   const char* (*loss_and_grad)(const LossAndGradCall&, const BlockContext&);
   const char* (*hvp)(const HvpCall&, const BlockContext&);
+  const char* (*metric)(const HvpCall&, const BlockContext&);
   const char* (*meta_grad)(const MetaGradCall&, const BlockContext&);
 };
 
@@ -71,11 +72,19 @@ class Table {
 };
 
 inline void add_arrays(Table&, TableLayout&, const PredictCall&) {}
-inline void add_arrays(Table&, TableLayout&, const LossAndGradCall&) {}
+inline int64_t add_constants(Table& table, const Side& side) {
+  return table.add(side.objective.constants, side.objective.constant_count);
+}
+inline void add_arrays(Table& table, TableLayout& at, const LossAndGradCall& call) {
+  at.support_constants = add_constants(table, call.side);
+}
 inline void add_arrays(Table& table, TableLayout& at, const HvpCall& call) {
+  at.support_constants = add_constants(table, call.side);
   table.add_leaves(call.vector, call.problem.net->leaves, &at.vector, &at.vector_strides);
 }
 inline void add_arrays(Table& table, TableLayout& at, const MetaGradCall& call) {
+  at.support_constants = add_constants(table, call.support);
+  at.query_constants = add_constants(table, call.query);
   if (!call.grads) return;
   at.grads = table.add(call.grads, call.problem.net->leaves);
   at.grad_strides = table.add(call.grad_strides, call.problem.net->leaves);
@@ -116,7 +125,7 @@ class Operation {
   const char* run() {
     const Net& net = *call_.problem.net;
     if (!fits_block(request_, net.parameters)) return kTooLarge;
-    layers_.resize(static_cast<size_t>(net.depth));
+    layers_.resize(static_cast<size_t>(net.depth + 1));
     plan_.layers = layers_.data();
     sums_ = request_.wants_grad;
     schedule_ = known_or_chosen();
@@ -168,7 +177,7 @@ class Operation {
     l.sums = sums_;
     l.rate_size = sums_ ? request_.rate_grad_size : 0;
     l.slot_size = l.options.parameters + l.rate_size;
-    l.layout.layers = table_.add(plan_.layers, plan_.depth);
+    l.layout.layers = table_.add(plan_.layers, plan_.entries);
     table_.add_leaves(call_.problem.params, plan_.leaves, &l.layout.params,
                       &l.layout.param_strides);
     add_arrays(table_, l.layout, call_);
@@ -213,7 +222,7 @@ class Operation {
     s.count = launch_.blocks;
     s.parameters = launch_.options.parameters;
     s.rate_size = launch_.rate_size;
-    s.depth = plan_.depth;
+    s.entries = plan_.entries;
     s.leaves = plan_.leaves;
     s.rates = rate_output(call_);
     s.layout = launch_.layout;
@@ -255,6 +264,12 @@ struct BlockOperations {
     r.steps = 1;
     return run<HvpPass>(call, r, 8, 0, context);
   }
+  static const char* metric(const HvpCall& call, const BlockContext& context) {
+    Request r{call.problem};
+    r.support_rows = call.side.rows;
+    r.steps = 1;
+    return run<MetricPass>(call, r, 5, 0, context);
+  }
   static const char* meta_grad(const MetaGradCall& call, const BlockContext& context) {
     Request r{call.problem};
     r.adapt = call.adapt;
@@ -263,7 +278,8 @@ struct BlockOperations {
     r.support_rows = call.support.rows;
     r.query_rows = call.query.rows;
     r.wants_grad = call.grads != nullptr;
-    r.allows_implicit = call.adapted == nullptr && !call.rates.elementwise;
+    r.allows_implicit =
+        call.adapted == nullptr && !call.rates.elementwise && call.solver.momentum == 0;
     r.rate_grad_size = call.out_rate_grad && call.rates.task_stride == 0 ? call.rate_grad_size : 0;
     const double steps = static_cast<double>(call.steps);
     const double back = !r.wants_grad ? 0 : call.order == 2 ? 6 : 1;
@@ -273,7 +289,7 @@ struct BlockOperations {
                                        : 0,
                        context);
   }
-  static constexpr BlockKernels kTable = {predict, loss_and_grad, hvp, meta_grad};
+  static constexpr BlockKernels kTable = {predict, loss_and_grad, hvp, metric, meta_grad};
 
  private:
   template <template <class> class Pass, class Call>

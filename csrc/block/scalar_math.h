@@ -1,5 +1,5 @@
-// The policy `M` of core/activation.h and core/loss.h for one number at a time, from the standard
-// mathematical functions of host or device.
+// The policy `M` of core/activation.h and core/objectives for one number at a time, from the
+// standard mathematical functions of host or device.
 #pragma once
 
 #include <cmath>

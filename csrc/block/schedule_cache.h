@@ -21,7 +21,7 @@ class CallKey {
     for (int leaf = 0; leaf < net.leaves; ++leaf) {
       add(r.problem.params.task_stride[leaf] != 0, r.adapt && r.adapt[leaf]);
     }
-    add(r.adapt != nullptr, static_cast<int>(r.problem.loss), r.problem.tasks);
+    add(r.adapt != nullptr, net.free, r.problem.tasks);
     add(r.steps, r.order, r.support_rows, r.query_rows, r.wants_grad, r.allows_implicit);
     add(r.rate_grad_size, device.multiprocessors, device.shared_per_block);
     add(device.shared_per_multiprocessor, fixed.tasks_per_block, fixed.threads);
@@ -29,16 +29,20 @@ class CallKey {
   /// What the request leaves out: which arrays there are.
   void add_call(const PredictCall&) {}
   void add_call(const LossAndGradCall& call) {
-    add(call.side.y != nullptr, call.out_grad != nullptr);
+    add_side(call.side);
+    add(call.out_grad != nullptr);
   }
-  void add_call(const HvpCall& call) { add(call.side.y != nullptr); }
+  void add_call(const HvpCall& call) { add_side(call.side); }
   void add_call(const MetaGradCall& call) {
-    add(call.support.y != nullptr, call.query.y != nullptr, call.out_loss != nullptr);
-    add(call.out_rate_grad != nullptr, call.rates.elementwise);
+    add_side(call.support);
+    add_side(call.query);
+    add(call.out_loss != nullptr);
+    add(call.out_rate_grad != nullptr, call.rates.elementwise, call.solver.momentum != 0);
   }
   bool operator<(const CallKey& other) const { return numbers_ < other.numbers_; }
 
  private:
+  void add_side(const Side& side) { add(side.y != nullptr, static_cast<int>(side.objective.kind)); }
   template <class... T>
   void add(T... numbers) {
     (numbers_.push_back(static_cast<int64_t>(numbers)), ...);

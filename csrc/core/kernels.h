@@ -5,6 +5,8 @@
 #include <cstdint>
 
 #include "core/net.h"
+#include "core/objectives/objective.h"
+#include "core/solver.h"
 #include "core/status.h"
 
 namespace innerloop {
@@ -15,14 +17,15 @@ struct Leaves {
   const int64_t* task_stride;
 };
 
-/// One batch per task: x [T, rows, D], y [T, rows, K] (or int64 classes [T, rows]), optional sample
-/// weights [T, rows] and optional row counts [T].
+/// One batch per task: x [T, rows, D], y [T, rows, columns of the objective's targets] (or int64
+/// classes [T, rows]), optional sample weights [T, rows] and optional row counts [T].
 struct Side {
   int64_t rows;
   const void* x;
   const void* y;
   const void* weight;
   const int64_t* count;
+  Objective objective;
 };
 
 /// Inner rates: leaf j, element e, step s, task t reads
@@ -38,8 +41,6 @@ struct Rates {
 /// What all operations share.
 struct Problem {
   const Net* net;
-  LossKind loss;
-  double loss_parameter;
   int64_t tasks;
   Leaves params;
   int threads;
@@ -61,7 +62,7 @@ struct LossAndGradCall {
   void* out_grad;
 };
 
-/// out [T, P]: Hessian of each task's loss times its vector.
+/// out [T, P]: Hessian, or Gauss-Newton matrix, of each task's loss times its vector.
 struct HvpCall {
   Problem problem;
   Side side;
@@ -76,6 +77,7 @@ struct MetaGradCall {
   Problem problem;
   int64_t steps;
   int order;
+  Solver solver;
   const uint8_t* adapt;
   Rates rates;
   Side support;
@@ -99,6 +101,7 @@ struct Kernels {
   Status (*predict)(const PredictCall&, Strategy);
   Status (*loss_and_grad)(const LossAndGradCall&, Strategy);
   Status (*hvp)(const HvpCall&, Strategy);
+  Status (*metric)(const HvpCall&, Strategy);
   Status (*meta_grad)(const MetaGradCall&, Strategy);
 };
 

@@ -18,14 +18,6 @@ enum class Activation : int {
   kGelu = 7,
 };
 
-enum class LossKind : int {
-  kMse = 0,
-  kHalfMse = 1,
-  kCrossEntropy = 2,
-  kBceWithLogits = 3,
-  kHuber = 4,
-};
-
 /// One affine map followed by an activation. Leaves are numbered weight, bias, layer by layer.
 struct Layer {
   int64_t in;
@@ -38,14 +30,18 @@ struct Layer {
   int64_t bias_offset;
 };
 
+/// A free leaf belongs to no layer; objectives see it (core/objectives/objective.h). It comes last.
 struct Net {
   const Layer* layers;
   int depth;
   int leaves;
   int64_t parameters;
+  int64_t free = 0;  // its size; 0 without one
 
   IL_HD const Layer& first() const { return layers[0]; }
   IL_HD const Layer& last() const { return layers[depth - 1]; }
+  int free_leaf() const { return free > 0 ? leaves - 1 : -1; }
+  int64_t free_offset() const { return parameters - free; }
 };
 
 }  // namespace innerloop

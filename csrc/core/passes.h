@@ -1,5 +1,5 @@
-// The operations without an inner loop: outputs, loss and gradient, Hessian-vector product, each
-// for every task of a group on its own.
+// The operations without an inner loop: outputs, loss and gradient, products with the Hessian and
+// with the Gauss-Newton matrix, each for every task of a group on its own.
 #pragma once
 
 #include "core/sweep.h"
@@ -44,6 +44,32 @@ class ForwardPass {
   }
   IL_HD R input(int l) const { return l ? sweep_.h(tape_, l - 1) : side_.x; }
   IL_HD R output() const { return sweep_.h(tape_, plan_.depth - 1); }
+  IL_HD typename E::BiasRef free() const {
+    return sweep_.has_free() ? params_.bias(plan_.depth) : typename E::BiasRef{};
+  }
+  /// Losses, with their gradients in outputs and free leaf.
+  IL_HD void loss_gradient(Elem* losses) {
+    e_.loss_gradient(side_, output(), free(), sweep_.a(tape_, plan_.depth - 1),
+                     sweep_.free_delta(tape_), E::per_task(losses));
+  }
+
+  /// The cotangents of outputs and free leaf, back to all leaves, to the tasks' rows of `out`.
+  IL_CALL void export_gradient(Elem* result, Real* out) {
+    sweep_.backward(tape_, params_, 0);
+    const int64_t stride = e_.parameter_count();
+    for (int l = 0; l < plan_.entries; ++l) {
+      const LayerPlan& p = plan_.layers[l];
+      const auto delta = sweep_.delta(tape_, l);
+      if (p.weight_leaf >= 0) {
+        e_.tn(e_.result_weight(l, result, out, stride), nullptr, p, delta, input(l), nullptr,
+              nullptr, nullptr, 1);
+      }
+      if (p.bias_leaf >= 0) {
+        e_.column_sums(e_.result_bias(l, result, out, stride), nullptr, delta, nullptr, 1);
+      }
+      e_.publish(l, result, out, stride);
+    }
+  }
 
  protected:
   E& e_;
@@ -63,7 +89,7 @@ class PredictPass : public ForwardPass<E> {
   IL_HD PredictPass(E& engine, const Plan& plan, const PredictCall& call)
       : ForwardPass<E>(engine, plan), call_(call) {}
   IL_HD void carve(Carver<Elem>& c) {
-    ForwardPass<E>::carve(c, Side{call_.rows, call_.x, 0, 0, 0});
+    ForwardPass<E>::carve(c, Side{call_.rows, call_.x, nullptr, nullptr, nullptr, {}});
   }
   IL_HD void run() {
     this->e_.load_inputs(this->side_.x, call_.x);
@@ -90,26 +116,12 @@ class LossPass : public ForwardPass<E> {
   }
   IL_HD void run() {
     E& e = this->e_;
-    const Plan& plan = this->plan_;
     e.load_side(this->side_, call_.side, nullptr, false);
     this->forward();
-    e.loss_gradient(this->side_, this->output(), this->sweep_.a(this->tape_, plan.depth - 1),
-                    E::per_task(losses_));
+    this->loss_gradient(losses_);
     e.store_per_task(static_cast<Real*>(call_.out_loss), 1, 0, losses_);
     if (!call_.out_grad) return;
-    this->sweep_.backward(this->tape_, this->params_, 0);
-    Real* out = static_cast<Real*>(call_.out_grad);
-    const int64_t stride = e.parameter_count();
-    for (int l = 0; l < plan.depth; ++l) {
-      const LayerPlan& p = plan.layers[l];
-      const auto delta = this->sweep_.delta(this->tape_, l);
-      e.tn(e.result_weight(l, result_, out, stride), nullptr, p, delta, this->input(l), nullptr,
-           nullptr, nullptr, 1);
-      if (p.bias_leaf >= 0) {
-        e.column_sums(e.result_bias(l, result_, out, stride), nullptr, delta, nullptr, 1);
-      }
-      e.publish(l, result_, out, stride);
-    }
+    this->export_gradient(result_, static_cast<Real*>(call_.out_grad));
   }
 
  private:
@@ -117,13 +129,14 @@ class LossPass : public ForwardPass<E> {
   Elem *losses_ = nullptr, *result_ = nullptr;
 };
 
+/// What products with a vector share: the pass along it.
 template <class E>
-class HvpPass : public ForwardPass<E> {
+class VectorPass : public ForwardPass<E> {
  public:
   using typename ForwardPass<E>::Real;
   using typename ForwardPass<E>::Elem;
 
-  IL_HD HvpPass(E& engine, const Plan& plan, const HvpCall& call)
+  IL_HD VectorPass(E& engine, const Plan& plan, const HvpCall& call)
       : ForwardPass<E>(engine, plan), call_(call) {}
   IL_HD void carve(Carver<Elem>& c) {
     ForwardPass<E>::carve(c, call_.side);
@@ -133,45 +146,16 @@ class HvpPass : public ForwardPass<E> {
     scratch_ = {c.take(this->plan_.copies * call_.side.rows, this->plan_.scratch_row),
                 call_.side.rows};
   }
-  IL_HD void run() {
-    E& e = this->e_;
-    const Plan& plan = this->plan_;
-    const auto& sweep = this->sweep_;
-    const auto& tape = this->tape_;
-    const int top = plan.depth - 1;
-    e.load_side(this->side_, call_.side, nullptr, false);
-    this->forward();
-    e.loss_gradient(this->side_, this->output(), sweep.a(tape, top), E::per_task(losses_));
-    this->sweep_.backward(tape, this->params_, 0);
-    for (int l = 0; l <= top; ++l) {
-      const auto r_in = l ? sweep.rh(scratch_, l - 1) : Rows<Elem>{};
-      this->sweep_.r_forward_layer(tape, scratch_, this->input(l), l ? &r_in : nullptr,
+
+ protected:
+  /// R{.} of all outputs.
+  IL_CALL void r_forward() {
+    for (int l = 0; l < this->plan_.depth; ++l) {
+      const auto r_in = l ? this->sweep_.rh(scratch_, l - 1) : Rows<Elem>{};
+      this->sweep_.r_forward_layer(this->tape_, scratch_, this->input(l), l ? &r_in : nullptr,
                                    this->params_, direction(l, true), l, true, false);
     }
-    e.loss_curvature(this->side_, this->output(), sweep.rh(scratch_, top),
-                     sweep.rdelta(scratch_, top));
-    this->sweep_.r_activation_backward(tape, scratch_, top);
-    for (int l = top; l > 0; --l) {
-      this->sweep_.r_backward_input(sweep.rdelta(scratch_, l - 1), tape, scratch_, this->params_,
-                                    direction(l, false), l, true, false);
-      this->sweep_.r_activation_backward(tape, scratch_, l - 1);
-    }
-    Real* out = static_cast<Real*>(call_.out);
-    const int64_t stride = e.parameter_count();
-    for (int l = 0; l <= top; ++l) {
-      const LayerPlan& p = plan.layers[l];
-      const auto rd = sweep.rdelta(scratch_, l), d = sweep.delta(tape, l);
-      const auto r_in = l ? sweep.rh(scratch_, l - 1) : Rows<Elem>{};
-      e.tn(e.result_weight(l, result_, out, stride), nullptr, p, rd, this->input(l),
-           l ? &d : nullptr, l ? &r_in : nullptr, nullptr, 1);
-      if (p.bias_leaf >= 0) {
-        e.column_sums(e.result_bias(l, result_, out, stride), nullptr, rd, nullptr, 1);
-      }
-      e.publish(l, result_, out, stride);
-    }
   }
-
- private:
   IL_HD Direction<E> direction(int l, bool loads) {
     Direction<E> v;
     v.weight = loads ? this->e_.load_weight(l, call_.vector, vector_)
@@ -179,10 +163,83 @@ class HvpPass : public ForwardPass<E> {
     if (loads) v.bias = this->e_.load_bias(l, call_.vector, vector_);
     return v;
   }
+  IL_HD Direction<E> free_direction() {
+    Direction<E> v;
+    if (this->sweep_.has_free()) {
+      v.bias = this->e_.load_bias(this->plan_.depth, call_.vector, vector_);
+    }
+    return v;
+  }
 
   const HvpCall& call_;
   Elem *losses_ = nullptr, *vector_ = nullptr, *result_ = nullptr;
   Tape<Elem> scratch_{};
+};
+
+template <class E>
+class HvpPass : public VectorPass<E> {
+ public:
+  using typename ForwardPass<E>::Real;
+  using typename ForwardPass<E>::Elem;
+  using VectorPass<E>::VectorPass;
+
+  IL_HD void run() {
+    E& e = this->e_;
+    const Plan& plan = this->plan_;
+    const auto& sweep = this->sweep_;
+    const auto &tape = this->tape_, &scratch = this->scratch_;
+    const int top = plan.depth - 1;
+    e.load_side(this->side_, this->call_.side, nullptr, false);
+    this->forward();
+    this->loss_gradient(this->losses_);
+    this->sweep_.backward(tape, this->params_, 0);
+    this->r_forward();
+    e.loss_curvature(this->side_, this->output(), this->free(), sweep.rh(scratch, top),
+                     this->free_direction(), false, sweep.rdelta(scratch, top),
+                     sweep.free_rdelta(scratch));
+    this->sweep_.r_activation_backward(tape, scratch, top);
+    for (int l = top; l > 0; --l) {
+      this->sweep_.r_backward_input(sweep.rdelta(scratch, l - 1), tape, scratch, this->params_,
+                                    this->direction(l, false), l, true, false);
+      this->sweep_.r_activation_backward(tape, scratch, l - 1);
+    }
+    Real* out = static_cast<Real*>(this->call_.out);
+    const int64_t stride = e.parameter_count();
+    for (int l = 0; l < plan.entries; ++l) {
+      const LayerPlan& p = plan.layers[l];
+      const auto rd = sweep.rdelta(scratch, l), d = sweep.delta(tape, l);
+      const auto r_in = l ? sweep.rh(scratch, l - 1) : Rows<Elem>{};
+      if (p.weight_leaf >= 0) {
+        e.tn(e.result_weight(l, this->result_, out, stride), nullptr, p, rd, this->input(l),
+             l ? &d : nullptr, l ? &r_in : nullptr, nullptr, 1);
+      }
+      if (p.bias_leaf >= 0) {
+        e.column_sums(e.result_bias(l, this->result_, out, stride), nullptr, rd, nullptr, 1);
+      }
+      e.publish(l, this->result_, out, stride);
+    }
+  }
+};
+
+/// F v with the Gauss-Newton matrix F = J^T G J: forward along v, through the objective's metric G,
+/// and back.
+template <class E>
+class MetricPass : public VectorPass<E> {
+ public:
+  using typename ForwardPass<E>::Real;
+  using VectorPass<E>::VectorPass;
+
+  IL_HD void run() {
+    E& e = this->e_;
+    const int top = this->plan_.depth - 1;
+    e.load_side(this->side_, this->call_.side, nullptr, false);
+    this->forward();
+    this->r_forward();
+    e.loss_curvature(this->side_, this->output(), this->free(),
+                     this->sweep_.rh(this->scratch_, top), this->free_direction(), true,
+                     this->sweep_.a(this->tape_, top), this->sweep_.free_delta(this->tape_));
+    this->export_gradient(this->result_, static_cast<Real*>(this->call_.out));
+  }
 };
 
 }  // namespace innerloop

@@ -61,12 +61,15 @@ struct LayerPlan {
   int64_t initial_w, initial_b;  // in the copy of the initial leaves, where an engine makes one
 };
 
+/// The entries of `layers` are the layers and, after them, the free leaf if there is one: a bias
+/// without a weight, whose delta the objective writes.
 /// `implicit_first`: the first layer's per-task weights are never built; products with them use
 /// X W0^T and the Gram matrices X_s X_s^T, X_q X_s^T, because its input never changes.
 struct Plan {
   LayerPlan* layers = nullptr;
   int depth = 0, leaves = 0;
-  int lowest = 0;  // first layer with an adapted leaf; depth if there is none
+  int entries = 0;
+  int lowest = 0;  // first layer whose outputs move; depth if there is none
   bool implicit_first = false;
   bool first_adapts = false;   // the first weight adapts
   bool turns_weights = false;  // parameter blocks carry transposed copies
@@ -81,11 +84,17 @@ template <class E, class NeedsZ, class IsCurved>
 inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
                       NeedsZ needs_z, IsCurved is_curved) {
   plan.depth = net.depth;
+  plan.entries = net.depth + (net.free > 0);
   plan.leaves = net.leaves;
   plan.lowest = net.depth;
+  Layer free{};
+  free.out = net.free;
+  free.weight_leaf = -1;
+  free.bias_leaf = net.free_leaf();
+  free.bias_offset = net.free_offset();
   int64_t tape = 0, scratch = 0, block = 0, sink = 0;
-  for (int l = 0; l < net.depth; ++l) {
-    const Layer& from = net.layers[l];
+  for (int l = 0; l < plan.entries; ++l) {
+    const Layer& from = l < net.depth ? net.layers[l] : free;
     LayerPlan& to = plan.layers[l];
     to.in = from.in;
     to.out = from.out;
@@ -97,14 +106,16 @@ inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const in
     to.bias_leaf = from.bias_leaf;
     to.weight_offset = from.weight_offset;
     to.bias_offset = from.bias_offset;
-    to.adapts_weight = adapt && adapt[from.weight_leaf];
+    to.adapts_weight = adapt && from.weight_leaf >= 0 && adapt[from.weight_leaf];
     to.adapts_bias = adapt && from.bias_leaf >= 0 && adapt[from.bias_leaf];
-    to.weight_per_task = strides[from.weight_leaf] != 0;
+    to.weight_per_task = from.weight_leaf >= 0 && strides[from.weight_leaf] != 0;
     plan.has_per_task_leaf |= to.weight_per_task;
     to.bias_per_task = from.bias_leaf >= 0 && strides[from.bias_leaf] != 0;
     plan.has_per_task_leaf |= to.bias_per_task;
     if (l == 0) plan.first_adapts = to.adapts_weight;
-    if ((to.adapts_weight || to.adapts_bias) && plan.lowest == net.depth) plan.lowest = l;
+    if ((to.adapts_weight || to.adapts_bias) && plan.lowest == net.depth) {
+      plan.lowest = l < net.depth ? l : net.depth - 1;  // the last delta depends on a free leaf
+    }
     to.stores_z = needs_z(from.activation);
     to.stores_a = is_curved(from.activation);
     to.h = tape;

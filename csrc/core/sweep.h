@@ -1,12 +1,12 @@
 // One pass over one side of a group of tasks: forward, backward, and the R-operator's forward and
 // backward (Pearlmutter 1994). Written once; the engine E supplies products and elementwise maps
-// for its own memory layout. Engines: cpu/lane_engine.h (an element is a vector over tasks),
-// cpu/row_engine.h (an element is a number).
+// for its own memory layout (core/engine.h).
 //
 // Notation, per layer l: in_l [rows, in], z_l = in_l W_l^T + b_l, h_l = act(z_l), in_{l+1} = h_l;
 // a_l = dL/dh_l, delta_l = a_l * act'(z_l). R{.} is the derivative along the direction (V_l, v_l).
 #pragma once
 
+#include "core/engine.h"
 #include "core/plan.h"
 
 namespace innerloop {
@@ -47,6 +47,10 @@ class Sweep {
   IL_HD R rz(const T& t, int l) const { return at(t, l, layer(l).rz); }
   IL_HD R rh(const T& t, int l) const { return at(t, l, layer(l).rh); }
   IL_HD R rdelta(const T& t, int l) const { return at(t, l, layer(l).rdelta); }
+  /// Gradients in the free leaf, row by row: of the loss, and R{.} of them.
+  IL_HD R free_delta(const T& t) const { return has_free() ? delta(t, plan_.depth) : R{}; }
+  IL_HD R free_rdelta(const T& t) const { return has_free() ? rdelta(t, plan_.depth) : R{}; }
+  IL_HD bool has_free() const { return plan_.entries > plan_.depth; }
 
   /// Layer l from its input; `linear`, when given, already holds in W^T.
   template <class Params>

@@ -33,6 +33,8 @@ class Unroll {
     wants_rate_grad_ = wants_grad_ && call.out_rate_grad != nullptr;
     has_query_ = call.out_loss != nullptr;
     steps_ = call.steps;
+    momentum_ = static_cast<Real>(call.solver.momentum);
+    builds_ = call.rates.elementwise || momentum_ != 0;
     moves_ = plan.lowest < plan.depth && steps_ > 0;
     implicit_ = plan.implicit_first;
     implicit_moves_ = implicit_ && plan.first_adapts && steps_ > 0;
@@ -52,9 +54,13 @@ class Unroll {
     blocks_ = c.take(moves_ ? kept : 0, plan_.block);
     // phi_S is read for the last time before lambda_S is written
     lambda_ = wants_grad_ && moves_ ? block(steps_) : c.take(wants_grad_ ? plan_.block : 0);
-    const bool elementwise = call_.rates.elementwise && moves_;
-    direction_ = c.take(elementwise && wants_grad_ ? plan_.block : 0);
-    gradient_ = c.take(elementwise ? plan_.block : 0);
+    const bool elementwise = call_.rates.elementwise && moves_, builds = builds_ && moves_;
+    direction_ = c.take(builds && wants_grad_ ? plan_.block : 0);
+    gradient_ = c.take(builds ? plan_.block : 0);
+    velocities_ = c.take(!moves_ || momentum_ == 0 ? 0
+                         : wants_rate_grad_        ? steps_
+                                                   : 1,
+                         plan_.block);
     rates_ = c.take(elementwise ? 0 : steps_, plan_.leaves * g);
     rate_grads_ = c.take(wants_rate_grad_ && !elementwise ? steps_ : 0, plan_.leaves * g);
     losses_ = c.take(g);
@@ -136,8 +142,20 @@ class Unroll {
     if (step == 0 || !p.adapts_bias) return e_.initial_bias(l, initial_);
     return e_.block_bias(l, block(step));
   }
+  IL_HD typename E::BiasRef free_at(int64_t step) const {
+    return sweep_.has_free() ? bias_at(step, plan_.depth) : typename E::BiasRef{};
+  }
   IL_HD Out weight_in(Elem* b, int l) const { return e_.block_weight_target(l, b); }
   IL_HD Out bias_in(Elem* b, int l) const { return e_.block_bias_target(l, b); }
+  /// A weight or bias of a block as rows.
+  IL_HD R weight_rows(Elem* b, int l) const {
+    const LayerPlan& p = plan_.layers[l];
+    return {b + p.w, p.out, p.in, p.ld_in};
+  }
+  IL_HD R bias_rows(Elem* b, int l) const {
+    const LayerPlan& p = plan_.layers[l];
+    return {b + p.b, 1, p.out, p.ld_out};
+  }
 
   IL_HD PerTask* rate(int64_t s, int leaf) const {
     return E::per_task(rates_ + (s * plan_.leaves + leaf) * plan_.copies);
@@ -191,15 +209,15 @@ class Unroll {
       }
     }
     const T top = support_tape(plan_.depth - 1 < plan_.lowest ? 0 : s);
-    e_.loss_gradient(support_, sweep_.h(top, plan_.depth - 1), sweep_.a(t, plan_.depth - 1),
-                     E::per_task(losses_));
+    e_.loss_gradient(support_, sweep_.h(top, plan_.depth - 1), free_at(s),
+                     sweep_.a(t, plan_.depth - 1), sweep_.free_delta(t), E::per_task(losses_));
     if (call_.out_support_loss) {
       e_.store_per_task(static_cast<Real*>(call_.out_support_loss), steps_, s, losses_);
     }
     if (call_.out_query_loss) query_forward(s, call_.out_query_loss, steps_ + 1, s);
     if (!moves_) return;
     sweep_.backward(t, params, plan_.lowest);
-    for (int l = plan_.lowest; l < plan_.depth; ++l) update(s, l);
+    for (int l = plan_.lowest; l < plan_.entries; ++l) update(s, l);
   }
 
   IL_CALL void update(int64_t s, int l) {
@@ -213,11 +231,16 @@ class Unroll {
       if (has_query_) e_.add_scaled(d_, delta, alpha);
     } else if (p.adapts_weight) {
       const Out to = weight_in(block(s + 1), l);
-      if (elementwise) {
+      if (builds_) {
         const Out g = weight_in(gradient_, l);
         e_.tn(g, nullptr, p, delta, in, nullptr, nullptr, nullptr, 1);
-        e_.step_weight(to, weight_at(s, l), g, p, element_rates(s, p.weight_offset),
-                       call_.rates.task_stride);
+        const Out v = accelerated_weight(s, l, g);
+        if (elementwise) {
+          e_.step_weight(to, weight_at(s, l), v, p, element_rates(s, p.weight_offset),
+                         call_.rates.task_stride);
+        } else {
+          e_.combine_weight(to, weight_at(s, l), 1, v, rate(s, p.weight_leaf), -1, p);
+        }
       } else {
         const typename E::WeightRef from = weight_at(s, l);
         e_.tn(to, &from, p, delta, in, nullptr, nullptr, rate(s, p.weight_leaf), -1);
@@ -226,16 +249,41 @@ class Unroll {
     }
     if (p.adapts_bias) {
       const Out to = bias_in(block(s + 1), l);
-      if (elementwise) {
+      if (builds_) {
         const Out g = bias_in(gradient_, l);
         e_.column_sums(g, nullptr, delta, nullptr, 1);
-        e_.step_bias(to, bias_at(s, l), g, p, element_rates(s, p.bias_offset),
-                     call_.rates.task_stride);
+        const Out v = accelerated_bias(s, l, g);
+        if (elementwise) {
+          e_.step_bias(to, bias_at(s, l), v, p, element_rates(s, p.bias_offset),
+                       call_.rates.task_stride);
+        } else {
+          e_.combine_bias(to, bias_at(s, l), 1, v, rate(s, p.bias_leaf), -1, p);
+        }
       } else {
         const typename E::BiasRef from = bias_at(s, l);
         e_.column_sums(to, &from, delta, rate(s, p.bias_leaf), -1);
       }
     }
+  }
+
+  /// v_{s+1} = momentum v_s + g; g itself without momentum.
+  IL_CALL Out accelerated_weight(int64_t s, int l, const Out& g) {
+    if (momentum_ == 0) return g;
+    const Out v = weight_in(velocity(s), l);
+    const Real kept = s > 0 ? momentum_ : Real(0);
+    e_.combine_weight(v, e_.block_weight(l, velocity(s - 1)), kept, g, nullptr, 1, plan_.layers[l]);
+    return v;
+  }
+  IL_CALL Out accelerated_bias(int64_t s, int l, const Out& g) {
+    if (momentum_ == 0) return g;
+    const Out v = bias_in(velocity(s), l);
+    const Real kept = s > 0 ? momentum_ : Real(0);
+    e_.combine_bias(v, e_.block_bias(l, velocity(s - 1)), kept, g, nullptr, 1, plan_.layers[l]);
+    return v;
+  }
+  /// Where v_{s+1} lies: each of its own if rates have gradients.
+  IL_HD Elem* velocity(int64_t s) const {
+    return velocities_ + (wants_rate_grad_ && s > 0 ? s : 0) * plan_.block;
   }
 
   IL_CALL void query_forward(int64_t s, void* out, int64_t stride, int64_t index) {
@@ -251,8 +299,8 @@ class Unroll {
         sweep_.forward_layer(t, l ? sweep_.h(t, l - 1) : query_.x, params, l, nullptr);
       }
     }
-    e_.loss_gradient(query_, sweep_.h(t, plan_.depth - 1), sweep_.a(t, plan_.depth - 1),
-                     E::per_task(losses_));
+    e_.loss_gradient(query_, sweep_.h(t, plan_.depth - 1), free_at(s), sweep_.a(t, plan_.depth - 1),
+                     sweep_.free_delta(t), E::per_task(losses_));
     e_.store_per_task(static_cast<Real*>(out), stride, index, losses_);
   }
 
@@ -283,14 +331,14 @@ class Unroll {
     const T t = query_tape();
     const Params last{this, steps_};
     sweep_.backward(t, last, 0);
-    for (int l = 0; l < plan_.depth; ++l) {
+    for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const R delta = sweep_.delta(t, l), in = l ? sweep_.h(t, l - 1) : query_.x;
       if (keeps_lambda(l)) {
         e_.tn(weight_in(lambda_, l), nullptr, p, delta, in, nullptr, nullptr, nullptr, 1);
       } else if (is_implicit(l)) {
         sink_first(delta, true, 1);
-      } else {
+      } else if (p.weight_leaf >= 0) {
         e_.sink_tn(p, delta, in, nullptr, nullptr, 1);
       }
       if (p.bias_leaf >= 0) e_.column_sums(bias_in(lambda_, l), nullptr, delta, nullptr, 1);
@@ -307,7 +355,7 @@ class Unroll {
     if (implicit_ && moves_ && call_.order == 2 && plan_.lowest == 0) {
       sink_first(r0_, false, -1);
     }
-    for (int l = 0; l < plan_.depth; ++l) {
+    for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
       if (keeps_lambda(l)) e_.finish_weight(p, weight_in(lambda_, l), call_);
       if (p.bias_leaf >= 0) e_.finish_bias(p, bias_in(lambda_, l), call_);
@@ -332,14 +380,14 @@ class Unroll {
   IL_HD Direction<E> direction(int64_t s, int l) const {
     const LayerPlan& p = plan_.layers[l];
     Direction<E> v;
-    Elem* from = call_.rates.elementwise ? direction_ : lambda_;
+    Elem* from = builds_ ? direction_ : lambda_;
     if (p.adapts_weight && !is_implicit(l)) {
       v.weight = e_.block_weight(l, from);
-      if (!call_.rates.elementwise) v.weight_rate = rate(s, p.weight_leaf);
+      if (!builds_) v.weight_rate = rate(s, p.weight_leaf);
     }
     if (p.adapts_bias) {
       v.bias = e_.block_bias(l, from);
-      if (!call_.rates.elementwise) v.bias_rate = rate(s, p.bias_leaf);
+      if (!builds_) v.bias_rate = rate(s, p.bias_leaf);
     }
     return v;
   }
@@ -352,9 +400,12 @@ class Unroll {
     const R delta = sweep_.delta(t, l), in = support_input(s, l), r = sweep_.rz(scratch_, l);
     if (p.adapts_bias && wants_rate_grad_) {
       if (call_.rates.elementwise) {
-        const Out g = bias_in(gradient_, l);
-        e_.column_sums(g, nullptr, delta, nullptr, 1);
+        const Out g = bias_in(momentum_ == 0 ? gradient_ : velocity(s), l);
+        if (momentum_ == 0) e_.column_sums(g, nullptr, delta, nullptr, 1);
         e_.rate_grad_bias(call_, element_offset(s, p.bias_offset), p, bias_in(lambda_, l), g);
+      } else if (builds_) {
+        e_.minus_dot(rate_grad(s, p.bias_leaf), p, bias_rows(lambda_, l),
+                     bias_rows(velocity(s), l));
       } else {
         e_.minus_dot_bias(rate_grad(s, p.bias_leaf), p, delta, bias_in(lambda_, l));
       }
@@ -362,15 +413,22 @@ class Unroll {
       e_.clear_per_task(rate_grad(s, p.bias_leaf));
     }
     if (!p.adapts_weight) {
-      if (wants_rate_grad_ && !call_.rates.elementwise) {
+      if (wants_rate_grad_ && !call_.rates.elementwise && p.weight_leaf >= 0) {
         e_.clear_per_task(rate_grad(s, p.weight_leaf));
+      }
+      return false;
+    }
+    if (builds_ && !call_.rates.elementwise) {
+      if (wants_rate_grad_) {
+        e_.minus_dot(rate_grad(s, p.weight_leaf), p, weight_rows(lambda_, l),
+                     weight_rows(velocity(s), l));
       }
       return false;
     }
     if (call_.rates.elementwise) {
       if (wants_rate_grad_) {
-        const Out g = weight_in(gradient_, l);
-        e_.tn(g, nullptr, p, delta, in, nullptr, nullptr, nullptr, 1);
+        const Out g = weight_in(momentum_ == 0 ? gradient_ : velocity(s), l);
+        if (momentum_ == 0) e_.tn(g, nullptr, p, delta, in, nullptr, nullptr, nullptr, 1);
         e_.rate_grad_weight(call_, element_offset(s, p.weight_offset), p, weight_in(lambda_, l), g);
       }
       return false;
@@ -403,7 +461,7 @@ class Unroll {
         }
       }
     }
-    if (call_.rates.elementwise && call_.order == 2) scale_direction(s);
+    if (builds_ && call_.order == 2) build_direction(s);
     for (int l = low; l <= top; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const bool seeded = seed(s, l);
@@ -412,8 +470,11 @@ class Unroll {
       sweep_.r_forward_layer(t, r, support_input(s, l), l > low ? &r_in : nullptr, params,
                              direction(s, l), l, p.adapts_weight, seeded);
     }
+    if (sweep_.has_free()) seed(s, plan_.depth);
     if (call_.order == 1) return;
-    e_.loss_curvature(support_, sweep_.h(t, top), sweep_.rh(r, top), sweep_.rdelta(r, top));
+    const Direction<E> free = sweep_.has_free() ? direction(s, plan_.depth) : Direction<E>{};
+    e_.loss_curvature(support_, sweep_.h(t, top), free_at(s), sweep_.rh(r, top), free, false,
+                      sweep_.rdelta(r, top), sweep_.free_rdelta(r));
     sweep_.r_activation_backward(t, r, top);
     for (int l = top; l > low; --l) {
       r_backward_input(s, l, sweep_.rdelta(r, l - 1), false);
@@ -422,10 +483,12 @@ class Unroll {
     if (body_.p) {
       r_backward_input(s, low, body_, true);
     }
-    for (int l = low; l <= top; ++l) {
+    for (int l = low; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
       const R rd = sweep_.rdelta(r, l);
-      if (is_implicit(l)) {
+      if (p.weight_leaf < 0) {
+        // a free leaf has no weight
+      } else if (is_implicit(l)) {
         if (s > 0 && p.adapts_weight) e_.rows_nn(m_, gram_, rd, nullptr, -1, true);
         e_.add_scaled(r0_, rd, nullptr);
       } else if (l > low) {
@@ -446,18 +509,38 @@ class Unroll {
                             plan_.layers[l].adapts_weight, add);
   }
 
-  IL_CALL void scale_direction(int64_t s) {
-    for (int l = plan_.lowest; l < plan_.depth; ++l) {
+  /// The direction p_s = alpha_s lambda_{s+1} + momentum p_{s+1} of the product with H_s.
+  IL_CALL void build_direction(int64_t s) {
+    const Real kept = s + 1 < steps_ ? momentum_ : Real(0);
+    for (int l = plan_.lowest; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
-      if (p.adapts_weight) {
-        e_.scale_weight(weight_in(direction_, l), weight_in(lambda_, l), p,
-                        element_rates(s, p.weight_offset), call_.rates.task_stride);
-      }
-      if (p.adapts_bias) {
-        e_.scale_bias(bias_in(direction_, l), bias_in(lambda_, l), p,
-                      element_rates(s, p.bias_offset), call_.rates.task_stride);
-      }
+      if (p.adapts_weight) build_weight_direction(s, l, kept);
+      if (p.adapts_bias) build_bias_direction(s, l, kept);
     }
+  }
+  IL_CALL void build_weight_direction(int64_t s, int l, Real kept) {
+    const LayerPlan& p = plan_.layers[l];
+    const Out to = weight_in(direction_, l), lambda = weight_in(lambda_, l);
+    const typename E::WeightRef before = e_.block_weight(l, direction_);
+    if (!call_.rates.elementwise) {
+      e_.combine_weight(to, before, kept, lambda, rate(s, p.weight_leaf), 1, p);
+      return;
+    }
+    const Out scaled = momentum_ == 0 ? to : weight_in(gradient_, l);
+    e_.scale_weight(scaled, lambda, p, element_rates(s, p.weight_offset), call_.rates.task_stride);
+    if (momentum_ != 0) e_.combine_weight(to, before, kept, scaled, nullptr, 1, p);
+  }
+  IL_CALL void build_bias_direction(int64_t s, int l, Real kept) {
+    const LayerPlan& p = plan_.layers[l];
+    const Out to = bias_in(direction_, l), lambda = bias_in(lambda_, l);
+    const typename E::BiasRef before = e_.block_bias(l, direction_);
+    if (!call_.rates.elementwise) {
+      e_.combine_bias(to, before, kept, lambda, rate(s, p.bias_leaf), 1, p);
+      return;
+    }
+    const Out scaled = momentum_ == 0 ? to : bias_in(gradient_, l);
+    e_.scale_bias(scaled, lambda, p, element_rates(s, p.bias_offset), call_.rates.task_stride);
+    if (momentum_ != 0) e_.combine_bias(to, before, kept, scaled, nullptr, 1, p);
   }
 
   /// Layers below `lowest` saw the same inputs at every step: one backward pass for the sum of
@@ -490,9 +573,9 @@ class Unroll {
     Real* out =
         static_cast<Real*>(call_.adapted) + (call_.adapted_stepwise ? s : 0) * e_.parameter_count();
     const int64_t stride = copies * e_.parameter_count();
-    for (int l = 0; l < plan_.depth; ++l) {
+    for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
-      e_.export_weight(out, stride, p, weight_at(s, l));
+      if (p.weight_leaf >= 0) e_.export_weight(out, stride, p, weight_at(s, l));
       if (p.bias_leaf >= 0) e_.export_bias(out, stride, p, bias_at(s, l));
     }
   }
@@ -508,6 +591,9 @@ class Unroll {
   Elem *lambda_ = nullptr, *direction_ = nullptr, *gradient_ = nullptr, *rates_ = nullptr;
   Elem *rate_grads_ = nullptr, *losses_ = nullptr;
   T scratch_{};
+  Elem* velocities_ = nullptr;
+  Real momentum_ = 0;
+  bool builds_ = false;  // updates and directions, where they are no product times a rate
   R body_{}, u_{}, gram_{}, cross_{}, d_{}, m_{}, r0_{};
 };
 

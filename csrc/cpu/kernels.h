@@ -19,8 +19,8 @@ Status run_with(const Call& call, const Request& request, Plan& plan, int64_t co
 /// Plans, then runs Pass<Engine> with the engine that the shapes (or the caller) choose.
 template <class Real, template <class> class Pass, class Call>
 Status run(const Call& call, const Request& request, Strategy strategy) {
-  const int64_t depth = request.problem.net->depth;
-  Workspace layers(depth * static_cast<int64_t>(sizeof(LayerPlan)));
+  const int64_t entries = request.problem.net->depth + 1;
+  Workspace layers(entries * static_cast<int64_t>(sizeof(LayerPlan)));
   if (!layers.data()) return Status::kOutOfMemory;
   Plan plan;
   plan.layers = static_cast<LayerPlan*>(layers.data());
@@ -55,6 +55,14 @@ Status hvp(const HvpCall& call, Strategy strategy) {
 }
 
 template <class Real>
+Status metric(const HvpCall& call, Strategy strategy) {
+  Request r{call.problem};
+  r.support_rows = call.side.rows;
+  r.steps = 1;
+  return run<Real, MetricPass>(call, r, strategy);
+}
+
+template <class Real>
 Status meta_grad(const MetaGradCall& call, Strategy strategy) {
   Request r{call.problem};
   r.adapt = call.adapt;
@@ -62,8 +70,10 @@ Status meta_grad(const MetaGradCall& call, Strategy strategy) {
   r.support_rows = call.support.rows;
   r.query_rows = call.query.rows;
   r.wants_grad = call.grads != nullptr;
-  // a rate per element turns the first weight by more than a sum of a few row products
-  r.allows_implicit = call.adapted == nullptr && !call.rates.elementwise;
+  // a rate per element turns the first weight by more than a sum of a few row products, and a
+  // velocity is kept as a weight
+  r.allows_implicit =
+      call.adapted == nullptr && !call.rates.elementwise && call.solver.momentum == 0;
   r.rate_grad_size = call.out_rate_grad && call.rates.task_stride == 0 ? call.rate_grad_size : 0;
   if (call.out_rate_grad && call.rates.task_stride != 0) {
     std::memset(call.out_rate_grad, 0, call.rate_grad_size * sizeof(Real));
@@ -72,7 +82,8 @@ Status meta_grad(const MetaGradCall& call, Strategy strategy) {
 }
 
 template <class Real>
-constexpr Kernels kTable = {predict<Real>, loss_and_grad<Real>, hvp<Real>, meta_grad<Real>};
+constexpr Kernels kTable = {predict<Real>, loss_and_grad<Real>, hvp<Real>, metric<Real>,
+                            meta_grad<Real>};
 
 }  // namespace
 }  // namespace INNERLOOP_LEVEL

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "core/activation.h"
-#include "core/loss.h"
+#include "core/objectives/all.h"
 #include "core/plan.h"
 #include "cpu/lane_gemm.h"
 #include "cpu/vector_math.h"
@@ -29,9 +29,11 @@ class LaneEngine {
 
   struct SideData {
     R x;
-    V* y;         // [rows, K] targets or [rows] class indices
+    V* y;         // [rows, columns of the targets]
     V* weight;    // [rows]: of the loss
     V* gradient;  // [rows]: weight times the task's weight
+    Objective objective;
+    TargetLayout targets;
   };
   struct Shared {};  // this engine reads shared leaves where they are
 
@@ -68,13 +70,18 @@ class LaneEngine {
 
   // ---- workspace and loading -------------------------------------------------------------------
   template <class C>
-  void carve(C&) {}
+  void carve(C& c) {
+    free_ = c.take(net_.free);
+    r_free_ = c.take(net_.free);
+  }
   template <class C>
   SideData carve_side(C& c, const Side& side) const {
     const int64_t n = side.rows, in = net_.first().in;
     SideData d;
+    d.objective = side.objective;
+    d.targets = target_layout(side.objective, net_.last().out);
     d.x = {c.take(n * in), n, in, in};
-    d.y = c.take(n * target_columns());
+    d.y = c.take(n * d.targets.columns);
     d.weight = c.take(n);
     d.gradient = c.take(n);
     return d;
@@ -85,7 +92,7 @@ class LaneEngine {
     load_row_weights(d, side, task_weight, is_query);
     load_targets(d, side);
     if (!side.weight && !side.count) return;
-    const int64_t columns = target_columns();
+    const int64_t columns = d.targets.columns;
     for (int64_t i = 0; i < side.rows; ++i) {  // NaN in ignored rows must not meet a product
       for (int64_t j = 0; j < d.x.cols; ++j) keep_if_weighted(d.x.p[i * d.x.ld + j], d.weight[i]);
       for (int64_t j = 0; j < columns; ++j) keep_if_weighted(d.y[i * columns + j], d.weight[i]);
@@ -97,7 +104,7 @@ class LaneEngine {
                size, used_);
   }
   void load_params(V* initial) {
-    for (int l = 0; l < plan_.depth; ++l) {
+    for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
       if (p.weight_per_task) load_leaf(initial + p.w, problem_.params, p.weight_leaf, p.out * p.in);
       if (p.bias_per_task) load_leaf(initial + p.b, problem_.params, p.bias_leaf, p.out);
@@ -322,33 +329,63 @@ class LaneEngine {
   }
 
   // ---- losses ----------------------------------------------------------------------------------
-  void loss_gradient(const SideData& d, const R& out, const R& gradient, Real* losses) {
+  void loss_gradient(const SideData& d, const R& out, const BiasRef& free, const R& gradient,
+                     const R& free_gradient, Real* losses) {
     V total{};
     const V zero{};
-    with_loss<M>(problem_.loss, [&](auto loss) {
+    load_free(free_, free, nullptr);
+    with_objective<M>(d.objective, [&](const auto& objective) {
       for (int64_t i = 0; i < out.rows; ++i) {
         V* g = gradient.p + i * gradient.ld;
-        const V value = decltype(loss)::gradient(sample(d, out, i), g);
+        V* g_free = free_gradient.p + i * free_gradient.ld;
+        const V value = objective.gradient(sample(d, out, i), g, g_free);
         const V w = d.weight[i], gw = d.gradient[i];
         total += w == zero ? zero : w * value;
         for (int64_t k = 0; k < out.cols; ++k) g[k] = w == zero ? zero : gw * g[k];
+        for (int64_t k = 0; k < free_gradient.cols; ++k) {
+          g_free[k] = w == zero ? zero : gw * g_free[k];
+        }
       }
     });
     S::store(losses, total);
   }
-  void loss_curvature(const SideData& d, const R& out, const R& r_out, const R& r_gradient) {
+  template <class Direction>
+  void loss_curvature(const SideData& d, const R& out, const BiasRef& free, const R& r_out,
+                      const Direction& r_free, bool metric, const R& r_gradient,
+                      const R& r_free_gradient) {
     const V zero{};
-    with_loss<M>(problem_.loss, [&](auto loss) {
+    load_free(free_, free, nullptr);
+    load_free(r_free_, r_free.bias, r_free.bias_rate);
+    with_objective<M>(d.objective, [&](const auto& objective) {
       for (int64_t i = 0; i < out.rows; ++i) {
         V* g = r_gradient.p + i * r_gradient.ld;
-        decltype(loss)::curvature(sample(d, out, i), r_out.p + i * r_out.ld, g);
+        V* g_free = r_free_gradient.p + i * r_free_gradient.ld;
+        const Sample<M> s = sample(d, out, i);
+        const V* rz = r_out.p + i * r_out.ld;
+        if (metric) {
+          objective.metric(s, rz, r_free_, g, g_free);
+        } else {
+          objective.curvature(s, rz, r_free_, g, g_free);
+        }
         const V w = d.weight[i], gw = d.gradient[i];
         for (int64_t k = 0; k < out.cols; ++k) g[k] = w == zero ? zero : gw * g[k];
+        for (int64_t k = 0; k < r_free_gradient.cols; ++k) {
+          g_free[k] = w == zero ? zero : gw * g_free[k];
+        }
       }
     });
   }
 
   // ---- rates per parameter ---------------------------------------------------------------------
+  /// to = keep * from + sign * rate * x; `from` is not read where keep is 0.
+  void combine_weight(const Out& to, const WeightRef& from, Real keep, const Out& x,
+                      const PerTask* rate, Real sign, const LayerPlan& p) {
+    combine(to, from.own, from.shared, keep, x, rate, sign, p.out * p.in);
+  }
+  void combine_bias(const Out& to, const BiasRef& from, Real keep, const Out& x,
+                    const PerTask* rate, Real sign, const LayerPlan& p) {
+    combine(to, from.own, from.shared, keep, x, rate, sign, p.out);
+  }
   void step_weight(const Out& to, const WeightRef& from, const Out& g, const LayerPlan& p,
                    const Real* rates, int64_t task_stride) {
     for (int64_t i = 0; i < p.out * p.in; ++i) {
@@ -418,8 +455,12 @@ class LaneEngine {
   }
 
  private:
-  bool has_classes() const { return problem_.loss == LossKind::kCrossEntropy; }
-  int64_t target_columns() const { return has_classes() ? 1 : net_.last().out; }
+  /// The free leaf of each lane's task, times its rate; zero where there is none to be read.
+  void load_free(V* to, const BiasRef& from, const Real* rate) const {
+    const V scale = rate ? S::load(rate) : S::set(1);
+    for (int64_t k = 0; k < net_.free; ++k)
+      to[k] = rate ? scale * bias_at(from, k) : bias_at(from, k);
+  }
   static void keep_if_weighted(V& value, V weight) { value = weight == V{} ? V{} : value; }
   static V bias_at(const BiasRef& b, int64_t j) {
     return b.own ? b.own[j] : b.shared ? S::set(b.shared[j]) : V{};
@@ -451,8 +492,7 @@ class LaneEngine {
     return w;
   }
   Sample<M> sample(const SideData& d, const R& out, int64_t i) const {
-    return {out.p + i * out.ld, d.y + i * target_columns(), out.cols,
-            S::set(static_cast<Real>(problem_.loss_parameter))};
+    return {out.p + i * out.ld, d.y + i * d.targets.columns, out.cols, free_};
   }
 
   void load_row_weights(SideData& d, const Side& side, const void* task_weight, bool is_query) {
@@ -491,8 +531,8 @@ class LaneEngine {
     return Real(1) / static_cast<Real>(count);
   }
   void load_targets(SideData& d, const Side& side) {
-    if (!has_classes()) {
-      const int64_t size = side.rows * target_columns();
+    if (!d.targets.has_classes) {
+      const int64_t size = side.rows * d.targets.columns;
       interleave(reinterpret_cast<Real*>(d.y), static_cast<const Real*>(side.y) + first_ * size,
                  size, size, used_);
       return;
@@ -558,6 +598,14 @@ class LaneEngine {
     return x;
   }
 
+  static void combine(const Out& to, const V* own, const Real* shared, Real keep, const Out& x,
+                      const PerTask* rate, Real sign, int64_t n) {
+    const V scale = rate ? S::set(sign) * S::load(rate) : S::set(sign);
+    for (int64_t i = 0; i < n; ++i) {
+      const V base = keep == 0 ? V{} : S::set(keep) * (own ? own[i] : S::set(shared[i]));
+      to.p[i] = base + scale * x.p[i];
+    }
+  }
   V element_rate(const Real* rate, int64_t task_stride) const {
     if (!task_stride) return S::set(*rate);
     V v{};
@@ -604,6 +652,7 @@ class LaneEngine {
   int64_t first_ = 0;
   int used_ = 0;
   V* sink_ = nullptr;
+  V *free_ = nullptr, *r_free_ = nullptr;  // the free leaf of the tasks, and a direction in it
   Real* rate_sink_ = nullptr;
   Status status_ = Status::kOk;
 };

@@ -109,7 +109,7 @@ class Runner {
     const int64_t elem = sizeof(Elem), real = sizeof(Real);
     Carver<char> total(nullptr);
     if constexpr (kIsRow) {
-      total.take(aligned(plan_.depth * static_cast<int64_t>(sizeof(PreparedLeaf<Real>))));
+      total.take(aligned(plan_.entries * static_cast<int64_t>(sizeof(PreparedLeaf<Real>))));
       total.take(aligned(E::prepared_size(plan_)), real);
     }
     slots_at_ = total.used();
@@ -124,8 +124,9 @@ class Runner {
   void prepare() {
     if constexpr (kIsRow) {
       auto* leaves = reinterpret_cast<PreparedLeaf<Real>*>(base_);
-      const int64_t used = aligned(plan_.depth * static_cast<int64_t>(sizeof(PreparedLeaf<Real>)));
-      for (int l = 0; l < plan_.depth; ++l) leaves[l] = PreparedLeaf<Real>{};
+      const int64_t used =
+          aligned(plan_.entries * static_cast<int64_t>(sizeof(PreparedLeaf<Real>)));
+      for (int l = 0; l < plan_.entries; ++l) leaves[l] = PreparedLeaf<Real>{};
       E::prepare(request_.problem, plan_, leaves, reinterpret_cast<Real*>(base_ + used));
       shared_ = leaves;
     }
@@ -180,9 +181,9 @@ class Runner {
   void sum_chunk(int64_t chunk) {
     const auto& call = call_;
     if constexpr (std::is_same_v<Call, MetaGradCall>) {
-      for (int l = 0; l < plan_.depth; ++l) {
+      for (int l = 0; l < plan_.entries; ++l) {
         const LayerPlan& p = plan_.layers[l];
-        if (!p.weight_per_task) {
+        if (p.weight_leaf >= 0 && !p.weight_per_task) {
           Real* out = static_cast<Real*>(call.grads[p.weight_leaf]);
           const int64_t last = p.out * (chunk + 1) / chunks_;
           for (int64_t i = p.out * chunk / chunks_; i < last; ++i) {

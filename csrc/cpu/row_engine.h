@@ -4,7 +4,7 @@
 #pragma once
 
 #include "core/activation.h"
-#include "core/loss.h"
+#include "core/objectives/all.h"
 #include "core/plan.h"
 #include "cpu/row_gemm.h"
 #include "cpu/vector_math.h"
@@ -46,6 +46,8 @@ class RowEngine {
     Real* weight;    // [tasks * rows], padded with zeros to whole vectors
     Real* gradient;  // weight times the task's weight
     Real* losses;    // one per row
+    Objective objective;
+    TargetLayout targets;
   };
   using Shared = const PreparedLeaf<Real>*;
 
@@ -63,7 +65,7 @@ class RowEngine {
 
   static int64_t prepared_size(const Plan& plan) {
     int64_t size = 0;
-    for (int l = 0; l < plan.depth; ++l) {
+    for (int l = 0; l < plan.entries; ++l) {
       const LayerPlan& p = plan.layers[l];
       size += round_up(p.out * p.ld_in + turned(p.out, p.in) + p.ld_out, kWidth);
     }
@@ -72,10 +74,10 @@ class RowEngine {
   static void prepare(const Problem& problem, const Plan& plan, PreparedLeaf<Real>* prepared,
                       Real* memory) {
     Carver<Real> c(memory);
-    for (int l = 0; l < plan.depth; ++l) {
+    for (int l = 0; l < plan.entries; ++l) {
       const LayerPlan& p = plan.layers[l];
       PreparedLeaf<Real>& leaf = prepared[l];
-      if (!p.weight_per_task) {
+      if (p.weight_leaf >= 0 && !p.weight_per_task) {
         const Real* w = static_cast<const Real*>(problem.params.data[p.weight_leaf]);
         Real* turned_copy = c.take(turned(p.out, p.in));
         pack_transposed(turned_copy, w, p.in, p.out, p.in);
@@ -116,13 +118,15 @@ class RowEngine {
       size = larger(size, turned(p.out, p.in));
     }
     turned_ = c.take(size);
-    head_ = c.take(4 * kWidth * net_.last().out);
+    head_ = c.take((net_.free > 0 ? 7 : 4) * kWidth * head_columns());
   }
   template <class C>
   SideData carve_side(C& c, const Side& side) const {
     const int64_t n = side.rows, in = net_.first().in, all = plan_.copies * n;
     const bool copies = side.weight || side.count;
     SideData d{};
+    d.objective = side.objective;
+    d.targets = target_layout(side.objective, net_.last().out);
     d.x = {copies ? c.take(round_up(all * in, kWidth)) : nullptr, n, in, in};
     d.weight = c.take(round_up(all, kWidth));
     d.gradient = c.take(round_up(all, kWidth));
@@ -134,7 +138,7 @@ class RowEngine {
     const int64_t n = side.rows, in = d.x.cols;
     load_row_weights(d, side, task_weight, is_query);
     const int64_t outputs = net_.last().out;
-    if (has_classes()) {
+    if (d.targets.has_classes) {
       d.classes = static_cast<const int64_t*>(side.y) + first_ * n;
       for (int64_t r = 0; r < used_ * n; ++r) {
         if (d.weight[r] != 0 && (d.classes[r] < 0 || d.classes[r] >= outputs)) {
@@ -142,7 +146,7 @@ class RowEngine {
         }
       }
     } else {
-      d.y = static_cast<const Real*>(side.y) + first_ * n * outputs;
+      d.y = static_cast<const Real*>(side.y) + first_ * n * d.targets.columns;
     }
     const Real* x = static_cast<const Real*>(side.x) + first_ * n * in;
     if (!side.weight && !side.count) {
@@ -444,19 +448,18 @@ class RowEngine {
   }
 
   // ---- losses: rows become lanes ---------------------------------------------------------------
-  void loss_gradient(const SideData& d, const R& out, const R& gradient, Real* losses) {
-    const int64_t k = out.cols;
+  void loss_gradient(const SideData& d, const R& out, const BiasRef& free, const R& gradient,
+                     const R& free_gradient, Real* losses) {
     const V zero{};
-    V *y = heads(1), *g = heads(2);
-    with_loss<M>(problem_.loss, [&](auto loss) {
+    V *g = heads(2), *g_free = net_.free > 0 ? heads(6) : nullptr;
+    with_objective<M>(d.objective, [&](const auto& objective) {
       for (int64_t r = 0; r < used_ * out.rows; r += kWidth) {
         const int n = static_cast<int>(smaller(kWidth, used_ * out.rows - r));
-        const Sample<M> s = sample(d, out, r, n, y);
-        const V value = decltype(loss)::gradient(s, g);
+        const V value = objective.gradient(sample(d, out, free, r, n), g, g_free);
         const V w = S::load(d.weight + r), gw = S::load(d.gradient + r);
         S::store(d.losses + r, w == zero ? zero : w * value);
-        for (int64_t j = 0; j < k; ++j) g[j] = w == zero ? zero : gw * g[j];
-        deinterleave(gradient.p + r * gradient.ld, gradient.ld, reinterpret_cast<Real*>(g), k, n);
+        store_rows(gradient, r, n, g, w, gw);
+        if (g_free) store_rows(free_gradient, r, n, g_free, w, gw);
       }
     });
     for (int64_t t = 0; t < used_; ++t) {
@@ -465,27 +468,52 @@ class RowEngine {
       losses[t] = static_cast<Real>(total);
     }
     clear_padding(gradient);
+    clear_padding(free_gradient);
   }
-  void loss_curvature(const SideData& d, const R& out, const R& r_out, const R& r_gradient) {
-    const int64_t k = out.cols;
-    const V zero{};
-    V *y = heads(1), *g = heads(2), *rz = heads(3);
-    with_loss<M>(problem_.loss, [&](auto loss) {
+  template <class Direction>
+  void loss_curvature(const SideData& d, const R& out, const BiasRef& free, const R& r_out,
+                      const Direction& r_free, bool metric, const R& r_gradient,
+                      const R& r_free_gradient) {
+    V *g = heads(2), *rz = heads(3), *g_free = net_.free > 0 ? heads(6) : nullptr;
+    with_objective<M>(d.objective, [&](const auto& objective) {
       for (int64_t r = 0; r < used_ * out.rows; r += kWidth) {
         const int n = static_cast<int>(smaller(kWidth, used_ * out.rows - r));
-        const Sample<M> s = sample(d, out, r, n, y);
-        interleave(reinterpret_cast<Real*>(rz), r_out.p + r * r_out.ld, r_out.ld, k, n);
-        decltype(loss)::curvature(s, rz, g);
+        const Sample<M> s = sample(d, out, free, r, n);
+        interleave(reinterpret_cast<Real*>(rz), r_out.p + r * r_out.ld, r_out.ld, r_out.cols, n);
+        V* rf = g_free ? free_head(5, r_free.bias, r_free.bias_rate, out.rows, r, n) : nullptr;
+        if (metric) {
+          objective.metric(s, rz, rf, g, g_free);
+        } else {
+          objective.curvature(s, rz, rf, g, g_free);
+        }
         const V w = S::load(d.weight + r), gw = S::load(d.gradient + r);
-        for (int64_t j = 0; j < k; ++j) g[j] = w == zero ? zero : gw * g[j];
-        deinterleave(r_gradient.p + r * r_gradient.ld, r_gradient.ld, reinterpret_cast<Real*>(g), k,
-                     n);
+        store_rows(r_gradient, r, n, g, w, gw);
+        if (g_free) store_rows(r_free_gradient, r, n, g_free, w, gw);
       }
     });
     clear_padding(r_gradient);
+    clear_padding(r_free_gradient);
   }
 
   // ---- rates per parameter ---------------------------------------------------------------------
+  /// to = keep * from + sign * rate * x; `from` is not read where keep is 0.
+  void combine_weight(const Out& to, const WeightRef& from, Real keep, const Out& x,
+                      const PerTask* rate, Real sign, const LayerPlan& p) {
+    for (int64_t t = 0; t < used_; ++t) {
+      const Real* base = from.shared ? from.shared : from.own + t * from.task_stride;
+      for (int64_t i = 0; i < p.out; ++i) {
+        accelerate(at(to, t, i), base + i * from.ld, keep, at(x, t, i),
+                   rate ? sign * rate[t] : sign, p.in, p.ld_in);
+      }
+    }
+  }
+  void combine_bias(const Out& to, const BiasRef& from, Real keep, const Out& x,
+                    const PerTask* rate, Real sign, const LayerPlan& p) {
+    for (int64_t t = 0; t < used_; ++t) {
+      accelerate(at(to, t, 0), bias_of(from, t), keep, at(x, t, 0), rate ? sign * rate[t] : sign,
+                 p.out, p.ld_out);
+    }
+  }
   void step_weight(const Out& to, const WeightRef& from, const Out& g, const LayerPlan& p,
                    const Real* rates, int64_t task_stride) {
     for (int64_t t = 0; t < used_; ++t) {
@@ -610,11 +638,32 @@ class RowEngine {
     return o.p + task * o.task_stride + row * o.ld;
   }
   int64_t size(const R& r) const { return used_ * r.rows * r.ld; }
-  bool has_classes() const { return problem_.loss == LossKind::kCrossEntropy; }
   static const Real* bias_of(const BiasRef& b, int64_t task) {
     return b.shared ? b.shared : b.own ? b.own + task * b.task_stride : nullptr;
   }
-  V* heads(int i) const { return reinterpret_cast<V*>(head_ + i * kWidth * net_.last().out); }
+  /// Numbers of rows as lanes. Targets of a policy are three times the outputs and one.
+  int64_t head_columns() const { return net_.free > 0 ? 3 * net_.last().out + 1 : net_.last().out; }
+  V* heads(int i) const { return reinterpret_cast<V*>(head_ + i * kWidth * head_columns()); }
+  /// The free leaf of the task of each of n rows, times its rate.
+  V* free_head(int i, const BiasRef& free, const Real* rate, int64_t rows, int64_t r, int n) const {
+    V* to = heads(i);
+    for (int64_t k = 0; k < net_.free; ++k) {
+      V value{};
+      for (int j = 0; j < n; ++j) {
+        const int64_t task = (r + j) / rows;
+        const Real* from = bias_of(free, task);
+        value[j] = from ? (rate ? rate[task] * from[k] : from[k]) : Real(0);
+      }
+      to[k] = value;
+    }
+    return to;
+  }
+  /// Stores a weighted gradient of n rows.
+  static void store_rows(const R& to, int64_t r, int n, V* g, V w, V gw) {
+    const V zero{};
+    for (int64_t j = 0; j < to.cols; ++j) g[j] = w == zero ? zero : gw * g[j];
+    deinterleave(to.p + r * to.ld, to.ld, reinterpret_cast<Real*>(g), to.cols, n);
+  }
   static void copy_padded(Real* to, int64_t to_ld, const Real* from, int64_t from_ld, int64_t rows,
                           int64_t columns) {
     for (int64_t i = 0; i < rows; ++i) {
@@ -623,7 +672,7 @@ class RowEngine {
     }
   }
   void load_biases(const Leaves& leaves, Real* block, bool only_per_task) {
-    for (int l = 0; l < plan_.depth; ++l) {
+    for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
       if (p.bias_leaf >= 0 && (!only_per_task || p.bias_per_task)) load_bias_leaf(p, leaves, block);
     }
@@ -677,17 +726,18 @@ class RowEngine {
   }
 
   /// Outputs and targets of rows r .. r + n - 1 as lanes.
-  Sample<M> sample(const SideData& d, const R& out, int64_t r, int n, V* y) const {
-    V* z = heads(0);
+  Sample<M> sample(const SideData& d, const R& out, const BiasRef& free, int64_t r, int n) const {
+    V *z = heads(0), *y = heads(1);
     interleave(reinterpret_cast<Real*>(z), out.p + r * out.ld, out.ld, out.cols, n);
     if (d.classes) {
       V label{};
       for (int i = 0; i < n; ++i) label[i] = static_cast<Real>(d.classes[r + i]);
       y[0] = label;
     } else {
-      interleave(reinterpret_cast<Real*>(y), d.y + r * out.cols, out.cols, out.cols, n);
+      const int64_t columns = d.targets.columns;
+      interleave(reinterpret_cast<Real*>(y), d.y + r * columns, columns, columns, n);
     }
-    return {z, y, out.cols, S::set(static_cast<Real>(problem_.loss_parameter))};
+    return {z, y, out.cols, free_head(4, free, nullptr, out.rows, r, n)};
   }
   void clear_padding(const R& r) const {
     if (r.ld == r.cols) return;
@@ -776,6 +826,11 @@ class RowEngine {
         S::store(to.p + i, add ? S::load(to.p + i) + value : value);
       }
     }
+  }
+  static void accelerate(Real* to, const Real* from, Real keep, const Real* x, Real scale,
+                         int64_t n, int64_t padded) {
+    for (int64_t j = 0; j < n; ++j) to[j] = (keep == 0 ? Real(0) : keep * from[j]) + scale * x[j];
+    for (int64_t j = n; j < padded; ++j) to[j] = 0;
   }
   static void combine(Real* to, const Real* base, const Real* rate, const Real* g, int64_t n) {
     for (int64_t j = 0; j < n; ++j) to[j] = base[j] - rate[j] * g[j];

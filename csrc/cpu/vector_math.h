@@ -10,7 +10,7 @@
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
 
-/// The policy `M` of core/activation.h and core/loss.h: element type and arithmetic.
+/// The policy `M` of core/activation.h and core/objectives: element type and arithmetic.
 template <class Real>
 struct VectorMath {
   using S = Simd<Real>;

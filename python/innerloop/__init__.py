@@ -20,6 +20,7 @@ from innerloop.functional import (
 from innerloop.learners import ANIL, FOMAML, MAML, JointTraining, MetaSGD
 from innerloop.models import MLP
 from innerloop.policies import GaussianMLP, PolicyBatch
+from innerloop.policy_products import fisher_product, kl, meta_fisher_product
 from innerloop.schedule import fixed_plan, plan
 from innerloop.workspace import release_workspace, workspace_bytes
 
@@ -38,11 +39,14 @@ __all__ = [
     "adapt",
     "backend_for",
     "batch",
+    "fisher_product",
     "fixed_plan",
     "functional",
     "hvp",
+    "kl",
     "learners",
     "loss_and_grad",
+    "meta_fisher_product",
     "meta_grad",
     "meta_loss",
     "nn",

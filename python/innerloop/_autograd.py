@@ -9,7 +9,7 @@ with anything that is not a plain tensor in memory, it goes to the registered op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from innerloop import _ops
+from innerloop._arguments import Arguments, arguments_of
 from innerloop._derivatives import (
     NO_COMPILED_FORWARD,
     forward_mode,
@@ -26,55 +27,33 @@ from innerloop._derivatives import (
     transforms_active,
     wants_grad,
 )
-from innerloop._folding import (
-    HEADS,
-    X_AT,
-    Tensors,
-    fold,
-    slice_weight,
-    unfold,
-    unfold_meta_grad,
-)
+from innerloop._folding import fold, slice_weight, unfold, unfold_meta_grad
+from innerloop._kernels import KERNELS
 from innerloop._plan import Plan
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_LOSS_HEAD, _GRAD_HEAD = len(HEADS["meta_loss"]), len(HEADS["meta_grad"])
 
 
-def _kernels(x: Any) -> dict[str, Callable[..., Any]]:
-    """Returns the kernels themselves in ordinary eager execution on plain tensors (5 us less a
-    call), else the ops that torch dispatches."""
-    if (
+def _runs_directly(x: Any) -> bool:
+    """Says whether execution is ordinary and eager on plain tensors, where the kernel itself is
+    called (5 us less a call) instead of the op that torch dispatches."""
+    return not (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or type(x) not in _PLAIN
         or x.device.type not in ("cpu", "cuda")
-    ):
-        return _ops.RAW
-    return _ops.KERNELS
+    )
 
 
-def _call(name: str, plan: Plan, tensors: Tensors) -> Any:
-    """Calls the kernel or op of one operation with flat tensors: its head, then its leaves."""
-    kernels = _kernels(tensors[X_AT[name]])
-    if kernels is _ops.KERNELS:
+def _call(name: str, plan: Plan, given: Arguments) -> Any:
+    """Calls the kernel or op of one operation."""
+    if _runs_directly(given.support.x):
         try:
-            return _arranged(kernels[name], name, plan, tensors, plan)
+            return KERNELS[name](plan, given)
         except BufferError:  # some tensor is none that lies in memory: torch knows what it is
             pass
-    return _arranged(_ops.RAW[name], name, plan, tensors, plan.text)
-
-
-def _arranged(
-    kernel: Callable[..., Any], name: str, plan: Plan, tensors: Tensors, carried: Plan | str
-) -> Any:
-    """Returns the kernel's results for flat tensors."""
-    head = len(HEADS[name])
-    if name == "hvp":
-        half = head + len(plan.leaves)
-        return kernel(tensors[head:half], tensors[half:], *tensors[:head], carried)
-    return kernel(tensors[head:], *tensors[:head], carried)
+    return _ops.call(name, plan, given)
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:
@@ -108,56 +87,59 @@ def _compiling() -> bool:
     return True
 
 
-def run(name: str, plan: Plan, tensors: Tensors, *, constant: bool = False) -> Any:
+def run(name: str, plan: Plan, given: Arguments, *, constant: bool = False) -> Any:
     """Returns the results of an operation that has no derivative. If they could be differentiated,
     they carry a derivative that raises, unless the caller wants constants; these are none to
     torch.func and forward mode, which name what they differentiate."""
     if _compiling():
         if constant and not transforms_active():  # autograd is to record nothing, and be told so
-            tensors = [value if value is None else value.detach() for value in tensors]
-        return _call(name, plan, tensors)
+            flat = [value if value is None else value.detach() for value in given.flat()]
+            given = arguments_of(flat, len(plan.leaves))
+        return _call(name, plan, given)
     asked = "meta_grad" if constant else _ASKED.get(name, name)
     if transforms_active():
-        return _apply(_Opaque, asked, name, plan, *tensors)
-    if (not constant and wants_grad(tensors)) or (forward_mode() and have_tangents(tensors)):
-        return _eager_apply(_Opaque, asked, name, plan, *tensors)
-    return _call(name, plan, tensors)
+        return _apply(_Opaque, asked, name, plan, *given.flat())
+    if (not constant and wants_grad(given.flat())) or (
+        forward_mode() and have_tangents(given.flat())
+    ):
+        return _eager_apply(_Opaque, asked, name, plan, *given.flat())
+    return _call(name, plan, given)
 
 
-def meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
+def meta_loss(plan: Plan, given: Arguments) -> Tensor:
     """Returns the losses [T], differentiable once in the rates and the leaves."""
     compiling = _compiling()
     result: Tensor
     if transforms_active():
-        result = _apply(_MetaLoss, plan, *tensors)
-    elif not wants_grad(tensors) and not (forward_mode() and have_tangents(tensors)):
-        result = _call("meta_loss", plan, tensors)
+        result = _apply(_MetaLoss, plan, *given.flat())
+    elif not wants_grad(given.flat()) and not (forward_mode() and have_tangents(given.flat())):
+        result = _call("meta_loss", plan, given)
     elif compiling:
-        result = _apply(_MetaLoss, plan, *_distinct(tensors))
+        result = _apply(_MetaLoss, plan, *_distinct(given.flat()))
     else:
-        result = _eager_apply(_MetaLoss, plan, *tensors)
+        result = _eager_apply(_MetaLoss, plan, *given.flat())
     return result
 
 
-def mean_meta_loss(plan: Plan, tensors: Tensors) -> Tensor:
-    """Returns sum_t w_t loss_t (the tensors of meta_grad), differentiable once in the rates, the
+def mean_meta_loss(plan: Plan, given: Arguments) -> Tensor:
+    """Returns sum_t w_t loss_t (the arguments of meta_grad), differentiable once in the rates, the
     leaves and w. Its gradient is computed with it, if one is wanted, so that backward only
     scales."""
     compiling = _compiling()
     result: Tensor
-    if forward_mode() or not (transforms_active() or wants_grad(tensors)):
-        losses = meta_loss(plan, _without_weight(tensors))
-        result = weighted_total(losses, tensors[_GRAD_HEAD - 1])
+    if forward_mode() or not (transforms_active() or wants_grad(given.flat())):
+        losses = meta_loss(plan, given._replace(task_weight=None))
+        result = weighted_total(losses, given.task_weight)
     elif compiling:
-        result = _apply(_MeanMetaLoss, plan, *_distinct(tensors))[0]
+        result = _apply(_MeanMetaLoss, plan, *_distinct(given.flat()))[0]
     elif transforms_active():
-        result = _apply(_MeanMetaLoss, plan, *tensors)[0]
+        result = _apply(_MeanMetaLoss, plan, *given.flat())[0]
     else:
-        result = _eager_apply(_MeanMetaLoss, plan, *tensors)[0]
+        result = _eager_apply(_MeanMetaLoss, plan, *given.flat())[0]
     return result
 
 
-def _distinct(tensors: Tensors) -> list[Tensor | None]:
+def _distinct(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
     """Returns the tensors with a view in place of each that stands among them before, as where one
     batch is support and query: torch.compile takes no Function of the same tensor twice."""
     found: list[Tensor | None] = []
@@ -174,11 +156,6 @@ def weighted_total(loss: Tensor, task_weight: Tensor | None) -> Tensor:
     return loss.mean() if loss.shape[0] else loss.sum()
 
 
-def _without_weight(arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """Returns what belongs to the tensors of meta_grad without what belongs to its weights."""
-    return (*arguments[: _GRAD_HEAD - 1], *arguments[_GRAD_HEAD:])
-
-
 # ---------------------------------------------------------------- refusals
 
 # the operation that a raw op is the derivative of
@@ -191,10 +168,9 @@ def _refuse(asked: str) -> NoReturn:
     raise RuntimeError(text.get(asked, _ops.NO_BACKWARD).format(op=asked))
 
 
-def _refuse_data(wanted: Sequence[Any]) -> None:
-    """Raises if a derivative in the data is wanted after all, given what is wanted of a loss's
-    arguments (plan, rates, x, y, count and weight of both sides, ...)."""
-    if any(wanted[2 : _LOSS_HEAD + 1]):
+def _refuse_data(wanted: Iterable[Any]) -> None:
+    """Raises if a derivative in the data is wanted after all."""
+    if any(wanted):
         raise RuntimeError(_ops.NO_DATA_GRAD)
 
 
@@ -205,9 +181,9 @@ class _Opaque(Function):
     """Any operation as a function without derivative: `backward` raises, `vmap` folds."""
 
     @staticmethod
-    def forward(asked: str, name: str, plan: Plan, *tensors: Tensor | None) -> Any:
+    def forward(asked: str, name: str, plan: Plan, *flat: Tensor | None) -> Any:
         """Calls the raw op."""
-        return _arranged(_ops.RAW[name], name, plan, tensors, plan.text)
+        return _ops.call(name, plan, arguments_of(flat, len(plan.leaves)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -226,30 +202,38 @@ class _Opaque(Function):
         asked: str,
         name: str,
         plan: Plan,
-        *tensors: Tensor | None,
+        *flat: Tensor | None,
     ) -> tuple[Any, Any]:
         """Folds the mapped axis into the task axis."""
-        size = info.batch_size
-        folded = fold(name, plan, tensors, in_dims[3:], size, split=name == "meta_grad")
-        if name == "meta_grad":
-            weight_at = _GRAD_HEAD - 1
-            folded.tensors[weight_at] = slice_weight(folded, size, folded.tensors[weight_at])
-            out = _apply(_Opaque, asked, name, folded.plan, *folded.tensors)
+        size, leaves = info.batch_size, len(plan.leaves)
+        _, _, _, *dims = in_dims
+        is_grad = name == "meta_grad"
+        folded = fold(
+            plan, arguments_of(flat, leaves), arguments_of(dims, leaves), size, split=is_grad
+        )
+        given = folded.arguments
+        if is_grad:
+            given = given._replace(task_weight=slice_weight(folded, size))
+        out = _apply(_Opaque, asked, name, folded.plan, *given.flat())
+        if is_grad:
             return unfold_meta_grad(out, folded, size), (0,) * 5
-        out = _apply(_Opaque, asked, name, folded.plan, *folded.tensors)
         if isinstance(out, Tensor):
             return unfold(out, size, folded.tasks), 0
         return tuple(unfold(v, size, folded.tasks) for v in out), (0,) * len(out)
 
 
-def _task_gradients(plan: Plan, tensors: Tensors) -> tuple[Tensor, list[Tensor]]:
+def _unmapped(plan: Plan) -> Arguments:
+    """Returns the mapped axes of arguments that have none."""
+    none = (None,) * len(plan.leaves)
+    return Arguments(none)
+
+
+def _task_gradients(plan: Plan, given: Arguments) -> tuple[Tensor, list[Tensor]]:
     """Returns the gradient of each task's own loss in the flat rates and in every leaf: [T, ...]
-    each, for the tensors of meta_loss."""
-    alone = fold("meta_loss", plan, tensors, (None,) * len(tensors), 1, split=True)
-    head, leaves = alone.tensors[:_LOSS_HEAD], alone.tensors[_LOSS_HEAD:]
-    x = head[1]
-    assert x is not None
-    out = run("meta_grad", alone.plan, (*head, x.new_ones(alone.tasks), *leaves))
+    each."""
+    alone = fold(plan, given, _unmapped(plan), 1, split=True)
+    ones = alone.arguments.support.x.new_ones(alone.tasks)
+    out = run("meta_grad", alone.plan, alone.arguments._replace(task_weight=ones))
     parts = out[3].split([alone.tasks * leaf.size for leaf in plan.leaves])
     shapes = [(alone.tasks, *leaf.shape) for leaf in plan.leaves]
     return out[4], [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
@@ -278,43 +262,49 @@ class _MetaLoss(Function):
     """The losses [T], with one meta_grad weighted by the cotangent as derivative."""
 
     @staticmethod
-    def forward(plan: Plan, *tensors: Tensor | None) -> Tensor:
+    def forward(plan: Plan, *flat: Tensor | None) -> Tensor:
         """Calls the loss-only op."""
-        result: Tensor = _call("meta_loss", plan, tensors)
+        result: Tensor = _call("meta_loss", plan, arguments_of(flat, len(plan.leaves)))
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keeps the inputs alone."""
-        ctx.plan = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        ctx.plan, *flat = inputs
+        ctx.save_for_backward(*flat)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         """Returns the gradients of the rates and the leaves. For a cotangent that is a batch, or
         that is differentiated itself, each task's gradient is computed and multiplied with it."""
-        _refuse_data(ctx.needs_input_grad)
-        plan, tensors = ctx.plan, ctx.saved_tensors
-        leaves = tensors[_LOSS_HEAD:]
-        nones = (None,) * (_LOSS_HEAD - 1)
-        if _varies(cotangent) and not any(v is not None and is_batched(v) for v in tensors):
-            rate_grad, gradients = _task_gradients(plan, tensors)
-            shared = [v.ndim == len(s.shape) for v, s in zip(leaves, plan.leaves, strict=True)]
-            parts = (_contracted(cotangent, g, s) for g, s in zip(gradients, shared, strict=True))
-            rate_part = _contracted(cotangent, rate_grad, not plan.options.rates.per_task)
-            return (None, rate_part, *nones, *parts)
-        arguments = (*tensors[:_LOSS_HEAD], cotangent, *leaves)
-        out = run("meta_grad", plan, arguments)
-        return (None, out[4], *nones, *_ops.split_grads(leaves, out[3]))
+        plan, flat = ctx.plan, ctx.saved_tensors
+        given = arguments_of(flat, len(plan.leaves))
+        _, *needed = ctx.needs_input_grad
+        _refuse_data(arguments_of(needed, len(plan.leaves)).data())
+        if _varies(cotangent) and not any(v is not None and is_batched(v) for v in flat):
+            rate_grad, gradients = _task_gradients(plan, given)
+            triples = zip(gradients, given.params, plan.leaves, strict=True)
+            parts = [_contracted(cotangent, g, v.ndim == len(s.shape)) for g, v, s in triples]
+            rates = _contracted(cotangent, rate_grad, not plan.options.inner.rates.per_task)
+            return (None, *Arguments(parts, rates).flat())
+        return (None, *_ops.meta_loss_gradient(run, plan, given, cotangent).flat())
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], plan: Plan, *tensors: Tensor | None
+        info: Any, in_dims: tuple[Any, ...], plan: Plan, *flat: Tensor | None
     ) -> tuple[Tensor, int]:
         """Folds the mapped axis into the task axis."""
-        folded = fold("meta_loss", plan, tensors, in_dims[1:], info.batch_size, split=False)
-        out = _apply(_MetaLoss, folded.plan, *folded.tensors)
-        return unfold(out, info.batch_size, folded.tasks), 0
+        _, *dims = in_dims
+        leaves = len(plan.leaves)
+        given, axes = arguments_of(flat, leaves), arguments_of(dims, leaves)
+        return _folded_meta_loss(plan, given, axes, info.batch_size), 0
+
+
+def _folded_meta_loss(plan: Plan, given: Arguments, dims: Arguments, size: int) -> Tensor:
+    """Returns the losses of every slice [B, T]."""
+    folded = fold(plan, given, dims, size, split=False)
+    out: Tensor = _apply(_MetaLoss, folded.plan, *folded.arguments.flat())
+    return unfold(out, size, folded.tasks)
 
 
 class _MeanMetaLoss(Function):
@@ -322,25 +312,30 @@ class _MeanMetaLoss(Function):
     which the last three are constants. In forward mode `mean_meta_loss` does without it."""
 
     @staticmethod
-    def forward(plan: Plan, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(plan: Plan, *flat: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Calls meta_grad once."""
-        out = _call("meta_grad", plan, tensors)
-        return weighted_total(out[0], tensors[_GRAD_HEAD - 1]), out[0], out[3], out[4]
+        given = arguments_of(flat, len(plan.leaves))
+        out = _call("meta_grad", plan, given)
+        return weighted_total(out[0], given.task_weight), out[0], out[3], out[4]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps the gradients, and the inputs that have one so that a second derivative meets
         `_Known`."""
+        ctx.plan, *flat = inputs
+        given = arguments_of(flat, len(ctx.plan.leaves))
         _, loss, grads, rate_grad = output
         ctx.mark_non_differentiable(loss, grads, rate_grad)
-        ctx.save_for_backward(loss, grads, rate_grad, inputs[1], *inputs[_GRAD_HEAD + 1 :])
+        ctx.save_for_backward(loss, grads, rate_grad, given.rates, *given.params)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor, *ignored: Any) -> Any:
         """Scales the gradients."""
-        needed = ctx.needs_input_grad
-        _refuse_data(needed)
+        _, *flat = ctx.needs_input_grad
+        needed = arguments_of(flat, len(ctx.plan.leaves))
+        _refuse_data(needed.data())
         loss, grads, rate_grad, *inputs = ctx.saved_tensors
+        _, *params = inputs
 
         def scaled(gradient: Tensor) -> Tensor:
             if torch.compiler.is_compiling():
@@ -350,32 +345,31 @@ class _MeanMetaLoss(Function):
                 gradient = _apply(_Known, gradient, *inputs)
             return gradient * cotangent
 
-        nones = (None,) * (_GRAD_HEAD - 2)
-        return (
-            None,
-            scaled(rate_grad) if needed[1] else None,
-            *nones,
-            scaled(loss) if needed[_GRAD_HEAD] else None,
-            *_ops.split_grads(inputs[1:], scaled(grads)),
+        found = Arguments(
+            _ops.split_grads(params, scaled(grads)),
+            scaled(rate_grad) if needed.rates else None,
+            task_weight=scaled(loss) if needed.task_weight else None,
         )
+        return (None, *found.flat())
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], plan: Plan, *tensors: Tensor | None
+        info: Any, in_dims: tuple[Any, ...], plan: Plan, *flat: Tensor | None
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Folds the mapped axis into the task axis. What lies outside may differentiate the totals:
         for it they come from the losses, whose derivative is known, one pass more."""
-        size = info.batch_size
-        folded = fold("meta_grad", plan, tensors, in_dims[1:], size, split=True)
-        weight_at = _GRAD_HEAD - 1
-        weight = slice_weight(folded, size, folded.tensors[weight_at])
-        folded.tensors[weight_at] = weight
-        out = _apply(_Opaque, "meta_loss", "meta_grad", folded.plan, *folded.tensors)
+        size, leaves = info.batch_size, len(plan.leaves)
+        _, *flat_dims = in_dims
+        given, dims = arguments_of(flat, leaves), arguments_of(flat_dims, leaves)
+        folded = fold(plan, given, dims, size, split=True)
+        weight = slice_weight(folded, size)
+        weighted = folded.arguments._replace(task_weight=weight)
+        out = _apply(_Opaque, "meta_loss", "meta_grad", folded.plan, *weighted.flat())
         loss, _, _, grads, rate_grad = unfold_meta_grad(out, folded, size)
         known = loss
-        if transforms_active() or wants_grad(tensors):
-            dims = (None, *_without_weight(in_dims[1:]))
-            known, _ = _MetaLoss.vmap(info, dims, plan, *_without_weight(tensors))
+        if transforms_active() or wants_grad(flat):
+            alone, axes = (each._replace(task_weight=None) for each in (given, dims))
+            known = _folded_meta_loss(plan, alone, axes, size)
         total = (known * unfold(weight, size, folded.tasks)).sum(1)
         return (total, loss, grads, rate_grad), (0,) * 4
 
@@ -425,16 +419,19 @@ class _MetaLossInForwardMode(_MetaLoss):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keeps the inputs. Absent tangents stay None: zeros for x would look like a wish."""
         _MetaLoss.setup_context(ctx, inputs, output)
-        ctx.save_for_forward(*inputs[1:])
+        _, *flat = inputs
+        ctx.save_for_forward(*flat)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         """Returns each task's derivative along the tangents of the rates and the leaves."""
-        _refuse_data([v is not None for v in tangents])
-        rate_grad, gradients = _task_gradients(ctx.plan, ctx.saved_tensors)
-        wanted = (tangents[1], *tangents[_LOSS_HEAD + 1 :])
-        pairs = zip((rate_grad, *gradients), wanted, strict=True)
+        leaves = len(ctx.plan.leaves)
+        _, *flat = tangents
+        wanted = arguments_of(flat, leaves)
+        _refuse_data(v is not None for v in wanted.data())
+        rate_grad, gradients = _task_gradients(ctx.plan, arguments_of(ctx.saved_tensors, leaves))
+        pairs = zip((rate_grad, *gradients), (wanted.rates, *wanted.params), strict=True)
         terms = [_along(gradient, tangent) for gradient, tangent in pairs if tangent is not None]
         return torch.stack(terms).sum(0)
 

@@ -3,7 +3,6 @@ mean_meta_loss share."""
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from innerloop import _checks
+from innerloop._arguments import Arguments
 from innerloop._capacity import check_fits
 from innerloop._dispatch import Model, Prepared, adapted_names, data_of, prepare, prepare_batch
 from innerloop._memory import Known, recall, remember, signature, whole_side
@@ -19,27 +19,29 @@ from innerloop._params import (
     BatchLike,
     InnerLr,
     Params,
-    SideTensors,
+    Side,
     flatten_rates,
     is_number,
     number_tensor,
 )
-from innerloop._plan import Options, Plan, find_plan, options_without_rates
+from innerloop._plan import Execution, InnerLoop, Options, Plan, find_plan
+from innerloop._policy_objectives import CLIP
+from innerloop._policy_rows import policy_rows
 from innerloop._storage import check_memory
 from innerloop.models import MLP
-from innerloop.objectives import Loss, resolve, suited
+from innerloop.objectives import Loss, Objective, resolve, suited
 
 
 class Call(NamedTuple):
-    """One checked meta-step. `plan` and `tensors` (those of the raw meta_grad) are for the fused
-    back end; without a plan the `operations` of another take the sides and options."""
+    """One checked meta-step. `plan` and `arguments` are for the fused back end; without a plan the
+    `operations` of another take the sides and options."""
 
     names: tuple[str, ...]
     tasks: int
     plan: Plan | None
-    tensors: tuple[Tensor | None, ...]
-    support: SideTensors
-    query: SideTensors
+    arguments: Arguments
+    support: Side
+    query: Side
     options: dict[str, Any]
     backend: str = "fused"
     operations: Any = None
@@ -55,19 +57,28 @@ def meta_call(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss,
+    query_loss: Loss | None,
+    momentum: float,
     order: int,
     adapt_params: Sequence[str] | None,
     backend: str,
     task_weight: Tensor | None = None,
     stepwise: bool = False,
     allow_tf32: bool = False,
+    clip: float = CLIP,
 ) -> Call:
     """Checks the arguments of one meta-step, unless the like of it was checked before, and chooses
     its back end."""
     objective = resolve(op, loss)
+    outer = objective if query_loss is None else resolve(op, query_loss, "query_loss")
+    support, objective = policy_rows(op, "support", support, model, objective, clip)
+    query, outer = policy_rows(op, "query", query, model, outer, clip)
     options = (
         op,
         objective,
+        outer,
+        momentum,
+        type(momentum),
         steps,
         type(steps),
         order,
@@ -76,7 +87,9 @@ def meta_call(
         backend,
         allow_tf32,
     )
-    key = signature(params, support, query, model, inner_lr, task_weight, options)
+    key = None
+    if adapt_params is None or type(adapt_params) is tuple:
+        key = signature(params, support, query, model, inner_lr, task_weight, options)
     known = recall(key)
     if known is not None:
         assert isinstance(model, MLP)
@@ -90,26 +103,32 @@ def meta_call(
             model.names,
             support_side[0].shape[0],
             known.plan,
-            (rates, *support_side, *query_side, task_weight, *leaves),  # type: ignore[arg-type]
+            Arguments(leaves, rates, support_side, query_side, task_weight),
             support_side,
             query_side,
             {},
         )
     steps = _checks.check_options(op, steps, order, backend)
     order = operator.index(order)  # under torch.compile it may be a symbol
+    momentum = _checks.check_momentum(op, momentum)
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     support_parts = _checks.check_batch(op, "support", support)
     query_parts = _checks.check_batch(op, "query", query)
-    objective = suited(objective, support_parts, query_parts)
+    if query_loss is None:
+        objective = outer = suited(objective, support_parts, query_parts)
+    else:
+        objective, outer = suited(objective, support_parts), suited(outer, query_parts)
     data = {**data_of("support", support_parts), **data_of("query", query_parts)}
     if op == "meta_grad":  # in the derivative of a weighted mean the weights are one themselves
         data["task_weight"] = task_weight
-    ready = prepare(op, model, backend, params, support_parts[0].shape[0], data, objective)
+    tasks = support_parts[0].shape[0]
+    unbatched = why_unbatched(objective, outer, momentum)
+    ready = prepare(op, model, backend, params, tasks, data, (objective, outer), unbatched)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     support_side = prepare_batch(op, "support", support_parts, objective, ready)
-    query_side = prepare_batch(op, "query", query_parts, objective, ready)
+    query_side = prepare_batch(op, "query", query_parts, outer, ready)
     if task_weight is not None:
         _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
     check_room(op, ready, adapted, steps, support_side[0].shape[1], order=order)
@@ -121,19 +140,27 @@ def meta_call(
             "inner_lr": inner_lr,
             "steps": steps,
             "loss": objective,
+            "query_loss": outer,
+            "momentum": momentum,
             "order": order,
             "adapt_params": adapted,
         }
+        if unbatched:
+            torch_options |= {"query_loss": outer, "momentum": momentum}
         sides = support_side, query_side
+        given = Arguments(ready.params)
         return Call(
-            *(names, ready.tasks, None, (), *sides, torch_options, ready.backend, ready.operations)
+            *(names, ready.tasks, None, given, *sides, torch_options, ready.backend),
+            ready.operations,
         )
-    fixed = options_without_rates(objective.name, steps, order, stepwise, allow_tf32)
-    plan, rates = fused_plan(op, ready, adapted, inner_lr, fixed)
+    inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, order, momentum)
+    execution = Execution(allow_tf32)
+    options_of_plan = Options(objective.fused, outer.fused, inner, stepwise, execution)
+    plan = find_plan(ready.mlp, options_of_plan)
     lasting = is_number(inner_lr) and rates.device.type != "cuda"
     remember(key, Known(plan, rates if lasting else None))
-    tensors = (rates, *support_side, *query_side, task_weight, *ready.params)
-    return Call(names, ready.tasks, plan, tensors, support_side, query_side, {})
+    arguments = Arguments(ready.params, rates, support_side, query_side, task_weight)
+    return Call(names, ready.tasks, plan, arguments, support_side, query_side, {})
 
 
 def check_room(
@@ -166,19 +193,30 @@ def check_room(
     )
 
 
-def fused_plan(
-    op: str, ready: Prepared, adapted: tuple[str, ...], inner_lr: InnerLr, options: Options
-) -> tuple[Plan, Tensor]:
-    """Returns the plan of a fused call and its flat rates."""
-    assert ready.mlp is not None
+def why_unbatched(objective: Objective, outer: Objective, momentum: float = 0.0) -> str:
+    """Returns what about a call the batched operations do not have; empty if nothing."""
+    if objective.is_policy:
+        return "batched operations have no policy objectives"
+    if outer is not objective:
+        return "batched operations have one loss for both sides"
+    return "batched operations have no momentum" if momentum else ""
+
+
+def inner_loop(
+    op: str,
+    ready: Prepared,
+    adapted: tuple[str, ...],
+    inner_lr: InnerLr,
+    steps: int,
+    order: int,
+    momentum: float,
+) -> tuple[InnerLoop, Tensor]:
+    """Returns a fused call's inner loop and its flat rates."""
     if not is_number(inner_lr):
         check_memory(op, inner_lr=inner_lr)  # before torch puts rates in a row
-    rates, form = flatten_rates(
-        inner_lr, ready.leaves, options.steps, ready.like.dtype, ready.like.device
-    )
+    rates, form = flatten_rates(inner_lr, ready.leaves, steps, ready.like.dtype, ready.like.device)
     adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
-    full = dataclasses.replace(options, adapt=adapt, rates=form)
-    return find_plan(ready.mlp, full), rates
+    return InnerLoop(steps, order, momentum, adapt, form), rates
 
 
 def leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:

@@ -56,6 +56,69 @@ def _sizes(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
+def check_momentum(op: str, momentum: object) -> float:
+    """Checks the inner loop's momentum and returns it as a number."""
+    is_number = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
+    if not is_number:
+        _type_error(op, "momentum", "be a number", repr(momentum))
+    value = float(momentum)  # type: ignore[arg-type]
+    if not 0 <= value < math.inf:
+        _value_error(op, "momentum", "be finite and not negative", repr(momentum))
+    return value
+
+
+def check_policy(op: str, argument: str, batch: object, model: Any, objective: Objective) -> bool:
+    """Checks that a policy objective meets a policy and its rows, and nothing else does. Returns
+    whether it is one."""
+    is_policy = getattr(model, "min_log_std", None) is not None
+    if objective.is_policy and not is_policy:
+        _type_error(op, "model", f"be an innerloop.GaussianMLP for {objective.name}", kind(model))
+    if is_policy and not objective.is_policy:
+        names = "pg_loglik, pg_ratio, pg_clipped or kl"
+        _value_error(op, "loss", f"be {names} for a GaussianMLP", repr(objective.name))
+    if not is_policy:
+        return False
+    if type(batch).__name__ not in ("PolicyBatch", "PolicyRows"):
+        wanted = f"be an innerloop.PolicyBatch for {objective.name}"
+        _type_error(op, argument, wanted, kind(batch))
+    return True
+
+
+def check_policy_batch(op: str, argument: str, batch: Any, outputs: int) -> None:
+    """Checks the members of a PolicyBatch that are a policy's targets; reads shapes only."""
+    check_rows(op, f"{argument} x", batch.x)
+    tasks, rows = batch.x.shape[:2]
+    shapes = {
+        "action": [tasks, rows, outputs],
+        "advantage": [tasks, rows],
+        "mean": [tasks, rows, outputs],
+        "log_std": [tasks, outputs],
+    }
+    for name, wanted in shapes.items():
+        value = getattr(batch, name)
+        check_tensor(op, f"{argument} {name}", value)
+        shape = list(value.shape)
+        if shape != wanted and not (name == "log_std" and shape == [outputs]):
+            _value_error(op, f"{argument} {name}", f"have shape {wanted}", shape)
+        check_float(op, f"{argument} {name}", value, batch.x.dtype, "x")
+        check_device(op, f"{argument} {name}", value, batch.x.device, "x")
+
+
+def refuse_kl(op: str, coefficient: object) -> NoReturn:
+    """Raises for a KL of what is no policy."""
+    _value_error(op, "kl_coefficient", "be 0 unless the model is a GaussianMLP", repr(coefficient))
+
+
+def check_number(op: str, argument: str, value: object, low: float = -math.inf) -> float:
+    """Checks that an option is a finite number above a bound."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        _type_error(op, argument, "be a number", repr(value))
+    if not low < value < math.inf:
+        wanted = "be finite" if low == -math.inf else f"be finite and above {low:g}"
+        _value_error(op, argument, wanted, repr(value))
+    return float(value)
+
+
 def check_options(op: str, steps: int, order: int, backend: str) -> int:
     """Checks the options that are not tensors and returns `steps` as a plain int."""
     if type(steps) is not int or steps < 0:
@@ -323,6 +386,8 @@ def check_targets(
                 _value_error(
                     op, f"{argument} y", f"have shape [{rows[0]}, {rows[1]}, ...]", _sizes(y)
                 )
+        elif objective.is_policy:
+            pass  # made of a PolicyBatch, which was checked
         elif shape != (*rows, outputs) and not (outputs == 1 and shape == rows):
             _value_error(
                 op, f"{argument} y", f"have shape {[*rows, outputs]} to fit the model", _sizes(y)

@@ -1,7 +1,7 @@
 """The native extension: plain functions over tensors and sizes, unchecked; see csrc/bindings.
 
-A side is (rows, x, y, count, weight); rates are (tensor, task_stride, step_stride, leaf_stride,
-elementwise), strides in elements. Outputs are contiguous tensors that are written whole. The
+A Plan is made of what innerloop._plan.Plan says; flat rates lie as it says
+too. Outputs are contiguous tensors that are written whole. The
 functions of the linear-regression study take the addresses of NumPy arrays (0: absent).
 """
 
@@ -9,88 +9,75 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-_Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
-_Rates = tuple[Tensor, int, int, int, bool]
+from innerloop._params import Side
+
 _RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
 
-class Model:
+class Plan:
     def __init__(
         self,
         widths: Sequence[int],
         activations: Sequence[int],
         slopes: Sequence[float],
         has_bias: Sequence[bool],
+        free: int,
+        support: tuple[int, Sequence[float]],
+        query: tuple[int, Sequence[float]],
+        steps: int,
+        order: int,
+        momentum: float,
+        adapts: Sequence[bool],
+        stepwise: bool,
+        rate_axes: tuple[bool, bool],
+        rate_unit: str,
     ) -> None: ...
 
-def predict(
-    model: Model,
-    is_float64: bool,
-    tasks: int,
-    rows: int,
-    params: Sequence[Tensor],
-    x: Tensor,
-    out: Tensor,
-    threads: int,
-) -> None: ...
+def predict(plan: Plan, params: Sequence[Tensor], x: Tensor, out: Tensor, threads: int) -> None: ...
 def loss_and_grad(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
+    plan: Plan,
     params: Sequence[Tensor],
-    side: _Side,
+    side: Side,
     out_loss: Tensor,
     out_grad: Tensor,
     threads: int,
 ) -> None: ...
 def hvp(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
+    plan: Plan,
     params: Sequence[Tensor],
     vector: Sequence[Tensor],
-    side: _Side,
+    side: Side,
+    out: Tensor,
+    threads: int,
+) -> None: ...
+def metric(
+    plan: Plan,
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    side: Side,
     out: Tensor,
     threads: int,
 ) -> None: ...
 def adapt(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
-    steps: int,
+    plan: Plan,
     params: Sequence[Tensor],
-    adapt: tuple[bool, ...],
-    lr: _Rates,
-    side: _Side,
+    rates: Tensor,
+    side: Side,
     out: Tensor,
-    stepwise: bool,
     out_support_loss: Tensor,
     threads: int,
 ) -> None: ...
 def meta_grad(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
-    steps: int,
-    order: int,
+    plan: Plan,
     params: Sequence[Tensor],
-    adapt: tuple[bool, ...],
-    lr: _Rates,
-    support: _Side,
-    query: _Side,
+    rates: Tensor,
+    support: Side,
+    query: Side,
     task_weight: Tensor | None,
     out_loss: Tensor,
     out_support_loss: Tensor | None,
     out_query_loss: Tensor | None,
     grads: Tensor | None,
-    out_lr_grad: Tensor | None,
+    out_rate_grad: Tensor | None,
     threads: int,
 ) -> None: ...
 def tensor_key(types: tuple[type, ...], values: list[object]) -> bytes | None: ...

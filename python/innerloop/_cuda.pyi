@@ -1,8 +1,8 @@
 """The CUDA extension: functions over tensors of a device and sizes, unchecked; see csrc/bindings.
 
-A side is (rows, x, y, count, weight); rates are (tensor, task_stride, step_stride, leaf_stride,
-elementwise), strides in elements; a place is (device, stream, allocate, facts, allow_tf32). Without
-`allocate` a function only schedules, and returns the schedule. The linear-regression study takes
+A Plan is made of what innerloop._plan.Plan says; a place is (device, stream, allocate, facts,
+allow_tf32). Without `allocate` a function only schedules, and returns the schedule. The
+linear-regression study takes
 float64 tensors, of them `regression_scratch` numbers of scratch memory.
 """
 
@@ -11,91 +11,80 @@ from typing import Any
 
 from torch import Tensor
 
-_Side = tuple[int, Tensor, Tensor, Tensor | None, Tensor | None]
-_Rates = tuple[Tensor, int, int, int, bool]
+from innerloop._params import Side
+
 _Facts = tuple[int, int, int]
 _Place = tuple[int, int, Callable[[int], int] | None, _Facts | None, bool]
 _Schedule = dict[str, Any] | None
 _RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
 
-class Model:
+class Plan:
     def __init__(
         self,
         widths: Sequence[int],
         activations: Sequence[int],
         slopes: Sequence[float],
         has_bias: Sequence[bool],
+        free: int,
+        support: tuple[int, Sequence[float]],
+        query: tuple[int, Sequence[float]],
+        steps: int,
+        order: int,
+        momentum: float,
+        adapts: Sequence[bool],
+        stepwise: bool,
+        rate_axes: tuple[bool, bool],
+        rate_unit: str,
     ) -> None: ...
 
 def predict(
-    model: Model,
-    is_float64: bool,
-    tasks: int,
-    rows: int,
-    params: Sequence[Tensor],
-    x: Tensor,
-    out: Tensor,
-    place: _Place,
+    plan: Plan, params: Sequence[Tensor], x: Tensor, out: Tensor, place: _Place
 ) -> _Schedule: ...
 def loss_and_grad(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
+    plan: Plan,
     params: Sequence[Tensor],
-    side: _Side,
+    side: Side,
     out_loss: Tensor,
     out_grad: Tensor,
     place: _Place,
 ) -> _Schedule: ...
 def hvp(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
+    plan: Plan,
     params: Sequence[Tensor],
     vector: Sequence[Tensor],
-    side: _Side,
+    side: Side,
+    out: Tensor,
+    place: _Place,
+) -> _Schedule: ...
+def metric(
+    plan: Plan,
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    side: Side,
     out: Tensor,
     place: _Place,
 ) -> _Schedule: ...
 def adapt(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
-    steps: int,
+    plan: Plan,
     params: Sequence[Tensor],
-    adapt: tuple[bool, ...],
-    lr: _Rates,
-    side: _Side,
+    rates: Tensor,
+    side: Side,
     out: Tensor,
-    stepwise: bool,
     out_support_loss: Tensor,
     place: _Place,
 ) -> _Schedule: ...
 def meta_grad(
-    model: Model,
-    is_float64: bool,
-    loss: int,
-    loss_parameter: float,
-    tasks: int,
-    steps: int,
-    order: int,
+    plan: Plan,
     params: Sequence[Tensor],
-    adapt: tuple[bool, ...],
-    lr: _Rates,
-    support: _Side,
-    query: _Side,
+    rates: Tensor,
+    support: Side,
+    query: Side,
     task_weight: Tensor | None,
     out_loss: Tensor,
     out_support_loss: Tensor | None,
     out_query_loss: Tensor | None,
     grads: Tensor | None,
-    out_lr_grad: Tensor | None,
+    out_rate_grad: Tensor | None,
     place: _Place,
 ) -> _Schedule: ...
 def regression_scratch(law: _RegressionLaw, tasks: int, trials: int, rates: int) -> int: ...

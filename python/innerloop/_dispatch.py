@@ -14,7 +14,7 @@ from innerloop import _calling, _checks, _kernels, _native, reference
 from innerloop._batched import Batched, has_variables
 from innerloop._derivatives import forward_mode, is_differentiated, transforms_active
 from innerloop._networks import Network, confirmed, expected_network, network_of, remember
-from innerloop._params import LeafShape, Params, leaf_shapes
+from innerloop._params import LeafShape, Params, Side, leaf_shapes
 from innerloop._program import program_of
 from innerloop._reading import rows_of
 from innerloop._storage import check_memory, refuse_unreadable
@@ -86,6 +86,7 @@ def _chosen(
     backend: str,
     objective: Objective | None,
     differentiated: str = "",
+    unbatched: str = "",
 ) -> Choice:
     """Returns the back end of a network: fused, else batched, else torch, as far as `backend` lets
     it be chosen."""
@@ -94,7 +95,8 @@ def _chosen(
     mlp = network.mlp
     reason = ""
     if backend != "batched":
-        reason = network.reason or _unavailable(device, backend, objective)
+        objectives = () if objective is None else (objective,)
+        reason = network.reason or _unavailable(device, backend, *objectives)
         if differentiated and not reason:
             reason = (
                 f"{differentiated} is differentiated, in which the fused operations have no "
@@ -107,7 +109,7 @@ def _chosen(
         if network.reason and objective is not None and objective.reason:
             reason += f"; {objective.reason}"
     if backend != "fused":
-        other = _not_batched(network, differentiated)
+        other = unbatched or _not_batched(network, differentiated)
         if not other:
             asked = "asked for" if backend == "batched" else f"since {reason}"
             return Choice("batched", f"batched operations over the tasks, {asked}")
@@ -129,11 +131,12 @@ def _not_batched(network: Network, differentiated: str) -> str:
     return ""
 
 
-def _unavailable(device: torch.device, backend: str, objective: Objective | None = None) -> str:
+def _unavailable(device: torch.device, backend: str, *objectives: Objective) -> str:
     """Returns why there are no fused kernels on a device, or for a loss, for "auto" or "fused";
     empty if there are."""
-    if objective is not None and objective.reason:
-        return objective.reason
+    for objective in objectives:
+        if objective.reason:
+            return objective.reason
     if device.type == "cuda":
         reason = _cuda_reason(device.index)
         if reason:
@@ -190,7 +193,8 @@ def prepare(
     params: Params,
     tasks: int,
     data: Mapping[str, Any],
-    objective: Objective | None = None,
+    objectives: Sequence[Objective] = (),
+    unbatched: str = "",
 ) -> Prepared:
     """Returns the checked parameters and the back end for one call; warns once per kind of
     fallback. `data` are, by name, what the fused operations have no derivative in."""
@@ -206,15 +210,17 @@ def prepare(
     leaves = mlp.leaves if mlp is not None else _module_leaves(op, model)
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     wanted = "" if backend == "torch" else _differentiated(op, data)
-    if wanted and backend == "fused" and not _unavailable(like.device, backend, objective):
+    if wanted and backend == "fused" and not _unavailable(like.device, backend, *objectives):
         _checks.refuse_data_grad(op, wanted)
-    choice = _chosen(network, like.device, backend, objective, wanted)
+    without_kernel = [each for each in objectives if each.reason]
+    objective = next(iter((*without_kernel, *objectives)), None)
+    choice = _chosen(network, like.device, backend, objective, wanted, unbatched)
     if choice.backend == "fused":
         assert mlp is not None
         fused = Prepared(mlp, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
         if not network.programs or _confirmed(model, network, params, data, fused):
             return fused
-        return prepare(op, model, backend, params, tasks, data, objective)
+        return prepare(op, model, backend, params, tasks, data, objectives, unbatched)
     batched = None
     if choice.backend == "batched" and tasks:
         batched = _batched(model, network, leaves, data)
@@ -233,7 +239,7 @@ def prepare(
     ready = Prepared(None, leaves, values, like, 0, 0, True, tasks, model, batched)
     if batched is None or _confirmed(model, network, params, data, ready):
         return ready
-    return prepare(op, model, backend, params, tasks, data, objective)
+    return prepare(op, model, backend, params, tasks, data, objectives, unbatched)
 
 
 def _batched(
@@ -324,8 +330,8 @@ def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
 
 def prepare_batch(
     op: str, name: str, batch: tuple[Any, Any, Any, Any], objective: Objective, ready: Prepared
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Returns (x, y, count, weight) checked against the model; on the fused back end x is
+) -> Side:
+    """Returns a batch checked against the model; on the fused back end x is
     [T, N, D]."""
     x, y, count, weight = batch
     like = ready.like
@@ -346,7 +352,7 @@ def prepare_batch(
             if ready.module is not None:
                 selects = count is not None or weight is not None
                 _checks.check_statistics(op, ready.module, selects_rows=selects)
-    return x, y, count, weight
+    return Side(x, y, count, weight)
 
 
 def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:

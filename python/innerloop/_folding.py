@@ -5,35 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from innerloop._params import RateForm
+from innerloop._arguments import Arguments
+from innerloop._params import RateForm, Side
 from innerloop._plan import Plan, find_plan
-
-Tensors = Sequence["Tensor | None"]
-
-# what the flat tensor arguments of each operation are, before its leaves (and hvp's vectors)
-HEADS = {
-    "predict": ("data",),
-    "loss_and_grad": ("data",) * 4,
-    "hvp": ("data",) * 4,
-    "adapt": ("rates", *("data",) * 4),
-    "meta_loss": ("rates", *("data",) * 8),
-    "meta_grad": ("rates", *("data",) * 8, "data"),
-}
-X_AT = {name: head.index("data") for name, head in HEADS.items()}
-
-
-def _tasks(name: str, tensors: Tensors, in_dims: Sequence[int | None]) -> int:
-    """Returns T of one slice of the mapped arguments: the first data argument always has a task
-    axis."""
-    at = X_AT[name]
-    x = tensors[at]
-    assert x is not None
-    return x.shape[0] if in_dims[at] is None or in_dims[at] != 0 else x.shape[1]
 
 
 def front(value: Tensor, dim: int | None, size: int) -> Tensor:
@@ -58,48 +37,57 @@ class Folded(NamedTuple):
     """Arguments with the mapped axis folded into T, and which of them each slice's tasks shared."""
 
     plan: Plan
-    tensors: list[Tensor | None]
+    arguments: Arguments
     tasks: int  # T of one slice
     shared_rates: bool
     shared_leaves: list[bool]
 
 
-def fold(
-    name: str, plan: Plan, tensors: Tensors, in_dims: Sequence[int | None], size: int, split: bool
-) -> Folded:
-    """Folds every argument. With `split`, shared leaves and rates become per task even when
-    unmapped, so that their gradients stay apart."""
-    head = HEADS[name]
-    tasks = _tasks(name, tensors, in_dims)
-    form = plan.options.rates
-    folded: list[Tensor | None] = []
-    shared_leaves = []
-    for i, (value, dim) in enumerate(zip(tensors, in_dims, strict=True)):
-        if value is None:
-            folded.append(None)
-            continue
-        if i < len(head) and head[i] == "data":
-            shared = False
-        elif i < len(head):
-            shared = not form.per_task
-        else:
-            leaf = plan.leaves[(i - len(head)) % len(plan.leaves)]
-            shared = value.ndim - (dim is not None) == len(leaf.shape)
-            shared_leaves.append(shared)
+def fold(plan: Plan, given: Arguments, dims: Arguments, size: int, split: bool) -> Folded:
+    """Folds every argument, whose mapped axes are `dims`. With `split`, shared leaves and rates
+    become per task even when unmapped, so that their gradients stay apart."""
+    x_dim = dims.support.x  # the task axis is that of the first rows
+    tasks = given.support.x.shape[0 if x_dim is None or x_dim != 0 else 1]
+    inner = plan.options.inner
+
+    def data(value: Tensor | None, dim: int | None) -> Tensor | None:
+        return None if value is None else _fold_data(value, dim, size)
+
+    def side(values: Side, axes: Side) -> Side:
+        return Side(*(data(v, d) for v, d in zip(values, axes, strict=True)))  # type: ignore[arg-type]
+
+    def either(value: Tensor, dim: int | None, shared: bool) -> Tensor:
         if not shared:
-            folded.append(_fold_data(value, dim, size))
-        elif dim is None and not split:
-            folded.append(value)
-        else:
-            folded.append(_fold_shared(value, dim, size, tasks))
-    if (
-        "rates" in head
-        and not form.per_task
-        and (split or in_dims[head.index("rates")] is not None)
-    ):
-        rates = RateForm(True, form.per_step, form.unit)
-        plan = find_plan(plan.model, dataclasses.replace(plan.options, rates=rates))
-    return Folded(plan, folded, tasks, not form.per_task, shared_leaves)
+            return _fold_data(value, dim, size)
+        if dim is None and not split:
+            return value
+        return _fold_shared(value, dim, size, tasks)
+
+    def leaves(values: Sequence[Any], axes: Sequence[Any]) -> tuple[list[Tensor], list[bool]]:
+        shared = [
+            value.ndim - (dim is not None) == len(leaf.shape)
+            for value, dim, leaf in zip(values, axes, plan.leaves, strict=True)
+        ]
+        folded = [either(*each) for each in zip(values, axes, shared, strict=True)]
+        return folded, shared
+
+    params, shared_leaves = leaves(given.params, dims.params)
+    rates = given.rates
+    if rates is not None:
+        rates = either(rates, dims.rates, not inner.rates.per_task)
+        if not inner.rates.per_task and (split or dims.rates is not None):
+            form = RateForm(True, inner.rates.per_step, inner.rates.unit)
+            moved = dataclasses.replace(inner, rates=form)
+            plan = find_plan(plan.model, dataclasses.replace(plan.options, inner=moved))
+    arguments = Arguments(
+        params,
+        rates,
+        side(given.support, dims.support),
+        side(given.query, dims.query),
+        data(given.task_weight, dims.task_weight),
+        leaves(given.vector, dims.vector)[0] if given.vector else (),
+    )
+    return Folded(plan, arguments, tasks, not inner.rates.per_task, shared_leaves)
 
 
 def unfold(value: Tensor, size: int, tasks: int) -> Tensor:
@@ -125,10 +113,10 @@ def unfold_meta_grad(
     return loss, support_loss, query_loss, torch.cat(blocks, 1), rate_grad
 
 
-def slice_weight(folded: Folded, size: int, task_weight: Tensor | None) -> Tensor:
+def slice_weight(folded: Folded, size: int) -> Tensor:
     """Returns the task weights of the folded call: 1/T of a slice unless given."""
-    if task_weight is not None:
-        return task_weight
-    x = folded.tensors[1]
-    assert x is not None
+    given = folded.arguments.task_weight
+    if isinstance(given, Tensor):
+        return given
+    x: Tensor = folded.arguments.support.x
     return x.new_full((size * folded.tasks,), 1 / max(folded.tasks, 1))

@@ -4,7 +4,7 @@ dispatcher (`_ops.py` registers what is here)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from innerloop import _native
-from innerloop._params import SideTensors
-from innerloop._plan import Plan, parse_plan
-
-AnyPlan = Any  # a Plan, or its text when the call came through torch's dispatcher
+from innerloop._arguments import Arguments
+from innerloop._plan import Plan
 
 # why the CPU kernels cannot be called; empty when they can
 UNAVAILABLE = _native.reason()
@@ -36,33 +34,33 @@ class MetaGradOutputs(NamedTuple):
 
 
 class Target(NamedTuple):
-    """An extension module, its description of the model, and what ends every call of it: the number
-    of threads on the CPU, (device, stream, allocate, facts, allow_tf32) on a GPU."""
+    """An extension module, its own plan of the call, and what ends every call of it: the number of
+    threads on the CPU, (device, stream, allocate, facts, allow_tf32) on a GPU."""
 
     module: ModuleType
-    model: Any
+    plan: Any
     place: Any
 
 
-def _native_model(plan: Plan, module: ModuleType) -> Any:
-    """Returns the description of the plan's model that a module has made of it."""
-    model = plan.native.get(module)
-    if model is None:
-        model = plan.native[module] = module.Model(*plan.native_arguments())
-    return model
+def native_plan(plan: Plan, module: ModuleType) -> Any:
+    """Returns what a module has made of a plan."""
+    found = plan.native.get(module)
+    if found is None:
+        found = plan.native[module] = module.Plan(**plan.native_arguments())
+    return found
 
 
 def _cpu_target(plan: Plan, x: Tensor) -> Target:
     """Returns the CPU kernels, with torch's number of threads."""
     module = _native.native()
-    return Target(module, _native_model(plan, module), torch.get_num_threads())
+    return Target(module, native_plan(plan, module), torch.get_num_threads())
 
 
 def _cuda_target(plan: Plan, x: Tensor) -> Target:
     """Returns the CUDA kernels, on the current stream of the device of `x`."""
     module = _native.cuda()
-    place = device_place(x.device, plan.options.allow_tf32)
-    return Target(module, _native_model(plan, module), place)
+    place = device_place(x.device, plan.options.execution.allow_tf32)
+    return Target(module, native_plan(plan, module), place)
 
 
 def device_place(
@@ -81,224 +79,101 @@ def device_place(
     return index, torch.cuda.current_stream(device).cuda_stream, allocate, None, allow_tf32
 
 
-_TARGETS: dict[str, Callable[[Plan, Tensor], Target]] = {"cpu": _cpu_target, "cuda": _cuda_target}
-
-
-def _resolve(plan: AnyPlan, x: Tensor) -> tuple[Plan, Target]:
-    """Returns the plan and where to run it."""
-    found: Plan = plan if isinstance(plan, Plan) else parse_plan(plan)
-    return found, _TARGETS[x.device.type](found, x)
-
-
-def _rates(plan: Plan, inner_lr: Tensor) -> tuple[Tensor, int, int, int, bool]:
-    """Returns the flat rates with their (task_stride, step_stride, leaf_stride, elementwise)."""
-    form = plan.options.rates
-    if form.unit == "model" and not form.per_task:
-        return inner_lr, 0, int(form.per_step), 0, False
-    width = {"model": 1, "leaf": len(plan.leaves), "element": plan.parameters}[form.unit]
-    step_stride = width if form.per_step else 0
-    task_stride = (plan.options.steps if form.per_step else 1) * width if form.per_task else 0
-    return inner_lr, task_stride, step_stride, int(form.unit == "leaf"), form.unit == "element"
+TARGETS: dict[str, Callable[[Plan, Tensor], Target]] = {"cpu": _cpu_target, "cuda": _cuda_target}
 
 
 # ---------------------------------------------------------------- kernels
 
 
-def predict(params: Sequence[Tensor], x: Tensor, plan: AnyPlan) -> Tensor:
+def predict(plan: Plan, given: Arguments) -> Tensor:
     """Returns outputs [T, N, K]."""
-    plan, target = _resolve(plan, x)
-    tasks, rows = x.shape[0], x.shape[1]
-    out = x.new_empty((tasks, rows, plan.outputs))
-    target.module.predict(
-        target.model,
-        x.dtype is torch.float64,
-        tasks,
-        rows,
-        params,
-        x,
-        out,
-        target.place,
-    )
+    x = given.support.x
+    module, native, place = TARGETS[x.device.type](plan, x)
+    out = x.new_empty((x.shape[0], x.shape[1], plan.outputs))
+    module.predict(native, given.params, x, out, place)
     return out
 
 
-def loss_and_grad(
-    params: Sequence[Tensor],
-    x: Tensor,
-    y: Tensor,
-    count: Tensor | None,
-    weight: Tensor | None,
-    plan: AnyPlan,
-) -> tuple[Tensor, Tensor]:
+def loss_and_grad(plan: Plan, given: Arguments) -> tuple[Tensor, Tensor]:
     """Returns losses [T] and gradients [T, P]."""
-    plan, target = _resolve(plan, x)
+    x = given.support.x
+    module, native, place = TARGETS[x.device.type](plan, x)
     tasks = x.shape[0]
-    loss = x.new_empty((tasks,))
-    grad = x.new_empty((tasks, plan.parameters))
-    target.module.loss_and_grad(
-        target.model,
-        x.dtype is torch.float64,
-        plan.loss_code,
-        plan.loss_parameter,
-        tasks,
-        params,
-        (x.shape[1], x, y, count, weight),
-        loss,
-        grad,
-        target.place,
-    )
+    loss, grad = x.new_empty((tasks,)), x.new_empty((tasks, plan.parameters))
+    module.loss_and_grad(native, given.params, given.support, loss, grad, place)
     return loss, grad
 
 
-def hvp(
-    params: Sequence[Tensor],
-    vector: Sequence[Tensor],
-    x: Tensor,
-    y: Tensor,
-    count: Tensor | None,
-    weight: Tensor | None,
-    plan: AnyPlan,
-) -> Tensor:
+def hvp(plan: Plan, given: Arguments) -> Tensor:
     """Returns Hessian-vector products [T, P]."""
-    plan, target = _resolve(plan, x)
-    tasks = x.shape[0]
-    out = x.new_empty((tasks, plan.parameters))
-    target.module.hvp(
-        target.model,
-        x.dtype is torch.float64,
-        plan.loss_code,
-        plan.loss_parameter,
-        tasks,
-        params,
-        vector,
-        (x.shape[1], x, y, count, weight),
-        out,
-        target.place,
-    )
+    x = given.support.x
+    module, native, place = TARGETS[x.device.type](plan, x)
+    out = x.new_empty((x.shape[0], plan.parameters))
+    module.hvp(native, given.params, given.vector, given.support, out, place)
     return out
 
 
-def adapt(
-    params: Sequence[Tensor],
-    inner_lr: Tensor,
-    x: Tensor,
-    y: Tensor,
-    count: Tensor | None,
-    weight: Tensor | None,
-    plan: AnyPlan,
-) -> tuple[Tensor, Tensor]:
+def fisher_product(plan: Plan, given: Arguments) -> Tensor:
+    """Returns products with the Gauss-Newton matrix of the objective [T, P]."""
+    x = given.support.x
+    module, native, place = TARGETS[x.device.type](plan, x)
+    out = x.new_empty((x.shape[0], plan.parameters))
+    module.metric(native, given.params, given.vector, given.support, out, place)
+    return out
+
+
+def adapt(plan: Plan, given: Arguments) -> tuple[Tensor, Tensor]:
     """Returns adapted parameters [T, P] ([T, S + 1, P] if stepwise) and support losses [T, S]."""
-    plan, target = _resolve(plan, x)
-    options = plan.options
-    tasks = x.shape[0]
-    shape = (tasks, options.steps + 1) if options.stepwise else (tasks,)
-    out = x.new_empty((*shape, plan.parameters))
-    support_loss = x.new_empty((tasks, options.steps))
-    target.module.adapt(
-        target.model,
-        x.dtype is torch.float64,
-        plan.loss_code,
-        plan.loss_parameter,
-        tasks,
-        options.steps,
-        params,
-        options.adapt,
-        _rates(plan, inner_lr),
-        (x.shape[1], x, y, count, weight),
-        out,
-        options.stepwise,
-        support_loss,
-        target.place,
-    )
+    x = given.support.x
+    module, native, place = TARGETS[x.device.type](plan, x)
+    tasks, steps = x.shape[0], plan.options.inner.steps
+    shape = (tasks, steps + 1) if plan.options.stepwise else (tasks,)
+    out, support_loss = x.new_empty((*shape, plan.parameters)), x.new_empty((tasks, steps))
+    module.adapt(native, given.params, given.rates, given.support, out, support_loss, place)
     return out, support_loss
 
 
-def _meta(
-    params: Sequence[Tensor],
-    inner_lr: Tensor,
-    support: SideTensors,
-    query: SideTensors,
-    task_weight: Tensor | None,
-    plan: AnyPlan,
-    with_grad: bool,
-) -> MetaGradOutputs:
-    """Runs the inner loops and, if asked, the way back. Without it only the first output counts."""
-    x, query_x = support[0], query[0]
-    plan, target = _resolve(plan, x)
-    options = plan.options
-    tasks, steps = x.shape[0], options.steps
-    loss = x.new_empty((tasks,))
-    support_loss = query_loss = grads = rate_grad = None
-    if with_grad:
-        support_loss = x.new_empty((tasks, steps))
-        size = plan.parameters
-        for value, leaf in zip(params, plan.leaves, strict=True):
-            if value.ndim > len(leaf.shape):
-                size += (tasks - 1) * leaf.size
-        grads = x.new_empty((size,))
-        rate_grad = x.new_empty(inner_lr.shape)
-        if options.stepwise:
-            query_loss = x.new_empty((tasks, steps + 1))
-    target.module.meta_grad(
-        target.model,
-        x.dtype is torch.float64,
-        plan.loss_code,
-        plan.loss_parameter,
-        tasks,
-        steps,
-        options.order,
-        params,
-        options.adapt,
-        _rates(plan, inner_lr),
-        (x.shape[1], *support),
-        (query_x.shape[1], *query),
-        task_weight,
-        loss,
-        support_loss,
-        query_loss,
-        grads,
-        rate_grad,
-        target.place,
-    )
-    if support_loss is None or grads is None or rate_grad is None:
-        support_loss = grads = rate_grad = loss
-    return MetaGradOutputs(loss, support_loss, query_loss, grads, rate_grad)
-
-
-def meta_loss(
-    params: Sequence[Tensor],
-    inner_lr: Tensor,
-    support_x: Tensor,
-    support_y: Tensor,
-    support_count: Tensor | None,
-    support_weight: Tensor | None,
-    query_x: Tensor,
-    query_y: Tensor,
-    query_count: Tensor | None,
-    query_weight: Tensor | None,
-    plan: AnyPlan,
-) -> Tensor:
+def meta_loss(plan: Plan, given: Arguments) -> Tensor:
     """Returns query losses after the inner loops [T]."""
-    support = (support_x, support_y, support_count, support_weight)
-    query = (query_x, query_y, query_count, query_weight)
-    return _meta(params, inner_lr, support, query, None, plan, False).loss
+    x = given.support.x
+    module, native, place = TARGETS[x.device.type](plan, x)
+    loss = x.new_empty((x.shape[0],))
+    module.meta_grad(
+        native, given.params, given.rates, given.support, given.query, None,
+        loss, None, None, None, None, place,
+    )  # fmt: skip
+    return loss
 
 
-def meta_grad(
-    params: Sequence[Tensor],
-    inner_lr: Tensor,
-    support_x: Tensor,
-    support_y: Tensor,
-    support_count: Tensor | None,
-    support_weight: Tensor | None,
-    query_x: Tensor,
-    query_y: Tensor,
-    query_count: Tensor | None,
-    query_weight: Tensor | None,
-    task_weight: Tensor | None,
-    plan: AnyPlan,
-) -> MetaGradOutputs:
+def meta_grad(plan: Plan, given: Arguments) -> MetaGradOutputs:
     """Returns the losses and the gradient of sum_t task_weight_t loss_t (1/T if None)."""
-    support = (support_x, support_y, support_count, support_weight)
-    query = (query_x, query_y, query_count, query_weight)
-    return _meta(params, inner_lr, support, query, task_weight, plan, True)
+    x = given.support.x
+    module, native, place = TARGETS[x.device.type](plan, x)
+    tasks, steps = x.shape[0], plan.options.inner.steps
+    size = plan.parameters
+    for value, leaf in zip(given.params, plan.leaves, strict=True):
+        if value.ndim > len(leaf.shape):
+            size += (tasks - 1) * leaf.size
+    out = MetaGradOutputs(
+        x.new_empty((tasks,)),
+        x.new_empty((tasks, steps)),
+        x.new_empty((tasks, steps + 1)) if plan.options.stepwise else None,
+        x.new_empty((size,)),
+        x.new_empty(given.rates.shape),
+    )
+    module.meta_grad(
+        native, given.params, given.rates, given.support, given.query, given.task_weight, *out,
+        place,
+    )  # fmt: skip
+    return out
+
+
+KERNELS: dict[str, Callable[[Plan, Arguments], Any]] = {
+    "predict": predict,
+    "loss_and_grad": loss_and_grad,
+    "hvp": hvp,
+    "fisher_product": fisher_product,
+    "adapt": adapt,
+    "meta_loss": meta_loss,
+    "meta_grad": meta_grad,
+}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from innerloop import _native
 from innerloop._derivatives import forward_mode, transforms_active
-from innerloop._params import Batch, SideTensors
+from innerloop._params import Batch, Side
 from innerloop._plan import Plan
 from innerloop._storage import check_memory
 from innerloop.models import MLP
@@ -51,9 +51,6 @@ def signature(
         or not _native.is_available()
     ):
         return None
-    adapt_params = options[5]
-    if adapt_params is not None and type(adapt_params) is not tuple:
-        return None
     if type(support) not in _BATCHES or type(query) not in _BATCHES:
         return None
     number = None
@@ -72,14 +69,14 @@ def signature(
     return (*described, number, facts, torch.is_grad_enabled(), options)
 
 
-def whole_side(op: str, name: str, model: MLP, batch: Any) -> SideTensors:
+def whole_side(op: str, name: str, model: MLP, batch: Any) -> Side:
     """Returns a batch that was checked as (x [T, N, D], y, count, weight)."""
     x, y = batch[0], batch[1]
     if x.ndim != 3:
         check_memory(op, **{f"{name} x": x})
         x = x.reshape(x.shape[0], x.shape[1], model.inputs)
     size = len(batch)
-    return x, y, batch[2] if size > 2 else None, batch[3] if size > 3 else None
+    return Side(x, y, batch[2] if size > 2 else None, batch[3] if size > 3 else None)
 
 
 def recall(key: tuple[Any, ...] | None) -> Known | None:

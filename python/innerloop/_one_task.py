@@ -12,6 +12,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from innerloop._derivatives import forward_mode
+from innerloop._params import Side
+from innerloop._policy_objectives import LOG_STD
 from innerloop._stateless import call
 from innerloop.objectives import Objective, check_shapes, task_value
 
@@ -22,15 +24,6 @@ if TYPE_CHECKING:
     Model = MLP | nn.Module
 
 Leaves = dict[str, Tensor]
-
-
-class Side(NamedTuple):
-    """The rows of one task: x [N, ...], y [N, ...], count [] or None, weight [N] or None."""
-
-    x: Tensor
-    y: Tensor
-    count: Tensor | None = None  # type: ignore[assignment]
-    weight: Tensor | None = None
 
 
 # ---------------------------------------------------------------- network and loss
@@ -93,10 +86,11 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
     if objective.ignored is not None:
         kept = y != objective.ignored
         used = kept if used is None else used & kept
+    outputs = (z, y, params[LOG_STD]) if objective.is_policy else (z, y)
     if used is None:
-        return objective.rows(z, y).sum() / rows
+        return objective.rows(*outputs).sum() / rows
     y = torch.where(used.reshape(rows, *[1] * (y.ndim - 1)), y, 0)
-    losses = torch.where(used, objective.rows(z, y), 0)
+    losses = torch.where(used, objective.rows(z, y, *outputs[2:]), 0)
     if weight is not None:
         return (torch.where(used, weight, 0) * losses).sum()
     return losses.sum() / used.sum().clamp(min=1)
@@ -164,11 +158,14 @@ def unroll(
     inner_lr: InnerLr,
     steps: int,
     adapted: Sequence[str],
+    momentum: float,
     order: int,
     looped: bool,
 ) -> Path:
-    """Runs the inner loop of one task: phi_{s+1} = phi_s - rate_s * grad support_loss(phi_s)."""
+    """Runs the inner loop of one task: v_{s+1} = momentum v_s + grad support_loss(phi_s), with
+    v_0 = 0, and phi_{s+1} = phi_s - rate_s * v_{s+1}."""
     phi = dict(params)
+    velocity: Leaves = {}
     path = Path([phi], [])
     for step in range(steps):
         fixed = {k: v for k, v in phi.items() if k not in adapted}
@@ -181,8 +178,11 @@ def unroll(
         )
         phi = dict(phi)
         for k, g in grad.items():
-            constant = g.detach() if order == 1 else g
-            phi[k] = phi[k] - rate_of(inner_lr, k, tuple(g.shape), step) * constant
+            v = g.detach() if order == 1 else g
+            if momentum and step:
+                v = momentum * velocity[k] + v
+            velocity[k] = v
+            phi[k] = phi[k] - rate_of(inner_lr, k, tuple(g.shape), step) * v
         path.params.append(phi)
         path.support_loss.append(value)
     return path

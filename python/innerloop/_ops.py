@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from innerloop import _kernels
-from innerloop._plan import parse_plan
+from innerloop._arguments import Arguments
+from innerloop._params import Side
+from innerloop._plan import Plan, parse_plan
 
 # raised in a backward pass, where nobody knows which of them was called
 _META_LOSS = "meta_loss (which MAML and JointTraining call)"
@@ -39,10 +41,113 @@ NO_BACKWARD = (
 )
 
 
-def _meta_grad_op(*arguments: Any) -> tuple[Tensor, ...]:
-    """meta_grad with a tensor [T, 0] in the place of step-wise losses that were not asked for."""
-    out = _kernels.meta_grad(*arguments)
+# ---------------------------------------------------------------- as torch's dispatcher calls them
+
+
+def _predict(params: Sequence[Tensor], x: Tensor, plan: str) -> Tensor:
+    return _kernels.predict(parse_plan(plan), Arguments(params, support=Side(x, None)))  # type: ignore[arg-type]
+
+
+def _loss_and_grad(
+    params: Sequence[Tensor], x: Tensor, y: Tensor, count: Any, weight: Any, plan: str
+) -> tuple[Tensor, Tensor]:
+    given = Arguments(params, support=Side(x, y, count, weight))
+    return _kernels.loss_and_grad(parse_plan(plan), given)
+
+
+def _hvp(
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    x: Tensor,
+    y: Tensor,
+    count: Any,
+    weight: Any,
+    plan: str,
+) -> Tensor:
+    given = Arguments(params, support=Side(x, y, count, weight), vector=vector)
+    return _kernels.hvp(parse_plan(plan), given)
+
+
+def _fisher_product(
+    params: Sequence[Tensor],
+    vector: Sequence[Tensor],
+    x: Tensor,
+    y: Tensor,
+    count: Any,
+    weight: Any,
+    plan: str,
+) -> Tensor:
+    given = Arguments(params, support=Side(x, y, count, weight), vector=vector)
+    return _kernels.fisher_product(parse_plan(plan), given)
+
+
+def _adapt(
+    params: Sequence[Tensor],
+    rates: Tensor,
+    x: Tensor,
+    y: Tensor,
+    count: Any,
+    weight: Any,
+    plan: str,
+) -> tuple[Tensor, Tensor]:
+    return _kernels.adapt(parse_plan(plan), Arguments(params, rates, Side(x, y, count, weight)))
+
+
+def _meta_loss(
+    params: Sequence[Tensor],
+    rates: Tensor,
+    support_x: Tensor,
+    support_y: Tensor,
+    support_count: Any,
+    support_weight: Any,
+    query_x: Tensor,
+    query_y: Tensor,
+    query_count: Any,
+    query_weight: Any,
+    plan: str,
+) -> Tensor:
+    support = Side(support_x, support_y, support_count, support_weight)
+    query = Side(query_x, query_y, query_count, query_weight)
+    return _kernels.meta_loss(parse_plan(plan), Arguments(params, rates, support, query))
+
+
+def _meta_grad(
+    params: Sequence[Tensor],
+    rates: Tensor,
+    support_x: Tensor,
+    support_y: Tensor,
+    support_count: Any,
+    support_weight: Any,
+    query_x: Tensor,
+    query_y: Tensor,
+    query_count: Any,
+    query_weight: Any,
+    task_weight: Any,
+    plan: str,
+) -> tuple[Tensor, ...]:
+    """With a tensor [T, 0] in the place of step-wise losses that were not asked for."""
+    support = Side(support_x, support_y, support_count, support_weight)
+    query = Side(query_x, query_y, query_count, query_weight)
+    given = Arguments(params, rates, support, query, task_weight)
+    out = _kernels.meta_grad(parse_plan(plan), given)
     return tuple(out.loss.new_empty((len(out.loss), 0)) if v is None else v for v in out)
+
+
+def call(name: str, plan: Plan, given: Arguments) -> Any:
+    """Calls the op of an operation."""
+    op, text = RAW[name], plan.text
+    if name == "predict":
+        return op(given.params, given.support.x, text)
+    if name == "loss_and_grad":
+        return op(given.params, *given.support, text)
+    if name in ("hvp", "fisher_product"):
+        return op(given.params, given.vector, *given.support, text)
+    if name == "adapt":
+        return op(given.params, given.rates, *given.support, text)
+    sides = (*given.support, *given.query)
+    if name == "meta_loss":
+        return op(given.params, given.rates, *sides, text)
+    return op(given.params, given.rates, *sides, given.task_weight, text)
 
 
 def scale_grad(cotangent: Tensor, gradient: Tensor, inputs: Sequence[Tensor]) -> Tensor:
@@ -79,7 +184,7 @@ def _hvp_fake(
 
 def _adapt_fake(
     params: Sequence[Tensor],
-    inner_lr: Tensor,
+    rates: Tensor,
     x: Tensor,
     y: Tensor,
     count: Any,
@@ -87,22 +192,22 @@ def _adapt_fake(
     plan: str,
 ) -> tuple[Tensor, Tensor]:
     found = parse_plan(plan)
-    tasks, steps = x.shape[0], found.options.steps
+    tasks, steps = x.shape[0], found.options.inner.steps
     shape = (tasks, steps + 1) if found.options.stepwise else (tasks,)
     return x.new_empty((*shape, found.parameters)), x.new_empty((tasks, steps))
 
 
 def _meta_loss_fake(
-    params: Sequence[Tensor], inner_lr: Tensor, support_x: Tensor, *rest: Any
+    params: Sequence[Tensor], rates: Tensor, support_x: Tensor, *rest: Any
 ) -> Tensor:
     return support_x.new_empty((support_x.shape[0],))
 
 
 def _meta_grad_fake(
-    params: Sequence[Tensor], inner_lr: Tensor, support_x: Tensor, *rest: Any
+    params: Sequence[Tensor], rates: Tensor, support_x: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
     plan = parse_plan(rest[-1])
-    tasks, steps = support_x.shape[0], plan.options.steps
+    tasks, steps = support_x.shape[0], plan.options.inner.steps
     size: Any = 0
     for leaf, value in zip(plan.leaves, params, strict=True):
         size = size + (tasks * leaf.size if value.ndim > len(leaf.shape) else leaf.size)
@@ -111,7 +216,7 @@ def _meta_grad_fake(
         support_x.new_empty((tasks, steps)),
         support_x.new_empty((tasks, steps + 1 if plan.options.stepwise else 0)),
         support_x.new_empty((size,)),
-        support_x.new_empty(inner_lr.shape),
+        support_x.new_empty(rates.shape),
     )
 
 
@@ -136,17 +241,26 @@ def _meta_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keeps the inputs alone."""
     params, *tensors, plan = inputs
     ctx.save_for_backward(*params, *tensors)
-    ctx.plan = plan
-    ctx.leaves = len(params)
+    ctx.plan = parse_plan(plan)
 
 
 def _meta_loss_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
-    """The vector-Jacobian product of meta_loss: one meta_grad weighted by the cotangent."""
-    saved = ctx.saved_tensors
-    params, tensors = list(saved[: ctx.leaves]), saved[ctx.leaves :]
-    out = META_GRAD(params, *tensors, cotangent, ctx.plan)
-    grads = split_grads(params, out[3])
-    return (grads, out[4], *(None,) * len(tensors[1:]), None)
+    """The vector-Jacobian product of meta_loss."""
+    leaves = len(ctx.plan.leaves)
+    params, tensors = ctx.saved_tensors[:leaves], ctx.saved_tensors[leaves:]
+    rates, x, y, count, weight, *query = tensors
+    given = Arguments(params, rates, Side(x, y, count, weight), Side(*query))
+    found = meta_loss_gradient(call, ctx.plan, given, cotangent)
+    return (found.params, found.rates, *found.data(), None)
+
+
+def meta_loss_gradient(
+    call_op: Callable[[str, Plan, Arguments], Any], plan: Plan, given: Arguments, cotangent: Tensor
+) -> Arguments:
+    """Returns the gradient of sum_t cotangent_t loss_t: one meta_grad, by `call_op`, weighted by
+    the cotangent."""
+    out = call_op("meta_grad", plan, given._replace(task_weight=cotangent))
+    return Arguments(split_grads(given.params, out[3]), out[4])
 
 
 def split_grads(params: Sequence[Tensor], flat: Tensor) -> list[Tensor]:
@@ -199,39 +313,45 @@ class _Op(NamedTuple):
 _OPS = {
     "predict": _Op(
         "(Tensor[] params, Tensor x, str plan) -> Tensor",
-        _kernels.predict,
+        _predict,
         _predict_fake,
         _raise_no_backward("predict"),
     ),
     "loss_and_grad": _Op(
         f"(Tensor[] params, {_SIDE.format('')}, str plan) -> (Tensor, Tensor)",
-        _kernels.loss_and_grad,
+        _loss_and_grad,
         _loss_and_grad_fake,
         _raise_no_backward("loss_and_grad"),
     ),
     "hvp": _Op(
         f"(Tensor[] params, Tensor[] vector, {_SIDE.format('')}, str plan) -> Tensor",
-        _kernels.hvp,
+        _hvp,
         _hvp_fake,
         _raise_no_backward("hvp"),
     ),
+    "fisher_product": _Op(
+        f"(Tensor[] params, Tensor[] vector, {_SIDE.format('')}, str plan) -> Tensor",
+        _fisher_product,
+        _hvp_fake,
+        _raise_no_backward("fisher_product"),
+    ),
     "adapt": _Op(
-        f"(Tensor[] params, Tensor inner_lr, {_SIDE.format('')}, str plan) -> (Tensor, Tensor)",
-        _kernels.adapt,
+        f"(Tensor[] params, Tensor rates, {_SIDE.format('')}, str plan) -> (Tensor, Tensor)",
+        _adapt,
         _adapt_fake,
         _raise_no_backward("adapt"),
     ),
     "meta_loss": _Op(
-        f"(Tensor[] params, Tensor inner_lr, {_SIDES}, str plan) -> Tensor",
-        _kernels.meta_loss,
+        f"(Tensor[] params, Tensor rates, {_SIDES}, str plan) -> Tensor",
+        _meta_loss,
         _meta_loss_fake,
         _meta_loss_backward,
         _meta_loss_setup,
     ),
     "meta_grad": _Op(
-        f"(Tensor[] params, Tensor inner_lr, {_SIDES}, Tensor? task_weight, str plan)"
+        f"(Tensor[] params, Tensor rates, {_SIDES}, Tensor? task_weight, str plan)"
         " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-        _meta_grad_op,
+        _meta_grad,
         _meta_grad_fake,
         _raise_double_backward,
     ),
@@ -252,8 +372,5 @@ for _name, _op in _OPS.items():
         f"innerloop::{_name}", _op.backward, setup_context=_op.setup_context, lib=_LIBRARY
     )
 
-# called directly; unlike the op, meta_grad gives None for what was not asked for
-KERNELS = {**{name: op.kernel for name, op in _OPS.items()}, "meta_grad": _kernels.meta_grad}
 RAW = {name: getattr(torch.ops.innerloop, name).default for name in _OPS}
-META_GRAD = RAW["meta_grad"]
 SCALE_GRAD = RAW["scale_grad"]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 Params = Mapping[str, Tensor]
 InnerLr = float | Tensor | Mapping[str, float | Tensor]
-SideTensors = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 BatchLike = Union["Batch", tuple[Tensor, ...], tuple[Tensor | None, ...]]
 
 
@@ -34,6 +33,16 @@ class Batch(NamedTuple):
         >>> Batch(torch.zeros(4, 5, 1), torch.zeros(4, 5)).count is None
         True
     """
+
+    x: Tensor
+    y: Tensor
+    count: Tensor | None = None  # type: ignore[assignment]
+    weight: Tensor | None = None
+
+
+class Side(NamedTuple):
+    """A batch as everything inside the package has it, of all tasks or of one: x [T, N, ...],
+    y [T, N, ...], count [T] or None, weight [T, N] or None."""
 
     x: Tensor
     y: Tensor

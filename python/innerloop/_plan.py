@@ -1,5 +1,5 @@
-"""The static facts of one call (architecture, loss, steps, options) under a canonical text, which
-is what torch's ops can carry, and the layout of flat gradients."""
+"""The static facts of one call (architecture, objectives, inner loop, options) under a canonical
+text, which is what torch's ops can carry."""
 
 from __future__ import annotations
 
@@ -8,50 +8,52 @@ from typing import Any
 
 import torch
 
-from innerloop import objectives
 from innerloop._params import RateForm
 from innerloop.models import ACTIVATIONS, MLP, from_key
+from innerloop.objectives import CODES, FusedObjective
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerLoop:
+    """How parameters move: S steps of a solver; `order` of their derivative; a flag per leaf
+    (none: no leaf adapts) and the layout of the flat rates."""
+
+    steps: int
+    order: int
+    momentum: float
+    adapt: tuple[bool, ...]
+    rates: RateForm
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a call is computed, which is no part of what it means."""
+
+    allow_tf32: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a call fixes besides the architecture. `loss` is a name; `adapt` has a flag per leaf."""
+    """What a call fixes besides the architecture. An operation on one batch has its objective as
+    `support`."""
 
-    loss: str
-    steps: int
-    order: int
-    adapt: tuple[bool, ...]
-    rates: RateForm
+    support: FusedObjective
+    query: FusedObjective
+    inner: InnerLoop
     stepwise: bool
-    allow_tf32: bool = False
+    execution: Execution
 
 
-def options_without_rates(
-    loss: str = "mse",
-    steps: int = 0,
-    order: int = 2,
-    stepwise: bool = False,
-    allow_tf32: bool = False,
-) -> Options:
-    """Returns the options of a call whose inner loop is not known yet, or that has none."""
-    return Options(loss, steps, order, (), RateForm(False, False, "model"), stepwise, allow_tf32)
+def options_of_one(objective: FusedObjective, allow_tf32: bool) -> Options:
+    """Returns the options of an operation on one batch."""
+    inner = InnerLoop(0, 2, 0.0, (), RateForm(False, False, "model"))
+    return Options(objective, objective, inner, False, Execution(allow_tf32))
 
 
 class Plan:
     """One architecture with its options. Equal plans are the same object within a process."""
 
-    __slots__ = (
-        "key",
-        "leaves",
-        "loss_code",
-        "loss_parameter",
-        "model",
-        "native",
-        "options",
-        "outputs",
-        "parameters",
-        "text",
-    )
+    __slots__ = ("key", "leaves", "model", "native", "options", "outputs", "parameters", "text")
 
     def __init__(self, model: MLP, options: Options) -> None:
         self.key = model.key
@@ -61,27 +63,35 @@ class Plan:
         self.leaves = model.leaves
         self.outputs = model.outputs
         self.parameters = model.parameters
-        self.loss_code = objectives.CODES[options.loss]
-        self.loss_parameter = objectives.PARAMETERS.get(options.loss, 0.0)
-        self.native: dict[Any, Any] = {}  # by extension module: its model, made at the first call
+        self.native: dict[Any, Any] = {}  # by extension module: its plan, made at the first call
 
-    def native_arguments(self) -> tuple[list[int], list[int], list[float], list[bool]]:
-        """Returns what the extension's Model is made of: widths, activations, slopes, has_bias."""
-        layers = self.model.layers
-        return (
-            [layers[0].inputs, *(layer.outputs for layer in layers)],
-            [ACTIVATIONS.index(layer.activation) for layer in layers],
-            [layer.slope for layer in layers],
-            [layer.bias is not None for layer in layers],
-        )
+    def native_arguments(self) -> dict[str, Any]:
+        """Returns what the extension's Plan is made of."""
+        layers, options, inner = self.model.layers, self.options, self.options.inner
+        return {
+            "widths": [layers[0].inputs, *(layer.outputs for layer in layers)],
+            "activations": [ACTIVATIONS.index(layer.activation) for layer in layers],
+            "slopes": [layer.slope for layer in layers],
+            "has_bias": [layer.bias is not None for layer in layers],
+            "free": self.model.free,
+            "support": (CODES[options.support.name], options.support.constants),
+            "query": (CODES[options.query.name], options.query.constants),
+            "steps": inner.steps,
+            "order": inner.order,
+            "momentum": inner.momentum,
+            "adapts": inner.adapt,
+            "stepwise": options.stepwise,
+            "rate_axes": (inner.rates.per_task, inner.rates.per_step),
+            "rate_unit": inner.rates.unit,
+        }
 
     def rate_shape(self, tasks: int) -> tuple[int, ...]:
         """Returns the shape of the flat rates: [T if per_task][S if per_step][leaves or P by
         unit]."""
-        form = self.options.rates
+        form = self.options.inner.rates
         shape = [tasks] if form.per_task else []
         if form.per_step:
-            shape.append(self.options.steps)
+            shape.append(self.options.inner.steps)
         if form.unit != "model":
             shape.append(len(self.leaves) if form.unit == "leaf" else self.parameters)
         return tuple(shape)
@@ -93,16 +103,18 @@ _LIMIT = 4096
 
 def _text(key: str, options: Options) -> str:
     """Returns the canonical text of a plan."""
-    form = options.rates
+    inner = options.inner
     return "|".join(
         (
             key,
-            options.loss,
-            str(options.steps),
-            str(options.order),
-            "".join("1" if a else "0" for a in options.adapt),
-            f"{int(form.per_task)}{int(form.per_step)}{form.unit}",
-            f"{int(options.stepwise)}{int(options.allow_tf32)}",
+            options.support.text(),
+            options.query.text(),
+            str(inner.steps),
+            str(inner.order),
+            repr(inner.momentum),
+            "".join("1" if a else "0" for a in inner.adapt),
+            f"{int(inner.rates.per_task)}{int(inner.rates.per_step)}{inner.rates.unit}",
+            f"{int(options.stepwise)}{int(options.execution.allow_tf32)}",
         )
     )
 
@@ -121,11 +133,15 @@ def parse_plan(text: str) -> Plan:
     """Returns the plan that a canonical text stands for (in any process)."""
     plan = _PLANS.get(text)
     if plan is None:
-        key, loss, steps, order, adapt, rates, flags = text.split("|")
+        key, support, query, steps, order, momentum, adapt, rates, flags = text.split("|")
         form = RateForm(rates[0] == "1", rates[1] == "1", rates[2:])
         adapts = tuple(a == "1" for a in adapt)
         options = Options(
-            loss, int(steps), int(order), adapts, form, flags[0] == "1", flags[1] == "1"
+            FusedObjective.of(support),
+            FusedObjective.of(query),
+            InnerLoop(int(steps), int(order), float(momentum), adapts, form),
+            flags[0] == "1",
+            Execution(flags[1] == "1"),
         )
         plan = _remember(text, Plan(from_key(key), options))
     return plan

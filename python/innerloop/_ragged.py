@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innerloop._one_task import Side
+from innerloop._params import Side
 from innerloop._tasks import _each, _joined, over_tasks
 from innerloop.objectives import Objective
 

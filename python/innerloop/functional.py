@@ -8,12 +8,13 @@ What `params`, a batch, `inner_lr`, `adapt_params` and `loss` may be is said onc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from innerloop import _autograd, _checks
-from innerloop._calls import check_room, fused_plan, leaf_dict, meta_call
+from innerloop._arguments import Arguments
+from innerloop._calls import check_room, inner_loop, leaf_dict, meta_call, why_unbatched
 from innerloop._dispatch import (
     Choice,
     Model,
@@ -30,12 +31,16 @@ from innerloop._params import (
     BatchLike,
     InnerLr,
     Params,
+    Side,
     named_leaves,
     unflatten_rate_grad,
 )
-from innerloop._plan import find_plan, options_without_rates
+from innerloop._plan import Execution, Options, find_plan, options_of_one
+from innerloop._policy_objectives import CLIP
+from innerloop._policy_rows import policy_rows
 from innerloop._storage import check_memory
-from innerloop.objectives import Loss, resolve, suited
+from innerloop.objectives import FusedObjective, Loss, resolve, suited
+from innerloop.policies import GaussianMLP
 
 __all__ = [
     "Choice",
@@ -72,6 +77,19 @@ class MetaGrad(NamedTuple):
     backend: str
 
 
+def _anchor_options(
+    op: str, model: Model, kl_coefficient: float, backend: str, allow_tf32: bool
+) -> dict[str, Any] | None:
+    """Returns the options of the operation whose value is the KL at the initial parameters, or None
+    if it is not wanted."""
+    if _checks.check_number(op, "kl_coefficient", kl_coefficient) == 0:
+        return None
+    if not isinstance(model, GaussianMLP):
+        _checks.refuse_kl(op, kl_coefficient)
+    common = {"model": model, "backend": backend, "allow_tf32": allow_tf32}
+    return {"inner_lr": 0.0, "steps": 0, "loss": "kl", **common}
+
+
 @operation
 def meta_grad(
     params: Params,
@@ -82,18 +100,22 @@ def meta_grad(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
+    query_loss: Loss | None = None,
+    momentum: float = 0.0,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
     stepwise: bool = False,
     backend: str = "auto",
     allow_tf32: bool = False,
+    clip: float = CLIP,
+    kl_coefficient: float = 0.0,
 ) -> MetaGrad:
     """Returns the losses after the inner loop and their gradient in the initial parameters and
     rates.
 
     For each task t: phi_0 = params; phi_{s+1} = phi_s - rate_s * grad support_loss_t(phi_s) on the
-    adapted leaves; loss_t = query_loss_t(phi_S).
+    adapted leaves (with `momentum`, a heavy ball); loss_t = query_loss_t(phi_S).
 
     Args:
         params: {name: tensor}, float32 or float64; each leaf shared [...] or per task [T, ...].
@@ -113,6 +135,11 @@ def meta_grad(
             targets [N, ...]) of one task, run by the torch back end: it returns the task's loss,
             0-d, or values of its rows [N], of which the loss is the mean or the weighted sum. It
             gets the rows in use alone, and depends on nothing but its arguments and constants.
+            Of a `GaussianMLP`, on rows that are a `PolicyBatch`: "pg_loglik", "pg_ratio",
+            "pg_clipped" or "kl" (docs/math.md, "Policy objectives").
+        query_loss: what the query rows are measured by, if not by `loss`: any of the same.
+        momentum: mu >= 0 of the inner loop, heavy ball as torch.optim.SGD has it:
+            v_{s+1} = mu v_s + grad, phi_{s+1} = phi_s - rate_s v_{s+1}, v_0 = 0.
         order: 2 for the exact gradient; 1 treats inner gradients as constants (first-order MAML).
         adapt_params: names of the leaves that the inner loop changes; None for all. All have a
             meta-gradient.
@@ -123,6 +150,9 @@ def meta_grad(
             mantissa), where tensor cores pay. No effect on the CPU, in float64, before compute
             capability 8.0, and on the torch back end, which has torch's own switch. Errors:
             docs/cuda.md.
+        clip: the range c > 0 of "pg_clipped"; without effect on every other loss.
+        kl_coefficient: of a `GaussianMLP`: this times the KL of the support rows at the initial
+            parameters is added to `loss`, and its gradient to `grad`.
 
     Returns:
         MetaGrad. Its tensors are constants: no gradient flows through them (use `meta_loss` for
@@ -149,6 +179,17 @@ def meta_grad(
         >>> il.meta_grad(model.init(), (x, x), (x, x), **options).loss.shape
         torch.Size([4])
     """
+    anchor = _anchor_options("meta_grad", model, kl_coefficient, backend, allow_tf32)
+    if anchor is not None:
+        found = meta_grad(
+            params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
+            query_loss=query_loss, momentum=momentum, order=order, adapt_params=adapt_params,
+            task_weight=task_weight, stepwise=stepwise, backend=backend, allow_tf32=allow_tf32,
+            clip=clip,
+        )  # fmt: skip
+        kl = meta_grad(params, support, support, task_weight=task_weight, **anchor)
+        grad = {name: g + kl_coefficient * kl.grad[name] for name, g in found.grad.items()}
+        return found._replace(loss=found.loss + kl_coefficient * kl.loss, grad=grad)
     call = meta_call(
         "meta_grad",
         params,
@@ -158,12 +199,15 @@ def meta_grad(
         inner_lr=inner_lr,
         steps=steps,
         loss=loss,
+        query_loss=query_loss,
+        momentum=momentum,
         order=order,
         adapt_params=adapt_params,
         backend=backend,
         task_weight=task_weight,
         stepwise=stepwise,
         allow_tf32=allow_tf32,
+        clip=clip,
     )
     plan = call.plan
     if plan is None:
@@ -176,13 +220,12 @@ def meta_grad(
             **call.options,
         )
         return MetaGrad(**result._asdict(), backend=call.backend)
-    out = _autograd.run("meta_grad", plan, call.tensors, constant=True)
-    leaves = cast("tuple[Tensor, ...]", call.tensors[-len(call.names) :])
-    grads = split_grads(leaves, out[3])
+    out = _autograd.run("meta_grad", plan, call.arguments, constant=True)
+    grads = split_grads(call.arguments.params, out[3])
     rate_grad = out[4]
     if isinstance(inner_lr, Mapping):
         options, shapes = plan.options, named_leaves(call.names, plan.leaves)
-        rate_grad = unflatten_rate_grad(rate_grad, inner_lr, options.rates, shapes)
+        rate_grad = unflatten_rate_grad(rate_grad, inner_lr, options.inner.rates, shapes)
     return MetaGrad(
         out[0],
         dict(zip(call.names, grads, strict=True)),
@@ -203,10 +246,14 @@ def meta_loss(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
+    query_loss: Loss | None = None,
+    momentum: float = 0.0,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
     allow_tf32: bool = False,
+    clip: float = CLIP,
+    kl_coefficient: float = 0.0,
 ) -> Tensor:
     """Returns each task's query loss after the inner loop, [T], for use with torch's autograd.
 
@@ -228,6 +275,7 @@ def meta_loss(
         >>> loss = il.meta_loss(params, (x, x), (x, x), model=model, inner_lr=0.1, steps=1)
         >>> loss.mean().backward()
     """
+    anchor = _anchor_options("meta_loss", model, kl_coefficient, backend, allow_tf32)
     call = meta_call(
         "meta_loss",
         params,
@@ -237,15 +285,21 @@ def meta_loss(
         inner_lr=inner_lr,
         steps=steps,
         loss=loss,
+        query_loss=query_loss,
+        momentum=momentum,
         order=order,
         adapt_params=adapt_params,
         backend=backend,
         allow_tf32=allow_tf32,
+        clip=clip,
     )
     if call.plan is None:
         losses: Tensor = call.operations.meta_loss(params, call.support, call.query, **call.options)
+    else:
+        losses = _autograd.meta_loss(call.plan, call.arguments)
+    if anchor is None:
         return losses
-    return _autograd.meta_loss(call.plan, (*call.tensors[:9], *call.tensors[10:]))
+    return losses + kl_coefficient * meta_loss(params, support, support, **anchor)
 
 
 @operation
@@ -258,11 +312,15 @@ def mean_meta_loss(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
+    query_loss: Loss | None = None,
+    momentum: float = 0.0,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
     backend: str = "auto",
     allow_tf32: bool = False,
+    clip: float = CLIP,
+    kl_coefficient: float = 0.0,
 ) -> Tensor:
     """Returns sum_t task_weight_t loss_t, 0-d, with its gradient computed in the same pass as its
     value.
@@ -282,6 +340,15 @@ def mean_meta_loss(
         >>> mean_meta_loss(model.init(), (x, x), (x, x), model=model, inner_lr=0.1, steps=1).shape
         torch.Size([])
     """
+    anchor = _anchor_options("meta_loss", model, kl_coefficient, backend, allow_tf32)
+    if anchor is not None:
+        total = mean_meta_loss(
+            params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
+            query_loss=query_loss, momentum=momentum, order=order, adapt_params=adapt_params,
+            task_weight=task_weight, backend=backend, allow_tf32=allow_tf32, clip=clip,
+        )  # fmt: skip
+        kl = mean_meta_loss(params, support, support, task_weight=task_weight, **anchor)
+        return total + kl_coefficient * kl
     call = meta_call(
         "meta_loss",
         params,
@@ -291,20 +358,23 @@ def mean_meta_loss(
         inner_lr=inner_lr,
         steps=steps,
         loss=loss,
+        query_loss=query_loss,
+        momentum=momentum,
         order=order,
         adapt_params=adapt_params,
         backend=backend,
         task_weight=task_weight,
         allow_tf32=allow_tf32,
+        clip=clip,
     )
     if call.plan is not None:
         if task_weight is not None:
             check_memory("meta_loss", task_weight=task_weight)
-        return _autograd.mean_meta_loss(call.plan, call.tensors)
-    total: Tensor = call.operations.mean_meta_loss(
+        return _autograd.mean_meta_loss(call.plan, call.arguments)
+    found: Tensor = call.operations.mean_meta_loss(
         params, call.support, call.query, task_weight=task_weight, **call.options
     )
-    return total
+    return found
 
 
 @operation
@@ -316,10 +386,12 @@ def adapt(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
+    momentum: float = 0.0,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
     backend: str = "auto",
     allow_tf32: bool = False,
+    clip: float = CLIP,
 ) -> dict[str, Tensor]:
     """Returns the parameters after the inner loop, {name: [T, ...]}.
 
@@ -345,19 +417,23 @@ def adapt(
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     steps = _checks.check_options(op, steps, 2, backend)
+    momentum = _checks.check_momentum(op, momentum)
+    support, objective = policy_rows(op, "support", support, model, resolve(op, loss), clip)
     parts = _checks.check_batch(op, "support", support)
-    objective = suited(resolve(op, loss), parts)
+    objective = suited(objective, parts)
     data = data_of("support", parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, objective)
+    unbatched = why_unbatched(objective, objective, momentum)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), unbatched)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, objective, ready)
     check_room(op, ready, adapted, steps, side[0].shape[1], order=2, stepwise=stepwise)
     if ready.mlp is not None:
-        name = objective.name
-        options = options_without_rates(name, steps, stepwise=stepwise, allow_tf32=allow_tf32)
-        plan, rates = fused_plan(op, ready, adapted, inner_lr, options)
-        flat = _autograd.run("adapt", plan, (rates, *side, *ready.params))[0]
+        inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, 2, momentum)
+        execution = Execution(allow_tf32)
+        fixed = Options(objective.fused, objective.fused, inner, stepwise, execution)
+        given = Arguments(ready.params, rates, side)
+        flat = _autograd.run("adapt", find_plan(ready.mlp, fixed), given)[0]
         return leaf_dict(ready, flat)
     check_memory(op, inner_lr=inner_lr)
     adapted_leaves: dict[str, Tensor] = ready.operations.adapt(
@@ -369,6 +445,7 @@ def adapt(
         loss=objective,
         adapt_params=adapted,
         stepwise=stepwise,
+        **({"momentum": momentum} if momentum else {}),
     )
     return adapted_leaves
 
@@ -383,6 +460,7 @@ def hvp(
     loss: Loss = "mse",
     backend: str = "auto",
     allow_tf32: bool = False,
+    clip: float = CLIP,
 ) -> dict[str, Tensor]:
     """Returns the Hessian of each task's loss times a vector, {name: [T, ...]}.
 
@@ -409,17 +487,20 @@ def hvp(
     op = "hvp"
     _checks.check_options(op, 0, 2, backend)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
+    batch, objective = policy_rows(op, "batch", batch, model, resolve(op, loss), clip)
     parts = _checks.check_batch(op, "batch", batch)
-    objective = suited(resolve(op, loss), parts)
+    objective = suited(objective, parts)
     data = data_of("batch", parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, objective)
+    unbatched = why_unbatched(objective, objective)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), unbatched)
     direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
     _checks.check_float(op, "vector", like, ready.like.dtype, "params")
     _checks.check_device(op, "vector", like, ready.like.device, "params")
     side = prepare_batch(op, "batch", parts, objective, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
-        return leaf_dict(ready, _autograd.run("hvp", plan, (*side, *ready.params, *direction)))
+        plan = find_plan(ready.mlp, options_of_one(objective.fused, allow_tf32))
+        given = Arguments(ready.params, support=side, vector=direction)
+        return leaf_dict(ready, _autograd.run("hvp", plan, given))
     check_memory(op, vector=vector)
     products: dict[str, Tensor] = ready.operations.hvp(
         params, side, vector, model=model, loss=objective
@@ -436,6 +517,7 @@ def loss_and_grad(
     loss: Loss = "mse",
     backend: str = "auto",
     allow_tf32: bool = False,
+    clip: float = CLIP,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns each task's loss [T] and its gradient {name: [T, ...]}.
 
@@ -456,14 +538,17 @@ def loss_and_grad(
     op = "loss_and_grad"
     _checks.check_options(op, 0, 2, backend)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
+    batch, objective = policy_rows(op, "batch", batch, model, resolve(op, loss), clip)
     parts = _checks.check_batch(op, "batch", batch)
-    objective = suited(resolve(op, loss), parts)
+    objective = suited(objective, parts)
     data = data_of("batch", parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, objective)
+    unbatched = why_unbatched(objective, objective)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), unbatched)
     side = prepare_batch(op, "batch", parts, objective, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates(objective.name, allow_tf32=allow_tf32))
-        losses, flat = _autograd.run("loss_and_grad", plan, (*side, *ready.params))
+        plan = find_plan(ready.mlp, options_of_one(objective.fused, allow_tf32))
+        given = Arguments(ready.params, support=side)
+        losses, flat = _autograd.run("loss_and_grad", plan, given)
         return losses, leaf_dict(ready, flat)
     found: tuple[Tensor, dict[str, Tensor]] = ready.operations.loss_and_grad(
         params, side, model=model, loss=objective
@@ -504,8 +589,10 @@ def predict(
     ready = prepare(op, model, backend, params, x.shape[0], {"x": x})
     x = prepare_inputs(op, "", x, ready)
     if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_without_rates(allow_tf32=allow_tf32))
-        result: Tensor = _autograd.run("predict", plan, (x, *ready.params))
+        unused = FusedObjective("kl" if ready.mlp.free else "mse")
+        plan = find_plan(ready.mlp, options_of_one(unused, allow_tf32))
+        given = Arguments(ready.params, support=Side(x, None))  # type: ignore[arg-type]
+        result: Tensor = _autograd.run("predict", plan, given)
         return result
     check_memory(op, x=x)
     outputs: Tensor = ready.operations.predict(params, x, model=model)

@@ -16,6 +16,7 @@ from innerloop._chain import NotFusible as NotFusible
 from innerloop._params import LeafShape, leaf_shapes
 
 MOST_WIDTH = 2**24
+FREE = "free"  # in the key of a network with a free leaf
 ACTIVATIONS = (
     "identity",
     "relu",
@@ -50,6 +51,7 @@ class MLP:
     __slots__ = (
         "__weakref__",
         "flattens",
+        "free",
         "inputs",
         "key",
         "layers",
@@ -69,6 +71,7 @@ class MLP:
     inputs: int  # D
     outputs: int  # K
     parameters: int  # P
+    free: int  # size of the leaf that belongs to no layer, the last; 0 without one
 
     def __init__(
         self,
@@ -105,21 +108,27 @@ class MLP:
             flattens=False,
         )
 
-    def _set(self, layers: Iterator[Layer] | Sequence[Layer], *, flattens: bool) -> None:
-        """Fills every attribute from the layers."""
+    def _set(
+        self, layers: Iterator[Layer] | Sequence[Layer], *, flattens: bool, free: str = ""
+    ) -> None:
+        """Fills every attribute from the layers and the name of a free leaf, which has an entry for
+        each output."""
         fixed = tuple(layers)
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in fixed:
             shapes[layer.weight] = (layer.outputs, layer.inputs)
             if layer.bias is not None:
                 shapes[layer.bias] = (layer.outputs,)
+        if free:
+            shapes[free] = (fixed[-1].outputs,)
         values = {
             "layers": fixed,
             "flattens": flattens,
             "shapes": MappingProxyType(shapes),
             "leaves": leaf_shapes(shapes),
             "names": tuple(shapes),
-            "key": architecture_key(fixed),
+            "key": architecture_key(fixed) + (f" {FREE}" if free else ""),
+            "free": fixed[-1].outputs if free else 0,
             "inputs": fixed[0].inputs,
             "outputs": fixed[-1].outputs,
             "parameters": sum(math.prod(shape) for shape in shapes.values()),
@@ -245,7 +254,9 @@ def from_key(key: str) -> MLP:
     """Returns the description that a canonical text stands for, with names "0.weight", "0.bias",
     ..."""
     layers = []
-    for i, text in enumerate(key.split(" ")):
+    *texts, last = key.split(" ")
+    texts += [] if last == FREE else [last]
+    for i, text in enumerate(texts):
         sizes, bias, activation, slope = text.split(":")
         inputs, outputs = sizes.split(">")
         layers.append(
@@ -258,7 +269,9 @@ def from_key(key: str) -> MLP:
                 float(slope),
             )
         )
-    return MLP.from_layers(layers)
+    model = MLP.__new__(MLP)
+    model._set(layers, flattens=False, free=FREE if last == FREE else "")
+    return model
 
 
 def describe(module: nn.Module) -> MLP:

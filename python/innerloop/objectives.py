@@ -18,11 +18,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from innerloop import _policy_objectives
 from innerloop._checks import _sizes, _type_error, _value_error, kind
 from innerloop._real_forward import Kind, changes_of_torch, own_forward, torch_unchanged
 
 Function = Callable[..., Tensor]
 HUBER_DELTA = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedObjective:
+    """An objective as the kernels know it: its name and the constants that its struct documents
+    (csrc/core/objectives)."""
+
+    name: str
+    constants: tuple[float, ...] = ()
+
+    def text(self) -> str:
+        """Returns the canonical text."""
+        return ":".join((self.name, *map(repr, self.constants)))
+
+    @classmethod
+    def of(cls, text: str) -> FusedObjective:
+        """Returns what a text stands for."""
+        name, *constants = text.split(":")
+        return cls(name, tuple(map(float, constants)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,6 +58,9 @@ class Objective:
         strict: targets must have the shape of the outputs, or torch would broadcast them.
         classes: int64 targets [N] are classes, so that accuracies can be counted.
         ignored: a class whose rows are left out.
+        constants: what the kernels are told of it.
+        is_policy: it measures a `GaussianMLP` on a `PolicyBatch`; `rows` then takes the policy's
+            log_std as well.
     """
 
     name: str
@@ -47,11 +70,18 @@ class Objective:
     strict: bool = False
     classes: bool = False
     ignored: int | None = None
+    constants: tuple[float, ...] = ()
+    is_policy: bool = False
 
     @property
     def is_fused(self) -> bool:
         """Whether the fused operations have it."""
         return not self.reason
+
+    @property
+    def fused(self) -> FusedObjective:
+        """The same for the kernels; `name` is one of NAMES."""
+        return FusedObjective(self.name, self.constants)
 
 
 Loss = str | Function | Objective  # what callers pass; learners resolve it once a call
@@ -85,7 +115,7 @@ def _mean_over_outputs(values: Function) -> Function:
     return rows
 
 
-# the place of a loss is its code in the kernels (csrc/core/net.h)
+# the place of a loss is its code in the kernels (csrc/core/objectives/objective.h)
 _ROWS: dict[str, Function] = {
     "mse": _mean_over_outputs(lambda z, y: (z - y).square()),
     "half_mse": _mean_over_outputs(lambda z, y: 0.5 * (z - y).square()),
@@ -98,11 +128,21 @@ _ROWS: dict[str, Function] = {
     ),
 }
 NAMES = tuple(_ROWS)
-CODES = {name: code for code, name in enumerate(NAMES)}
-PARAMETERS = {"huber": HUBER_DELTA}  # the constant that a kernel is told; 0 for the others
+POLICY_NAMES = tuple(_policy_objectives.ROWS)
+CODES = {name: code for code, name in enumerate((*NAMES, *POLICY_NAMES))}
+_CONSTANTS = {"huber": (HUBER_DELTA,)}
 _NAMED = {
-    name: Objective(name, rows, classes=name == "cross_entropy") for name, rows in _ROWS.items()
-}
+    name: Objective(name, rows, classes=name == "cross_entropy", constants=_CONSTANTS.get(name, ()))
+    for name, rows in _ROWS.items()
+} | {name: Objective(name, is_policy=True) for name in POLICY_NAMES}
+
+
+@functools.lru_cache(maxsize=256)
+def policy_objective(name: str, clip: float, floor: float) -> Objective:
+    """Returns a policy objective with its constants: the range of the ratio, the floor of
+    log_std."""
+    rows = _policy_objectives.rows_of(name, clip, floor)
+    return Objective(name, rows, constants=(clip, floor), is_policy=True)
 
 
 # ---------------------------------------------------------------- torch's losses
@@ -124,8 +164,8 @@ def _torch_loss(
 ) -> _TorchLoss:
     """Returns one row of the table below."""
     classes = name == "cross_entropy"
-    objective = Objective(
-        name, _ROWS[name], strict=not classes, classes=classes, ignored=-100 if classes else None
+    objective = dataclasses.replace(
+        _NAMED[name], strict=not classes, ignored=-100 if classes else None
     )
     kind, usual = Kind(cls), {"reduction": "mean", **options}
     return _TorchLoss(kind, frozenset([kind]), function, usual, objective)
@@ -224,7 +264,7 @@ def suited(objective: Objective, *batches: Any) -> Objective:
 # ---------------------------------------------------------------- what was passed
 
 
-def resolve(op: str, loss: object) -> Objective:
+def resolve(op: str, loss: object, argument: str = "loss") -> Objective:
     """Returns what a loss means.
 
     Args:
@@ -232,6 +272,7 @@ def resolve(op: str, loss: object) -> Objective:
         loss: a name; a torch loss, as an instance or a function; or a callable (outputs [N, ...],
             targets [N, ...]) of one task that returns a 0-d tensor, or values of its rows [N]. An
             Objective stays what it is.
+        argument: what the caller calls it, for messages.
 
     Raises:
         ValueError: the name is unknown.
@@ -249,12 +290,12 @@ def resolve(op: str, loss: object) -> Objective:
     if isinstance(loss, str):
         found = _NAMED.get(loss)
         if found is None:
-            _refuse_name(op, loss)
+            _refuse_name(op, loss, argument)
         return found
     if isinstance(loss, Objective):
         return loss
     if isinstance(loss, type) or not callable(loss):
-        _refuse_kind(op, loss)
+        _refuse_kind(op, loss, argument)
     if isinstance(loss, nn.Module):
         of_class = _BY_CLASS.get(type(loss))
         if of_class is not None:
@@ -266,7 +307,7 @@ def resolve(op: str, loss: object) -> Objective:
     name = "function"
     if not torch.compiler.is_compiling():  # which reads neither names nor signatures
         name = _name(loss)
-        _check_parameters(op, loss, name)
+        _check_parameters(op, loss, name, argument)
     strict = type(loss) in _ELEMENTWISE or any(loss is known for known in _ELEMENTWISE)
     return Objective(name, function=loss, reason=f"the loss {name} has no kernel", strict=strict)
 
@@ -282,26 +323,26 @@ def _name(loss: Any) -> str:
     return name.rpartition("<locals>.")[2] if isinstance(name, str) else kind(loss)
 
 
-def _refuse_name(op: str, loss: str) -> NoReturn:
+def _refuse_name(op: str, loss: str, argument: str) -> NoReturn:
     """Raises for a name that no loss has."""
     key = loss.lower().replace("-", "_").replace(" ", "_")
     near = [name for name in NAMES if key and (name.startswith(key) or key.startswith(name))]
     near = near or difflib.get_close_matches(key, NAMES, 1, 0.5)
     guess = f"did you mean {near[0]!r}? " if near else ""
     remedy = f"{guess}torch's losses and callables loss(outputs, targets) are taken as well"
-    _value_error(op, "loss", f"be one of {', '.join(NAMES)}", repr(loss), remedy)
+    _value_error(op, argument, f"be one of {', '.join(NAMES)}", repr(loss), remedy)
 
 
-def _refuse_kind(op: str, loss: object) -> NoReturn:
+def _refuse_kind(op: str, loss: object, argument: str) -> NoReturn:
     """Raises for what is neither a name nor a callable that gives losses."""
     wanted = f"be one of {', '.join(NAMES)}, a torch loss or a callable loss(outputs, targets)"
     if isinstance(loss, type):
         name = loss.__name__
-        _type_error(op, "loss", wanted, f"the class {name}", f"pass an instance, {name}(...)")
-    _type_error(op, "loss", wanted, repr(loss))
+        _type_error(op, argument, wanted, f"the class {name}", f"pass an instance, {name}(...)")
+    _type_error(op, argument, wanted, repr(loss))
 
 
-def _check_parameters(op: str, loss: Any, name: str) -> None:
+def _check_parameters(op: str, loss: Any, name: str, argument: str) -> None:
     """Checks that a callable takes outputs and targets, if it says what it takes."""
     is_module = isinstance(loss, nn.Module) and type(loss).__call__ is nn.Module.__call__
     try:
@@ -313,7 +354,7 @@ def _check_parameters(op: str, loss: Any, name: str) -> None:
     except TypeError:
         got = f"{name}({', '.join(signature.parameters)})"
         remedy = "wrap it in a function of these two"
-        _type_error(op, "loss", "take the outputs and targets of one task", got, remedy)
+        _type_error(op, argument, "take the outputs and targets of one task", got, remedy)
 
 
 # ---------------------------------------------------------------- one task

@@ -4,20 +4,19 @@ functions of."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from innerloop._policy_objectives import LOG_STD as LOG_STD
 from innerloop.models import MLP
 
-LOG_STD = "log_std"
 MIN_LOG_STD = math.log(1e-6)
 
 
-class GaussianMLP:
+class GaussianMLP(MLP):
     """Describes a Gaussian policy; holds no parameters and never changes.
 
     An action is N(mean, exp(s)^2) with independent entries: the mean is a multilayer perceptron of
@@ -48,24 +47,10 @@ class GaussianMLP:
         ('log_std', (6,), 5708)
     """
 
-    __slots__ = (
-        "__weakref__",
-        "inputs",
-        "min_log_std",
-        "names",
-        "network",
-        "outputs",
-        "parameters",
-        "shapes",
-    )
+    __slots__ = ("min_log_std", "network")
 
     network: MLP
     min_log_std: float
-    shapes: Mapping[str, tuple[int, ...]]
-    names: tuple[str, ...]
-    inputs: int
-    outputs: int
-    parameters: int
 
     def __init__(
         self,
@@ -78,18 +63,9 @@ class GaussianMLP:
         floor = float(min_log_std)
         if not math.isfinite(floor):
             raise ValueError(f"GaussianMLP: min_log_std must be finite (got {min_log_std!r})")
-        shapes = {**network.shapes, LOG_STD: (network.outputs,)}
-        values = {
-            "network": network,
-            "min_log_std": floor,
-            "shapes": MappingProxyType(shapes),
-            "names": tuple(shapes),
-            "inputs": network.inputs,
-            "outputs": network.outputs,
-            "parameters": network.parameters + network.outputs,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self._set(network.layers, flattens=False, free=LOG_STD)
+        object.__setattr__(self, "network", network)
+        object.__setattr__(self, "min_log_std", floor)
 
     def init(
         self,
@@ -137,7 +113,7 @@ class GaussianMLP:
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GaussianMLP):
-            return NotImplemented
+            return False if isinstance(other, MLP) else NotImplemented
         return self.network == other.network and self.min_log_std == other.min_log_std
 
     def __hash__(self) -> int:

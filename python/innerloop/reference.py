@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from innerloop._one_task import Leaves, Side, forward, task_loss, unroll, value_and_grad
+from innerloop._one_task import Leaves, forward, task_loss, unroll, value_and_grad
+from innerloop._params import Side
+from innerloop._policy_objectives import LOG_STD
 from innerloop._ragged import over_ragged_tasks
 from innerloop._tasks import over_tasks
-from innerloop.objectives import Loss, resolve, suited
+from innerloop.objectives import Loss, Objective, resolve, suited
 
 if TYPE_CHECKING:
     from innerloop._one_task import Model
@@ -90,10 +92,44 @@ def hvp(
 ) -> Leaves:
     """Returns each task's Hessian times `vector`, {name: [T, ...]}; see `functional.hvp`."""
     wanted = suited(resolve("reference", loss), batch)
+
+    def as_given(p: Leaves, rows: Side) -> Side:
+        return rows
+
+    return _products(params, batch, vector, model, wanted, as_given)
+
+
+def fisher_product(
+    params: Params, batch: BatchLike, vector: Params, *, model: Model, loss: Loss
+) -> Leaves:
+    """Returns each task's Hessian of the KL to the policy at `params`, times `vector`; see
+    `policy_products.fisher_product`. `loss` is the policy objective "kl"."""
+    wanted = resolve("reference", loss)
+
+    def of_itself(p: Leaves, rows: Side) -> Side:
+        mean = forward(model, p, rows.x)
+        log_std = p[LOG_STD].clamp(min=wanted.constants[1]).expand(mean.shape)
+        return rows._replace(y=torch.cat((mean, mean, log_std, mean[:, :1]), 1))
+
+    return _products(params, batch, vector, model, wanted, of_itself)
+
+
+def _products(
+    params: Params,
+    batch: BatchLike,
+    vector: Params,
+    model: Model,
+    wanted: Objective,
+    rows_at: Callable[[Leaves, Side], Side],
+) -> Leaves:
+    """Returns each task's Hessian times `vector` on the rows that `rows_at` makes of its own at
+    these parameters, as constants."""
     side, side_axes = _side(batch)
     names = _trainable(params)
 
-    def task(p: Leaves, v: Leaves, rows: Side, looped: bool) -> Leaves:
+    def task(p: Leaves, v: Leaves, given: Side, looped: bool) -> Leaves:
+        rows = rows_at(p, given)
+
         def objective(leaves: Leaves) -> Tensor:
             return task_loss(model, wanted, {**p, **leaves}, rows)
 
@@ -117,6 +153,7 @@ def adapt(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
+    momentum: float = 0.0,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
 ) -> Leaves:
@@ -134,6 +171,7 @@ def adapt(
             inner_lr=inner_lr,
             steps=steps,
             adapted=adapted,
+            momentum=momentum,
             order=2,
             looped=looped,
         )
@@ -164,12 +202,18 @@ def meta_losses(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
+    query_loss: Loss | None = None,
+    momentum: float = 0.0,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
 ) -> TaskLosses:
     """Returns every loss of the inner loops, differentiable any number of times."""
-    wanted = suited(resolve("reference", loss), support, query)
+    if query_loss is None:
+        wanted = outer = suited(resolve("reference", loss), support, query)
+    else:
+        wanted = suited(resolve("reference", loss), support)
+        outer = suited(resolve("reference", query_loss, "query_loss"), query)
     support_side, support_axes = _side(support)
     query_side, query_axes = _side(query)
     adapted = _adapted(params, adapt_params)
@@ -183,17 +227,19 @@ def meta_losses(
             inner_lr=inner_lr,
             steps=steps,
             adapted=adapted,
+            momentum=momentum,
             order=order,
             looped=looped,
         )
         visited = path.params if stepwise else path.params[-1:]
-        query_loss = torch.stack([task_loss(model, wanted, phi, q) for phi in visited])
-        before = torch.stack(path.support_loss) if steps else query_loss[:0]
-        return query_loss[-1], before, query_loss
+        after = torch.stack([task_loss(model, outer, phi, q) for phi in visited])
+        before = torch.stack(path.support_loss) if steps else after[:0]
+        return after[-1], before, after
 
     trees = (dict(params), support_side, query_side)
     axes = (_axes(model, params), support_axes, query_axes)
-    final, before, after = over_ragged_tasks(model, wanted, task, trees, axes, len(support_side.x))
+    foreign = wanted if wanted.rows is None else outer
+    final, before, after = over_ragged_tasks(model, foreign, task, trees, axes, len(support_side.x))
     return TaskLosses(final, before, after if stepwise else None)
 
 

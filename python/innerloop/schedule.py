@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 
 from innerloop import _checks, _native
-from innerloop._params import RateForm
-from innerloop._plan import Options, find_plan
+from innerloop._kernels import native_plan
+from innerloop._params import RateForm, Side
+from innerloop._plan import Execution, InnerLoop, Options, find_plan
 from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve
 
@@ -97,33 +98,28 @@ def plan(
     if facts is None:
         index = torch.cuda.current_device() if device is None else device
         facts = DeviceFacts(*module.device_facts(index))
-    leaves = model.leaves
     form = RateForm(False, False, "model")
-    adapt = (True,) * len(leaves)
-    found = find_plan(model, Options(objective.name, steps, order, adapt, form, False))
-    native = module.Model(*found.native_arguments())
-    # no address is used: one number stands for every tensor, with the axes of a leaf
-    one = torch.empty(1)
-    params = [one.reshape((1,) * (len(leaf.shape) + per_task)) for leaf in leaves]
-    support, query = (support_rows, one, one, None, None), (query_rows, one, one, None, None)
+    inner = InnerLoop(steps, order, 0.0, (True,) * len(model.leaves), form)
+    options = Options(objective.fused, objective.fused, inner, False, Execution())
+    native = native_plan(find_plan(model, options), module)
+    # no address is used: one number stands for every tensor, with the axes of what it stands for
+    one = torch.empty((), dtype=dtype)
+    params = [one.reshape((1,) * (len(leaf.shape) + per_task)) for leaf in model.leaves]
+    support = Side(one.expand(tasks, support_rows, model.inputs), one)
+    query = Side(one.expand(tasks, query_rows, model.inputs), one)
     place = (0, 0, None, tuple(facts), False)
-    head = (native, dtype is torch.float64)
-    losses = (*head, found.loss_code, found.loss_parameter, tasks)
-    rates = (one, 0, 0, 0, False)
     if operation == "predict":
-        result = module.predict(*head, tasks, query_rows, params, one, one, place)
+        result = module.predict(native, params, query.x, one, place)
     elif operation == "loss_and_grad":
-        result = module.loss_and_grad(*losses, params, support, one, one, place)
+        result = module.loss_and_grad(native, params, support, one, one, place)
     elif operation == "hvp":
-        result = module.hvp(*losses, params, params, support, one, place)
+        result = module.hvp(native, params, params, support, one, place)
     elif operation == "adapt":
-        result = module.adapt(*losses, steps, params, adapt, rates, support, one, False, one, place)
+        result = module.adapt(native, params, one, support, one, one, place)
     else:
         grad, support_loss = (one, one) if operation == "meta_grad" else (None, None)
-        result = module.meta_grad(
-            *losses, steps, order, params, adapt, rates, support, query, None, one, support_loss,
-            None, grad, grad, place,
-        )  # fmt: skip
+        outputs = (one, support_loss, None, grad, grad)
+        result = module.meta_grad(native, params, one, support, query, None, *outputs, place)
     return Schedule(**result)
 
 

@@ -89,10 +89,12 @@ struct Rows {
   int64_t rows = 0;
   Array x, y, weight;
   std::unique_ptr<int64_t[]> classes, count;
+  Objective objective;
 
   Side view() const {
-    return {rows, x.data(), classes ? static_cast<const void*>(classes.get()) : y.data(),
-            weight.data(), count.get()};
+    return {
+        rows,          x.data(),    classes ? static_cast<const void*>(classes.get()) : y.data(),
+        weight.data(), count.get(), objective};
   }
 };
 
@@ -104,7 +106,6 @@ struct Case {
   bool is_float64;
   std::vector<Layer> layers;
   Net net;
-  LossKind loss;
   int64_t tasks, steps;
   int order;
   bool stepwise, wants_grad, wants_rate_grad, wants_support_loss;
@@ -136,7 +137,9 @@ Rows draw_rows(Random& random, const Case& c) {
   Rows r;
   r.rows = random.one_of({0, 1, 1, 2, 3, 5, 8, 10, 17, 33});
   const int64_t in = c.net.first().in, out = c.net.last().out, samples = c.tasks * r.rows;
-  const bool has_classes = c.loss == LossKind::kCrossEntropy;
+  static constexpr double kConstants[] = {1};
+  r.objective = {static_cast<ObjectiveKind>(random.below(5)), kConstants, 1};
+  const bool has_classes = r.objective.kind == ObjectiveKind::kCrossEntropy;
   r.x = Array(c.is_float64, samples * in);
   r.x.draw(random, 1);
   r.y = Array(c.is_float64, has_classes ? 0 : samples * out);
@@ -208,7 +211,6 @@ Case draw_case(uint64_t seed) {
   c.operation = static_cast<Operation>(random.one_of({0, 1, 2, 3, 4, 4, 4, 4}));
   c.is_float64 = random.chance(50);
   draw_net(random, c);
-  c.loss = static_cast<LossKind>(random.below(5));
   c.tasks = random.one_of({0, 1, 2, 3, 5, 8, 9, 16, 17, 19, 40});
   c.steps = random.one_of({0, 1, 1, 2, 3, 5});
   c.order = random.chance(70) ? 2 : 1;
@@ -248,8 +250,7 @@ std::vector<const void*> addresses(const std::vector<Array>& arrays) {
 std::vector<Array> run(const Case& c, Strategy strategy, int threads, uint64_t seed) {
   const auto params = addresses(c.params), vector = addresses(c.vector);
   const Leaves leaves{params.data(), c.strides.data()};
-  const double parameter = c.loss == LossKind::kHuber ? 1 : 0;
-  const Problem problem{&c.net, c.loss, parameter, c.tasks, leaves, threads};
+  const Problem problem{&c.net, c.tasks, leaves, threads};
   const Kernels& table = kernels(c.is_float64);
   const int64_t parameters = c.net.parameters;
   std::vector<Array> out;

@@ -30,6 +30,7 @@ STUDY = "regression study"
 KERNELS = {
     r"task_kernelI([fd])N.*6Unroll": "meta_grad, meta_loss, adapt",
     r"task_kernelI([fd])N.*HvpPass": "hvp",
+    r"task_kernelI([fd])N.*MetricPass": "fisher_product",
     r"task_kernelI([fd])N.*LossPass": "loss_and_grad",
     r"task_kernelI([fd])N.*PredictPass": "predict",
     r"sum_kernelI([fd])E": "sum over blocks",

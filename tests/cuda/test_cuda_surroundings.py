@@ -13,7 +13,8 @@ from moving import on_gpu
 import innerloop as il
 from innerloop import _ops
 from innerloop._params import RateForm
-from innerloop._plan import Options, find_plan
+from innerloop._plan import Execution, InnerLoop, Options, find_plan
+from innerloop.objectives import FusedObjective
 from problems import random_problem
 
 MODEL = il.MLP([3, 32, 2], "tanh")
@@ -196,7 +197,8 @@ def test_compile_fullgraph():
 def test_opcheck(name):
     params, support, query = data(tasks=5)
     form = RateForm(False, False, "model")
-    text = find_plan(MODEL, Options("mse", 2, 2, (True,) * len(params), form, False)).text
+    inner, mse = InnerLoop(2, 2, 0.0, (True,) * len(params), form), FusedObjective("mse")
+    text = find_plan(MODEL, Options(mse, mse, inner, False, Execution())).text
     rates = torch.full((), 0.1, device="cuda")
     tensors = (*support, None, None, *query, None, None)
     weight = (None,) if name == "meta_grad" else ()

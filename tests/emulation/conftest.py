@@ -92,10 +92,10 @@ def emulated(module, monkeypatch):
     tensors hold NaN."""
 
     def target(plan, x):
-        there = place(plan.options.allow_tf32)
-        return _kernels.Target(module, _kernels._native_model(plan, module), there)
+        there = place(plan.options.execution.allow_tf32)
+        return _kernels.Target(module, _kernels.native_plan(plan, module), there)
 
-    monkeypatch.setitem(_kernels._TARGETS, "cpu", target)
+    monkeypatch.setitem(_kernels.TARGETS, "cpu", target)
     torch.use_deterministic_algorithms(True)  # which fills uninitialised memory
     assert torch.utils.deterministic.fill_uninitialized_memory
     module.set_device(132, 232448, 233472)

@@ -48,9 +48,11 @@ def test_learners_check_it():
 
 
 def test_plans_tell_it_apart():
-    from innerloop._plan import find_plan, options_without_rates, parse_plan
+    from innerloop._plan import find_plan, options_of_one, parse_plan
+    from innerloop.objectives import FusedObjective
 
-    plans = [find_plan(MODEL, options_without_rates(allow_tf32=flag)) for flag in (False, True)]
+    mse = FusedObjective("mse")
+    plans = [find_plan(MODEL, options_of_one(mse, flag)) for flag in (False, True)]
     assert plans[0].text != plans[1].text
     for plan in plans:
         assert parse_plan(plan.text).options == plan.options

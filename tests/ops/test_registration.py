@@ -6,6 +6,7 @@ import torch
 import innerloop as il
 from innerloop import _ops, _plan
 from innerloop._params import RateForm
+from innerloop.objectives import FusedObjective
 from problems import random_problem
 
 
@@ -35,7 +36,13 @@ def arguments(name, dtype, tracked=False, per_task=0.0, form="number", stepwise=
         params, rates = [v.requires_grad_() for v in params], rates.requires_grad_()
     plan = _plan.find_plan(
         problem.model,
-        _plan.Options("mse", 2, 2, (True,) * len(params), rate_form, stepwise),
+        _plan.Options(
+            FusedObjective("mse"),
+            FusedObjective("mse"),
+            _plan.InnerLoop(2, 2, 0.0, (True,) * len(params), rate_form),
+            stepwise,
+            _plan.Execution(),
+        ),
     ).text
     support, query = problem.support, problem.query
     weight = torch.rand(5, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -43,6 +50,7 @@ def arguments(name, dtype, tracked=False, per_task=0.0, form="number", stepwise=
         "predict": (params, support.x.nan_to_num(), plan),
         "loss_and_grad": (params, *support, plan),
         "hvp": (params, [v.detach().clone() for v in params], *support, plan),
+        "fisher_product": (params, [v.detach().clone() for v in params], *support, plan),
         "adapt": (params, rates, *support, plan),
         "meta_loss": (params, rates, *support, *query, plan),
         "meta_grad": (params, rates, *support, *query, weight, plan),
@@ -113,7 +121,13 @@ def test_scaled_gradient_refuses_a_second_derivative():
 def test_plan_text_round_trip(rates):
     layers = il.MLP([3, 4, 2], "leaky_relu", negative_slope=0.123456789).layers
     model = il.MLP.from_layers([layers[0], layers[1]._replace(bias=None)])
-    options = _plan.Options("huber", 3, 1, (True, False, True), rates, True)
+    options = _plan.Options(
+        FusedObjective("huber", (0.3,)),
+        FusedObjective("mse"),
+        _plan.InnerLoop(3, 1, 0.9, (True, False, True), rates),
+        True,
+        _plan.Execution(True),
+    )
     plan = _plan.find_plan(model, options)
     fresh = _plan.parse_plan(plan.text)
     assert fresh.text == plan.text

@@ -216,9 +216,10 @@ def test_stub_classes_match_the_module(stub_and_module):
     stub, module = stub_and_module
     classes = {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
     assert sorted(classes) == sorted(n for n, v in vars(module).items() if inspect.isclass(v))
-    (init,) = [n for n in classes["Model"].body if isinstance(n, ast.FunctionDef)]
+    (init,) = [n for n in classes["Plan"].body if isinstance(n, ast.FunctionDef)]
     names = [argument.arg for argument in init.args.args[1:]]
-    module.Model(**dict(zip(names, ([2, 3], [1], [0.0], [True]), strict=True)))
+    made_of = ([2, 3], [1], [0.0], [True], 0, (0, ()), (4, (1.0,)), 1, 2, 0.0, [True, False], False)
+    module.Plan(**dict(zip(names, (*made_of, (False, False), "model"), strict=True)))
 
 
 def test_module_runs_from_any_folder(tmp_path):

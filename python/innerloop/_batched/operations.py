@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from innerloop import _params
 from innerloop._batched.differentiation import Problem, as_constants, mean_loss, task_losses
 from innerloop._batched.factored import Moved, Outer, factored_names
 from innerloop._batched.losses import prepared
@@ -22,7 +23,7 @@ from innerloop._batched.unroll import (
     query_values,
     support_step,
 )
-from innerloop._params import InnerLr, Params, SideTensors
+from innerloop._params import InnerLr, Params
 from innerloop._program import Program, Shape, size_of
 from innerloop._reading import Rows, rows_of
 from innerloop.objectives import Loss, Objective, resolve
@@ -71,7 +72,7 @@ class Batched:
         return as_constants("predict", [result], params.values())[0]
 
     def loss_and_grad(
-        self, params: Params, batch: SideTensors, *, model: Any = None, loss: Loss
+        self, params: Params, batch: _params.Side, *, model: Any = None, loss: Loss
     ) -> tuple[Tensor, Leaves]:
         """Returns losses [T] and gradients {name: [T, ...]}."""
         objective = resolve("loss_and_grad", loss)
@@ -86,7 +87,7 @@ class Batched:
         return losses, dict(zip(self._shapes, grads, strict=True))
 
     def hvp(
-        self, params: Params, batch: SideTensors, vector: Params, *, model: Any = None, loss: Loss
+        self, params: Params, batch: _params.Side, vector: Params, *, model: Any = None, loss: Loss
     ) -> Leaves:
         """Returns Hessian-vector products {name: [T, ...]}."""
         objective = resolve("hvp", loss)
@@ -105,7 +106,7 @@ class Batched:
     def adapt(
         self,
         params: Params,
-        support: SideTensors,
+        support: _params.Side,
         *,
         model: Any = None,
         inner_lr: InnerLr,
@@ -136,8 +137,8 @@ class Batched:
     def meta_loss(
         self,
         params: Params,
-        support: SideTensors,
-        query: SideTensors,
+        support: _params.Side,
+        query: _params.Side,
         *,
         model: Any = None,
         inner_lr: InnerLr,
@@ -149,8 +150,8 @@ class Batched:
     def mean_meta_loss(
         self,
         params: Params,
-        support: SideTensors,
-        query: SideTensors,
+        support: _params.Side,
+        query: _params.Side,
         *,
         model: Any = None,
         inner_lr: InnerLr,
@@ -164,8 +165,8 @@ class Batched:
     def meta_grad(
         self,
         params: Params,
-        support: SideTensors,
-        query: SideTensors,
+        support: _params.Side,
+        query: _params.Side,
         *,
         model: Any = None,
         inner_lr: InnerLr,
@@ -183,8 +184,8 @@ class Batched:
     def _problem(
         self,
         params: Params,
-        support: SideTensors,
-        query: SideTensors,
+        support: _params.Side,
+        query: _params.Side,
         inner_lr: InnerLr,
         options: Mapping[str, Any],
     ) -> Problem:
@@ -203,8 +204,8 @@ class Batched:
     def _values(
         self,
         params: Params,
-        support: SideTensors,
-        query: SideTensors,
+        support: _params.Side,
+        query: _params.Side,
         *,
         inner_lr: InnerLr,
         steps: int,
@@ -226,8 +227,8 @@ class Batched:
     def _meta_grad(
         self,
         params: Params,
-        support: SideTensors,
-        query: SideTensors,
+        support: _params.Side,
+        query: _params.Side,
         *,
         inner_lr: InnerLr,
         steps: int,
@@ -291,7 +292,7 @@ class Batched:
             yield slice(start, min(start + step, tasks))
 
     def _sides(
-        self, objective: Objective, *batches: SideTensors
+        self, objective: Objective, *batches: _params.Side
     ) -> Iterator[tuple[slice, list[Side]]]:
         """Yields some tasks with their rows, ready for the passes."""
         for part in self._chunks(*(batch[0] for batch in batches)):
@@ -314,8 +315,8 @@ class Batched:
     def _factored(
         self,
         params: Params,
-        support: SideTensors,
-        query: SideTensors,
+        support: _params.Side,
+        query: _params.Side,
         inner_lr: InnerLr,
         steps: int,
     ) -> list[str]:

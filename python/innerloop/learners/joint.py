@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from innerloop import _checks, functional
 from innerloop._calling import ERRORS, named
 from innerloop._dispatch import Model, autocast_device, data_of, prepare, prepare_batch, widen
-from innerloop._one_task import Side
-from innerloop._params import Batch, BatchLike, InnerLr
+from innerloop._params import Batch, BatchLike, InnerLr, Side
 from innerloop._ragged import in_front, rows_in_use
 from innerloop._storage import check_memory
 from innerloop.learners import _checks as learner_checks
@@ -132,7 +131,7 @@ class JointTraining(Learner):
         for name, batch in (("support", support), ("query", query)):
             parts = _checks.check_batch(op, name, batch)
             tasks, data = parts[0].shape[0], data_of(name, parts)
-            ready = prepare(op, model, self._backend, params, tasks, data, objective)
+            ready = prepare(op, model, self._backend, params, tasks, data, (objective,))
             prepare_batch(op, name, parts, objective, ready)
 
     def _settings(self) -> str:
