@@ -1,4 +1,4 @@
-"""MAML for a network that is not fused: a small convolutional net on the torch back end.
+"""MAML for a convolutional network with batch norm, as its own class: read, and run batched.
 
 python examples/any_module.py [--iterations 30]
 """
@@ -55,8 +55,7 @@ def main(arguments: list[str] | None = None) -> il.learners.Evaluation:
 
     for make in (il.MAML, il.ANIL):
         torch.manual_seed(0)
-        # says that the slower back end is meant; "auto" would take it with a warning
-        learner = make(ConvNet(), inner_lr=0.1, steps=2, loss="cross_entropy", backend="torch")
+        learner = make(ConvNet(), inner_lr=0.1, steps=2, loss="cross_entropy")
         print(learner.explain())
         optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
         generator = torch.Generator().manual_seed(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +44,15 @@ def batch(tasks: Sequence[tuple[Tensor, Tensor]]) -> Batch:
 
 
 def with_task_axis(module: nn.Module, batch: BatchLike) -> tuple[BatchLike, bool]:
-    """Returns a batch, given one or a single task (x [N, ...], y [N, ...]), and whether it was a
-    single one: if y does not begin with the first two sizes of x, or if x is [N, D] for a module
+    """Returns a batch, given one or a single task, and whether it was a single one: y is [N], or
+    floating [N, K] and does not begin with the first two sizes of x, or x is [N, D] for a module
     that begins with a linear layer of D inputs. What is neither is left to later checks."""
     if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
         return batch, False
     x, y = batch[0], batch[1]
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.ndim < 2 or y.ndim < 1:
+    if not _is_plain(x) or not _is_plain(y) or x.ndim < 2 or y.ndim < 1:
         return batch, False
-    if x.shape[0] != y.shape[0]:
+    if x.shape[0] != y.shape[0] or y.ndim > 2 or (y.ndim == 2 and not y.is_floating_point()):
         return batch, False
     if x.shape[:2] == y.shape[:2]:
         first = next((part for part in module.modules() if part._parameters), None)
@@ -59,3 +60,8 @@ def with_task_axis(module: nn.Module, batch: BatchLike) -> tuple[BatchLike, bool
             return batch, False
     rest = (None if v is None else torch.as_tensor(v).unsqueeze(0) for v in batch[2:])
     return Batch(x.unsqueeze(0), y.unsqueeze(0), *rest), True
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Says whether a value is a tensor that has sizes."""
+    return type(value) is Tensor and value.layout is torch.strided and not value.is_nested

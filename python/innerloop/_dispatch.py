@@ -1,4 +1,5 @@
-"""Chooses between the fused and the torch back end, and readies checked arguments for either."""
+"""Chooses among the fused, the batched and the torch back end, and readies checked arguments for
+each."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from innerloop._chain import NotFusible
 from innerloop._program import Node, Option, Program, Shape, size_of
 from innerloop._real_forward import hooks_of, surroundings
 from innerloop._stateless import kept_parts
+from innerloop._tasks import alone
 
 _PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
@@ -57,6 +58,12 @@ def read(module: nn.Module, x: Rows) -> Program:
 
     Cost: the Python code of the forward pass, and about 15 us a call in it.
     """
+    with alone():
+        return _read(module, x)
+
+
+def _read(module: nn.Module, x: Rows) -> Program:
+    """See `read`; other threads leave the module alone."""
     what = type(module).__name__
     reason = _unsuited(module, x)
     if reason:

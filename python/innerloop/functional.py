@@ -123,16 +123,17 @@ def meta_grad(
             [T, N, K] ([T, N] when K is 1), or int64 classes [T, N] for "cross_entropy"; for a
             callable loss anything [T, N, ...].
         query: the same with Q rows.
-        model: an MLP, or any nn.Module (run by the torch back end if MLP.from_module cannot
-            describe it).
+        model: an MLP, or any nn.Module: fused if it computes a chain of linear layers and
+            activations, batched if it is made of other known layers, else run by the torch back
+            end.
         inner_lr: a number, a 0-d tensor, a tensor [S], or {name: number, 0-d, [S], param-shaped or
             [S, *param-shaped]} for exactly the adapted leaves. Any sign.
         steps: S from 0 to 2^24.
         loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or
             "cross_entropy". A task's loss is the mean over its rows, or sum_i weight_i loss_i.
             Or one of torch's losses, as an instance or a function: fused if it means one of these
-            names exactly, else run by the torch back end. Or any callable (outputs [N, ...],
-            targets [N, ...]) of one task, run by the torch back end: it returns the task's loss,
+            names exactly, else batched. Or any callable (outputs [N, ...], targets [N, ...]) of
+            one task, batched as well: it returns the task's loss,
             0-d, or values of its rows [N], of which the loss is the mean or the weighted sum. It
             gets the rows in use alone, and depends on nothing but its arguments and constants.
             Of a `GaussianMLP`, on rows that are a `PolicyBatch`: "pg_loglik", "pg_ratio",

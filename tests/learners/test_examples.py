@@ -33,4 +33,4 @@ def test_omniglot_shaped(capsys):
 def test_any_module(capsys):
     result = run("any_module", "--iterations", "2", "--tasks", "2")
     assert result.accuracy.shape == (20, 3)
-    assert "back end: torch" in capsys.readouterr().out
+    assert "back end: batched" in capsys.readouterr().out

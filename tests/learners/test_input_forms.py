@@ -63,6 +63,14 @@ def test_counts_and_weights_of_a_single_task():
     assert torch.equal(learner(single, single), learner(whole, whole))
 
 
+def test_batches_with_wrong_targets_are_not_taken_for_single_tasks():
+    learner = il.MAML(sine_net(), **OPTIONS)
+    x = rows(3, 1, 5, 2)  # [T, N, D]
+    for y in (rows(3, 2, 4, 1), torch.zeros(3, 4, dtype=torch.int64)):
+        with pytest.raises((TypeError, ValueError), match=r"MAML: support y must"):
+            learner((x, y), (x, y))
+
+
 def test_rows_that_are_numbers_stay_batches():
     class Scalar(nn.Module):
         """Takes one number a row."""

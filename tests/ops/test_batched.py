@@ -373,3 +373,26 @@ def test_the_module_is_left_as_it_was():
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert torch.equal(sides[0][0], x)
+
+
+@pytest.mark.parametrize("make", [il.JointTraining, il.ANIL, il.FOMAML, il.MetaSGD])
+@pytest.mark.parametrize("family", ["conv4", "pools"])
+def test_relatives_of_maml(make, family):
+    found = []
+    for backend in ("batched", "torch"):
+        net, _, (support, query) = learner_and_sides(family)
+        steps = {} if make is il.JointTraining else {"steps": 2}
+        learner = make(net, inner_lr=0.05, backend=backend, **steps)
+        learner(support, query).backward()
+        adapted = learner.adapt(support)
+        assert adapted.backend == backend
+        found.append(
+            {
+                "grad": {k: p.grad for k, p in learner.named_parameters() if p.grad is not None},
+                "adapted": adapted.params,
+                "outputs": adapted(query[0]),
+                "losses": learner.evaluate(support, query).loss,
+            }
+        )
+    for name, value in found[0].items():
+        assert_close(value, found[1][name], 1e-10, name, floor=FLOOR)

@@ -95,9 +95,9 @@ class MAML(Learner):
         """Returns the mean over tasks of the query loss after adaptation.
 
         Args:
-            support: (x [T, N, ...], y[, count[, weight]]): see `Batch`. A single task x [N, ...],
-                y [N, ...] is taken as a batch of one, if y does not begin with the first two sizes
-                of x, or if x is [N, D] for a module that begins with D inputs.
+            support: (x [T, N, ...], y[, count[, weight]]): see `Batch`. A single task is taken as a
+                batch of one: x [N, ...] with y [N], or with floating y [N, K] that does not begin
+                with the first two sizes of x, or x [N, D] for a module that begins with D inputs.
             query: the same with Q rows.
             task_weight: [T]; the result is sum_t task_weight_t loss_t. None means 1/T.
             reduction: "mean", or "none" for the losses of the tasks [T].
