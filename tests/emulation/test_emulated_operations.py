@@ -144,6 +144,55 @@ def test_other_operations(emulated, seed):
         assert_close(actual[name], want, 1e-11, name)
 
 
+@pytest.mark.parametrize("seed", range(400, 412))
+def test_momentum(emulated, seed):
+    schedule(emulated, seed)
+    compare(random_problem(seed), momentum=0.7)
+
+
+@pytest.mark.parametrize("query_loss", [name for name in LOSSES if name != "cross_entropy"])
+def test_query_rows_with_a_loss_of_their_own(emulated, query_loss):
+    schedule(emulated, len(query_loss))
+    compare(random_problem(77, loss="mse", tasks=5, steps=2), query_loss=query_loss)
+
+
+def policy_rows(generator, model, params, tasks, rows):
+    """Returns a PolicyBatch near a policy."""
+    x = torch.randn(tasks, rows, model.inputs, generator=generator).double()
+    mean = il.predict(params, x, model=model, backend="torch")
+    noise = [torch.randn(mean.shape, generator=generator).double() for _ in "ab"]
+    advantage = torch.randn(tasks, rows, generator=generator).double()
+    log_std = 0.2 * torch.randn(tasks, model.outputs, generator=generator).double()
+    return il.PolicyBatch(x, mean + 0.5 * noise[0], advantage, mean + 0.1 * noise[1], log_std)
+
+
+@pytest.mark.parametrize("number", range(len(SCHEDULES)))
+@pytest.mark.parametrize("loss", ["pg_loglik", "pg_ratio", "pg_clipped", "kl"])
+def test_policies(emulated, loss, number):
+    schedule(emulated, number)
+    generator = torch.Generator().manual_seed(number)
+    model = il.GaussianMLP([3, 5, 2])
+    params = {k: v.double() for k, v in model.init(generator).items()}
+    sides = [policy_rows(generator, model, params, 7, 6) for _ in "ab"]
+    vector = randn_like(params, 1)
+    options = {"model": model, "inner_lr": 0.1, "steps": 2, "loss": loss, "query_loss": "pg_ratio"}
+
+    def results(backend):
+        found = il.meta_grad(params, *sides, backend=backend, momentum=0.4, **options)
+        single = {"model": model, "backend": backend}
+        return {
+            "loss": found.loss,
+            "grad": found.grad,
+            "inner_lr_grad": found.inner_lr_grad,
+            "hvp": il.hvp(params, sides[0], vector, loss=loss, **single),
+            "fisher_product": il.fisher_product(params, sides[0], vector, **single),
+        }
+
+    expected = results("torch")
+    for name, got in results("fused").items():
+        assert_close(got, expected[name], 1e-11, name)
+
+
 @pytest.mark.parametrize("forms", [("scalar", "element"), ("element", "scalar")])
 def test_schedules_that_are_remembered_tell_rates_apart(emulated, forms):
     """Rates per element need more memory, although no other part of the call differs."""

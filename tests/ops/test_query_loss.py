@@ -82,3 +82,14 @@ def test_errors_name_the_argument():
         problem.call(il.meta_grad, query_loss="mean")
     with pytest.raises(TypeError, match="meta_grad: query_loss must be one of"):
         problem.call(il.meta_grad, query_loss=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"query_loss": "huber"}, "one loss for both sides"), ({"momentum": 0.5}, "no momentum")],
+    ids=["query loss", "momentum"],
+)
+def test_the_batched_back_end_says_what_it_lacks(changes, text):
+    problem = random_problem(3, loss="mse", tasks=4)
+    with pytest.raises(NotImplementedError, match=text):
+        problem.call(il.meta_grad, backend="batched", **changes)
