@@ -140,8 +140,6 @@ def meta_call(
             "inner_lr": inner_lr,
             "steps": steps,
             "loss": objective,
-            "query_loss": outer,
-            "momentum": momentum,
             "order": order,
             "adapt_params": adapted,
         }
