@@ -74,7 +74,7 @@ struct SeparableObjective : ValueTargets {
   using Cell = typename M::Cell;
 
   IL_HD explicit SeparableObjective(const Objective& o) : term(o) {}
-  IL_HD V gradient(const Sample<M>& s, Cell* g, Cell*) const {
+  IL_INLINE V gradient(const Sample<M>& s, Cell* g, Cell*) const {
     const V scale = M::set(Term::kScale / static_cast<double>(s.outputs));
     V total = M::set(0);
     for (int64_t k = 0; k < s.outputs; ++k) {
@@ -83,7 +83,7 @@ struct SeparableObjective : ValueTargets {
     }
     return scale * total;
   }
-  IL_HD void curvature(const Sample<M>& s, const Cell* rz, const Cell*, Cell* rg, Cell*) const {
+  IL_INLINE void curvature(const Sample<M>& s, const Cell* rz, const Cell*, Cell* rg, Cell*) const {
     const V scale = M::set(Term::kScale / static_cast<double>(s.outputs));
     for (int64_t k = 0; k < s.outputs; ++k) {
       rg[k] = scale * term.curvature(s.z[k], s.y[k], rz[k]);
