@@ -61,6 +61,8 @@ def check_momentum(op: str, momentum: object) -> float:
     is_number = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
     if not is_number:
         _type_error(op, "momentum", "be a number", repr(momentum))
+    if not momentum:
+        return 0.0  # also of a symbol under torch.compile, which plans cannot hold
     value = float(momentum)  # type: ignore[arg-type]
     if not 0 <= value < math.inf:
         _value_error(op, "momentum", "be finite and not negative", repr(momentum))

@@ -107,8 +107,8 @@ def _text(key: str, options: Options) -> str:
     return "|".join(
         (
             key,
-            options.support.text(),
-            options.query.text(),
+            options.support.text,
+            options.query.text,
             str(inner.steps),
             str(inner.order),
             repr(inner.momentum),

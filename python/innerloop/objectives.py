@@ -33,10 +33,11 @@ class FusedObjective:
 
     name: str
     constants: tuple[float, ...] = ()
+    text: str = dataclasses.field(init=False, compare=False)  # canonical
 
-    def text(self) -> str:
-        """Returns the canonical text."""
-        return ":".join((self.name, *map(repr, self.constants)))
+    def __post_init__(self) -> None:
+        """Makes the text once: under torch.compile constants may be symbols, which have none."""
+        object.__setattr__(self, "text", ":".join((self.name, *map(repr, self.constants))))
 
     @classmethod
     def of(cls, text: str) -> FusedObjective:
@@ -59,6 +60,7 @@ class Objective:
         classes: int64 targets [N] are classes, so that accuracies can be counted.
         ignored: a class whose rows are left out.
         constants: what the kernels are told of it.
+        fused: the same for the kernels; its name is one of NAMES.
         is_policy: it measures a `GaussianMLP` on a `PolicyBatch`; `rows` then takes the policy's
             log_std as well.
     """
@@ -72,16 +74,16 @@ class Objective:
     ignored: int | None = None
     constants: tuple[float, ...] = ()
     is_policy: bool = False
+    fused: FusedObjective = dataclasses.field(init=False)
 
     @property
     def is_fused(self) -> bool:
         """Whether the fused operations have it."""
         return not self.reason
 
-    @property
-    def fused(self) -> FusedObjective:
-        """The same for the kernels; `name` is one of NAMES."""
-        return FusedObjective(self.name, self.constants)
+    def __post_init__(self) -> None:
+        """Describes it for the kernels, which know it if `name` is one of NAMES."""
+        object.__setattr__(self, "fused", FusedObjective(self.name, self.constants))
 
 
 Loss = str | Function | Objective  # what callers pass; learners resolve it once a call

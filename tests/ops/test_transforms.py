@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import innerloop as il
 from helpers import assert_close, needs_compile
@@ -234,12 +235,14 @@ def test_compile_does_not_recompile_for_new_sizes_forever(problem):
     compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=True)
     generator = torch.Generator().manual_seed(8)
     rates = problem.options["inner_lr"]
+    counts = []
     for tasks, rows in ((4, 5), (6, 3), (7, 9), (11, 4)):
         support = make_batch(generator, problem.model, "mse", tasks, rows)[:2]
         query = make_batch(generator, problem.model, "mse", tasks, rows + 1)[:2]
         got = compiled(problem.params, rates, support, query)
         assert_close(got, loss(problem.params, rates, support, query), 1e-12)
-    assert counter.frame_count <= 2  # one more may specialise a size of 1
+        counts.append(counter.frame_count)
+    assert counts[-1] - counts[0] <= 1  # sizes that were equal by chance may be told apart once
 
 
 @pytest.mark.slow
