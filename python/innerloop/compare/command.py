@@ -276,7 +276,8 @@ def demo_named(table: Path | None) -> Demo | None:
     """
     if table is None:
         return DEMOS[DEFAULT_DEMO]
-    return None if table.exists() else DEMOS.get(str(table))
+    demo = DEMOS.get(str(table))
+    return None if demo is None or table.exists() else demo
 
 
 def with_demo_columns(config: Config, demo: Demo) -> Config:
