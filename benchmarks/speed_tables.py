@@ -58,24 +58,6 @@ def speed(runs: Sequence[Run], threads: int | None = None) -> str:
     return markdown(header, rows)
 
 
-def speed_short(runs: Sequence[Run]) -> str:
-    """The speed table for the README: times and two ratios."""
-    rows = []
-    for run in speed_runs(runs):
-        library = run["fastest_library"]
-        rows.append(
-            [
-                f"`{run['case']}`: {run['describe']}",
-                median(_ours(run)),
-                f"{median(run['rivals'][library])} ({SHORT[library]})" if library else "-",
-                times(ratio_to(run, library)),
-                times(ratio_to(run, "autograd_loop")),
-            ]
-        )
-    header = ["case", "innerloop", "fastest library", "faster", "than the autograd loop"]
-    return markdown(header, rows)
-
-
 def rivals(runs: Sequence[Run]) -> str:
     """Median and quartiles of every rival in every case, with the settings that won."""
     return "\n\n".join(map(rival_block, speed_runs(runs)))
