@@ -58,6 +58,23 @@ def speed(runs: Sequence[Run], threads: int | None = None) -> str:
     return markdown(header, rows)
 
 
+def in_short(runs: Sequence[Run]) -> str:
+    """Our time and each rival's, with how many times longer it takes, and what is not in it."""
+    names = list(dict.fromkeys(name for run in runs for name in run["rivals"]))
+    others = [name for name in names if name != "innerloop"]
+    rows = []
+    for run in runs:
+        row = [f"`{run['case']}`: {run['describe']}", median(_ours(run))]
+        for name in others:
+            row += [median(run["rivals"].get(name, {})), times(ratio_to(run, name))]
+        rows.append(row)
+    header = ["case", "innerloop"]
+    for name in others:
+        header += [SHORT[name], "faster"]
+    note = "Few repeats, and rivals that need no compilation. With torch.compile and JAX, at their"
+    return f"{markdown(header, rows)}\n\n{note} best: python benchmarks/run.py all"
+
+
 def rivals(runs: Sequence[Run]) -> str:
     """Median and quartiles of every rival in every case, with the settings that won."""
     return "\n\n".join(map(rival_block, speed_runs(runs)))

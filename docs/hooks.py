@@ -19,7 +19,6 @@ OUTSIDE = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
-    "benchmarks/README.md": "running-benchmarks.md",
 }
 PLACES = {page: path for path, page in OUTSIDE.items()}  # of pages in the repository
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]*)(#[^)\s]*)?\)")

@@ -394,6 +394,33 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.command_line(["sinusoid", "--out", "/a/b/c.json"]).endswith("--out c.json")
 
 
+def test_quick_is_a_table_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Few cases, quick, against rivals that every installation has; nothing is written."""
+    import run
+    import worker
+
+    asked: list[worker.Request] = []
+
+    def measure(request: worker.Request) -> dict[str, Any]:
+        asked.append(request)
+        made = fabricated_run(request.what, 1e-3, 3e-3)
+        made["environment"]["load_average_after"] = [0.1, 0.1, 0.1]
+        return made
+
+    monkeypatch.setattr(worker, "measure", measure)
+    monkeypatch.setattr(run, "save", lambda *_: pytest.fail("a file was written"))
+    assert run.main(["quick"]) == 0
+    assert [request.what for request in asked] == list(run.QUICK_CASES)
+    assert all(request.quick for request in asked)
+    assert {request.baselines for request in asked} == {("innerloop", *run.QUICK_RIVALS)}
+    table = capsys.readouterr().out.partition("\n| case")[2].splitlines()
+    assert table[0] == " | innerloop | JAX | faster | autograd loop | faster | higher | faster |"
+    assert table[2] == "| `sinusoid`: a network | 1 ms | 3 ms | 3× | 250 ms | 250× | - | - |"
+    assert table[-1].endswith("python benchmarks/run.py all")
+
+
 def test_resume_measures_only_what_the_file_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
