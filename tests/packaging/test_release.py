@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The files that a release changes."""
+    """The files that a release changes, as they are before."""
+    if "[project.urls]" in (ROOT / "pyproject.toml").read_text(encoding="utf-8"):
+        pytest.skip("this checkout is prepared for a release already")
     (tmp_path / "release").mkdir()
     for name in ("README.md", "pyproject.toml", "release/links.py"):
         shutil.copy(ROOT / name, tmp_path / name)
