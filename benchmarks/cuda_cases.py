@@ -1,4 +1,4 @@
-"""The cases taken on a GPU: those of the CPU with goals of their own, and larger ones."""
+"""The cases taken on a GPU: those of the CPU, and larger ones."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import replace
 from cases import CASES, Case
 
 
-def _on_gpu(start: str, goal: float, name: str = "", **changes: int) -> Case:
-    """A case of the CPU's under its own or another name, with the GPU's goal."""
-    return replace(CASES[start], name=name or start, goal=goal, reported="", **changes)
+def _on_gpu(start: str, name: str = "", **changes: int) -> Case:
+    """A case of the CPU's under its own or another name."""
+    return replace(CASES[start], name=name or start, reported="", **changes)
 
 
 CUDA_CASES: dict[str, Case] = {
     case.name: case
     for case in (
-        _on_gpu("sinusoid", 5.0),
-        _on_gpu("sinusoid-5", 8.0),
-        _on_gpu("sinusoid-1000", 5.0),
-        _on_gpu("sinusoid-1000", 5.0, "sinusoid-16384", tasks=16384),
-        _on_gpu("omniglot-fc", 3.0),
-        _on_gpu("omniglot-fc-5", 3.0),
-        _on_gpu("omniglot-fc", 3.0, "omniglot-fc-512", tasks=512),
-        _on_gpu("linear", 4.0),
-        _on_gpu("linear", 4.0, "linear-million", tasks=1_000_000),
-        _on_gpu("wide", 2.0),
-        _on_gpu("wide", 2.0, "wide-1024", tasks=1024),
+        _on_gpu("sinusoid"),
+        _on_gpu("sinusoid-5"),
+        _on_gpu("sinusoid-1000"),
+        _on_gpu("sinusoid-1000", "sinusoid-16384", tasks=16384),
+        _on_gpu("omniglot-fc"),
+        _on_gpu("omniglot-fc-5"),
+        _on_gpu("omniglot-fc", "omniglot-fc-512", tasks=512),
+        _on_gpu("linear"),
+        _on_gpu("linear", "linear-million", tasks=1_000_000),
+        _on_gpu("wide"),
+        _on_gpu("wide", "wide-1024", tasks=1024),
         # Sizes of a policy network adapted to as many samples as reinforcement learning collects.
         Case(
             name="policy",
@@ -38,10 +38,9 @@ CUDA_CASES: dict[str, Case] = {
             data="linear",
             activation="tanh",
             inner_lr=0.1,
-            goal=3.0,
         ),
-        _on_gpu("hvp", 4.0),
-        _on_gpu("hvp-omniglot", 4.0),
+        _on_gpu("hvp"),
+        _on_gpu("hvp-omniglot"),
     )
 }
 CASES_ON: dict[str, dict[str, Case]] = {"cpu": CASES, "cuda": CUDA_CASES}

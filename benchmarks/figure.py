@@ -10,7 +10,7 @@ NEAR, FAR, INK, GREY = "#1f6f8b", "#a8d0db", "#1b2a33", "#8a979e"
 
 
 def draw(runs: Sequence[dict[str, Any]], target: Path) -> Path:
-    """Writes a bar chart of speed ratios: one pair of bars per case, goals as ticks.
+    """Writes a bar chart of speed ratios: one pair of bars per case.
 
     Args:
         runs: speed runs in the order they are to be shown, top to bottom.
@@ -36,19 +36,15 @@ def draw(runs: Sequence[dict[str, Any]], target: Path) -> Path:
             start, length = min(1.0, value), abs(value - 1.0)
             axes.barh(row + offset, length, height, left=start, color=colour)
             text = f"{value:.1f}×" if value < 10 else f"{value:,.0f}×"
-            end = max(value, 1.0)
-            if offset < 0 and end <= run["goal"] < 2.5 * end:
-                end = run["goal"]  # the number stands clear of the goal's tick
             axes.annotate(
                 text,
-                (end, row + offset),
+                (max(value, 1.0), row + offset),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8.5,
                 color=INK,
             )
-        axes.plot([run["goal"]] * 2, [row - height, row], color=INK, linewidth=1.6)
     axes.set_xscale("log")
     highest = max((gain(run, "autograd_loop") or 10.0 for run in runs), default=10.0)
     lowest = min((gain(run, run["fastest_library"]) or 1.0 for run in runs), default=1.0)
@@ -72,18 +68,16 @@ def draw(runs: Sequence[dict[str, Any]], target: Path) -> Path:
         color=INK,
         pad=26,
     )
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     axes.legend(
         handles=[
             Patch(color=NEAR, label="the fastest library (torch.compile or JAX, compiled)"),
             Patch(color=FAR, label="the autograd loop"),
-            Line2D([], [], color=INK, linewidth=1.6, label="goal"),
         ],
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.0),
-        ncols=3,
+        ncols=2,
         frameon=False,
         fontsize=8.5,
         handlelength=1.2,

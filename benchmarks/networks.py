@@ -89,8 +89,7 @@ class CNN4(nn.Module):
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """One meta-step: a network, the shape of a row, tasks, steps, rows and the goal against the
-    loop."""
+    """One meta-step: a network, the shape of a row, tasks, steps and rows."""
 
     make: Callable[[], nn.Module]
     shape: tuple[int, ...]
@@ -99,7 +98,6 @@ class NetworkCase:
     support: int
     query: int
     loss: str
-    goal: float
 
     def problem(self, dtype: torch.dtype, seed: int) -> tuple[nn.Module, Batch, Batch]:
         """The network and both sides, the same numbers in every dtype."""
@@ -116,24 +114,22 @@ class NetworkCase:
         return net, sides[0], sides[1]
 
 
-def _classes(make: Callable[[], nn.Module], *sizes: Any, goal: float) -> NetworkCase:
+def _classes(make: Callable[[], nn.Module], *sizes: Any) -> NetworkCase:
     shape, tasks, steps = sizes
-    return NetworkCase(make, shape, tasks, steps, 5, 15, "cross_entropy", goal)
+    return NetworkCase(make, shape, tasks, steps, 5, 15, "cross_entropy")
 
 
 CASES = {
-    "sine, as a class": NetworkCase(Sine, (1,), 100, 1, 10, 10, "mse", 60),
-    "OmniglotFC, batch norm": _classes(OmniglotFC, (1, 28, 28), 32, 1, goal=5),
-    "OmniglotFC, no norm": _classes(lambda: OmniglotFC(False), (1, 28, 28), 32, 1, goal=5),
+    "sine, as a class": NetworkCase(Sine, (1,), 100, 1, 10, 10, "mse"),
+    "OmniglotFC, batch norm": _classes(OmniglotFC, (1, 28, 28), 32, 1),
+    "OmniglotFC, no norm": _classes(lambda: OmniglotFC(False), (1, 28, 28), 32, 1),
     **{
-        f"OmniglotCNN, 64 channels, T = {tasks}": _classes(
-            OmniglotCNN, (1, 28, 28), tasks, 1, goal=2.5
-        )
+        f"OmniglotCNN, 64 channels, T = {tasks}": _classes(OmniglotCNN, (1, 28, 28), tasks, 1)
         for tasks in (4, 8, 32)
     },
     **{
         f"CNN4, 32 channels, 84 x 84, T = {tasks}, {steps} step(s)": _classes(
-            CNN4, (3, 84, 84), tasks, steps, goal=2
+            CNN4, (3, 84, 84), tasks, steps
         )
         for tasks in (2, 4)
         for steps in (1, 5)

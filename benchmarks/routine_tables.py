@@ -121,16 +121,16 @@ def networks(runs: Sequence[Run]) -> str:
             ours = row["rivals"]["innerloop"]
             cells = [f"{row['case']}, {here['threads']} thread(s)"]
             if "median_s" not in ours:
-                rows.append([*cells, row["backend"], ours["failed"], "-", "-", "-", "-"])
+                rows.append([*cells, row["backend"], ours["failed"], "-", "-", "-"])
                 continue
             cells += [row["backend"], milliseconds(ours["median_s"])]
             for rival in ("plain loop", "torch back end"):
                 gain = row["rivals"][rival].get("times")
                 cells.append("-" if gain is None else f"{gain['median']:.1f}×")
             rate = row["flops"] / ours["median_s"] / 1e9
-            cells += [f"{row['goal']:g}×", f"{rate / here['gemm_gflops']:.0%}"]
+            cells.append(f"{rate / here['gemm_gflops']:.0%}")
             rows.append(cells)
-    header = ["network", "back end", "innerloop", "than the loop", "than torch back end", "goal"]
+    header = ["network", "back end", "innerloop", "than the loop", "than torch back end"]
     return markdown([*header, "of the GEMM rate"], rows)
 
 

@@ -22,6 +22,8 @@ import worker
 from case_names import CASE_NAMES
 
 RESULTS = Path(__file__).resolve().parent / "results"
+QUICK_CASES = ("sinusoid", "sinusoid-5", "omniglot-fc-5", "wide", "hvp")
+QUICK_RIVALS = ("torch_func", "autograd_loop")  # need nothing installed, and nothing compiled
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
             f"routines {', '.join(routines.NAMES_ON[device])}"
             for device in CASE_NAMES
         )
+        + "; quick = a table of this machine in two minutes, from "
+        + f"{', '.join(QUICK_CASES)} against {' and '.join(QUICK_RIVALS)}"
         + "; all = the cases; everything = cases and routines"
         + "; merge FOLDER = keep the files of first_contact.sh",
     )
@@ -177,6 +181,10 @@ def main(arguments: list[str]) -> int:
 
         return merge.main(arguments[1:])
     options = parser().parse_args(arguments)
+    in_short = options.case == ["quick"]
+    if in_short:
+        options.case, options.quick = list(QUICK_CASES), True
+        options.baseline = options.baseline or list(QUICK_RIVALS)
     names = chosen(options.case, options.device)
     if not names and not options.table:
         raise SystemExit("run.py: name at least one CASE, or give --table (see --help)")
@@ -231,6 +239,10 @@ def main(arguments: list[str]) -> int:
             print(_report(result), flush=True)
             if target is not None:
                 save(document, target)
+    if in_short and document["runs"]:
+        import speed_tables
+
+        print(f"\n{speed_tables.in_short(document['runs'])}")
     if target is not None and document["runs"]:
         print(f"written: {os.path.relpath(target)}")
     if options.table:

@@ -79,7 +79,6 @@ def _measure(request: Request, seed: int) -> dict[str, Any]:
         "case": case.name,
         "describe": case.describe(),
         "sizes": case.sizes(),
-        "goal": case.goal,
         "reported_elsewhere": case.reported,
         "flops": {"nominal": flops.nominal(case), "structured": flops.structured(case)},
         "least_bytes": traffic.least_bytes(case, 8 if request.dtype == "float64" else 4),

@@ -29,7 +29,6 @@ DOCUMENTS = (
     "docs/studies.md",
     "docs/torch-compile.md",
     "docs/theory/nonconvex.md",
-    "README.md",
 )
 FIGURE = "docs/images/speed.svg"
 ROOFLINE = "docs/images/roofline.svg"
@@ -69,7 +68,6 @@ def visit(document: dict[str, Any], file: str) -> Run:
 
 TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "speed": speed_tables.speed,
-    "speed-short": speed_tables.speed_short,
     "rivals": speed_tables.rivals,
     "threads": speed_tables.threads,
     "peak": speed_tables.peak,

@@ -45,7 +45,7 @@ def missing() -> str | None:
     try:
         _maml_class()
     except ImportError as error:
-        return f"import failed: {error} (see {SOURCE_VARIABLE} in benchmarks/README.md)"
+        return f"import failed: {error} (see {SOURCE_VARIABLE} in docs/measuring.md)"
     return None
 
 

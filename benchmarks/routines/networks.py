@@ -44,7 +44,6 @@ def _row(request: Request, name: str, case: NetworkCase) -> dict[str, Any]:
             break
     row: dict[str, Any] = {
         "case": name,
-        "goal": case.goal,
         "backend": learner.backend,
         "flops": flops(net, case),
         "rivals": {

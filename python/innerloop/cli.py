@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from innerloop import __version__
 from innerloop._standard_output import run_printing
 
 if TYPE_CHECKING:
@@ -28,9 +29,32 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
 
+    def print_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(f"innerloop {__version__}")
+            raise typer.Exit
+
     @application.callback()
-    def innerloop() -> None:
+    def innerloop(
+        version: bool = typer.Option(
+            False, "--version", callback=print_version, is_eager=True, help="Print the version."
+        ),
+    ) -> None:
         """Batched gradient-based meta-learning: commands."""
+
+    @application.command("info")
+    def info() -> None:
+        """What was built, what is in use on this machine, and how to have the rest."""
+        from innerloop.diagnostics import report
+
+        typer.echo(report())
+
+    @application.command("demo")
+    def demo() -> None:
+        """Time the plain PyTorch loop and innerloop on sine regression, and compare gradients."""
+        from innerloop.demo import show
+
+        show()
 
     application.command("compare", help=HELP)(compare)
     application.add_typer(study())
@@ -40,7 +64,13 @@ def build() -> typer.Typer:
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code; an option that cannot be used gives one line."""
     try:
-        return int(build()(arguments, prog_name="innerloop", standalone_mode=False) or 0)
+        application = build()
+        if arguments == ["compare"]:  # the first command of the README: what this is for, first
+            from innerloop.demo import show
+
+            show()
+            print(flush=True)
+        return int(application(arguments, prog_name="innerloop", standalone_mode=False) or 0)
     except Exception as error:
         if type(error).__name__ == "Abort":  # Ctrl-C outside of a command
             return 130

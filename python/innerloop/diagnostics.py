@@ -1,17 +1,33 @@
-"""The environment report: what is installed, which kernels this machine runs, and why others are
-not there."""
+"""The environment report: what is installed, which kernels this machine runs, why others are not
+there, and how to ask for them."""
 
 from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
+from importlib import metadata, util
 from typing import Any
 
 import numpy
 import torch
 
 from innerloop import _native
+
+EXTRAS = {  # of pyproject.toml, by what their code imports
+    "cli": ("typer", "rich", "pandas", "pyarrow", "scipy", "matplotlib"),
+    "rl": ("gymnasium", "mujoco"),
+    "metaworld": ("metaworld",),
+    "safetensors": ("safetensors",),
+    "tensorboard": ("tensorboard",),
+    "video": ("imageio", "imageio_ffmpeg"),
+    "cluster": ("submitit",),
+}
+HOW_TO_ASK = (
+    "Which kernels a call takes:  il.backend_for(module), learner.explain()",
+    'To have these or an error:   backend="fused"',
+    "Another instruction level:   INNERLOOP_SIMD=baseline (avx2, avx512) in the environment",
+    "To build the CUDA kernels:   INNERLOOP_CUDA=ON pip install . (AUTO: for GPUs that are here)",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -28,6 +44,7 @@ def environment() -> dict[str, Any]:
         "innerloop": _version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "CUDA in torch": torch.version.cuda or "no",
         "numpy": numpy.__version__,
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processors": os.cpu_count(),
@@ -46,11 +63,17 @@ def environment() -> dict[str, Any]:
     if _native.has_cuda_module():
         for name, value in _native.cuda().build_info().items():
             facts[f"build: CUDA {name}"] = value
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if util.find_spec(name) is None]
+        remedy = f'pip install "innerloop[{extra}]"'
+        facts[f"extra: {extra}"] = (
+            f"no: {', '.join(missing)} missing; {remedy}" if missing else "yes"
+        )
     return facts
 
 
 def report() -> str:
-    """Returns the environment as aligned text, one fact a line.
+    """Returns the environment as aligned text, one fact a line, then how to have other kernels.
 
     Example:
         >>> report().splitlines()[0].startswith("innerloop")
@@ -58,7 +81,8 @@ def report() -> str:
     """
     facts = environment()
     width = max(len(name) for name in facts)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+    lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    return "\n".join([*lines, "", *HOW_TO_ASK])
 
 
 def _version() -> str:

@@ -252,7 +252,7 @@ def test_memory_formula_grows_with_steps_and_threads_but_not_with_tasks() -> Non
         assert one < bytes_of(4096, 1, 2, strategy) < 2 * one
 
 
-def fabricated_run(case: str, ours_s: float, jax_s: float, goal: float) -> dict[str, Any]:
+def fabricated_run(case: str, ours_s: float, jax_s: float) -> dict[str, Any]:
     """A speed run as run.py writes it, with two rivals and made-up times."""
 
     def rival(title: str, library: bool, seconds: float) -> dict[str, Any]:
@@ -275,7 +275,6 @@ def fabricated_run(case: str, ours_s: float, jax_s: float, goal: float) -> dict[
         "kind": "speed",
         "case": case,
         "describe": "a network",
-        "goal": goal,
         "flops": {"nominal": 10**6, "structured": 10**6},
         "rivals": {
             "innerloop": ours,
@@ -313,8 +312,8 @@ def results(tmp_path: Path) -> Path:
             "started": started,
             "quick": quick,
             "runs": [
-                fabricated_run("sinusoid", 0.001, jax_s, goal=4.0),
-                fabricated_run("wide", 0.002, 0.001, goal=2.0),
+                fabricated_run("sinusoid", 0.001, jax_s),
+                fabricated_run("wide", 0.002, 0.001),
             ],
         }
         (tmp_path / f"{name}.json").write_text(json.dumps(document))
@@ -332,11 +331,10 @@ def test_tables_come_from_the_newest_complete_runs(results: Path) -> None:
     assert filled.startswith("before\n")
     assert "after\n" in filled
     sinusoid, wide = (line for line in filled.splitlines() if line.startswith("| `"))
-    assert "**5×**" in sinusoid
+    assert "| 5× (5-5) |" in sinusoid
     assert "5 ms JAX" in sinusoid
     assert "250×" in sinusoid
     assert "0.5×" in wide
-    assert "**" not in wide
     assert table.fill(filled, runs) == filled
 
 
@@ -345,9 +343,7 @@ def test_losses_are_listed(results: Path) -> None:
     import table
 
     text = speed_tables.losses(table.newest_runs(results))
-    assert text.count("\n- ") + 1 == 2
-    assert "slower than JAX (0.5×)" in text
-    assert "goal 2×" in text
+    assert text == "- `wide`, 2 thread(s), float32: slower than JAX (0.5×)."
 
 
 def test_every_table_renders_and_unknown_markers_are_refused(results: Path) -> None:
@@ -398,6 +394,33 @@ def test_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.command_line(["sinusoid", "--out", "/a/b/c.json"]).endswith("--out c.json")
 
 
+def test_quick_is_a_table_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Few cases, quick, against rivals that every installation has; nothing is written."""
+    import run
+    import worker
+
+    asked: list[worker.Request] = []
+
+    def measure(request: worker.Request) -> dict[str, Any]:
+        asked.append(request)
+        made = fabricated_run(request.what, 1e-3, 3e-3)
+        made["environment"]["load_average_after"] = [0.1, 0.1, 0.1]
+        return made
+
+    monkeypatch.setattr(worker, "measure", measure)
+    monkeypatch.setattr(run, "save", lambda *_: pytest.fail("a file was written"))
+    assert run.main(["quick"]) == 0
+    assert [request.what for request in asked] == list(run.QUICK_CASES)
+    assert all(request.quick for request in asked)
+    assert {request.baselines for request in asked} == {("innerloop", *run.QUICK_RIVALS)}
+    table = capsys.readouterr().out.partition("\n| case")[2].splitlines()
+    assert table[0] == " | innerloop | JAX | faster | autograd loop | faster | higher | faster |"
+    assert table[2] == "| `sinusoid`: a network | 1 ms | 3 ms | 3× | 250 ms | 250× | - | - |"
+    assert table[-1].endswith("python benchmarks/run.py all")
+
+
 def test_resume_measures_only_what_the_file_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -410,7 +433,7 @@ def test_resume_measures_only_what_the_file_lacks(
         if (request.what, request.threads) in measured or len(measured) == fails_after:
             raise worker.WorkerFailed("stopped")
         measured.append((request.what, request.threads))
-        made = fabricated_run(request.what, 1e-4, 3e-4, 5.0)
+        made = fabricated_run(request.what, 1e-4, 3e-4)
         made["environment"].update(
             threads=request.threads, dtype=request.dtype, load_average_after=[0.1, 0.1, 0.1]
         )

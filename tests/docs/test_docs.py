@@ -40,6 +40,17 @@ def test_python_blocks_run(page, capsys):
     run_page(page)
 
 
+def test_readme_replaces_the_loop_by_the_same_number_and_gradients():
+    torch.manual_seed(0)
+    page = run_page(ROOT / "README.md")
+    net, support, query = page["net"], page["support"], page["query"]
+    found = [p.grad for p in net.parameters()]
+    loss = page["meta_loss"](net, list(zip(*support, *query, strict=True)))
+    torch.testing.assert_close(page["maml"](support, query), loss)
+    for a, b in zip(found, torch.autograd.grad(loss, tuple(net.parameters())), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("library", ["higher", "torchopt"])
 @pytest.mark.filterwarnings("ignore")
 def test_old_loops_have_the_same_gradient(library):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import innerloop
-from innerloop import _native
+from innerloop import _native, cli, diagnostics
 
 HIDE = """
 import sys
@@ -175,6 +175,31 @@ def test_command_is_installed():
         [*command, "--help"], capture_output=True, text=True, timeout=120, check=True
     )
     assert "compare" in run.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("typer") is None, reason="needs innerloop[cli]")
+def test_version_and_info(capfd):
+    assert cli.run(["--version"]) == 0
+    assert capfd.readouterr().out == f"innerloop {innerloop.__version__}\n"
+    assert cli.run(["info"]) == 0
+    assert capfd.readouterr().out == diagnostics.report() + "\n"
+
+
+def test_report_names_extras_as_pyproject_does(monkeypatch):
+    """What an extra installs is what the report looks for; a missing module names its extra."""
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    table = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    for extra, modules in diagnostics.EXTRAS.items():
+        (listed,) = re.findall(rf"^{extra} = \[(.*)\]$", table, re.M)
+        wanted = {re.split(r"[><=;\[]", name)[0] for name in re.findall(r'"([^"]+)"', listed)}
+        assert wanted - {"innerloop"} == {name.replace("_", "-") for name in modules}
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "submitit" else find(name)
+    )
+    text = diagnostics.report()
+    assert 'no: submitit missing; pip install "innerloop[cluster]"' in text
+    assert "INNERLOOP_CUDA=ON pip install ." in text
 
 
 # ---------------------------------------------------------------- the stub of the extension

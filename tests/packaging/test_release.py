@@ -1,0 +1,79 @@
+"""What a release changes in the checkout, and what its files promise."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import innerloop
+
+ROOT = Path(__file__).parents[2]
+HOME, REF = "https://example.org/project", "v1.2.3"
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "release").is_dir(), reason="release/ is not part of this checkout"
+)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The files that a release changes, as they are before."""
+    if "[project.urls]" in (ROOT / "pyproject.toml").read_text(encoding="utf-8"):
+        pytest.skip("this checkout is prepared for a release already")
+    (tmp_path / "release").mkdir()
+    for name in ("README.md", "pyproject.toml", "release/links.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def links(folder, *arguments):
+    """The finished run of the script in a checkout."""
+    command = [sys.executable, str(folder / "release" / "links.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_links_of_the_released_readme_are_absolute_and_lead_to_files(checkout):
+    done = links(checkout, HOME + "/", REF)
+    assert done.returncode == 0, done.stderr
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"(!?)\[[^\[\]]*\]\(([^)]+)\)", text)
+    assert len(targets) > 10
+    for mark, target in targets:
+        if not target.startswith("#"):
+            kind = "raw" if mark else "blob"
+            assert target.startswith(f"{HOME}/{kind}/{REF}/")
+            path = target.removeprefix(f"{HOME}/{kind}/{REF}/").partition("#")[0]
+            assert (ROOT / path).exists(), path
+    assert text.count("\n") == (ROOT / "README.md").read_text(encoding="utf-8").count("\n")
+
+
+def test_release_names_the_project_s_addresses_once(checkout):
+    assert links(checkout, HOME, REF).returncode == 0
+    text = (checkout / "pyproject.toml").read_text(encoding="utf-8")
+    table = text.partition("[project.urls]\n")[2].partition("\n\n")[0]
+    assert f'Source = "{HOME}/tree/{REF}"' in table
+    assert len(table.splitlines()) == 5
+    again = links(checkout, HOME, REF)
+    assert again.returncode == 1
+    assert again.stderr == "links.py: pyproject.toml has [project.urls] already\n"
+
+
+@pytest.mark.parametrize("arguments", [[], [HOME], ["project", REF]], ids=["none", "one", "no-url"])
+def test_wrong_arguments_change_nothing(arguments, checkout):
+    assert links(checkout, *arguments).stderr.startswith("usage: ")
+    for name in ("README.md", "pyproject.toml"):
+        assert (checkout / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_recipe_has_the_version_and_the_requirements():
+    recipe = (ROOT / "release" / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    assert f'  version: "{innerloop.__version__}"\n' in recipe
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (core,) = re.findall(r"^dependencies = \[(.*)\]$", project, re.M)
+    (extra,) = re.findall(r"^cli = \[(.*)\]$", project, re.M)
+    conda = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    for name, floor in re.findall(r'"([a-z]+)>=([\d.]+)"', f"{core}, {extra}"):
+        assert f"- {conda.get(name, name)} >={floor}\n" in recipe
