@@ -41,11 +41,9 @@ def main(given: list[str] | None = None) -> dict[str, Tensor]:
         batch = rl.policy_batch(data, rl.advantages(data), pooled=True)
 
         for _ in range(5):
-            _, grad = rl.objectives.loss_and_grad(
-                params, batch, model=model, loss="pg_clipped", clip=0.3
-            )
+            _, grad = il.loss_and_grad(params, batch, model=model, loss="pg_clipped", clip=0.3)
             for name, leaf in params.items():
-                leaf.grad = grad[name][0]  # the pooled rows are one task
+                leaf.grad = grad[name][0].detach()  # the pooled rows are one task
             adam.step()
         print(f"iteration {iteration}: return {rl.episode_returns(data).mean():.1f}")
     return params

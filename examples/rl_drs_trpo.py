@@ -37,15 +37,16 @@ def main(given: list[str] | None = None) -> dict[str, Tensor]:
 
         data = rl.collect(env, params, model=model, seed=rl.derived(seed, 1))
         batch = rl.policy_batch(data, rl.advantages(data), pooled=True)
-        _, grad = rl.objectives.loss_and_grad(params, batch, model=model, loss="pg_ratio")
+        _, grad = il.loss_and_grad(params, batch, model=model, loss="pg_ratio")
 
         def product(vector, params=params, batch=batch):
-            found = rl.objectives.fisher_product(params, batch, vector, model=model)
+            found = il.fisher_product(params, batch, vector, model=model)
             return {name: leaf[0] for name, leaf in found.items()}
 
         def evaluate(candidate, batch=batch):
-            loss = rl.objectives.losses(candidate, batch, model=model, loss="pg_ratio")
-            return float(loss.mean()), float(rl.objectives.kl(candidate, batch, model=model).mean())
+            no_step = {"model": model, "inner_lr": 0.0, "steps": 0}
+            loss = il.meta_loss(candidate, batch, batch, loss="pg_ratio", **no_step)
+            return float(loss.mean()), float(il.kl(candidate, batch, model=model).mean())
 
         gradient = {name: leaf[0] for name, leaf in grad.items()}
         step = rl.trust_region_step(params, gradient, product, evaluate, max_kl=0.01)

@@ -31,7 +31,7 @@ def main(given: list[str] | None = None) -> dict[str, Tensor]:
     model = il.GaussianMLP([env.observation_size, 64, 64, env.action_size])
     params = model.init(torch.Generator().manual_seed(rl.derived(chosen.seed, 0)))
     adam = torch.optim.Adam([leaf.requires_grad_() for leaf in params.values()], lr=1e-2)
-    inner = {"model": model, "inner_lr": 1e-2, "loss": "pg_ratio"}
+    inner = {"model": model, "inner_lr": 1e-2, "steps": 1, "loss": "pg_ratio"}
 
     for iteration in range(chosen.iterations):
         seed = rl.derived(chosen.seed, 1, iteration)
@@ -39,12 +39,12 @@ def main(given: list[str] | None = None) -> dict[str, Tensor]:
 
         before = rl.collect(env, params, model=model, seed=rl.derived(seed, 1))
         support = rl.policy_batch(before, rl.advantages(before))
-        adapted = rl.objectives.adapt(params, support, **inner)
+        adapted = il.adapt(params, support, **inner)
         after = rl.collect(env, adapted, model=model, seed=rl.derived(seed, 2))
         query = rl.policy_batch(after, rl.advantages(after))
 
         for _ in range(5):
-            step = rl.objectives.meta_grad(
+            step = il.meta_grad(
                 params, support, query, query_loss="pg_clipped", kl_coefficient=5e-4, **inner
             )
             for name, leaf in params.items():

@@ -31,6 +31,7 @@ def main(given: list[str] | None = None) -> dict[str, Tensor]:
     model = il.GaussianMLP([env.observation_size, 64, 64, env.action_size])
     params = model.init(torch.Generator().manual_seed(rl.derived(chosen.seed, 0)))
     inner = {"model": model, "inner_lr": 1e-2, "loss": "pg_loglik"}
+    once = {**inner, "steps": 1}
 
     for iteration in range(chosen.iterations):
         seed = rl.derived(chosen.seed, 1, iteration)
@@ -38,19 +39,19 @@ def main(given: list[str] | None = None) -> dict[str, Tensor]:
 
         before = rl.collect(env, params, model=model, seed=rl.derived(seed, 1))
         support = rl.policy_batch(before, rl.advantages(before))
-        adapted = rl.objectives.adapt(params, support, **inner)
+        adapted = il.adapt(params, support, **once)
         after = rl.collect(env, adapted, model=model, seed=rl.derived(seed, 2))
         query = rl.policy_batch(after, rl.advantages(after))
 
-        meta = rl.objectives.meta_grad(params, support, query, query_loss="pg_ratio", **inner)
+        meta = il.meta_grad(params, support, query, query_loss="pg_ratio", **once)
 
         def product(vector, params=params, rows=(support, query)):
-            return rl.objectives.meta_fisher_product(params, *rows, vector, **inner)
+            return il.meta_fisher_product(params, *rows, vector, **inner)
 
-        def evaluate(candidate, support=support, query=query):
-            moved = rl.objectives.adapt(candidate, support, **inner)
-            loss = rl.objectives.losses(moved, query, model=model, loss="pg_ratio")
-            return float(loss.mean()), float(rl.objectives.kl(moved, query, model=model).mean())
+        def evaluate(candidate, rows=(support, query)):
+            loss = il.meta_loss(candidate, *rows, query_loss="pg_ratio", **once)
+            kl = il.meta_loss(candidate, *rows, query_loss="kl", **once)
+            return float(loss.mean()), float(kl.mean())
 
         step = rl.trust_region_step(params, meta.grad, product, evaluate, max_kl=0.001)
         params = step.params

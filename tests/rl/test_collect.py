@@ -50,7 +50,7 @@ def test_replay(shared, sampling, dtype):
     for row in range(len(data.reward)):
         seen = observation.astype(wanted).reshape(3, 2, -1)
         np.testing.assert_array_equal(data.observation[row], seen)
-        mean = rl.objectives.predict(params, torch.from_numpy(seen), model=model)
+        mean = il.predict(params, torch.from_numpy(seen), model=model)
         np.testing.assert_allclose(data.mean[row], mean, rtol=0, atol=1e-6)
         observation, reward, terminated, truncated = env.step(data.action[row].reshape(6, -1))
         np.testing.assert_array_equal(data.reward[row].ravel(), reward.astype(wanted))
@@ -131,7 +131,11 @@ def test_threads_are_put_back_after_an_error():
         ({"model": il.GaussianMLP([10, 3])}, ValueError, "have 11 inputs for HopperRandParams"),
         ({"model": il.GaussianMLP([11, 2])}, ValueError, "have 3 outputs for HopperRandParams"),
         ({"model": il.MLP([11, 3])}, TypeError, "be an innerloop.GaussianMLP"),
-        ({"model": il.GaussianMLP([11, 8, 3])}, ValueError, "params must hold exactly"),
+        (
+            {"model": il.GaussianMLP([11, 8, 3])},
+            ValueError,
+            r"params\['1.weight'\] must have shape",
+        ),
         ({"seed": -1}, ValueError, "seed must lie"),
         ({"sampling": "all"}, ValueError, "sampling must be one of lanes, published"),
         ({"params": None}, TypeError, "be a dict of tensors"),
@@ -154,5 +158,5 @@ def test_refuses_parameters_of_other_shapes_and_dtypes():
         with pytest.raises(error, match="params"):
             rl.collect(env, {**params, name: leaf}, model=model, seed=0)
     half = {name: leaf.half() for name, leaf in params.items()}
-    with pytest.raises(TypeError, match="all float32 or all float64"):
+    with pytest.raises(TypeError, match="float32 or float64"):
         rl.collect(env, half, model=model, seed=0)

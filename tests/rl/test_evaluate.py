@@ -6,7 +6,6 @@ import torch
 
 import innerloop as il
 from innerloop import rl
-from innerloop.rl import objectives
 from innerloop.rl.seeds import derived
 
 pytest.importorskip("mujoco", reason="needs innerloop[rl]")
@@ -37,7 +36,7 @@ def test_equals_its_definition(name, optimizer):
         expected = rl.episode_returns(data).mean(1)
         np.testing.assert_allclose(found[:, update], expected, rtol=1e-4)
         batch = rl.policy_batch(data, rl.advantages(data))
-        grads = objectives.loss_and_grad(together, batch, model=model, loss="pg_ratio")[1]
+        grads = il.loss_and_grad(together, batch, model=model, loss="pg_ratio")[1]
         for t in range(3):
             for name_, leaf in own[t].items():
                 leaf.grad = grads[name_][t].clone()

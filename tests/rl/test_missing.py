@@ -52,7 +52,7 @@ def test_a_misspelt_name_is_told_first():
     assert "did you mean 'HopperRandParams'?" in run.stderr.splitlines()[-1]
 
 
-def test_data_and_objectives_need_no_extra():
+def test_data_needs_no_extra():
     code = """
 import numpy as np
 zeros = np.zeros((5, 2, 3))

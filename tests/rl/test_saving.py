@@ -41,7 +41,7 @@ def test_refusals(tmp_path):
     path = tmp_path / "policy.safetensors"
     with pytest.raises(TypeError, match=r"rl.save_policy: model must be an innerloop.GaussianMLP"):
         rl.save_policy(path, model.init(), model=il.MLP([3, 2]))
-    with pytest.raises(ValueError, match=r"rl.save_policy: params must hold exactly"):
+    with pytest.raises(ValueError, match=r"rl.save_policy: params must hold"):
         rl.save_policy(path, {"a": torch.ones(2)}, model=model)
     assert not path.exists()
     with pytest.raises(FileNotFoundError):
@@ -69,5 +69,5 @@ def test_a_file_that_was_cut_or_lacks_a_tensor(tmp_path):
     params = safetensors.load(content)
     del params["0.bias"]
     path.write_bytes(safetensors.save(params, header["__metadata__"]))
-    with pytest.raises(ValueError, match=r"rl.load_policy: params must hold exactly"):
+    with pytest.raises(ValueError, match=r"rl.load_policy: params must hold"):
         rl.load_policy(path)

@@ -1,12 +1,12 @@
 """Meta reinforcement learning: batched environments, sampling, advantages, and the four algorithms
 of Gao and Sener (2020). Start at `make`, `train` and `evaluate`; write your own loop with
-`collect`, `advantages`, `policy_batch` and `objectives`.
+`collect`, `advantages`, `policy_batch` and innerloop's operations, whose losses "pg_loglik",
+"pg_ratio", "pg_clipped" and "kl" are the policies' objectives.
 
 Importing needs torch and NumPy alone. The environments need `pip install "innerloop[rl]"`,
 Meta-World `"innerloop[metaworld]"`.
 """
 
-from innerloop.rl import objectives
 from innerloop.rl.advantage import advantages
 from innerloop.rl.comparing import tradeoff
 from innerloop.rl.environment import Environment
@@ -40,7 +40,6 @@ __all__ = [
     "from_gymnasium",
     "load_policy",
     "make",
-    "objectives",
     "policy_batch",
     "published_iterations",
     "published_settings",

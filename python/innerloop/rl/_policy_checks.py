@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
+from innerloop import _checks as core
 from innerloop.policies import GaussianMLP
 from innerloop.rl import _checks
 from innerloop.rl.environment import Environment
@@ -29,18 +29,4 @@ def check_policy(
 
 def check_params(op: str, params: Mapping[str, Tensor], model: GaussianMLP, tasks: int) -> None:
     """Raises if parameters are not those of a policy, shared or for so many tasks."""
-    if not isinstance(params, Mapping):
-        _checks.refuse_type(op, "params", "be a dict of tensors", type(params).__name__)
-    if set(params) != set(model.names):
-        _checks.refuse(op, "params", f"hold exactly {', '.join(model.names)}", ", ".join(params))
-    dtypes = {params[name].dtype for name in model.names}
-    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
-        _checks.refuse_type(op, "params", "be all float32 or all float64", sorted(map(str, dtypes)))
-    for name, shape in model.shapes.items():
-        if tuple(params[name].shape) not in (shape, (tasks, *shape)):
-            _checks.refuse(
-                op,
-                f"params[{name!r}]",
-                f"have shape {list(shape)} or {[tasks, *shape]}",
-                list(params[name].shape),
-            )
+    core.check_params(op, "params", params, model.leaves, tasks)

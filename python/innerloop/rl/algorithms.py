@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from innerloop.policies import GaussianMLP, PolicyBatch
-from innerloop.rl import objectives, settings
-from innerloop.rl._policy_losses import Leaves
+from innerloop._one_task import Leaves
+from innerloop.functional import adapt, loss_and_grad, meta_grad, meta_loss
+from innerloop.policies import LOG_STD, GaussianMLP, PolicyBatch
+from innerloop.policy_products import fisher_product, kl, meta_fisher_product
+from innerloop.rl import settings
 from innerloop.rl.advantage import advantages
 from innerloop.rl.environment import Environment
 from innerloop.rl.ranks import mean_leaves, mean_numbers
@@ -117,7 +120,7 @@ class Algorithm(Generic[S]):
             "success": shares[0] if shares else None,
             "adapted_success": shares[1] if shares and adapts else None,
             "steps": world * sum(phase.rollouts.steps for phase in phases),
-            "entropy": float(objectives.entropy(self.params, model=self.model)),
+            "entropy": entropy(self.params, self.model),
             "sampling_seconds": sum(phase.seconds for phase in phases),
             **rest,
         }
@@ -159,14 +162,14 @@ class JointPPO(WithAdam[settings.PPO]):
         phase = self.sample(self.params, derived(seed, BEFORE))
         first = None
         for _ in range(chosen.epochs):
-            loss, grad = objectives.loss_and_grad(
+            loss, grad = loss_and_grad(
                 self.params, phase.batch, model=self.model, loss="pg_clipped", clip=chosen.clip
             )
             first = loss if first is None else first
             self.descend(self.mean({name: leaf[0] for name, leaf in grad.items()}))
         assert first is not None, "epochs is at least 1"
-        kl = objectives.kl(self.params, phase.batch, model=self.model)
-        return self.row([phase], loss=self.mean_of(first), kl=self.mean_of(kl))
+        moved = kl(self.params, phase.batch, model=self.model)
+        return self.row([phase], loss=self.mean_of(first), kl=self.mean_of(moved))
 
 
 class ProMP(WithAdam[settings.ProMP]):
@@ -185,14 +188,14 @@ class ProMP(WithAdam[settings.ProMP]):
 
     def improve(self, seed: int) -> Row:
         chosen = self.settings
-        inner: dict[str, Any] = {"model": self.model, "inner_lr": chosen.inner_lr}
+        inner: dict[str, Any] = {"model": self.model, "inner_lr": chosen.inner_lr, "steps": 1}
         inner |= {"loss": "pg_ratio", "clip": chosen.clip}
         before = self.sample(self.params, derived(seed, BEFORE))
-        adapted = objectives.adapt(self.params, before.batch, **inner)
+        adapted = adapt(self.params, before.batch, **inner)
         after = self.sample(adapted, derived(seed, AFTER))
         first = None
         for _ in range(chosen.epochs):
-            step = objectives.meta_grad(
+            step = meta_grad(
                 self.params,
                 before.batch,
                 after.batch,
@@ -204,14 +207,14 @@ class ProMP(WithAdam[settings.ProMP]):
             first = step.loss if first is None else first
             self.descend(self.mean(step.grad))
         assert first is not None, "epochs is at least 1"
-        kl = self.mean_of(objectives.kl(self.params, before.batch, model=self.model))
+        moved = self.mean_of(kl(self.params, before.batch, model=self.model))
         row = self.row(
             [before, after],
             loss=self.mean_of(first),
-            kl=kl,
+            kl=moved,
             kl_coefficient=self.kl_coefficient,
         )
-        self.kl_coefficient = adapted_coefficient(self.kl_coefficient, kl, chosen.kl_target)
+        self.kl_coefficient = adapted_coefficient(self.kl_coefficient, moved, chosen.kl_target)
         return row
 
 
@@ -223,15 +226,17 @@ class JointTRPO(Algorithm[settings.TRPO]):
     def improve(self, seed: int) -> Row:
         phase = self.sample(self.params, derived(seed, BEFORE))
         batch, model = phase.batch, self.model
-        _, grad = objectives.loss_and_grad(self.params, batch, model=model, loss="pg_ratio")
+        _, grad = loss_and_grad(self.params, batch, model=model, loss="pg_ratio")
 
         def product(vector: Mapping[str, Tensor]) -> Leaves:
-            found = objectives.fisher_product(self.params, batch, vector, model=model)
+            found = fisher_product(self.params, batch, vector, model=model)
             return self.mean({name: leaf[0] for name, leaf in found.items()})
 
         def evaluate(params: Mapping[str, Tensor]) -> tuple[float, float]:
-            loss = objectives.losses(params, batch, model=model, loss="pg_ratio")
-            return self.mean_of(loss), self.mean_of(objectives.kl(params, batch, model=model))
+            loss = meta_loss(
+                params, batch, batch, model=model, inner_lr=0.0, steps=0, loss="pg_ratio"
+            )
+            return self.mean_of(loss), self.mean_of(kl(params, batch, model=model))
 
         gradient = self.mean({name: leaf[0] for name, leaf in grad.items()})
         return self.row([phase], **self.search(gradient, product, evaluate))
@@ -268,26 +273,25 @@ class TRPOMAML(JointTRPO):
     def improve(self, seed: int) -> Row:
         chosen, model = self.settings, self.model
         inner: dict[str, Any] = {"model": model, "inner_lr": chosen.inner_lr, "loss": "pg_loglik"}
+        once: dict[str, Any] = {**inner, "steps": 1}
         before = self.sample(self.params, derived(seed, BEFORE))
-        after = self.sample(
-            objectives.adapt(self.params, before.batch, **inner), derived(seed, AFTER)
-        )
+        after = self.sample(adapt(self.params, before.batch, **once), derived(seed, AFTER))
         support, query = before.batch, after.batch
 
         def product(vector: Mapping[str, Tensor]) -> Leaves:
             return self.mean(
-                objectives.meta_fisher_product(
+                meta_fisher_product(
                     self.params, support, query, vector, order=chosen.order, **inner
                 )
             )
 
         def evaluate(params: Mapping[str, Tensor]) -> tuple[float, float]:
-            adapted = objectives.adapt(params, support, **inner)
-            loss = objectives.losses(adapted, query, model=model, loss="pg_ratio")
-            return self.mean_of(loss), self.mean_of(objectives.kl(adapted, query, model=model))
+            loss = meta_loss(params, support, query, query_loss="pg_ratio", **once)
+            moved = meta_loss(params, support, query, query_loss="kl", **once)
+            return self.mean_of(loss), self.mean_of(moved)
 
-        step = objectives.meta_grad(
-            self.params, support, query, query_loss="pg_ratio", order=chosen.order, **inner
+        step = meta_grad(
+            self.params, support, query, query_loss="pg_ratio", order=chosen.order, **once
         )
         return self.row([before, after], **self.search(self.mean(step.grad), product, evaluate))
 
@@ -300,6 +304,12 @@ def adapted_coefficient(coefficient: float, kl: float, target: float | None) -> 
     if kl < target / 1.5:
         return coefficient / 2
     return coefficient * 2 if kl > target * 1.5 else coefficient
+
+
+def entropy(params: Mapping[str, Tensor], model: GaussianMLP) -> float:
+    """Returns the entropy of a policy's actions, in nats."""
+    s = params[LOG_STD].clamp(min=model.min_log_std)
+    return float((s + 0.5 * math.log(2 * math.pi * math.e)).sum())
 
 
 def check_finite(grad: Mapping[str, Tensor]) -> None:

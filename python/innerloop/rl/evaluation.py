@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from innerloop.functional import loss_and_grad
 from innerloop.policies import GaussianMLP
-from innerloop.rl import _checks, objectives
+from innerloop.rl import _checks
 from innerloop.rl._policy_checks import check_policy
 from innerloop.rl.advantage import advantages
 from innerloop.rl.environment import Environment
@@ -118,7 +119,8 @@ def evaluate(
                 advantage = advantages(data, discount=discount, gae_lambda=gae_lambda)
                 like = next(iter(adapting.params.values()))
                 batch = policy_batch(data, advantage, like=like)
-                adapting.step(objectives.loss_and_grad(adapting.params, batch, model=model)[1])
+                _, grad = loss_and_grad(adapting.params, batch, model=model, loss="pg_loglik")
+                adapting.step(grad)
     return sum_array(result, env.world)
 
 

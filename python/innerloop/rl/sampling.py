@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from innerloop import _one_task
+from innerloop.functional import predict
 from innerloop.policies import LOG_STD, GaussianMLP
 from innerloop.rl import _checks
 from innerloop.rl._policy_checks import check_policy
@@ -51,7 +51,7 @@ def collect(
         RuntimeError: the environment has no tasks.
 
     Cost: H calls of `env.step`; acting takes 2 P operations a lane, on one torch thread (the
-        number of threads is put back), since OpenMP teams spin between such short pieces of work.
+        number of threads is put back): pieces of work this short are not worth sharing.
 
     Source: Gao and Sener 2020; Rothfuss et al. 2019 (sampler).
 
@@ -107,34 +107,22 @@ def collect(
 
 
 class Actor:
-    """A policy's means for all lanes: one product a layer, with each task's own weights."""
+    """A policy that acts in all lanes at once, each task with its own parameters."""
 
     def __init__(
         self, params: Mapping[str, Tensor], model: GaussianMLP, tasks: int, rollouts: int
     ) -> None:
-        found = {name: params[name].detach().cpu() for name in model.names}
-        self.dtype = np.dtype("float64" if found[LOG_STD].dtype is torch.float64 else "float32")
-        shared = all(found[name].ndim == len(shape) for name, shape in model.shapes.items())
-        groups = 1 if shared else tasks
-        self._rows = (groups, tasks * rollouts // groups)
-        self._layers = []
-        for layer in model.network.layers:
-            assert layer.bias is not None
-            weight = found[layer.weight].expand(groups, layer.outputs, layer.inputs)
-            bias = found[layer.bias]
-            bias = bias[:, None] if bias.ndim == 2 else bias
-            bias = bias.expand(groups, 1, layer.outputs)
-            self._layers.append((layer, weight.mT.contiguous(), bias))
-        log_std = found[LOG_STD].clamp(min=model.min_log_std).expand(tasks, -1)
+        self._params = {name: params[name].detach().cpu() for name in model.names}
+        self._model, self._tasks = model, tasks
+        log_std = self._params[LOG_STD].clamp(min=model.min_log_std).expand(tasks, -1)
         self.log_std: Array = log_std.numpy().copy()  # [T, k]
+        self.dtype = self.log_std.dtype
         self.std: Array = np.repeat(np.exp(self.log_std), rollouts, axis=0)  # [B, k]
 
     def means(self, observation: Array) -> Array:
         """Means [B, k] for observations [B, d]."""
-        h = torch.from_numpy(observation).reshape(*self._rows, -1)
-        for layer, weight, bias in self._layers:
-            h = _one_task.activate(layer.activation, torch.baddbmm(bias, h, weight), layer.slope)
-        found: Array = h.reshape(len(observation), -1).numpy()
+        x = torch.from_numpy(observation).reshape(self._tasks, -1, self._model.inputs)
+        found: Array = predict(self._params, x, model=self._model).flatten(0, 1).numpy()
         return found
 
 

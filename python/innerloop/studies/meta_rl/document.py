@@ -14,6 +14,7 @@ from innerloop.studies.meta_rl.summary import Comparison, comparisons, mean_and_
 from innerloop.studies.meta_rl.units import ADAPTS, PUBLISHED, Unit, all_units
 
 FORMAT = "innerloop.study.meta-rl/1"
+REVISION = 2  # counts changes of the numbers, their rounding included, that no version shows
 BASE = ("mujoco", "gymnasium")
 
 Results = dict[str, dict[str, Any]]  # of finished units, by name
@@ -34,6 +35,7 @@ def describe_run(settings: Settings) -> dict[str, Any]:
     """Everything that determines the numbers; its digest is the run's key."""
     return {
         "study": "meta-rl",
+        "revision of the numbers": REVISION,
         "config": settings.fingerprint(),
         "versions": simulator_versions(settings),
     }
