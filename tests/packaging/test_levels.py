@@ -128,7 +128,7 @@ def test_environment_with_an_unknown_level_is_reported():
         "il.predict(model.init(), torch.ones(1, 1, 1), model=model, backend='fused')"
     )
     run = python(code, INNERLOOP_SIMD="avx9")
-    assert "backend='torch'" in run.stdout
+    assert "backend='batched'" in run.stdout
     assert run.stderr.splitlines()[-1].startswith("NotImplementedError: predict: backend")
     assert "INNERLOOP_SIMD must be one of" in run.stderr.splitlines()[-1]
 
