@@ -88,7 +88,7 @@ class Learner(nn.Module):
                 inner_lr, learn=learn_inner_lr, steps=steps, leaves=adapted, like=like, op=op
             )
         if backend in ("fused", "batched"):
-            refusal = refusal_for(module, like.device, backend, self._objective)
+            refusal = refusal_for(module, like.device, backend, (self._objective,))
             if refusal:
                 _checks.refuse_backend(op, refusal, backend)
 
@@ -106,7 +106,7 @@ class Learner(nn.Module):
             return Choice("torch", 'backend="torch" was asked for')
         device = next(self.module.parameters()).device
         model = self._description.of(self.module)[0]
-        return choice_for(model, device, self._backend, self._objective)
+        return choice_for(model, device, self._backend, (self._objective,))
 
     @property
     def backend(self) -> str:
