@@ -362,6 +362,19 @@ def test_frozen_and_unused_parameters():
     assert torch.equal(net.unused.grad, torch.zeros(2, dtype=torch.float64))
 
 
+def test_integer_parameters_are_constant_in_every_step():
+    net, _ = build("pools")
+    net.register_parameter("number", nn.Parameter(torch.tensor([3, 4]), requires_grad=False))
+    _, _, (support, _) = learner_and_sides()
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    options = {"model": net, "inner_lr": 0.1, "steps": 2, "stepwise": True}
+    found, wanted = (
+        il.adapt(params, support, backend=backend, **options) for backend in ("batched", "torch")
+    )
+    assert found["number"].shape == (TASKS, 3, 2)
+    assert_close(found, wanted, 1e-10, floor=FLOOR)
+
+
 def test_parameters_of_a_loss_go_to_the_torch_back_end():
     class Scaled(nn.Module):
         """mse with a learned scale."""

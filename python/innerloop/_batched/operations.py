@@ -133,7 +133,9 @@ class Batched:
         names, constants = list(joined), list(joined.values())
         inputs = [*params.values(), *_tensors(inner_lr)]
         result = dict(zip(names, as_constants("adapt", constants, inputs), strict=True))
-        return {k: result[k] if k in result else _spread(v, tasks) for k, v in params.items()}
+        front = (tasks, steps + 1) if stepwise else (tasks,)
+        constant = {k: v.expand(*front, *v.shape) for k, v in params.items() if k not in result}
+        return {k: result[k] if k in result else constant[k] for k in params}
 
     def meta_loss(
         self,
@@ -388,8 +390,3 @@ def _tensors(inner_lr: InnerLr) -> list[Tensor]:
     """Returns the rates that are tensors."""
     values = inner_lr.values() if isinstance(inner_lr, Mapping) else [inner_lr]
     return [value for value in values if isinstance(value, Tensor)]
-
-
-def _spread(value: Tensor, tasks: int) -> Tensor:
-    """Returns a constant for every task."""
-    return value.expand(tasks, *value.shape)
