@@ -203,6 +203,41 @@ def test_losses(name):
     assert_close(found.grad, wanted.grad, 1e-10)
 
 
+def test_log_probabilities_as_outputs_are_cross_entropy():
+    net, shape = build("smooth")
+    generator = torch.Generator().manual_seed(4)
+    sides = [
+        (
+            torch.randn(TASKS, rows, *shape, generator=generator, dtype=torch.float64),
+            torch.randint(3, (TASKS, rows), generator=generator),
+        )
+        for rows in (4, 5)
+    ]
+    found = []
+    for model, loss in (
+        (nn.Sequential(*net, nn.LogSoftmax(1)), F.nll_loss),
+        (net, "cross_entropy"),
+    ):
+        params = {k: v.detach() for k, v in model.named_parameters()}
+        options = {"inner_lr": 0.1, "steps": 3, "loss": loss, "backend": "batched"}
+        found.append(il.meta_grad(params, *sides, model=model, **options))
+    assert_close(found[0].grad, found[1].grad, 1e-10)
+    assert_close(found[0].loss, found[1].loss, 1e-12)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_sizes_of_ceiled_pools_are_those_of_torch(kernel, stride, padding):
+    for pool in (nn.MaxPool1d, nn.AvgPool1d):
+        net = nn.Sequential(nn.Conv1d(1, 1, 1), pool(kernel, stride, padding, ceil_mode=True))
+        params = {k: v.detach() for k, v in net.named_parameters()}
+        for size in range(3, 9):
+            x = torch.randn(2, 3, 1, size)
+            outputs = il.predict(params, x, model=net, backend="batched")
+            torch.testing.assert_close(outputs, torch.stack([net(rows) for rows in x]).detach())
+
+
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("kind", ["number", "leaf_steps", "element"])
 @pytest.mark.parametrize("family", ["wide", "conv4"])
