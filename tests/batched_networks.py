@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def norm(channels, dims=2, **options):
@@ -61,7 +62,7 @@ class PlainBlock(nn.Module):
 def signed(module):
     """The module with weights of norms of both signs, and one of zero."""
     for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._NormBase) and part.weight is not None:
+        if isinstance(part, _NormBase) and part.weight is not None:
             with torch.no_grad():
                 part.weight.copy_(torch.linspace(-1, 1, len(part.weight)))
                 part.weight[0] = 0 if len(part.weight) > 4 else -0.5
@@ -165,6 +166,46 @@ FAMILIES = {
         ),
         (2, 8, 8),
     ),
+    "ceiled pools": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            norm(4),
+            nn.ReLU(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Conv2d(4, 4, 1),
+            nn.MaxPool2d((2, 3), (3, 2), (1, 1), ceil_mode=True),
+            nn.Softplus(),
+            nn.AvgPool2d(2, ceil_mode=True),
+            nn.AvgPool2d(2, 1, 1, ceil_mode=True, count_include_pad=False),
+            nn.Flatten(),
+            nn.Linear(24, 3),
+        ),
+        (2, 9, 11),
+    ),
+    "instance norm": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 4, 3),
+            nn.InstanceNorm2d(4, affine=True),
+            nn.SiLU(),
+            nn.Conv2d(4, 3, 2),
+            nn.InstanceNorm2d(3),
+            nn.Tanh(),
+            nn.Flatten(),
+            nn.Linear(27, 3),
+        ),
+        (2, 6, 6),
+    ),
+    "log softmax": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 6),
+            nn.LogSoftmax(1),
+            nn.Tanh(),
+            nn.Linear(6, 3),
+            nn.LogSoftmax(-1),
+            nn.Tanh(),
+        ),
+        (4,),
+    ),
     "row norms": (
         lambda: nn.Sequential(
             nn.Linear(4, 6),
@@ -179,7 +220,12 @@ FAMILIES = {
     ),
     "constant norm": (
         lambda: nn.Sequential(
-            nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 3)
+            nn.Conv2d(2, 3, 3),
+            nn.BatchNorm2d(3),
+            nn.Tanh(),
+            nn.InstanceNorm2d(3, affine=True, track_running_stats=True),
+            nn.Flatten(),
+            nn.Linear(27, 3),
         ).eval(),
         (2, 5, 5),
     ),
@@ -200,7 +246,7 @@ FAMILIES = {
     "residual": (Residual, (2, 5, 5)),
     "used twice": (Twice, (4,)),
 }
-WITH_BATCH_STATISTICS = ("batch norm", "conv4", "strided", "residual")
+WITH_BATCH_STATISTICS = ("batch norm", "conv4", "strided", "residual", "ceiled pools")
 
 
 def build(name, seed=0, dtype=torch.float64):
@@ -209,7 +255,7 @@ def build(name, seed=0, dtype=torch.float64):
     torch.manual_seed(seed)
     net = make().to(dtype)
     for part in net.modules():
-        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
+        if isinstance(part, _NormBase) and part.running_mean is not None:
             part.running_mean.normal_()
             part.running_var.uniform_(0.5, 2.0)
     return net, shape

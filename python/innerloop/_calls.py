@@ -29,7 +29,7 @@ from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
 from innerloop._storage import check_memory
 from innerloop.models import MLP
-from innerloop.objectives import Loss, Objective, resolve, suited
+from innerloop.objectives import Loss, resolve, suited
 
 
 class Call(NamedTuple):
@@ -123,8 +123,7 @@ def meta_call(
     if op == "meta_grad":  # in the derivative of a weighted mean the weights are one themselves
         data["task_weight"] = task_weight
     tasks = support_parts[0].shape[0]
-    unbatched = why_unbatched(objective, outer, momentum)
-    ready = prepare(op, model, backend, params, tasks, data, (objective, outer), unbatched)
+    ready = prepare(op, model, backend, params, tasks, data, (objective, outer))
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     support_side = prepare_batch(op, "support", support_parts, objective, ready)
@@ -140,11 +139,11 @@ def meta_call(
             "inner_lr": inner_lr,
             "steps": steps,
             "loss": objective,
+            "query_loss": outer,
+            "momentum": momentum,
             "order": order,
             "adapt_params": adapted,
         }
-        if unbatched:
-            torch_options |= {"query_loss": outer, "momentum": momentum}
         sides = support_side, query_side
         given = Arguments(ready.params)
         return Call(
@@ -189,15 +188,6 @@ def check_room(
         ready.like.element_size() * numbers * steps,
         "take fewer steps or fewer tasks at a time",
     )
-
-
-def why_unbatched(objective: Objective, outer: Objective, momentum: float = 0.0) -> str:
-    """Returns what about a call the batched operations do not have; empty if nothing."""
-    if objective.is_policy:
-        return "batched operations have no policy objectives"
-    if outer is not objective:
-        return "batched operations have one loss for both sides"
-    return "batched operations have no momentum" if momentum else ""
 
 
 def inner_loop(

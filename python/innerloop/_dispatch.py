@@ -58,26 +58,26 @@ def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str 
     """
     _checks.check_model("backend_for", model)
     objective = resolve("backend_for", loss)
-    return choice_for(model, torch.device(device), "auto", objective)
+    return choice_for(model, torch.device(device), "auto", (objective,))
 
 
 def choice_for(
-    model: Model, device: torch.device, backend: str, objective: Objective | None = None
+    model: Model, device: torch.device, backend: str, objectives: Sequence[Objective] = ()
 ) -> Choice:
-    """Returns the back end that "auto", "fused" or "batched" comes to for a model and a loss (None:
-    none is taken); the last two raise instead of falling back."""
+    """Returns the back end that "auto", "fused" or "batched" comes to for a model and losses; the
+    last two raise instead of falling back."""
     network = Network(model, (), "") if isinstance(model, MLP) else expected_network(model)
-    return _chosen(network, device, backend, objective)
+    return _chosen(network, device, backend, objectives)
 
 
 def refusal_for(
-    model: Model, device: torch.device, backend: str, objective: Objective | None
+    model: Model, device: torch.device, backend: str, objectives: Sequence[Objective]
 ) -> str:
     """Returns why a back end that is asked for cannot be had, if that is known before a batch is;
     else an empty text."""
     if isinstance(model, nn.Module) and expected_network(model).is_unsure:
         return ""
-    choice = choice_for(model, device, backend, objective)
+    choice = choice_for(model, device, backend, objectives)
     return "" if choice.backend == backend else choice.reason
 
 
@@ -85,9 +85,8 @@ def _chosen(
     network: Network,
     device: torch.device,
     backend: str,
-    objective: Objective | None,
+    objectives: Sequence[Objective],
     differentiated: str = "",
-    unbatched: str = "",
 ) -> Choice:
     """Returns the back end of a network: fused, else batched, else torch, as far as `backend` lets
     it be chosen."""
@@ -96,7 +95,6 @@ def _chosen(
     mlp = network.mlp
     reason = ""
     if backend != "batched":
-        objectives = () if objective is None else (objective,)
         reason = network.reason or _unavailable(device, backend, *objectives)
         if differentiated and not reason:
             reason = (
@@ -107,10 +105,11 @@ def _chosen(
             assert mlp is not None
             kind = "CUDA" if device.type == "cuda" else "CPU"
             return Choice("fused", f"fused {kind} kernels for {mlp.key}")
-        if network.reason and objective is not None and objective.reason:
-            reason += f"; {objective.reason}"
+        of_loss = next((each.reason for each in objectives if each.reason), "")
+        if network.reason and of_loss:
+            reason += f"; {of_loss}"
     if backend != "fused":
-        other = unbatched or _not_batched(network, differentiated)
+        other = _not_batched(network, objectives, differentiated)
         if not other:
             asked = "asked for" if backend == "batched" else f"since {reason}"
             return Choice("batched", f"batched operations over the tasks, {asked}")
@@ -119,8 +118,10 @@ def _chosen(
     return Choice("torch", reason)
 
 
-def _not_batched(network: Network, differentiated: str) -> str:
-    """Returns why a network has no batched operations; empty if it has."""
+def _not_batched(network: Network, objectives: Sequence[Objective], differentiated: str) -> str:
+    """Returns why a network has no batched operations for some losses; empty if it has."""
+    if any(each.is_policy for each in objectives):
+        return "batched operations have no policy objectives"
     if network.mlp is None and not network.programs:
         return network.reason
     if torch.compiler.is_compiling():
@@ -195,7 +196,6 @@ def prepare(
     tasks: int,
     data: Mapping[str, Any],
     objectives: Sequence[Objective] = (),
-    unbatched: str = "",
 ) -> Prepared:
     """Returns the checked parameters and the back end for one call; warns once per kind of
     fallback. `data` are, by name, what the fused operations have no derivative in."""
@@ -213,20 +213,19 @@ def prepare(
     wanted = "" if backend == "torch" else _differentiated(op, data)
     if wanted and backend == "fused" and not _unavailable(like.device, backend, *objectives):
         _checks.refuse_data_grad(op, wanted)
-    without_kernel = [each for each in objectives if each.reason]
-    objective = next(iter((*without_kernel, *objectives)), None)
-    choice = _chosen(network, like.device, backend, objective, wanted, unbatched)
+    choice = _chosen(network, like.device, backend, objectives, wanted)
     if choice.backend == "fused":
         assert mlp is not None
         fused = Prepared(mlp, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
         if not network.programs or _confirmed(model, network, params, data, fused):
             return fused
-        return prepare(op, model, backend, params, tasks, data, objectives, unbatched)
+        return prepare(op, model, backend, params, tasks, data, objectives)
     batched = None
     if choice.backend == "batched" and tasks:
         batched = _batched(model, network, leaves, data)
-        if objective is not None and _loss_varies(objective, batched, data, like):
-            choice = Choice("torch", f"the loss {objective.name} has variables of its own")
+        varying = _varying(objectives, batched, data, like)
+        if varying is not None:
+            choice = Choice("torch", f"the loss {varying.name} has variables of its own")
             batched = None
     if choice.backend == "torch" and backend != "torch":
         _fall_back(op, model, backend, choice.reason)
@@ -240,7 +239,7 @@ def prepare(
     ready = Prepared(None, leaves, values, like, 0, 0, True, tasks, model, batched)
     if batched is None or _confirmed(model, network, params, data, ready):
         return ready
-    return prepare(op, model, backend, params, tasks, data, objectives, unbatched)
+    return prepare(op, model, backend, params, tasks, data, objectives)
 
 
 def _batched(
@@ -260,13 +259,18 @@ def _batched(
     return Batched(programs, shapes, buffers)
 
 
-def _loss_varies(
-    objective: Objective, batched: Batched, data: Mapping[str, Any], like: Tensor
-) -> bool:
-    """Says whether a loss is to be differentiated in more than the outputs."""
-    name = next(iter(data)).removesuffix("x")
-    x, y = data[f"{name}x"], data[f"{name}y"]
-    return has_variables(objective, batched.output_shape(x), y, like)
+def _varying(
+    objectives: Sequence[Objective], batched: Batched, data: Mapping[str, Any], like: Tensor
+) -> Objective | None:
+    """Returns a loss that is to be differentiated in more than the outputs; one loss for both sides
+    is asked on the first."""
+    sides = [name.removesuffix("x") for name in data if name.endswith("x")]
+    distinct = {id(each): each for each in objectives}.values()
+    for objective, name in zip(distinct, sides, strict=False):
+        x, y = data[f"{name}x"], data[f"{name}y"]
+        if has_variables(objective, batched.output_shape(x), y, like):
+            return objective
+    return None
 
 
 def _confirmed(

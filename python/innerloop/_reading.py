@@ -622,6 +622,40 @@ def _group_norm(
     return recorder.add("group_norm", [input], shape, options, (weight, bias))
 
 
+@_known(F.instance_norm)
+def _instance_norm(
+    recorder: _Recorder,
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    shape = recorder.shape(input)
+    if len(shape) < 2 or (use_input_stats and size_of(shape[1:]) < 2):
+        recorder.stop("statistics of one value", F.instance_norm)
+    if not use_input_stats:
+        leaves = (weight, bias, running_mean, running_var)
+        return recorder.add("fixed_norm", [input], shape, (float(eps),), leaves)
+    if running_mean is not None or running_var is not None:
+        recorder.stop("it updates running statistics", F.instance_norm)
+    return recorder.add("group_norm", [input], shape, (float(eps), shape[0]), (weight, bias))
+
+
+@_known(F.log_softmax, torch.log_softmax, Tensor.log_softmax)
+def _log_softmax(
+    recorder: _Recorder, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+) -> Any:
+    shape = recorder.shape(input)
+    axis = None if dim is None else int(dim) % (len(shape) + 1)
+    if not axis or dtype not in (None, recorder.dtype):
+        recorder.stop("only one over an axis of the rows, in their dtype, can be read")
+    return recorder.add("log_softmax", [input], shape, (axis,))
+
+
 # ---------------------------------------------------------------- pooling
 
 
@@ -634,13 +668,13 @@ def _pooled(
     dilation: tuple[int, ...],
     ceil_mode: bool,
 ) -> Shape:
-    """Returns the sizes of a row after pooling, by torch's rule."""
-    if ceil_mode:
-        recorder.stop("pooling with ceil_mode=True")
-    sizes = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(shape[1:], kernel, stride, padding, dilation, strict=True)
-    )
+    """Returns the sizes of a row after pooling, by torch's rule: with `ceil_mode` a window may go
+    over the end if it begins before it."""
+    sizes = []
+    for n, k, s, p, d in zip(shape[1:], kernel, stride, padding, dilation, strict=True):
+        steps, rest = divmod(n + 2 * p - d * (k - 1) - 1, s)
+        more = ceil_mode and rest > 0 and (steps + 1) * s < n + p
+        sizes.append(steps + 1 + more)
     if min(sizes) < 1 or any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         recorder.stop(f"windows of {list(kernel)} do not fit rows of {list(shape)}")
     return (shape[0], *sizes)
@@ -666,7 +700,7 @@ def _max_pool(axes: int) -> Handler:
         strides = _numbers(recorder, stride, axes) if stride else kernel
         paddings, dilations = (_numbers(recorder, v, axes) for v in (padding, dilation))
         after = _pooled(recorder, shape, kernel, strides, paddings, dilations, ceil_mode)
-        options = (kernel, strides, paddings, dilations)
+        options = (kernel, strides, paddings, dilations, bool(ceil_mode))
         return recorder.add("max_pool", [input], after, options)
 
     return handler
@@ -692,7 +726,7 @@ def _avg_pool(axes: int) -> Handler:
         strides = _numbers(recorder, stride, axes) if stride else kernel
         paddings = _numbers(recorder, padding, axes)
         after = _pooled(recorder, shape, kernel, strides, paddings, (1,) * axes, ceil_mode)
-        options = (kernel, strides, paddings, bool(count_include_pad))
+        options = (kernel, strides, paddings, bool(ceil_mode), bool(count_include_pad))
         return recorder.add("avg_pool", [input], after, options)
 
     return handler

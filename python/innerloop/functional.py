@@ -14,7 +14,7 @@ from torch import Tensor
 
 from innerloop import _autograd, _checks
 from innerloop._arguments import Arguments
-from innerloop._calls import check_room, inner_loop, leaf_dict, meta_call, why_unbatched
+from innerloop._calls import check_room, inner_loop, leaf_dict, meta_call
 from innerloop._dispatch import (
     Choice,
     Model,
@@ -423,8 +423,7 @@ def adapt(
     parts = _checks.check_batch(op, "support", support)
     objective = suited(objective, parts)
     data = data_of("support", parts)
-    unbatched = why_unbatched(objective, objective, momentum)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), unbatched)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, objective, ready)
@@ -444,9 +443,9 @@ def adapt(
         inner_lr=inner_lr,
         steps=steps,
         loss=objective,
+        momentum=momentum,
         adapt_params=adapted,
         stepwise=stepwise,
-        **({"momentum": momentum} if momentum else {}),
     )
     return adapted_leaves
 
@@ -492,8 +491,7 @@ def hvp(
     parts = _checks.check_batch(op, "batch", batch)
     objective = suited(objective, parts)
     data = data_of("batch", parts)
-    unbatched = why_unbatched(objective, objective)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), unbatched)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
     direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
     _checks.check_float(op, "vector", like, ready.like.dtype, "params")
     _checks.check_device(op, "vector", like, ready.like.device, "params")
@@ -543,8 +541,7 @@ def loss_and_grad(
     parts = _checks.check_batch(op, "batch", batch)
     objective = suited(objective, parts)
     data = data_of("batch", parts)
-    unbatched = why_unbatched(objective, objective)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), unbatched)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
     side = prepare_batch(op, "batch", parts, objective, ready)
     if ready.mlp is not None:
         plan = find_plan(ready.mlp, options_of_one(objective.fused, allow_tf32))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from innerloop import _autograd, _checks, reference
 from innerloop._arguments import Arguments
-from innerloop._calls import leaf_dict, why_unbatched
+from innerloop._calls import leaf_dict
 from innerloop._dispatch import data_of, operation, prepare, prepare_batch
 from innerloop._params import InnerLr, Params
 from innerloop._plan import find_plan, options_of_one
@@ -86,9 +86,8 @@ def fisher_product(
     _checks.check_options(op, 0, 2, backend)
     rows, objective = policy_rows(op, "batch", batch, model, resolve(op, "kl"), CLIP)
     parts = _checks.check_batch(op, "batch", rows)
-    tasks = parts[0].shape[0]
-    data, unbatched = data_of("batch", parts), why_unbatched(objective, objective)
-    ready = prepare(op, model, backend, params, tasks, data, (objective,), unbatched)
+    data = data_of("batch", parts)
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
     direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
     _checks.check_float(op, "vector", like, ready.like.dtype, "params")
     _checks.check_device(op, "vector", like, ready.like.device, "params")

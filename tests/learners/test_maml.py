@@ -19,6 +19,7 @@ from learner_cases import (
     sine_net,
 )
 from torch import nn
+from torch.nn import functional as F
 
 import innerloop as il
 
@@ -248,3 +249,103 @@ def test_explain_says_back_end_reason_and_parameters():
     assert "Conv2d" in text
     asked = il.MAML(sine_net(), inner_lr=0.1, steps=1, backend="torch")
     assert 'backend="torch" was asked for' in asked.explain()
+
+
+def heavy_ball(net, support, query, *, steps, rate, momentum):
+    """Query cross entropies [T] after steps of a heavy ball on the support's squared errors."""
+    losses = []
+    for xs, ys, xq, yq in zip(*support, *query, strict=True):
+        phi, velocity = dict(net.named_parameters()), {}
+        for _ in range(steps):
+            value = F.mse_loss(torch.func.functional_call(net, phi, (xs,)), ys)
+            grads = torch.autograd.grad(value, list(phi.values()), create_graph=True)
+            for name, g in zip(phi, grads, strict=True):
+                velocity[name] = g + momentum * velocity.get(name, 0)
+            phi = {name: value - rate * velocity[name] for name, value in phi.items()}
+        losses.append(F.cross_entropy(torch.func.functional_call(net, phi, (xq,)), yq))
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("backend", ["fused", "batched", "torch"])
+def test_momentum_and_another_loss_for_the_query_rows(backend):
+    net = class_net()
+    x, y = classification(seed=1)
+    support = x, F.one_hot(y, 3).double()
+    query = classification(rows=7, seed=2)
+    learner = il.MAML(
+        net, inner_lr=0.2, steps=3, momentum=0.7, query_loss="cross_entropy", backend=backend
+    )
+    assert learner.backend == backend
+    words = "loss mse, query loss cross_entropy, 3 inner steps with momentum 0.7, order 2"
+    assert f"MAML: {words}" in learner.explain()
+    found = {}
+    for reduction in ("mean", "none"):
+        learner(support, query, reduction=reduction).mean().backward()
+        found[reduction] = gradients(net)
+    expected = heavy_ball(net, support, query, steps=3, rate=0.2, momentum=0.7)
+    expected.mean().backward()
+    wanted = gradients(net)
+    for grads in found.values():
+        assert_close(grads, wanted, TOLERANCE)
+    result = learner.evaluate(support, query)
+    for steps in range(4):
+        losses = heavy_ball(net, support, query, steps=steps, rate=0.2, momentum=0.7)
+        torch.testing.assert_close(result.loss[:, steps], losses.detach(), rtol=1e-12, atol=0)
+        right = learner.adapt(support, steps=steps)(query[0]).argmax(2) == query[1]
+        assert torch.equal(result.accuracy[:, steps], right.double().mean(1))
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (il.MAML, {"steps": 2}),
+        (il.FOMAML, {"steps": 2}),
+        (il.ANIL, {"steps": 2}),
+        (il.MetaSGD, {"steps": 2}),
+        (il.JointTraining, {"steps": 2}),
+    ],
+    ids=["MAML", "FOMAML", "ANIL", "MetaSGD", "JointTraining"],
+)
+def test_relatives_have_momentum(make, options):
+    net, support = sine_net(), regression(seed=1)
+    learner = make(net, inner_lr=0.1, momentum=0.5, **options)
+    assert "with momentum 0.5" in learner.explain()
+    adapted = il.adapt(
+        dict(net.named_parameters()), support, model=net, inner_lr=0.1, momentum=0.5,
+        adapt_params=learner.adapted_names, **options,
+    )  # fmt: skip
+    assert_close(learner.adapt(support).params, adapted, TOLERANCE)
+    with pytest.raises(ValueError, match=f"{make.__name__}: momentum must be finite"):
+        make(net, inner_lr=0.1, momentum=-1.0, **options)
+
+
+def test_a_query_loss_without_kernel_leaves_adaptation_fused():
+    net = sine_net()
+    support, query = regression(seed=1), regression(rows=3, seed=2)
+    scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    class Scaled(nn.Module):
+        """Squared errors times a learned number."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, z, y):
+            """Returns the loss."""
+            return self.scale * F.mse_loss(z, y)
+
+    learner = il.MAML(net, inner_lr=0.1, steps=1, query_loss=Scaled())
+    plain = il.MAML(net, inner_lr=0.1, steps=1)
+    assert learner.backend == "batched"
+    assert "Scaled has no kernel" in learner.explain()
+    assert "learned with the loss: scale" in learner.explain()
+    assert torch.equal(learner.adapt(support).params["0.weight"],
+                       plain.adapt(support).params["0.weight"])  # fmt: skip
+    with pytest.warns(il.FallbackWarning, match="variables of its own"):
+        loss = learner(support, query)
+    loss.backward()
+    torch.testing.assert_close(loss, 2 * plain(support, query), rtol=1e-12, atol=0)
+    torch.testing.assert_close(scale.grad, loss.detach() / 2, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="MAML: query_loss must be one of"):
+        il.MAML(net, inner_lr=0.1, steps=1, query_loss="mean")

@@ -74,11 +74,13 @@ def problem(family, seed):
     generator = torch.Generator().manual_seed(seed)
     net, shape = build(family, seed)
     loss = list(LOSSES)[seed % len(LOSSES)]
+    solver = random.Random(f"{family} {seed}")
+    query_loss = solver.choice([None, *LOSSES])
     ragged = family not in WITH_BATCH_STATISTICS and draw.random() < 0.6
     sides = []
-    for rows in (4, 5):
+    for rows, own in ((4, loss), (5, query_loss or loss)):
         x = torch.randn(TASKS, rows, *shape, generator=generator, dtype=torch.float64)
-        if loss in CLASSES:
+        if own in CLASSES:
             y = torch.randint(3, (TASKS, rows), generator=generator)
         else:
             y = torch.rand(TASKS, rows, 3, generator=generator, dtype=torch.float64)
@@ -86,7 +88,7 @@ def problem(family, seed):
         if ragged:
             count = torch.tensor([rows, 0, rows - 2])
             x[2, rows - 2 :] = float("nan")
-            if loss not in ("smoothed", "l1", "cubic") and draw.random() < 0.5:
+            if own not in ("smoothed", "l1", "cubic") and draw.random() < 0.5:
                 weight = torch.rand(TASKS, rows, generator=generator, dtype=torch.float64)
                 weight[0, 1] = 0
         sides.append((x, y, count, weight))
@@ -105,6 +107,8 @@ def problem(family, seed):
     options = {
         "model": net,
         "loss": LOSSES[loss],
+        "query_loss": query_loss and LOSSES[query_loss],
+        "momentum": solver.choice([0.0, 0.6]),
         "steps": steps,
         "order": draw.choice([1, 2, 2]),
         "inner_lr": make_rates(generator, kind, steps, shapes),
@@ -140,7 +144,7 @@ def test_all_operations_are_those_of_the_torch_back_end(family, seed):
     vector = {
         k: torch.randn(v.shape, generator=generator, dtype=v.dtype) for k, v in params.items()
     }
-    adapting = {k: v for k, v in options.items() if k != "order"}
+    adapting = {k: v for k, v in options.items() if k not in ("order", "query_loss")}
     for operation, arguments, keywords in (
         (il.hvp, (params, support, vector), own),
         (il.loss_and_grad, (params, support), own),
@@ -197,6 +201,81 @@ def test_losses(name):
         il.meta_grad(params, *sides, backend=backend, **options) for backend in ("batched", "torch")
     )
     assert_close(found.grad, wanted.grad, 1e-10)
+
+
+def test_log_probabilities_as_outputs_are_cross_entropy():
+    net, shape = build("smooth")
+    generator = torch.Generator().manual_seed(4)
+    sides = [
+        (
+            torch.randn(TASKS, rows, *shape, generator=generator, dtype=torch.float64),
+            torch.randint(3, (TASKS, rows), generator=generator),
+        )
+        for rows in (4, 5)
+    ]
+    found = []
+    for model, loss in (
+        (nn.Sequential(*net, nn.LogSoftmax(1)), F.nll_loss),
+        (net, "cross_entropy"),
+    ):
+        params = {k: v.detach() for k, v in model.named_parameters()}
+        options = {"inner_lr": 0.1, "steps": 3, "loss": loss, "backend": "batched"}
+        found.append(il.meta_grad(params, *sides, model=model, **options))
+    assert_close(found[0].grad, found[1].grad, 1e-10)
+    assert_close(found[0].loss, found[1].loss, 1e-12)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_sizes_of_ceiled_pools_are_those_of_torch(kernel, stride, padding):
+    for pool in (nn.MaxPool1d, nn.AvgPool1d):
+        net = nn.Sequential(nn.Conv1d(1, 1, 1), pool(kernel, stride, padding, ceil_mode=True))
+        params = {k: v.detach() for k, v in net.named_parameters()}
+        for size in range(3, 9):
+            x = torch.randn(2, 3, 1, size)
+            outputs = il.predict(params, x, model=net, backend="batched")
+            torch.testing.assert_close(outputs, torch.stack([net(rows) for rows in x]).detach())
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("kind", ["number", "leaf_steps", "element"])
+@pytest.mark.parametrize("family", ["wide", "conv4"])
+def test_momentum_and_query_loss(family, kind, order):
+    """Of "wide" with rates for leaves, the middle weights are never written out for each task."""
+    net, shape = build(family, 1)
+    generator = torch.Generator().manual_seed(order)
+    x, z = (
+        torch.randn(TASKS, rows, *shape, generator=generator, dtype=torch.float64)
+        for rows in (3, 4)
+    )
+    y = torch.randn(TASKS, 3, 3, generator=generator, dtype=torch.float64)
+    sides = (x, y), (z, torch.randint(3, (TASKS, 4), generator=generator))
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    shapes = {k: v.shape for k, v in params.items()}
+    rates = make_rates(generator, kind, 4, shapes)
+    found = []
+    for backend in ("batched", "torch"):
+        leaves = {k: v.clone().requires_grad_() for k, v in params.items()}
+        options = {
+            "model": net, "inner_lr": rates, "steps": 4, "momentum": 0.8, "order": order,
+            "query_loss": "cross_entropy", "backend": backend,
+        }  # fmt: skip
+        whole = il.meta_grad(params, *sides, **options, stepwise=True)
+        losses = il.meta_loss(leaves, *sides, **options)
+        mean = il.functional.mean_meta_loss(leaves, *sides, **options)
+        values = list(leaves.values())
+        found.append(
+            {
+                "meta_grad": whole.grad,
+                "rates": whole.inner_lr_grad,
+                "losses": [whole.loss, whole.support_loss, whole.query_loss, losses, mean],
+                "meta_loss": torch.autograd.grad(losses.square().sum(), values),
+                "mean": torch.autograd.grad(mean, values),
+            }
+        )
+    for name, value in found[0].items():
+        assert_close(value, found[1][name], 1e-10, name, floor=FLOOR)
 
 
 # ---------------------------------------------------------------- choices
@@ -318,6 +397,19 @@ def test_frozen_and_unused_parameters():
     assert torch.equal(net.unused.grad, torch.zeros(2, dtype=torch.float64))
 
 
+def test_integer_parameters_are_constant_in_every_step():
+    net, _ = build("pools")
+    net.register_parameter("number", nn.Parameter(torch.tensor([3, 4]), requires_grad=False))
+    _, _, (support, _) = learner_and_sides()
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    options = {"model": net, "inner_lr": 0.1, "steps": 2, "stepwise": True}
+    found, wanted = (
+        il.adapt(params, support, backend=backend, **options) for backend in ("batched", "torch")
+    )
+    assert found["number"].shape == (TASKS, 3, 2)
+    assert_close(found, wanted, 1e-10, floor=FLOOR)
+
+
 def test_parameters_of_a_loss_go_to_the_torch_back_end():
     class Scaled(nn.Module):
         """mse with a learned scale."""
@@ -333,6 +425,13 @@ def test_parameters_of_a_loss_go_to_the_torch_back_end():
     _, learner, sides = learner_and_sides(loss=Scaled())
     learner(*sides).backward()
     assert learner.loss.scale.grad is not None
+    net, loss = learner.module, Scaled()
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    options = {"model": net, "inner_lr": 0.1, "steps": 1, "query_loss": loss}
+    il.meta_loss(params, *sides, **options).sum().backward()
+    assert loss.scale.grad is not None
+    with pytest.raises(NotImplementedError, match=r"the loss .*Scaled has variables of its own"):
+        il.meta_loss(params, *sides, backend="batched", **options)
 
 
 def test_sizes_of_zero():

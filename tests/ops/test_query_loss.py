@@ -27,12 +27,13 @@ def test_every_pair(loss, query_loss):
     problem = pair(len(loss) + len(query_loss), loss, query_loss)
     results = {
         backend: problem.call(il.meta_grad, query_loss=query_loss, backend=backend, stepwise=True)
-        for backend in ("fused", "torch")
+        for backend in ("fused", "batched", "torch")
     }
-    for name in ("loss", "grad", "inner_lr_grad", "support_loss", "query_loss"):
-        got, want = (getattr(results[b], name) for b in ("fused", "torch"))
-        assert_close(got, want, 1e-11, name)
-    assert results["fused"].backend == "fused"
+    for backend in ("fused", "batched"):
+        for name in ("loss", "grad", "inner_lr_grad", "support_loss", "query_loss"):
+            got, want = (getattr(results[b], name) for b in (backend, "torch"))
+            assert_close(got, want, 1e-11, f"{backend} {name}")
+        assert results[backend].backend == backend
 
 
 def test_the_same_loss_twice_is_one_loss():
@@ -45,17 +46,17 @@ def test_meta_loss_and_its_derivative():
     problem = pair(7, "mse", "cross_entropy", per_task=0.0)
     options = {"model": problem.model, "inner_lr": 0.1, "steps": 2, "query_loss": "cross_entropy"}
     found = {}
-    for backend in ("fused", "torch"):
+    for backend in ("fused", "batched", "torch"):
         leaves = {k: v.clone().requires_grad_() for k, v in problem.params.items()}
         loss = il.meta_loss(leaves, problem.support, problem.query, backend=backend, **options)
         found[backend] = loss, torch.autograd.grad(loss.sum(), list(leaves.values()))
-    assert_close(found["fused"][0], found["torch"][0], 1e-11, "loss")
-    for got, want in zip(found["fused"][1], found["torch"][1], strict=True):
-        assert_close(got, want, 1e-11, "grad")
+    for backend in ("fused", "batched"):
+        assert_close(found[backend], found["torch"], 1e-11, backend)
 
 
 @pytest.mark.parametrize("ragged", [False, True])
-def test_a_callable_beside_a_name(ragged):
+@pytest.mark.parametrize("backend", ["batched", "torch"])
+def test_a_callable_beside_a_name(ragged, backend):
     problem = random_problem(9, loss="mse", ragged=ragged, weighted=False, per_task=0.0)
 
     def l1(z, y):
@@ -63,7 +64,7 @@ def test_a_callable_beside_a_name(ragged):
 
     sides = (problem.params, problem.support, problem.query)
     options = {k: v for k, v in problem.options.items() if k not in ("task_weight", "stepwise")}
-    found = il.meta_loss(*sides, model=problem.model, query_loss=l1, backend="torch", **options)
+    found = il.meta_loss(*sides, model=problem.model, query_loss=l1, backend=backend, **options)
     inner = {k: v for k, v in options.items() if k != "order"}
     adapted = il.adapt(
         problem.params, problem.support, model=problem.model, backend="torch", **inner
@@ -82,14 +83,3 @@ def test_errors_name_the_argument():
         problem.call(il.meta_grad, query_loss="mean")
     with pytest.raises(TypeError, match="meta_grad: query_loss must be one of"):
         problem.call(il.meta_grad, query_loss=3)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [({"query_loss": "huber"}, "one loss for both sides"), ({"momentum": 0.5}, "no momentum")],
-    ids=["query loss", "momentum"],
-)
-def test_the_batched_back_end_says_what_it_lacks(changes, text):
-    problem = random_problem(3, loss="mse", tasks=4)
-    with pytest.raises(NotImplementedError, match=text):
-        problem.call(il.meta_grad, backend="batched", **changes)

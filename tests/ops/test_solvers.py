@@ -22,10 +22,10 @@ def strategy(request):
     _native.native().set_strategy("auto")
 
 
-def compare(problem, tolerance=1e-11, dtype=torch.float64, **changes):
-    """Asserts that the fused meta_grad equals the float64 reference."""
+def compare(problem, tolerance=1e-11, dtype=torch.float64, backend="fused", **changes):
+    """Asserts that a back end's meta_grad equals the float64 reference."""
     expected = problem.call(il.meta_grad, backend="torch", **changes)
-    actual = problem.to(dtype).call(il.meta_grad, backend="fused", **changes)
+    actual = problem.to(dtype).call(il.meta_grad, backend=backend, **changes)
     for name in MEMBERS:
         want, got = getattr(expected, name), getattr(actual, name)
         if want is None:
@@ -42,13 +42,23 @@ def test_sweep(strategy, seed):
     compare(random_problem(seed), momentum=(0.3, 0.9, 1.2)[seed % 3])
 
 
+def of_each_form(rates, order):
+    """Returns a problem with inner rates of one form."""
+    return random_problem(
+        11, rates=rates, steps=3, order=order, activation="tanh", depth=2, tasks=4, stepwise=True
+    )
+
+
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("order", [1, 2])
 def test_each_form_of_rates(strategy, rates, order):
-    problem = random_problem(
-        11, rates=rates, steps=3, order=order, activation="tanh", depth=2, tasks=4, stepwise=True
-    )
-    compare(problem, momentum=0.7)
+    compare(of_each_form(rates, order), momentum=0.7)
+
+
+@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize("order", [1, 2])
+def test_each_form_of_rates_in_batched_operations(rates, order):
+    compare(of_each_form(rates, order), momentum=0.7, backend="batched")
 
 
 @pytest.mark.parametrize("seed", range(100, 106))
@@ -64,7 +74,7 @@ def test_no_momentum_is_gradient_descent():
         assert torch.equal(value, zero.grad[name])
 
 
-@pytest.mark.parametrize("backend", ["fused", "torch"])
+@pytest.mark.parametrize("backend", ["fused", "batched", "torch"])
 def test_steps_are_those_of_torchs_sgd(backend):
     model = il.MLP([2, 5, 1], "tanh")
     params = model.init(torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -27,6 +27,14 @@ class Outer(NamedTuple):
         """Returns factor times it."""
         return Outer(self.left * factor, self.right)
 
+    def plus(self, part: Outer | None) -> Outer:
+        """Returns the sum with one whose right factor is the beginning of this one's."""
+        if part is None:
+            return self
+        rows = part.left.shape[1]
+        left = torch.cat([self.left[:, :rows] + part.left, self.left[:, rows:]], 1)
+        return Outer(left, self.right)
+
     def times(self, x: Tensor) -> Tensor:
         """Returns x [T, M, I] times its transpose."""
         return torch.bmm(torch.bmm(x, self.right.transpose(1, 2)), self.left)

@@ -1,4 +1,5 @@
-"""Normalisation by the statistics of each row (layer and group norm), and by constants.
+"""Normalisation by the statistics of each row (layer and group norm), by constants, and of
+probabilities.
 
 With h = (x - mean) r, r = (variance + eps)^(-1/2) over a group of values, and with the projection
 P(u) = u - mean(u) - h mean(u h): the gradient in x of <u, h> is r P(u), and along a direction x.
@@ -232,3 +233,59 @@ class FixedNorm(Layer):
             gx = None if g_dot is None else g_dot * (r if w is None else r * self._spread(w))
             gx = plus(gx, None if w_dot is None else g * r * self._spread(w_dot))
         return [gx], [gw, gb]
+
+
+class LogSoftmax(Layer):
+    """y = z - log sum exp z over one axis. With p = exp y: gz = g - p sum(g), y. = z. - sum(p z.),
+    gz. = g. - p sum(g.) - p y. sum(g)."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        axis = node.options[0]
+        assert isinstance(axis, int)
+        self._axis = axis + 1  # after the tasks
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Returns the sums."""
+        return x.sum(self._axis, keepdim=True)
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns y; keeps it."""
+        y = torch.log_softmax(inputs[0], self._axis)
+        return y, y
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g - p sum(g)."""
+        return [g - saved.exp() * self._sum(g) if wanted[0] else None], []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns z. - sum(p z.), twice."""
+        z_dot = dots[0]
+        if z_dot is None:
+            return None, None
+        y_dot = z_dot - self._sum(saved.exp() * z_dot)
+        return y_dot, y_dot
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g. - p sum(g.) - p y. sum(g)."""
+        if not wanted[0]:
+            return [None], []
+        p = saved.exp()
+        gz: Maybe = None if g_dot is None else g_dot - p * self._sum(g_dot)
+        if tangent_saved is not None:
+            gz = plus(gz, -p * tangent_saved * self._sum(g))
+        return [gz], []

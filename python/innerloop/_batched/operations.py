@@ -78,7 +78,7 @@ class Batched:
         objective = resolve("loss_and_grad", loss)
         with torch.no_grad():
             values, found = [], []
-            for part, (side,) in self._sides(objective, batch):
+            for part, (side,) in self._sides((objective, batch)):
                 step = support_step(objective, side, self._leaves(params, part, len(batch[0])))
                 values.append(step.outputs.values)
                 found.append(self._complete(step.gradient, part, batch[0]))
@@ -94,7 +94,7 @@ class Batched:
         tasks = len(batch[0])
         with torch.no_grad():
             found = []
-            for part, (side,) in self._sides(objective, batch):
+            for part, (side,) in self._sides((objective, batch)):
                 step = support_step(objective, side, self._leaves(params, part, tasks))
                 direction = {k: self._leaf(vector[k], k, part, tasks) for k in self._shapes}
                 product = hessian_product(side, step, direction)
@@ -112,6 +112,7 @@ class Batched:
         inner_lr: InnerLr,
         steps: int,
         loss: Loss,
+        momentum: float,
         adapt_params: Sequence[str],
         stepwise: bool = False,
     ) -> Leaves:
@@ -121,8 +122,8 @@ class Batched:
         tasks = len(support[0])
         found = []
         with torch.no_grad():
-            for part, (side,) in self._sides(objective, support):
-                loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
+            for part, (side,) in self._sides((objective, support)):
+                loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
                 path = loop.path(self._leaves(params, part, tasks), every=stepwise)
                 if stepwise:
                     found.append({k: torch.stack([p[k] for p in path], 1) for k in self._shapes})
@@ -132,7 +133,9 @@ class Batched:
         names, constants = list(joined), list(joined.values())
         inputs = [*params.values(), *_tensors(inner_lr)]
         result = dict(zip(names, as_constants("adapt", constants, inputs), strict=True))
-        return {k: result[k] if k in result else _spread(v, tasks) for k, v in params.items()}
+        front = (tasks, steps + 1) if stepwise else (tasks,)
+        constant = {k: v.expand(*front, *v.shape) for k, v in params.items() if k not in result}
+        return {k: result[k] if k in result else constant[k] for k in params}
 
     def meta_loss(
         self,
@@ -210,18 +213,20 @@ class Batched:
         inner_lr: InnerLr,
         steps: int,
         loss: Loss,
+        query_loss: Loss,
+        momentum: float,
         order: int,
         adapt_params: Sequence[str],
     ) -> Tensor:
         """Returns query losses after the inner loop [T]."""
-        objective = resolve("meta_loss", loss)
+        objective, outer = resolve("meta_loss", loss), resolve("meta_loss", query_loss)
         factored = self._factored(params, support, query, inner_lr, steps)
         values = []
-        for part, (side, other) in self._sides(objective, support, query):
-            loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
+        for part, (side, other) in self._sides((objective, support), (outer, query)):
+            loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
             phi = self._leaves(params, part, len(support[0]), factored)
             path = loop.path(phi, every=False)
-            values.append(query_values(objective, other, path[-1]))
+            values.append(query_values(outer, other, path[-1]))
         return torch.cat(values)
 
     def _meta_grad(
@@ -233,13 +238,15 @@ class Batched:
         inner_lr: InnerLr,
         steps: int,
         loss: Loss,
+        query_loss: Loss,
+        momentum: float,
         order: int,
         adapt_params: Sequence[str],
         task_weight: Tensor | None = None,
         stepwise: bool = False,
     ) -> ReferenceMetaGrad:
         """See `meta_grad`."""
-        objective = resolve("meta_grad", loss)
+        objective, outer = resolve("meta_grad", loss), resolve("meta_grad", query_loss)
         tasks, like = len(support[0]), params[next(iter(self._shapes))]
         if task_weight is None:
             task_weight = like.new_full((tasks,), 1 / tasks)
@@ -248,15 +255,15 @@ class Batched:
         grads = {k: torch.zeros_like(params[k]) for k in self._shapes}
         factored = self._factored(params, support, query, inner_lr, steps)
         values, before, after = [], [], []
-        for part, (side, other) in self._sides(objective, support, query):
-            loop = Loop(objective, side, _constant(inner_lr), steps, adapt_params, self._shapes)
+        for part, (side, other) in self._sides((objective, support), (outer, query)):
+            loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
             trace = loop.trace(self._leaves(params, part, tasks, factored))
             last = trace.path[-1]
-            value, adjoint = query_gradient(objective, other, last, task_weight[part])
+            value, adjoint = query_gradient(outer, other, last, task_weight[part])
             values.append(value)
             before.append(torch.stack(trace.losses, 1) if steps else value.new_empty(len(value), 0))
             if stepwise:
-                earlier = [query_values(objective, other, phi) for phi in trace.path[:-1]]
+                earlier = [query_values(outer, other, phi) for phi in trace.path[:-1]]
                 after.append(torch.stack([*earlier, value], 1))
             for name, part_grad in loop.adjoint(trace, adjoint, order, rates).items():
                 if name not in grads:
@@ -276,6 +283,26 @@ class Batched:
             torch.cat(after) if stepwise else None,
         )
 
+    def _loop(
+        self,
+        objective: Objective,
+        support: Side,
+        inner_lr: InnerLr,
+        steps: int,
+        momentum: float,
+        adapted: Sequence[str],
+    ) -> Loop:
+        """Returns the inner loop of some tasks."""
+        return Loop(
+            objective,
+            support,
+            inner_lr=_constant(inner_lr),
+            steps=steps,
+            momentum=momentum,
+            adapted=adapted,
+            shapes=self._shapes,
+        )
+
     # ------------------------------------------------------------ some tasks at a time
 
     def _chunks(self, *inputs: Tensor) -> Iterator[slice]:
@@ -292,12 +319,12 @@ class Batched:
             yield slice(start, min(start + step, tasks))
 
     def _sides(
-        self, objective: Objective, *batches: _params.Side
+        self, *batches: tuple[Objective, _params.Side]
     ) -> Iterator[tuple[slice, list[Side]]]:
-        """Yields some tasks with their rows, ready for the passes."""
-        for part in self._chunks(*(batch[0] for batch in batches)):
+        """Yields some tasks with their rows, ready for the passes and for the losses on them."""
+        for part in self._chunks(*(batch[0] for _, batch in batches)):
             sides = []
-            for batch in batches:
+            for objective, batch in batches:
                 x, y, count, weight = (None if v is None else v.detach()[part] for v in batch)
                 assert x is not None
                 assert y is not None
@@ -363,8 +390,3 @@ def _tensors(inner_lr: InnerLr) -> list[Tensor]:
     """Returns the rates that are tensors."""
     values = inner_lr.values() if isinstance(inner_lr, Mapping) else [inner_lr]
     return [value for value in values if isinstance(value, Tensor)]
-
-
-def _spread(value: Tensor, tasks: int) -> Tensor:
-    """Returns a constant for every task."""
-    return value.expand(tasks, *value.shape)

@@ -29,6 +29,7 @@ _LAYERS: dict[str, type[Layer]] = {
     "layer_norm": norms.Norm,
     "group_norm": norms.Norm,
     "fixed_norm": norms.FixedNorm,
+    "log_softmax": norms.LogSoftmax,
     "relu": activations.Relu,
     "prelu": activations.PRelu,
     **{kind: activations.Activation for kind in activations.KINDS if kind != "relu"},

@@ -110,13 +110,13 @@ class AveragePool(_Pool):
 
     def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
         super().__init__(node, shapes)
-        kernel, stride, padding, self._counts_padding = node.options
+        kernel, stride, padding, ceils, counts_padding = node.options
         self._windows = (
             self._two(kernel, 1),
             self._two(stride, 1),
             self._two(padding, 0),
-            False,
-            self._counts_padding,
+            ceils,
+            counts_padding,
             None,
         )
 
@@ -162,13 +162,13 @@ class MaxPool(_Pool):
         if node.kind == "adaptive_max_pool":
             self._size = self._two(node.options[0], 1)
             return
-        kernel, stride, padding, dilation = node.options
+        kernel, stride, padding, dilation, ceils = node.options
         self._windows = (
             self._two(kernel, 1),
             self._two(stride, 1),
             self._two(padding, 0),
             self._two(dilation, 1),
-            False,
+            ceils,
         )
 
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:

@@ -1,13 +1,14 @@
 """The inner loop and its adjoint for a few tasks at a time, by the passes of a program.
 
-With H_s the Hessian of the support loss at phi_s and g_s its gradient,
+With H_s the Hessian of the support loss at phi_s, g_s its gradient and mu the momentum,
 
-    phi_{s+1} = phi_s - rate_s g_s,  lambda_S = grad query_loss(phi_S),
-    lambda_s = lambda_{s+1} - H_s (rate_s lambda_{s+1}),  dL / drate_s = -lambda_{s+1} g_s
+    v_{s+1} = mu v_s + g_s,  phi_{s+1} = phi_s - rate_s v_{s+1},  lambda_S = grad query_loss(phi_S),
+    p_s = rate_s lambda_{s+1} + mu p_{s+1},  lambda_s = lambda_{s+1} - H_s p_s,
+    dL / drate_s = -lambda_{s+1} v_{s+1}
 
-on the adapted leaves; the others collect -H_s (rate_s lambda_{s+1}) as well. What a step keeps are
-its parameters; activations are kept of as many of the last steps as fit `_KEPT_BYTES` (of one at
-least), and computed again for the others.
+on the adapted leaves, with v_0 = p_S = 0; the others collect -H_s p_s as well. What a step keeps
+are its parameters, and v where there is momentum; activations are kept of as many of the last steps
+as fit `_KEPT_BYTES` (of one at least), and computed again for the others.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ def hessian_product(side: Side, step: Step, direction: Leaves) -> Leaves:
 
 class Trace(NamedTuple):
     """What an inner loop passed through: parameters after 0..S steps, support losses before each
-    step, and the last steps with what they leave behind."""
+    step, the last steps with what they leave behind, and velocities after 1..S steps, unless they
+    are the gradients."""
 
     path: list[Leaves]
     losses: list[Tensor]
     kept: deque[Step]
+    velocities: list[Leaves]
 
 
 class Loop:
@@ -80,8 +83,10 @@ class Loop:
         self,
         objective: Objective,
         support: Side,
+        *,
         inner_lr: InnerLr,
         steps: int,
+        momentum: float,
         adapted: Sequence[str],
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
@@ -89,6 +94,7 @@ class Loop:
         self._support = support
         self._inner_lr = inner_lr
         self._steps = steps
+        self._momentum = momentum
         self._adapted = adapted
         self._shapes = shapes
 
@@ -96,39 +102,63 @@ class Loop:
         """Returns the rate of one leaf at one step, a number or a tensor that broadcasts to it."""
         return rate_of(self._inner_lr, name, self._shapes[name], step)
 
-    def _moved(self, phi: Leaves, gradient: Leaves, step: int) -> Leaves:
+    def _velocity(self, before: Leaves, gradient: Leaves) -> Leaves:
+        """Returns what a step subtracts, but for the rates, given what the one before did."""
+        if not self._momentum or not before:
+            return gradient
+        velocity: Leaves = {}
+        for name in self._adapted:
+            if name in gradient:
+                g, v = gradient[name], before[name]
+                if isinstance(g, Outer):
+                    velocity[name] = joined(v.scaled(self._momentum), g)
+                else:
+                    velocity[name] = torch.add(g, v, alpha=self._momentum)
+        return velocity
+
+    def _moved(self, phi: Leaves, velocity: Leaves, step: int) -> Leaves:
         """Returns the parameters after a step."""
         after = dict(phi)
         for name in self._adapted:
-            if name in gradient:
+            if name in velocity:
                 rate = self._rate(name, step)
                 known = phi[name]
                 if isinstance(known, Moved):
-                    change = gradient[name].scaled(-rate)
-                    after[name] = Moved(known.base, joined(known.change, change))
+                    change = velocity[name].scaled(-rate)
+                    if self._momentum:  # it holds the rows of all steps
+                        change = change.plus(known.change)
+                    else:
+                        change = joined(known.change, change)
+                    after[name] = Moved(known.base, change)
                 elif isinstance(rate, Tensor):
-                    after[name] = torch.addcmul(phi[name], rate, gradient[name], value=-1)
+                    after[name] = torch.addcmul(phi[name], rate, velocity[name], value=-1)
                 else:
-                    after[name] = torch.sub(phi[name], gradient[name], alpha=rate)
+                    after[name] = torch.sub(phi[name], velocity[name], alpha=rate)
         return after
 
     def path(self, phi: Leaves, *, every: bool) -> list[Leaves]:
         """Returns the parameters after 0..S steps, or after the last alone."""
         path = [phi]
+        velocity: Leaves = {}
         for s in range(self._steps):
             step = support_step(self._objective, self._support, path[-1])
-            after = self._moved(path[-1], step.gradient, s)
+            velocity = self._velocity(velocity, step.gradient)
+            after = self._moved(path[-1], velocity, s)
             path = [*path, after] if every else [after]
         return path
 
     def trace(self, phi: Leaves) -> Trace:
         """Returns everything that the adjoint needs."""
-        trace = Trace([phi], [], deque())
+        trace = Trace([phi], [], deque(), [])
+        velocity: Leaves = {}
         size = 0
         for s in range(self._steps):
             step = support_step(self._objective, self._support, trace.path[-1])
             trace.losses.append(step.outputs.values)
-            trace.path.append(self._moved(step.phi, step.gradient, s))
+            velocity = self._velocity(velocity, step.gradient)
+            if self._momentum:
+                trace.velocities.append(velocity)
+            trace.path.append(self._moved(step.phi, velocity, s))
             trace.kept.append(step)
             size = size or _bytes(step)
             if len(trace.kept) > 1 and len(trace.kept) * size > _KEPT_BYTES:
@@ -138,17 +168,22 @@ class Loop:
     def adjoint(self, trace: Trace, adjoint: Leaves, order: int, rates: RateGrad) -> Leaves:
         """Returns the gradient in the initial parameters, given that in the last ones; adds to the
         gradient in the rates."""
+        direction: Leaves = {}
         for s in reversed(range(self._steps)):
             if trace.kept:
                 step = trace.kept.pop()
             else:
                 step = support_step(self._objective, self._support, trace.path[s])
-            direction = {}
+            velocity = trace.velocities[s] if self._momentum else step.gradient
+            later, direction = direction, {}
             for name in self._adapted:
                 if name in adjoint:
-                    if name in step.gradient:
-                        rates.add(name, s, adjoint[name], step.gradient[name])
+                    if name in velocity:
+                        rates.add(name, s, adjoint[name], velocity[name])
                     direction[name] = _scaled(adjoint[name], self._rate(name, s))
+                    if self._momentum and name in later:
+                        past = _scaled(later[name], self._momentum)
+                        direction[name] = _sum(direction[name], past)
             if order == 2 and direction:
                 for name, product in hessian_product(self._support, step, direction).items():
                     adjoint[name] = _less(adjoint.get(name), product)
@@ -158,6 +193,11 @@ class Loop:
 def _scaled(value: Any, factor: float | Tensor) -> Any:
     """Returns factor times a leaf's adjoint."""
     return value.scaled(factor) if isinstance(value, Outer) else value * factor
+
+
+def _sum(value: Any, past: Any) -> Any:
+    """Returns the sum of a direction and an earlier one, whose rows it has."""
+    return value.plus(past) if isinstance(value, Outer) else value.add_(past)
 
 
 def _less(value: Any, product: Any) -> Any:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from innerloop import functional
 from innerloop._dispatch import Model
-from innerloop.learners.rates import InnerRates
+from innerloop._params import InnerLr
 from innerloop.objectives import Objective
 
 BatchParts = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # x, y, count, weight
 
-_CHUNK_BYTES = 64 << 20  # adapted parameters held at a time
+_CHUNK_BYTES = 64 << 20  # parameters of all steps held at a time
 
 
 class Evaluation(NamedTuple):
@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
         mean: [S + 1], mean of loss over tasks.
         confidence: [S + 1], half width of the 95 % confidence interval of the mean over tasks
             (Student's t; NaN for one task).
-        accuracy: [T, S + 1], share of query rows classified correctly; None unless the loss is
+        accuracy: [T, S + 1], share of query rows classified correctly; None unless their loss is
             cross entropy ("cross_entropy", or torch's) and the targets are classes.
         accuracy_mean, accuracy_confidence: [S + 1], likewise.
     """
@@ -58,9 +58,11 @@ def evaluate(
     query: BatchParts,
     *,
     model: Model,
-    rates: InnerRates | None,
+    inner_lr: InnerLr,
     steps: int,
     objective: Objective,
+    outer: Objective,
+    momentum: float,
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
@@ -68,7 +70,8 @@ def evaluate(
     """Returns the losses of all tasks, computed for as many tasks at a time as the chunk size
     allows."""
     tasks = support[0].shape[0]
-    chunk = max(1, _CHUNK_BYTES // sum(v.numel() * v.element_size() for v in params.values()))
+    size = sum(v.numel() * v.element_size() for v in params.values())
+    chunk = max(1, _CHUNK_BYTES // (size * (steps + 1)))
     losses: list[Tensor] = []
     shares: list[Tensor] = []
     for start in range(0, max(tasks, 1), chunk):
@@ -78,9 +81,11 @@ def evaluate(
             _tasks_of(support, part),
             _tasks_of(query, part),
             model=model,
-            rates=rates,
+            inner_lr=inner_lr,
             steps=steps,
             objective=objective,
+            outer=outer,
+            momentum=momentum,
             adapted=adapted,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -113,31 +118,35 @@ def _chunk(
     query: BatchParts,
     *,
     model: Model,
-    rates: InnerRates | None,
+    inner_lr: InnerLr,
     steps: int,
     objective: Objective,
+    outer: Objective,
+    momentum: float,
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Returns (losses, accuracies or None), both [T, S + 1], of the tasks of one chunk."""
-    phi = dict(params)
-    counts = objective.classes and query[1].dtype is torch.int64 and query[1].ndim == 2
+    visited = [dict(params)]
+    if steps:
+        path = functional.adapt(
+            params,
+            support,
+            model=model,
+            inner_lr=inner_lr,
+            steps=steps,
+            loss=objective,
+            momentum=momentum,
+            adapt_params=adapted,
+            stepwise=True,
+            backend=backend,
+            allow_tf32=allow_tf32,
+        )
+        visited += [{k: v[:, s] for k, v in path.items()} for s in range(1, steps + 1)]
+    counts = outer.classes and query[1].dtype is torch.int64 and query[1].ndim == 2
     losses, shares = [], []
-    for step in range(steps + 1):
-        if step:
-            assert rates is not None
-            phi = functional.adapt(
-                phi,
-                support,
-                model=model,
-                inner_lr=rates.at_step(step - 1),
-                steps=1,
-                loss=objective,
-                adapt_params=adapted,
-                backend=backend,
-                allow_tf32=allow_tf32,
-            )
+    for phi in visited:
         now = functional.meta_loss(
             phi,
             support,
@@ -146,6 +155,7 @@ def _chunk(
             inner_lr=0.0,
             steps=0,
             loss=objective,
+            query_loss=outer,
             backend=backend,
             allow_tf32=allow_tf32,
         )
@@ -154,7 +164,7 @@ def _chunk(
             outputs = functional.predict(
                 phi, query[0], model=model, backend=backend, allow_tf32=allow_tf32
             )
-            shares.append(_accuracy(outputs, query, objective.ignored))
+            shares.append(_accuracy(outputs, query, outer.ignored))
     return torch.stack(losses, 1), torch.stack(shares, 1) if shares else None
 
 

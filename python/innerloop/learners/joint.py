@@ -31,7 +31,7 @@ class JointTraining(Learner):
     Args:
         module, loss, backend, allow_tf32: as in MAML.
         inner_lr: rates of fine-tuning; None if it is given to each `adapt` or `evaluate`.
-        steps: steps of fine-tuning.
+        steps, momentum: of fine-tuning; as in MAML.
         adapt_params: names of the parameters that fine-tuning changes; as in MAML.
 
     Raises:
@@ -51,6 +51,7 @@ class JointTraining(Learner):
         loss: Loss = "mse",
         inner_lr: InnerLr | None = None,
         steps: int = 1,
+        momentum: float = 0.0,
         adapt_params: Sequence[str] | None = None,
         backend: str = "auto",
         allow_tf32: bool = False,
@@ -62,6 +63,8 @@ class JointTraining(Learner):
             steps=steps,
             order=1,
             loss=loss,
+            query_loss=None,
+            momentum=momentum,
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -91,7 +94,7 @@ class JointTraining(Learner):
         op = "JointTraining"
         learner_checks.check_reduction(op, reduction, task_weight)
         support, query = self._batch(support), self._batch(query)
-        model, params, objective = self._model(support, query)
+        model, params, objective, _ = self._model(support, query)
         like = next(p for p in params.values() if p.is_floating_point())
         if autocast_device() is not None:
             support, query = widen(support), widen(query)
@@ -135,8 +138,12 @@ class JointTraining(Learner):
             prepare_batch(op, name, parts, objective, ready)
 
     def _settings(self) -> str:
-        name = self._objective.name
-        return f"loss {name}, no inner loop in training, {self.steps} steps of fine-tuning"
+        name, momentum = self._objectives[0].name, ""
+        if self.momentum:
+            momentum = f" with momentum {self.momentum:g}"
+        return (
+            f"loss {name}, no inner loop in training, {self.steps} steps of fine-tuning{momentum}"
+        )
 
 
 def _union(

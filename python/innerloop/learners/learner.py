@@ -36,8 +36,8 @@ class Learner(nn.Module):
             are none.
         adapted_names: the parameters that the inner loop changes, by the module's names, in its
             order.
-        steps, order, loss: the settings; `steps`, and the options of a torch loss, may be changed
-            at any time.
+        steps, order, loss, query_loss, momentum: the settings; `steps`, `momentum`, and the options
+            of a torch loss, may be changed at any time.
     """
 
     rates: InnerRates | None
@@ -52,6 +52,8 @@ class Learner(nn.Module):
         steps: int,
         order: int,
         loss: Loss,
+        query_loss: Loss | None,
+        momentum: float,
         adapt_params: Sequence[str] | None,
         backend: str,
         allow_tf32: bool,
@@ -60,12 +62,16 @@ class Learner(nn.Module):
         op = type(self).__name__
         _checks.check_options(op, steps, order, backend)
         resolve(op, loss)
+        if query_loss is not None:
+            resolve(op, query_loss, "query_loss")
         _checks.check_flag(op, "allow_tf32", allow_tf32)
         learner_checks.check_module(op, module)
         self.module = module
         self.steps = steps
         self.order = order
         self.loss = loss
+        self.query_loss = query_loss
+        self.momentum = _checks.check_momentum(op, momentum)
         self._backend = backend
         self._allow_tf32 = allow_tf32
         self._description = Description()
@@ -88,16 +94,21 @@ class Learner(nn.Module):
                 inner_lr, learn=learn_inner_lr, steps=steps, leaves=adapted, like=like, op=op
             )
         if backend in ("fused", "batched"):
-            refusal = refusal_for(module, like.device, backend, self._objective)
+            refusal = refusal_for(module, like.device, backend, self._objectives)
             if refusal:
                 _checks.refuse_backend(op, refusal, backend)
 
     # ------------------------------------------------------------ back end
 
     @property
-    def _objective(self) -> Objective:
-        """What the loss means now: options of torch's losses may be set, and hooks come and go."""
-        return resolve(type(self).__name__, self.loss)
+    def _objectives(self) -> tuple[Objective, Objective]:
+        """What the losses of support and query rows mean now: options of torch's losses may be set,
+        and hooks come and go."""
+        op = type(self).__name__
+        objective = resolve(op, self.loss)
+        if self.query_loss is None:
+            return objective, objective
+        return objective, resolve(op, self.query_loss, "query_loss")
 
     @property
     def choice(self) -> Choice:
@@ -106,7 +117,7 @@ class Learner(nn.Module):
             return Choice("torch", 'backend="torch" was asked for')
         device = next(self.module.parameters()).device
         model = self._description.of(self.module)[0]
-        return choice_for(model, device, self._backend, self._objective)
+        return choice_for(model, device, self._backend, self._objectives)
 
     @property
     def backend(self) -> str:
@@ -117,7 +128,7 @@ class Learner(nn.Module):
         """Returns in words what the learner does: back end and reason, settings, which parameters
         adapt."""
         choice = self.choice
-        model, objective = self._description.of(self.module)[0], self._objective
+        model, (objective, outer) = self._description.of(self.module)[0], self._objectives
         reason = choice.reason
         if choice.backend == "fused" and isinstance(model, MLP):
             kind = "CUDA" if next(self.module.parameters()).is_cuda else "CPU"
@@ -126,9 +137,10 @@ class Learner(nn.Module):
             f"{type(self).__name__}: {self._settings()}",
             f"back end: {choice.backend}, {reason}",
         ]
-        looped = loop_reason(self.module, objective)
+        foreign = objective if objective.rows is None else outer
+        looped = loop_reason(self.module, foreign)
         if choice.backend == "torch" and looped is not None:
-            what = "module" if objective.function is None else "module or the loss"
+            what = "module" if foreign.function is None else "module or the loss"
             lines.append(
                 f"tasks run one after another, since torch.vmap refused the {what}: {looped}"
             )
@@ -137,14 +149,20 @@ class Learner(nn.Module):
         lines.append(f"adapted in the inner loop: {', '.join(self.adapted_names) or 'nothing'}")
         lines.append(f"not adapted: {', '.join(fixed) or 'none'}")
         lines.append(f"frozen (no meta-gradient): {', '.join(frozen) or 'none'}")
-        if isinstance(self.loss, nn.Module) and next(self.loss.parameters(), None) is not None:
-            names = ", ".join(name for name, _ in self.loss.named_parameters())
-            lines.append(f"learned with the loss: {names}")
+        learned: dict[str, None] = {}
+        for loss in (self.loss, self.query_loss):
+            if isinstance(loss, nn.Module):
+                learned |= dict.fromkeys(name for name, _ in loss.named_parameters())
+        if learned:
+            lines.append(f"learned with the loss: {', '.join(learned)}")
         return "\n".join(lines)
 
     def _settings(self) -> str:
         """Returns the settings in words."""
-        return f"loss {self._objective.name}, {self.steps} inner steps"
+        objective, outer = self._objectives
+        query = "" if outer is objective else f", query loss {outer.name}"
+        momentum = f" with momentum {self.momentum:g}" if self.momentum else ""
+        return f"loss {objective.name}{query}, {self.steps} inner steps{momentum}"
 
     def extra_repr(self) -> str:
         """Shows the settings."""
@@ -156,20 +174,27 @@ class Learner(nn.Module):
         constant = [k for k, v in named.items() if not v.is_floating_point()]
         return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
 
-    def _model(self, *batches: Any) -> tuple[Model, dict[str, Tensor], Objective]:
+    def _model(
+        self, support: Any, query: Any = None
+    ) -> tuple[Model, dict[str, Tensor], Objective, Objective]:
         """Returns what the functional layer is to run (the description if there is one, else the
-        module), the parameters, and the loss."""
+        module), the parameters, and the losses of support and query rows."""
         model: Model = self.module
-        objective = suited(self._objective, *batches)
+        objective, outer = self._objectives
+        if outer is objective:
+            objective = outer = suited(objective, support, query)
+        else:
+            objective, outer = suited(objective, support), suited(outer, query)
+        is_fused = objective.is_fused and (query is None or outer.is_fused)
         with alone():
-            if self._backend == "torch" or not objective.is_fused:
+            if self._backend == "torch" or not is_fused:
                 params: dict[str, Tensor] = dict(self.module.named_parameters())
             else:
                 model, params = self._description.of(self.module)
         if model is self.module:
-            selects = any(map(learner_checks.leaves_rows_out, batches))
+            selects = any(map(learner_checks.leaves_rows_out, (support, query)))
             _checks.check_statistics(type(self).__name__, self.module, selects_rows=selects)
-        return model, params, objective
+        return model, params, objective, outer
 
     def _batch(self, batch: BatchLike) -> BatchLike:
         """Returns a batch as it is, and a single task as a batch of one."""
@@ -225,7 +250,7 @@ class Learner(nn.Module):
         steps = self.steps if steps is None else steps
         rates = self._rates_for(f"{type(self).__name__}.adapt", inner_lr, steps)
         support, is_single = with_task_axis(self.module, support)
-        model, params, objective = self._model(support)
+        model, params, objective, _ = self._model(support)
         with torch.no_grad():
             adapted = functional.adapt(
                 {k: v.detach() for k, v in params.items()},
@@ -234,6 +259,7 @@ class Learner(nn.Module):
                 inner_lr=_detached(rates),
                 steps=steps,
                 loss=objective,
+                momentum=self.momentum,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
@@ -266,8 +292,8 @@ class Learner(nn.Module):
         Raises:
             ValueError: as `adapt`.
 
-        Cost: time O(T S (N + Q) P); memory O(P) per task for as many tasks at a time as fit 64 MiB,
-            at least one.
+        Cost: time O(T S (N + Q) P); memory O(S P) per task for as many tasks at a time as fit 64
+            MiB, at least one.
 
         Example:
             >>> import innerloop as il
@@ -280,33 +306,23 @@ class Learner(nn.Module):
         _checks.check_options(op, steps, self.order, self._backend)
         support_parts = _checks.check_batch(op, "support", self._batch(support))
         query_parts = _checks.check_batch(op, "query", self._batch(query))
-        rates = self.rates if inner_lr is None else self._given_rates(op, inner_lr, steps)
-        if rates is None and steps:
-            learner_checks.refuse_without_rate(op)
-        model, params, objective = self._model(support_parts, query_parts)
+        rates: InnerLr = 0.0 if not steps else self._rates_for(op, inner_lr, steps)
+        model, params, objective, outer = self._model(support_parts, query_parts)
         with torch.no_grad():
             return evaluate(
                 {k: v.detach() for k, v in params.items()},
                 support_parts,
                 query_parts,
                 model=model,
-                rates=rates,
+                inner_lr=_detached(rates),
                 steps=steps,
                 objective=objective,
+                outer=outer,
+                momentum=self.momentum,
                 adapted=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
             )
-
-    def _given_rates(self, op: str, inner_lr: InnerLr, steps: int) -> InnerRates:
-        """Returns rates given at a call, checked, as a module that can be asked step by step."""
-        with alone():
-            leaves = self._leaves()
-            like = next(p for p in self.module.parameters() if p.is_floating_point())
-        _checks.check_inner_lr(op, inner_lr, leaves, self.adapted_names, steps, like)
-        constants = _detached(inner_lr)
-        adapted = [leaf for leaf in leaves if leaf.name in self.adapted_names]
-        return InnerRates(constants, learn=False, steps=steps, leaves=adapted, like=like, op=op)
 
 
 def _detached(inner_lr: InnerLr) -> InnerLr:

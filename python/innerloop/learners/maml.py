@@ -31,6 +31,10 @@ class MAML(Learner):
             callable (outputs, targets) of one task (see `meta_grad`), for support and query. A
             module is kept as `learner.loss`: it moves and is saved with the learner, and its
             parameters, constants of the inner loop, are trained with the learner's.
+        query_loss: what the query rows are measured by in training and `evaluate`, if not by
+            `loss`: any of the same, kept as `learner.query_loss`.
+        momentum: of the inner loop, a heavy ball as torch.optim.SGD's (see `meta_grad`); of
+            training, adaptation and evaluation.
         adapt_params: names (the module's own) of the parameters that the inner loop changes. None
             for all that require grad when the learner is made; freezing later stops their
             meta-gradient only.
@@ -64,6 +68,8 @@ class MAML(Learner):
         steps: int,
         order: int = 2,
         loss: Loss = "mse",
+        query_loss: Loss | None = None,
+        momentum: float = 0.0,
         adapt_params: Sequence[str] | None = None,
         learn_inner_lr: bool | str = False,
         backend: str = "auto",
@@ -76,6 +82,8 @@ class MAML(Learner):
             steps=steps,
             order=order,
             loss=loss,
+            query_loss=query_loss,
+            momentum=momentum,
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -117,7 +125,7 @@ class MAML(Learner):
         _checks.check_reduction("MAML", reduction, task_weight)
         support, query = self._batch(support), self._batch(query)
         steps = self.steps if steps is None else steps
-        model, params, objective = self._model(support, query)
+        model, params, objective, outer = self._model(support, query)
         rates = self._rates_for("MAML", inner_lr, steps)
         if reduction == "none":
             loss = functional.meta_loss(
@@ -128,6 +136,8 @@ class MAML(Learner):
                 inner_lr=rates,
                 steps=steps,
                 loss=objective,
+                query_loss=outer,
+                momentum=self.momentum,
                 order=self.order,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
@@ -142,6 +152,8 @@ class MAML(Learner):
                 inner_lr=rates,
                 steps=steps,
                 loss=objective,
+                query_loss=outer,
+                momentum=self.momentum,
                 order=self.order,
                 adapt_params=self.adapted_names,
                 task_weight=task_weight,
@@ -151,7 +163,7 @@ class MAML(Learner):
         return self._anchored(loss, model)
 
     def _settings(self) -> str:
-        return f"loss {self._objective.name}, {self.steps} inner steps, order {self.order}"
+        return f"{super()._settings()}, order {self.order}"
 
 
 @named
@@ -161,6 +173,8 @@ def FOMAML(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
+    query_loss: Loss | None = None,
+    momentum: float = 0.0,
     adapt_params: Sequence[str] | None = None,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
@@ -182,6 +196,8 @@ def FOMAML(
         steps=steps,
         order=1,
         loss=loss,
+        query_loss=query_loss,
+        momentum=momentum,
         adapt_params=adapt_params,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
@@ -198,6 +214,8 @@ def ANIL(
     head: str | None = None,
     order: int = 2,
     loss: Loss = "mse",
+    query_loss: Loss | None = None,
+    momentum: float = 0.0,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -230,6 +248,8 @@ def ANIL(
         steps=steps,
         order=order,
         loss=loss,
+        query_loss=query_loss,
+        momentum=momentum,
         adapt_params=inside,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
@@ -245,6 +265,8 @@ def MetaSGD(
     steps: int = 1,
     order: int = 2,
     loss: Loss = "mse",
+    query_loss: Loss | None = None,
+    momentum: float = 0.0,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -266,6 +288,8 @@ def MetaSGD(
         steps=steps,
         order=order,
         loss=loss,
+        query_loss=query_loss,
+        momentum=momentum,
         adapt_params=adapt_params,
         learn_inner_lr="per_parameter",
         backend=backend,

@@ -76,10 +76,6 @@ class InnerRates(nn.Module):
         one is repeated."""
         return self._form({key: self._fitted(key, steps) for key in self._entries})
 
-    def at_step(self, step: int) -> InnerLr:
-        """Returns the rates of step `step` alone, for an inner loop of one step."""
-        return self._form({key: self._picked(key, step) for key in self._entries})
-
     def _held(self, key: str) -> Rate:
         if key in self._numbers:
             return self._numbers[key]
@@ -104,12 +100,6 @@ class InnerRates(nn.Module):
             # [S] in the shape of the leaf would be read as one rate per element: write both axes
             value = value.reshape(steps, *[1] * len(shape)).expand(steps, *shape)
         return value
-
-    def _picked(self, key: str, step: int) -> Rate:
-        value = self._held(key)
-        if not self._entries[key][0] or not isinstance(value, Tensor):
-            return value
-        return value[min(step, value.shape[0] - 1)]
 
     def extra_repr(self) -> str:
         """Shows what is held."""
