@@ -66,7 +66,6 @@ def resolved(tasks: Tasks, config: Config, curvature: NDArray[np.float64] | None
     return dataclasses.replace(
         config,
         loss=tasks.loss,
-        draws=config.draws if config.draws != AUTO else _draws(len(tasks.names)),
         inner_lrs=config.inner_lrs or rates,
         splits=config.splits
         if config.splits != AUTO
@@ -82,9 +81,16 @@ def _curvature(tasks: Tasks, config: Config) -> NDArray[np.float64] | None:
     if not is_quadratic(tasks, config):
         return None
     support = tasks.fixed_support or config.shots
-    draws = config.draws if config.draws != AUTO else _draws(len(tasks.names))
     rng = ep.generator(config.seed, 0, ep.Stream.CURVATURE)
-    return newcomer_curvature(tasks, support, draws, rng)
+    return newcomer_curvature(tasks, support, config.draws, rng)
+
+
+def _check_draws(tasks: Tasks, config: Config) -> None:
+    """Refuse more draws than there is memory for."""
+    rows = int(tasks.counts.max())
+    episodes = len(tasks.names) * draws_per_task(tasks, config)
+    row = 2 * (tasks.x.shape[1] + tasks.outputs) + 3  # on both scales, and where it was drawn
+    check_memory({f"--draws {config.draws}": _BYTES * episodes * rows * row})
 
 
 class Trained(NamedTuple):
@@ -113,6 +119,9 @@ class Problem:
 
     def __init__(self, tasks: Tasks, config: Config) -> None:
         self.tasks = tasks
+        if config.draws == AUTO:
+            config = dataclasses.replace(config, draws=_draws(len(tasks.names)))
+        _check_draws(tasks, config)  # before any are made
         self.curvature = _curvature(tasks, config)
         self.config = config = resolved(tasks, config, self.curvature)
         self.model = il.MLP(
@@ -133,7 +142,7 @@ class Problem:
 
     def _check_sizes(self) -> None:
         """Refuse settings that no machine could work off, or that this one has no memory for."""
-        tasks, config = self.tasks, self.config
+        config = self.config
         grid = len(config.inner_lrs) * len(config.steps) * (len(METHODS) - 1) + 1
         units = config.splits * grid * max(1, len(config.outer_lrs))
         if units > MOST_UNITS:
@@ -141,17 +150,10 @@ class Problem:
                 f"--splits {config.splits} gives {units} trainings, {units // config.splits} for "
                 f"each split; at most {MOST_UNITS}: use fewer splits or a smaller grid"
             )
-        rows = int(tasks.counts.max())
-        episodes = len(tasks.names) * draws_per_task(tasks, config)
-        row = 2 * (tasks.x.shape[1] + tasks.outputs) + 3  # on both scales, and where it was drawn
         widths = ",".join(map(str, config.hidden)) or "of a linear model"
         networks = self.parameters * (12 + 2 * config.adapt_steps)
-        check_memory(
-            {
-                f"--draws {config.draws}": _BYTES * episodes * rows * row,
-                f"--hidden {widths} with --adapt-steps {config.adapt_steps}": _BYTES * networks,
-            }
-        )
+        name = f"--hidden {widths} with --adapt-steps {config.adapt_steps}"
+        check_memory({name: _BYTES * networks})
 
     def _choose_backend(self) -> tuple[str, str]:
         """The backend of every op of this run, and why."""
