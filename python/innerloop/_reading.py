@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from innerloop._chain import NotFusible
@@ -153,6 +154,7 @@ class _Recorder(TorchFunctionMode):
         self._values: dict[int, int] = {}  # of tensors that stand for values, by identity
         self._memory: dict[int, list[int]] = {}  # the tensors that lie where each of them lies
         self._stale: set[int] = set()  # tensors that were changed through another
+        self._filled: set[str] = set()  # statistics that calls update
         self._held: list[Tensor] = []  # so that identities stay
         self._state: tuple[bool, ...] = ()
 
@@ -173,6 +175,8 @@ class _Recorder(TorchFunctionMode):
         for tensor in self._held:
             if tensor._version:
                 self.stop("it changes a tensor in place in a way that leaves no trace")
+        if any(name in self._filled for node in self.nodes for name in node.leaves):
+            self.stop("it reads running statistics that it updates")
         return Program(self._shape, tuple(self.nodes), output)
 
     def __torch_function__(
@@ -240,6 +244,16 @@ class _Recorder(TorchFunctionMode):
         if tensor.dtype is not self.dtype:
             self.stop(f"it reads {name}, which is {tensor.dtype}")
         return name
+
+    def fill(self, statistics: object, func: Any) -> None:
+        """Notes that a call updates statistics. Operations leave a module as it is, so that matters
+        only where the pass reads them, or where somebody expects it: of torch's own layers."""
+        name = self.leaf(statistics)
+        if name is None:
+            return
+        if isinstance(self._module.get_submodule(name.rpartition(".")[0]), _NormBase):
+            self.stop("it updates running statistics", func)
+        self._filled.add(name)
 
     def add(
         self,
@@ -582,8 +596,8 @@ def _batch_norm(
     if not training:
         leaves = (weight, bias, running_mean, running_var)
         return recorder.add("fixed_norm", [input], shape, (float(eps),), leaves)
-    if running_mean is not None or running_var is not None:
-        recorder.stop("it updates running statistics", F.batch_norm)
+    recorder.fill(running_mean, F.batch_norm)
+    recorder.fill(running_var, F.batch_norm)
     if recorder.rows * size_of(shape[1:]) < 2:
         recorder.stop("statistics of one value", F.batch_norm)
     return recorder.add("batch_norm", [input], shape, (float(eps),), (weight, bias))
@@ -640,8 +654,8 @@ def _instance_norm(
     if not use_input_stats:
         leaves = (weight, bias, running_mean, running_var)
         return recorder.add("fixed_norm", [input], shape, (float(eps),), leaves)
-    if running_mean is not None or running_var is not None:
-        recorder.stop("it updates running statistics", F.instance_norm)
+    recorder.fill(running_mean, F.instance_norm)
+    recorder.fill(running_var, F.instance_norm)
     return recorder.add("group_norm", [input], shape, (float(eps), shape[0]), (weight, bias))
 
 

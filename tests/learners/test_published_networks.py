@@ -41,29 +41,34 @@ def in_layers(table, inputs, features):
 
 
 class InOneList(nn.Module):
-    """The same by functions, with all weights in one list."""
+    """The same by functions, with all weights in one list, and the statistics that each pass fills
+    and none reads in another."""
 
     def __init__(self, table, inputs, features):
         super().__init__()
         self.table = table
-        self.weights = nn.ParameterList()
+        self.weights, self.statistics = nn.ParameterList(), nn.ParameterList()
         for (kernel, _), _ in table:
             weight = torch.empty(CHANNELS, inputs, kernel, kernel)
             self.weights.append(nn.Parameter(nn.init.kaiming_normal_(weight)))
             self.weights.append(nn.Parameter(torch.zeros(CHANNELS)))
             self.weights.append(nn.Parameter(torch.ones(CHANNELS)))
             self.weights.append(nn.Parameter(torch.zeros(CHANNELS)))
+            for start in (torch.zeros(CHANNELS), torch.ones(CHANNELS)):
+                self.statistics.append(nn.Parameter(start, requires_grad=False))
             inputs = CHANNELS
         self.weights.append(nn.Parameter(nn.init.kaiming_normal_(torch.empty(CLASSES, features))))
         self.weights.append(nn.Parameter(torch.zeros(CLASSES)))
 
     def forward(self, x):
         """Returns the logits."""
-        weights = iter(self.weights)
+        weights, filled = iter(self.weights), iter(self.statistics)
         for (_, stride), pool in self.table:
             x = F.conv2d(x, next(weights), next(weights), stride=stride, padding=0)
             x = F.relu(x, inplace=True)
-            x = F.batch_norm(x, None, None, next(weights), next(weights), training=True)
+            x = F.batch_norm(
+                x, next(filled), next(filled), next(weights), next(weights), training=True
+            )
             if pool is not None:
                 x = F.max_pool2d(x, *pool, 0)
         return F.linear(x.view(x.size(0), -1), next(weights), next(weights))
@@ -166,10 +171,12 @@ def test_losses_and_gradients_are_those_of_a_plain_loop(name, order):
         sides.append((x, torch.randint(CLASSES, (2, rows), generator=generator)))
     assert il.nn.per_pass_statistics(net) == tracked
 
+    before = {name: value.clone() for name, value in net.state_dict().items()}
     options = {"inner_lr": 0.01, "steps": 2, "order": order}
     learner = il.MAML(net, loss="cross_entropy", backend="batched", **options)
     losses = learner(*sides, reduction="none")
     losses.mean().backward()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     found = {k: p.grad for k, p in net.named_parameters() if p.grad is not None}
     learned = [p for p in net.parameters() if p.requires_grad]
     expected = torch.stack(
@@ -183,20 +190,38 @@ def test_losses_and_gradients_are_those_of_a_plain_loop(name, order):
     assert_close(found, dict(zip(found, grads, strict=True)), 1e-10, floor=1e-3)
 
 
-def test_statistics_that_a_function_fills_are_named():
-    """As MAML-Pytorch does, which never reads them again."""
+class Filling(nn.Module):
+    """Fills statistics by a function, and reads them in the same pass."""
 
-    class Filling(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(2, 3)
-            self.register_buffer("mean", torch.zeros(3))
-            self.register_buffer("var", torch.ones(3))
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("var", torch.ones(3))
 
-        def forward(self, x):
-            return F.batch_norm(self.linear(x), self.mean, self.var, training=True)
+    def forward(self, x):
+        """Returns the outputs."""
+        h = F.batch_norm(self.linear(x), self.mean, self.var, training=True)
+        return F.batch_norm(h, self.mean, self.var)
 
+
+class Derived(nn.BatchNorm1d):
+    """A norm of torch with a forward pass of its own."""
+
+    def forward(self, x):
+        """Returns the outputs."""
+        return F.batch_norm(x, self.running_mean, self.running_var, training=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (Filling, "it reads running statistics that it updates"),
+        (lambda: nn.Sequential(nn.Linear(2, 3), Derived(3)), "must not update running statistics"),
+    ],
+    ids=["read in the same pass", "of a norm of torch"],
+)
+def test_statistics_that_matter_are_not_left_out(make, text):
     x, y = torch.randn(2, 4, 2), torch.randn(2, 4, 3)
-    learner = il.MAML(Filling(), inner_lr=0.1, steps=1, backend="batched")
-    with pytest.raises(NotImplementedError, match="it updates running statistics"):
-        learner((x, y), (x, y))
+    with pytest.raises(NotImplementedError, match=text):
+        il.MAML(make(), inner_lr=0.1, steps=1, backend="batched")((x, y), (x, y))
