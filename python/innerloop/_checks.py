@@ -526,11 +526,15 @@ def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:
                 "running statistics as constants"
             )
         if selects_rows and not tracked and not isinstance(part, _InstanceNorm):
-            raise NotImplementedError(
-                f"{op}: layer {name!r} ({kind(part)}) must not take statistics over rows that "
-                "are left out (got count or weight); give tasks of equal size, or use "
-                "nn.GroupNorm or nn.LayerNorm"
-            )
+            refuse_statistics(op, f"layer {name!r} ({kind(part)})")
+
+
+def refuse_statistics(op: str, what: str) -> NoReturn:
+    """Raises because statistics would be taken over rows that are left out."""
+    raise NotImplementedError(
+        f"{op}: {what} must not take statistics over rows that are left out (got count or weight); "
+        "give tasks of equal size, or use nn.GroupNorm or nn.LayerNorm"
+    )
 
 
 def refuse_backend(op: str, reason: str, backend: str = "fused") -> NoReturn:

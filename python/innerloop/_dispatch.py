@@ -354,9 +354,11 @@ def prepare_batch(
             with_classes = objective.classes and y.ndim == 2 and y.dtype is torch.int64
             classes = ready.outputs if with_classes else 0
             _checks.check_indices(op, name, y, count, classes, objective.ignored)
+            selects = count is not None or weight is not None
             if ready.module is not None:
-                selects = count is not None or weight is not None
                 _checks.check_statistics(op, ready.module, selects_rows=selects)
+            if selects and ready.batched is not None and ready.batched.takes_statistics:
+                _checks.refuse_statistics(op, "F.batch_norm with training=True")
     return Side(x, y, count, weight)
 
 

@@ -46,10 +46,10 @@ def activate(kind: str, z: Tensor, slope: float) -> Tensor:
     return functions[kind](z)
 
 
-def forward(model: Model, params: Params, x: Tensor) -> Tensor:
-    """Returns one task's outputs: x [N, ...] -> [N, ...]."""
+def forward(model: Model, params: Params, x: Tensor, *, selects: bool = False) -> Tensor:
+    """Returns one task's outputs: x [N, ...] -> [N, ...]. `selects`: some rows are left out."""
     if isinstance(model, nn.Module):
-        output = call(model, params, x)
+        output = call(model, params, x, selects=selects)
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"predict: model must return one tensor (got {type(output).__name__}); "
@@ -77,7 +77,7 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
         used = weight != 0 if used is None else used & (weight != 0)
     if used is not None:
         x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, 0)
-    z = forward(model, params, x)
+    z = forward(model, params, x, selects=used is not None)
     if rows == 0:
         return z.sum().expand(0).sum()
     check_shapes(objective, z, y)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
+from innerloop._checks import refuse_statistics
 from innerloop._real_forward import is_torchs
 from innerloop._storage import has_own_functions
 from innerloop._tasks import warn_of_fallback
@@ -35,7 +36,9 @@ _RUN_AGAIN = (
 )
 
 
-def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
+def call(
+    module: nn.Module, values: Mapping[str, Tensor], x: Tensor, *, selects: bool = False
+) -> Any:
     """Returns module(x) with `values`, by the names of named_parameters(), in place of parameters.
 
     A parameter has its value wherever an attribute of a module holds it, under as many names as
@@ -61,7 +64,7 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
             )
     given = {key: values[name] for key, name in names.items()}
     if torch.compiler.is_compiling():
-        return _traced(module, parts, given, names, x)
+        return _traced(module, parts, given, names, x, selects)
     versions = _versions(given.values())
     torch_state = _Torch()
     kept: list[_Torch | Kept] = [torch_state, *map(Kept, parts)]
@@ -70,7 +73,7 @@ def call(module: nn.Module, values: Mapping[str, Tensor], x: Tensor) -> Any:
         try:
             copies = _put_in(parts, given, names)
             marks = _versions(copy for _, _, copy in copies)
-            torch_state.prepare(_Strays(module, names))
+            torch_state.prepare(_Strays(module, names, selects))
             result = module(x.clone())
             written = _written(copies, marks)
         finally:
@@ -261,10 +264,12 @@ def _put_back(kept: Sequence[_Torch | Kept]) -> bool:
 
 
 class _Strays(TorchFunctionMode):
-    """Raises when a parameter itself is computed with, in place of the value put in for it."""
+    """Raises when a parameter itself is computed with, in place of the value put in for it, and
+    when statistics are taken over rows that are left out."""
 
-    def __init__(self, module: nn.Module, names: Mapping[int, str]) -> None:
+    def __init__(self, module: nn.Module, names: Mapping[int, str], selects: bool) -> None:
         super().__init__()
+        self._selects = selects
         self._module = module
         self._names = names
 
@@ -274,6 +279,8 @@ class _Strays(TorchFunctionMode):
         """Calls a function of torch and looks at its arguments."""
         if isinstance(func, FunctionType) and not is_torchs(func):
             self._check_function(func)
+        if self._selects and func is F.batch_norm and _is_training(args, kwargs or {}):
+            refuse_statistics("predict", "F.batch_norm with training=True")
         result = func(*args, **(kwargs or {}))
         for value in (*args, *kwargs.values()) if kwargs else args:
             if id(value) in self._names or type(value) in (list, tuple):
@@ -304,6 +311,11 @@ class _Strays(TorchFunctionMode):
                 )
 
 
+def _is_training(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Says whether a call of F.batch_norm takes the statistics of its input."""
+    return bool(kwargs.get("training", args[5] if len(args) > 5 else False))
+
+
 def _is_many(value: Any) -> bool:
     return isinstance(value, (list, tuple))
 
@@ -317,6 +329,7 @@ def _traced(
     given: Mapping[int, Tensor],
     names: Mapping[int, str],
     x: Tensor,
+    selects: bool,
 ) -> Any:
     """Returns what `call` returns while torch.compile traces it: the tracer keeps apart what a pass
     writes to attributes, and its guards read no versions."""
@@ -330,7 +343,7 @@ def _traced(
                     if id(value) not in replaced:
                         replaced[id(value)] = value.clone()
                     registry[name] = replaced[id(value)]
-        with _Strays(module, names):
+        with _Strays(module, names, selects):
             return module(x.clone())
     finally:
         for registry, old in zip(registries, before, strict=True):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import innerloop as il
+from innerloop import _tasks
 from innerloop._tasks import FallbackWarning
 
 
@@ -130,7 +131,8 @@ def test_meta_gradient_is_that_of_the_loop(kind):
     check(build(kind))
 
 
-def test_recurrent_layers_run_task_by_task():
+def test_recurrent_layers_run_task_by_task(monkeypatch):
+    monkeypatch.setattr(_tasks, "_WARNED", set())  # warned of once a process
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 4), Gru(), nn.Linear(4, 1)).double()
     with pytest.warns(FallbackWarning, match="runs task by task"):

@@ -53,6 +53,12 @@ class Batched:
         self._shapes = shapes
         self._buffers = buffers
 
+    @property
+    def takes_statistics(self) -> bool:
+        """Whether rows of a task are normalised by statistics of all of them."""
+        programs = self._programs.values()
+        return any(node.kind == "batch_norm" for program in programs for node in program.nodes)
+
     def output_shape(self, x: Tensor) -> Shape:
         """Returns the shape of a row of the outputs for x."""
         return passes_of(self._programs[rows_of(x)]).shape
