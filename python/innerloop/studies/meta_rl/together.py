@@ -35,5 +35,6 @@ def torchrun() -> Iterator[Ranks]:
     torch.distributed.init_process_group("gloo")
     try:
         yield Ranks(torch.distributed.get_rank(), world)
+        torch.distributed.barrier()  # the group ends for all at once, after the leader's report
     finally:
         torch.distributed.destroy_process_group()
