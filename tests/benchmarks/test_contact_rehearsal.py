@@ -208,7 +208,7 @@ def check_results(results: dict[str, Any]) -> None:
     cases = set(CASE_NAMES["cuda"])
     cells = results["smoke"].values()
     assert [cell for cell in cells if not cell.get("ok") and "unfit" not in cell] == []
-    assert sum("ok" in cell for cell in cells) > 90
+    assert sum("ok" in cell for cell in cells) > 40
     assert set(results["ours"]) == set(results["rivals"]) == set(results["schedules"]) == cases
     for case, found in results["ours"].items():
         assert {"plain", "graph", "kernels", "schedule"} <= set(found), (case, found)
