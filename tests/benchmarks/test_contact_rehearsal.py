@@ -223,7 +223,7 @@ def check_results(results: dict[str, Any]) -> None:
     assert all(each["median_s"] > 0 for each in compiled)
     assert len(compiled) == 1
     assert results["tests"]["complete"]
-    assert sum(c["skipped"] for c in results["tests"]["files"].values()) > 1500
+    assert sum(c["skipped"] for c in results["tests"]["files"].values()) > 700
     for tool in ("memcheck", "racecheck", "synccheck"):
         assert results[tool]["errors"] == 0
         assert results[tool]["cells"] > 30
