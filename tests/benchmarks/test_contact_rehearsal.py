@@ -226,7 +226,7 @@ def check_results(results: dict[str, Any]) -> None:
     assert sum(c["skipped"] for c in results["tests"]["files"].values()) > 700
     for tool in ("memcheck", "racecheck", "synccheck"):
         assert results[tool]["errors"] == 0
-        assert results[tool]["cells"] > 30
+        assert results[tool]["cells"] > 20
     environment = results["card"]["environment"]
     assert environment["gpu"]["limits"]["fma_gflops"] > 0
     assert results["build"]["architecture"] == "90"
