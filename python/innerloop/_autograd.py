@@ -9,7 +9,7 @@ with anything that is not a plain tensor in memory, it goes to the registered op
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -117,7 +117,7 @@ def meta_loss(plan: Plan, given: Arguments) -> Tensor:
     elif compiling:
         result = _apply(_MetaLoss, plan, *_distinct(given.flat()))
     else:
-        result = _eager_apply(_MetaLoss, plan, *given.flat())
+        result = _eager_apply(_MetaLoss, plan, *_recordable(given.flat()))
     return result
 
 
@@ -135,8 +135,14 @@ def mean_meta_loss(plan: Plan, given: Arguments) -> Tensor:
     elif transforms_active():
         result = _apply(_MeanMetaLoss, plan, *given.flat())[0]
     else:
-        result = _eager_apply(_MeanMetaLoss, plan, *given.flat())[0]
+        result = _eager_apply(_MeanMetaLoss, plan, *_recordable(given.flat()))[0]
     return result
+
+
+def _recordable(tensors: Sequence[Any]) -> list[Any]:
+    """Returns the tensors with copies of those that come from inference_mode, which autograd does
+    not keep."""
+    return [v.clone() if v is not None and v.is_inference() else v for v in tensors]
 
 
 def _distinct(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:

@@ -359,6 +359,10 @@ def prepare_batch(
                 _checks.check_statistics(op, ready.module, selects_rows=selects)
             if selects and ready.batched is not None and ready.batched.takes_statistics:
                 _checks.refuse_statistics(op, "F.batch_norm with training=True")
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            x, y, weight = (  # autograd keeps no tensor of inference_mode
+                v.clone() if v is not None and v.is_inference() else v for v in (x, y, weight)
+            )
     return Side(x, y, count, weight)
 
 

@@ -90,3 +90,17 @@ def test_every_kind_in_every_argument(name, expected, backend):
             if not any(fits(name, backend, argument, kind, got) for fits in accept):
                 wrong.append((argument, kind, got))
     assert not wrong
+
+
+@pytest.mark.parametrize("backend", ["fused", "torch"])
+@pytest.mark.parametrize("name", ["meta_loss", "mean_meta_loss"])
+def test_data_of_inference_mode_is_recorded(name, backend):
+    plain = arguments(counts=True)
+    with torch.inference_mode():
+        data = {k: v.clone() for k, v in plain.items() if k in (*SUPPORT, *QUERY)}
+    found = []
+    for given in (plain, {**plain, **data}):
+        params = {k: v.clone().requires_grad_() for k, v in plain["params"].items()}
+        total = OPERATIONS[name].call({**given, "params": params}, backend).sum()
+        found.append(flat(torch.autograd.grad(total, list(params.values()))))
+    assert torch.equal(found[0], found[1])
