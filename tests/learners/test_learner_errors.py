@@ -225,3 +225,55 @@ def test_signatures_stay_visible(name):
         inspect.Parameter.VAR_POSITIONAL,
     }
     assert CALLABLES[name].__doc__
+
+
+def _adds_a_layer(module):
+    module.append(nn.Linear(3, 3))
+
+
+def _takes_a_layer(module):
+    del module[2]
+
+
+def _puts_two_for_one(module):
+    module[2] = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+
+
+def _adds_a_parameter(module):
+    module[0].extra = nn.Parameter(torch.ones(2))
+
+
+def _drops_a_bias(module):
+    module[0].bias = None
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("learner", [il.MAML, il.JointTraining], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    ("change", "new", "gone"),
+    [
+        (_adds_a_layer, "3.bias, 3.weight", "none"),
+        (_takes_a_layer, "none", "2.bias, 2.weight"),
+        (_puts_two_for_one, "2.0.bias, 2.0.weight, 2.1.bias, 2.1.weight", "2.bias, 2.weight"),
+        (_adds_a_parameter, "0.extra", "none"),
+        (_drops_a_bias, "none", "0.bias"),
+    ],
+    ids=lambda value: getattr(value, "__name__", "").strip("_") or None,
+)
+def test_parameters_that_came_or_went(learner, backend, change, new, gone):
+    """A learner says so rather than leave new parameters out of the inner loop."""
+    module = net()
+    made = learner(module, inner_lr=0.1, steps=1, loss="mse", backend=backend)
+    change(module)
+    with pytest.raises(ValueError, match=f"new: {new}; gone: {gone}.*make a new learner"):
+        made((X, Y), (X, Y))
+
+
+def test_a_layer_of_another_width_in_the_same_place():
+    """The same names with other shapes are the new network."""
+    module = net()
+    made = il.MAML(module, inner_lr=0.1, steps=2, loss="mse")
+    made((X, Y), (X, Y))
+    module[0], module[2] = nn.Linear(2, 7), nn.Linear(7, 3)
+    fresh = il.MAML(module, inner_lr=0.1, steps=2, loss="mse")
+    assert made((X, Y), (X, Y)).item() == fresh((X, Y), (X, Y)).item()

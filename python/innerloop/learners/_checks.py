@@ -3,6 +3,7 @@ rest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -70,6 +71,20 @@ def check_some_adapted(op: str, adapted: tuple[str, ...], names: list[str]) -> N
             "have a parameter that requires grad",
             f"{names}, all frozen",
             "name the ones that the inner loop changes in adapt_params",
+        )
+
+
+def check_same_parameters(op: str, params: Mapping[str, Tensor], known: frozenset[str]) -> None:
+    """Checks that parameters have neither come nor gone since the learner was made: nobody said
+    whether the inner loop changes new ones."""
+    if params.keys() != known:
+        new, gone = sorted(params.keys() - known), sorted(known - params.keys())
+        _value_error(
+            op,
+            "module",
+            "have the parameters that it had when the learner was made",
+            f"new: {', '.join(new) or 'none'}; gone: {', '.join(gone) or 'none'}",
+            "make a new learner",
         )
 
 

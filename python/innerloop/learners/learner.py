@@ -77,6 +77,7 @@ class Learner(nn.Module):
         self._description = Description()
         leaves = self._leaves()
         named = dict(module.named_parameters())
+        self._parameter_names = frozenset(named)
         like = next(p for p in named.values() if p.is_floating_point())
         if adapt_params is None:
             self.adapted_names = tuple(
@@ -191,6 +192,7 @@ class Learner(nn.Module):
                 params: dict[str, Tensor] = dict(self.module.named_parameters())
             else:
                 model, params = self._description.of(self.module)
+        learner_checks.check_same_parameters(type(self).__name__, params, self._parameter_names)
         if model is self.module:
             selects = any(map(learner_checks.leaves_rows_out, (support, query)))
             _checks.check_statistics(type(self).__name__, self.module, selects_rows=selects)
