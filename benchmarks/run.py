@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import baselines
-import environment
 import routines
-import worker
-from case_names import CASE_NAMES
+import untimed
+from cases.names import CASE_NAMES
+from measure import environment, worker
 
 RESULTS = Path(__file__).resolve().parent / "results"
 QUICK_CASES = ("sinusoid", "sinusoid-5", "omniglot-fc-5", "wide", "hvp")
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         + "; quick = a table of this machine in two minutes, from "
         + f"{', '.join(QUICK_CASES)} against {' and '.join(QUICK_RIVALS)}"
         + "; all = the cases; everything = cases and routines"
+        + f"; without times, with options of their own: {', '.join(untimed.NAMES)}"
         + "; merge FOLDER = keep the files of first_contact.sh",
     )
     parse.add_argument("case", nargs="*", metavar="CASE", help="cases or routines to measure")
@@ -180,6 +181,8 @@ def main(arguments: list[str]) -> int:
         from contact import merge
 
         return merge.main(arguments[1:])
+    if arguments and arguments[0] in untimed.NAMES:
+        return untimed.main(arguments[0], arguments[1:])
     options = parser().parse_args(arguments)
     in_short = options.case == ["quick"]
     if in_short:
@@ -240,15 +243,15 @@ def main(arguments: list[str]) -> int:
             if target is not None:
                 save(document, target)
     if in_short and document["runs"]:
-        import speed_tables
+        from tables import speed
 
-        print(f"\n{speed_tables.in_short(document['runs'])}")
+        print(f"\n{speed.in_short(document['runs'])}")
     if target is not None and document["runs"]:
         print(f"written: {os.path.relpath(target)}")
     if options.table:
-        import table
+        from tables import pages
 
-        for path in table.update(environment.ROOT, RESULTS, include_quick=options.quick):
+        for path in pages.update(environment.ROOT, RESULTS, include_quick=options.quick):
             print(f"updated: {os.path.relpath(path)}")
     return 1 if failures else 0
 
@@ -256,7 +259,7 @@ def main(arguments: list[str]) -> int:
 def _once(names: list[str], threads: int, options: argparse.Namespace) -> int:
     """Calls each case for a profiler; routines have no single call."""
     os.environ.update(environment.thread_environment(threads, options.device))
-    import rival
+    from measure import rival
 
     for name in names:
         if name not in CASE_NAMES[options.device]:
@@ -270,16 +273,16 @@ def _once(names: list[str], threads: int, options: argparse.Namespace) -> int:
 
 
 def _report(result: dict[str, Any]) -> str:
-    import table
+    from tables import pages
 
-    return table.plain(result)
+    return pages.plain(result)
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 4 and sys.argv[1] == "--worker":
         worker.serve(sys.argv[2], sys.argv[3])
     elif len(sys.argv) == 5 and sys.argv[1] == "--rival":
-        import rival
+        from measure import rival
 
         rival.serve(*sys.argv[2:])
     else:

@@ -11,7 +11,7 @@ A module states `TITLE`, `LIBRARY` (it competes for "fastest library") and provi
 `build(**options)` returns a call without arguments that computes `(loss [T] or None, leaves)`, the
 gradient of the mean query loss leaf by leaf in the order of `Case.shapes` (or the Hessian-vector
 products, `[T, ...]` leaves). On the CPU it returns when the numbers are there, on a GPU when they
-are queued. `tune.py` tries formulations and settings and keeps the fastest, so each rival runs at
+are queued. `tune` tries formulations and settings and keeps the fastest, so each rival runs at
 its best on each case.
 """
 

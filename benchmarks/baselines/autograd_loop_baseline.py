@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines.torch_func_baseline import LOSSES, forward
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "autograd loop over tasks"
 LIBRARY = False

@@ -19,7 +19,7 @@ from torch.func import grad
 from baselines import compiled
 from baselines.cuda_graph import captured
 from baselines.torch_func_baseline import ACTIVATIONS
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "hand-written batched bmm"
 LIBRARY = False

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from baselines.torch_func_baseline import LOSSES
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "higher"
 LIBRARY = False

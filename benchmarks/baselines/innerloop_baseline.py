@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "innerloop"
 LIBRARY = False

@@ -6,7 +6,7 @@ from typing import Any
 
 from baselines import innerloop_baseline
 from baselines.cuda_graph import captured
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "innerloop in a CUDA graph"
 LIBRARY = False

@@ -9,7 +9,7 @@ from typing import Any
 
 from baselines import innerloop_baseline, innerloop_graph_baseline
 from baselines.cuda_graph import captured
-from cases import Problem
+from cases.nine import Problem
 
 TITLE = "innerloop in a CUDA graph, tf32"
 LIBRARY = False

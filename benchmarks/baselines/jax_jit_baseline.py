@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "JAX jit(vmap(grad))"
 LIBRARY = True

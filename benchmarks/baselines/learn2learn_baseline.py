@@ -19,7 +19,7 @@ import torch
 
 from baselines.higher_baseline import module_of
 from baselines.torch_func_baseline import LOSSES
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "learn2learn"
 LIBRARY = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from baselines import compiled, torch_func_baseline
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "torch.compile of torch.func"
 LIBRARY = True

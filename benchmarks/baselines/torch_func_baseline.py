@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
 
 from baselines.cuda_graph import captured
-from cases import Case, Problem
+from cases.nine import Case, Problem
 
 TITLE = "torch.func vmap(grad), eager"
 LIBRARY = False

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from contact.record import WORK, Step, present_sources, read
-from environment import ROOT
+from measure.environment import ROOT
 
 STAGE = WORK / "stage"  # on PYTHONPATH: the package with its modules
 SHARE = 10 / 16  # of the cores; the rivals compile on the others

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-import environment
 from contact.record import Step
+from measure import environment
 
 
 def run(step: Step) -> None:
     """First what needs no work, then the limits."""
     import torch
 
-    import gpu
+    from measure import gpu
 
     facts = torch.cuda.get_device_properties(0)
     step.put("name", facts.name)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from contact.record import FILES, FORMAT, SOURCES, STATES, sources_of
-from environment import ROOT
+from measure.environment import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
 COMMITS = 300  # of those that touch the sources, the newest first
@@ -36,9 +36,9 @@ def main(arguments: list[str]) -> int:
         changed = merge(Path(arguments[0]), RESULTS, commit_of)
     except Refused as why:
         raise SystemExit(f"run.py merge: {why}") from None
-    import table
+    from tables import pages
 
-    for path in [*changed, *table.update_page(ROOT / "docs/cuda.md", RESULTS)]:
+    for path in [*changed, *pages.update_page(ROOT / "docs/cuda.md", RESULTS)]:
         print(f"updated: {os.path.relpath(path)}")
     if not changed:
         print("nothing new")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import flops
-import timing
-import traffic
+from cases import flops, traffic
 from contact import place, survive
 from contact.record import Step
 from contact.references import expected
+from measure import timing
 
 CASE_S = 40.0  # a case that takes longer never ends
 
 
 def run(step: Step) -> None:
     """One entry per case; what an earlier visit found is kept."""
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
 
     survive.each(step, CUDA_CASES, measured, CASE_S)
 
@@ -24,8 +23,8 @@ def run(step: Step) -> None:
 def measured(name: str) -> dict[str, Any]:
     """Of one case: its counts, how far from float64, seconds in each way, or what went wrong."""
     from baselines import innerloop_baseline
-    from cuda_cases import CUDA_CASES
-    from reference import TOLERANCE, disagreement, numbers
+    from cases.cuda import CUDA_CASES
+    from cases.reference import TOLERANCE, disagreement, numbers
 
     place.free()
     case = CUDA_CASES[name]
@@ -51,7 +50,7 @@ def measured(name: str) -> dict[str, Any]:
 def times(call: timing.Call) -> dict[str, Any]:
     """Seconds of a call: plain, in a graph (with why not, if it cannot be captured), by kernel."""
     from baselines.cuda_graph import captured
-    from device_timing import EventClock, kernel_times
+    from measure.device_timing import EventClock, kernel_times
 
     clock = EventClock()
     found: dict[str, Any] = {"plain": sampled(call, clock)}

@@ -25,8 +25,8 @@ def problem_of(name: str) -> Any:
     """The float32 problem of a case, on the device."""
     import torch
 
-    from cases import make_problem
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
+    from cases.nine import make_problem
 
     return make_problem(CUDA_CASES[name], torch.float32, 0, DEVICE)
 

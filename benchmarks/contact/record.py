@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from environment import ROOT
+from measure.environment import ROOT
 
 FORMAT = "first-contact-1"
 # Which steps lie in which file.

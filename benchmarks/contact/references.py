@@ -10,7 +10,7 @@ from contact.record import WORK, present_sources
 
 def run() -> None:
     """Those of every case, cheap ones first, each in a file of its own."""
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
 
     for name in CUDA_CASES:
         expected(name)
@@ -20,8 +20,8 @@ def expected(name: str) -> list[Any]:
     """The answer of a case: from its file, or computed and kept."""
     import numpy as np
 
-    from reference import reference
-    from rival import save_expected
+    from cases.reference import reference
+    from measure.rival import save_expected
 
     path = WORK / "references" / f"{present_sources()}-{name}.npz"
     if not path.exists():

@@ -22,9 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from case_names import CASE_NAMES
+from cases.names import CASE_NAMES
 from contact import place
 from contact.record import WORK, Step, read
+from measure.environment import RUN
 
 LATE = "not compiled in time"
 COMPILED = ("sinusoid-5", "omniglot-fc", "wide", "hvp")  # by torch.compile; a minute each
@@ -40,8 +41,7 @@ def lineup() -> list[tuple[str, tuple[str, ...]]]:
 
 def command(name: str, cases: tuple[str, ...]) -> list[str]:
     """What starts a rival's process."""
-    run = str(Path(__file__).parents[1] / "run.py")
-    return [sys.executable, run, "contact", "rival", name, *cases]
+    return [sys.executable, str(RUN), "contact", "rival", name, *cases]
 
 
 class Process:
@@ -189,8 +189,8 @@ def serve(name: str, cases: list[str]) -> None:
 
 def _prepared(module: Any, case: str) -> Any:
     """The tuned call of a rival at its plain settings, or why there is none."""
-    from device_timing import clock_of
-    from tune import NothingRan, tune
+    from measure.device_timing import clock_of
+    from measure.tune import NothingRan, tune
 
     try:
         problem = place.problem_of(case)
@@ -207,10 +207,10 @@ def _report(case: str, prepared: Any, module: Any) -> dict[str, Any]:
     """The rival's seconds, after a look at its numbers."""
     import torch
 
+    from cases.reference import TOLERANCE, disagreement, numbers
     from contact.ours import sampled
     from contact.references import expected
-    from device_timing import clock_of
-    from reference import TOLERANCE, disagreement, numbers
+    from measure.device_timing import clock_of
 
     if isinstance(prepared, dict):
         return dict(prepared)

@@ -16,7 +16,7 @@ GROUPS, THREADS = (1, 2, 4, 8, 16, 32), (32, 64, 128, 256)
 
 def run(step: Step) -> None:
     """One entry per case."""
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
 
     survive.each(step, CUDA_CASES, outcome, CASE_S)
 
@@ -35,7 +35,7 @@ def candidates(name: str) -> list[dict[str, Any]]:
     import innerloop as il
 
     from baselines.innerloop_baseline import schedule
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
 
     found: list[dict[str, Any]] = []
 
@@ -62,7 +62,7 @@ def measured(name: str) -> dict[str, Any]:
     from baselines import innerloop_baseline
     from baselines.cuda_graph import captured
     from contact.ours import sampled
-    from device_timing import EventClock
+    from measure.device_timing import EventClock
 
     call = next(iter(innerloop_baseline.formulations(place.problem_of(name)).values()))()
     found = candidates(name)

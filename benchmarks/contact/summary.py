@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contact.record import STEPS, read
-from formatting import SHORT, milliseconds, ratio
+from tables.formatting import SHORT, milliseconds, ratio
 
 
 def floor_seconds(case: dict[str, Any], limits: dict[str, Any]) -> float:

@@ -8,10 +8,10 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from contact.record import Step
+from measure.environment import RUN
 
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 PROFILED = ("sinusoid-1000", "wide")
@@ -20,7 +20,7 @@ SECTIONS = ("SpeedOfLight", "Occupancy", "LaunchStats", "WarpStateStats", "Memor
 ERRORS = re.compile(r"ERROR SUMMARY: (\d+) errors?")
 HAZARDS = re.compile(r"RACECHECK SUMMARY: (\d+) hazards? displayed \((\d+) errors?, (\d+) warn")
 PASSED = re.compile(r"^cell .*'ok': True", re.MULTILINE)
-RUN = [sys.executable, str(Path(__file__).parents[1] / "run.py"), "contact"]
+COMMAND = [sys.executable, str(RUN), "contact"]
 
 
 def captured_output(command: list[str], limit_s: float, **variables: str) -> tuple[int, str]:
@@ -42,7 +42,7 @@ def sanitize(step: Step, limit_s: float) -> None:
     """Runs the smoke set under the sanitizer of the step's name. Every tensor has an allocation of
     its own, or torch's allocator would hide what lies behind it."""
     command = ["compute-sanitizer", "--tool", step.name, "--print-limit", "20"]
-    watched = [*RUN, "under-a-tool", str(limit_s - END_S)]
+    watched = [*COMMAND, "under-a-tool", str(limit_s - END_S)]
     status, text = captured_output(
         [*command, *watched], limit_s, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
     )
@@ -74,7 +74,7 @@ def profile(step: Step, limit_s: float) -> None:
         command = ["ncu", "--clock-control", "none", "--csv", "--page", "details"]
         command += [part for section in SECTIONS for part in ("--section", section)]
         command += ["-k", "regex:task_kernel", "-s", "1", "-c", "1"]
-        status, text = captured_output([*command, *RUN, "once", case], limit_s / len(PROFILED))
+        status, text = captured_output([*command, *COMMAND, "once", case], limit_s / len(PROFILED))
         step.put(case, {"status": status, "metrics": read_profile(text), "said": text[-1500:]})
     if not any(found["metrics"] for found in step.result.values()):
         raise SystemExit("ncu read no counters")
@@ -99,7 +99,7 @@ def once(case: str) -> None:
     """Calls a case three times and does nothing else."""
     from baselines import innerloop_baseline
     from contact import place
-    from device_timing import EventClock
+    from measure.device_timing import EventClock
 
     call = next(iter(innerloop_baseline.formulations(place.problem_of(case)).values()))()
     EventClock().block(call, 3)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import baselines
-from worker import Request, WorkerFailed, measure
+from measure.worker import Request, WorkerFailed, measure
 
 RIVALS = ("innerloop", "torch_func", "jax_jit")
 CASES = ("sinusoid-5", "omniglot-fc-5", "wide")
@@ -85,9 +85,9 @@ def measure_part(request: Request) -> dict[str, Any]:
     """The search of one rival on one case, in this process."""
     import torch
 
-    from cases import make_problem
-    from cuda_cases import CUDA_CASES
-    from device_timing import clock_of
+    from cases.cuda import CUDA_CASES
+    from cases.nine import make_problem
+    from measure.device_timing import clock_of
 
     module = baselines.load(request.part["rival"])
     clock = clock_of(module, "cuda")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import baselines
-from worker import Request, WorkerFailed, measure
+from measure.worker import Request, WorkerFailed, measure
 
 RIVALS = ("innerloop", "torch_func", "torch_compile", "bmm", "jax_jit")
 POINTS = (
@@ -60,9 +60,9 @@ def measure_part(request: Request) -> dict[str, Any]:
     import torch
 
     from baselines.innerloop_baseline import schedule
-    from cases import make_problem
-    from cuda_cases import CUDA_CASES
-    from device_timing import clock_of
+    from cases.cuda import CUDA_CASES
+    from cases.nine import make_problem
+    from measure.device_timing import clock_of
 
     start = CUDA_CASES[request.part["case"]]
     case = replace(start, steps=request.part["steps"], inner_lr=min(start.inner_lr, 0.01))
@@ -91,7 +91,7 @@ def _plain(module: Any, problem: Any) -> Any:
 
 
 def _torch_peak(module: Any, problem: Any) -> int | None:
-    from device_timing import peak_growth_bytes
+    from measure.device_timing import peak_growth_bytes
 
     built: list[Any] = []
 

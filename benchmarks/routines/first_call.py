@@ -14,12 +14,12 @@ import time
 from typing import Any
 
 import baselines
-from worker import Request, WorkerFailed, measure
+from measure.worker import Request, WorkerFailed, measure
 
 
 def run(request: Request) -> dict[str, Any]:
     """First and second call of each rival on two cases."""
-    from cases import CASES
+    from cases.nine import CASES
 
     rows = []
     for case in ("sinusoid",) if request.quick else ("sinusoid", "omniglot-fc-5"):
@@ -49,8 +49,8 @@ def measure_part(request: Request) -> dict[str, Any]:
     """Import, first call and second call of one rival in this fresh process, in seconds."""
     import torch
 
-    from cases import CASES, make_problem
-    from reference import TOLERANCE, disagreement, numbers, reference
+    from cases.nine import CASES, make_problem
+    from cases.reference import TOLERANCE, disagreement, numbers, reference
 
     dtype = getattr(torch, request.dtype)
     problem = make_problem(CASES[request.part["case"]], dtype, request.seed)

@@ -14,12 +14,11 @@ from unittest import mock
 
 import torch
 
-import flops
-import timing
-import traffic
 from baselines import innerloop_baseline
-from cases import CASES, make_problem
-from worker import Request
+from cases import flops, traffic
+from cases.nine import CASES, make_problem
+from measure import timing
+from measure.worker import Request
 
 
 def run(request: Request) -> dict[str, Any]:

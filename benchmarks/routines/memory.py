@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import baselines
-from worker import Request, WorkerFailed, measure
+from measure.worker import Request, WorkerFailed, measure
 
 RIVALS = ("innerloop", "torch_func", "jax_jit")
 POINTS = (
@@ -92,8 +92,8 @@ def measure_part(request: Request) -> dict[str, Any]:
     """Peak growth of one rival in this process, its kept memory included."""
     import torch
 
-    import timing
-    from cases import CASES, make_problem
+    from cases.nine import CASES, make_problem
+    from measure import timing
 
     start = CASES[request.part["case"]]
     case = replace(start, steps=request.part["steps"], inner_lr=min(start.inner_lr, 0.01))

@@ -10,9 +10,9 @@ import torch
 from innerloop import MAML, _reading
 from torch import Tensor, nn
 
-import timing
-from networks import CASES, RATE, Batch, NetworkCase, plain_loop
-from worker import Request
+from cases.networks import CASES, RATE, Batch, NetworkCase, plain_loop
+from measure import timing
+from measure.worker import Request
 
 # of the whole gradient; a relu or pool that float32 rounds to the other side moves it further
 TOLERANCE = {torch.float32: 5e-3, torch.float64: 1e-9}

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 import baselines
-import timing
-from cases import Case, Problem, make_problem
-from reference import TOLERANCE, disagreement, numbers, reference
-from tune import NothingRan, tune
-from worker import Request
+from cases.nine import Case, Problem, make_problem
+from cases.reference import TOLERANCE, disagreement, numbers, reference
+from measure import timing
+from measure.tune import NothingRan, tune
+from measure.worker import Request
 
 SMALLEST = Case(
     name="smallest",

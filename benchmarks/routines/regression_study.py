@@ -22,8 +22,8 @@ from innerloop.studies.linear_regression import reference
 from innerloop.studies.linear_regression.risks import risk
 from innerloop.studies.linear_regression.settings import Settings
 
-from timing import seconds_of
-from worker import Request
+from measure.timing import seconds_of
+from measure.worker import Request
 
 FITTED = ((2, 1), (5, 400), (25, 25), (100, 5), (100, 100), (250, 25))
 HELD_OUT = (50, 200)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cases import CASES
+from cases.nine import CASES
+from measure.worker import Request
 from routines.sweep import sweep
-from worker import Request
 
 RIVALS = ("innerloop", "torch_func")  # compilers unroll the steps and take minutes at 64
 

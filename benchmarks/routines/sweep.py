@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 import baselines
-import timing
-from cases import Case, make_problem
-from reference import TOLERANCE, disagreement, numbers, reference
+from cases.nine import Case, make_problem
+from cases.reference import TOLERANCE, disagreement, numbers, reference
+from measure import timing
+from measure.speed import DRAWS
+from measure.tune import NothingRan, tune
+from measure.worker import Request
 from routines.line import straight_line
-from speed import DRAWS
-from tune import NothingRan, tune
-from worker import Request
 
 
 def sweep(

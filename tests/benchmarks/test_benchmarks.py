@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def small_case(name: str, tasks: int = 3) -> Any:
-    from cases import CASES
+    from cases.nine import CASES
 
     return replace(CASES[name], tasks=tasks)
 
@@ -40,8 +40,8 @@ CASE_NAMES = [
 
 
 def test_names_agree_everywhere() -> None:
-    from case_names import CASE_NAMES as listed
-    from cuda_cases import CASES_ON
+    from cases.cuda import CASES_ON
+    from cases.names import CASE_NAMES as listed
 
     assert list(listed["cpu"]) == CASE_NAMES
     assert {device: tuple(cases) for device, cases in CASES_ON.items()} == listed
@@ -49,7 +49,7 @@ def test_names_agree_everywhere() -> None:
 
 @pytest.mark.parametrize("name", CASE_NAMES)
 def test_problem_has_the_shapes_of_its_case(name: str) -> None:
-    from cases import make_problem
+    from cases.nine import make_problem
 
     case = small_case(name)
     problem = make_problem(case)
@@ -67,7 +67,7 @@ def test_problem_has_the_shapes_of_its_case(name: str) -> None:
 
 
 def test_problem_repeats_with_its_seed_and_in_either_precision() -> None:
-    from cases import make_problem
+    from cases.nine import make_problem
 
     case = small_case("wide")
     first, again, other = make_problem(case), make_problem(case), make_problem(case, seed=1)
@@ -79,8 +79,8 @@ def test_problem_repeats_with_its_seed_and_in_either_precision() -> None:
 
 @pytest.mark.parametrize("name", CASE_NAMES)
 def test_operation_counts(name: str) -> None:
-    import flops
-    from cases import CASES
+    from cases import flops
+    from cases.nine import CASES
 
     case = CASES[name]
     assert 0 < flops.structured(case) <= flops.nominal(case)
@@ -88,8 +88,8 @@ def test_operation_counts(name: str) -> None:
 
 
 def test_operation_count_by_hand() -> None:
-    import flops
-    from cases import CASES
+    from cases import flops
+    from cases.nine import CASES
 
     # One linear layer 16-1, 16 + 16 rows, one step: support gradient 2 products, its tangent 2,
     # query gradient 2, each of 2 * 16 * 16 * 1 operations.
@@ -98,8 +98,8 @@ def test_operation_count_by_hand() -> None:
 
 
 def test_rivals_are_timed_in_processes_of_their_own() -> None:
-    from speed import measure_case
-    from worker import Request
+    from measure.speed import measure_case
+    from measure.worker import Request
 
     found = measure_case(Request("sinusoid", 1, ("innerloop", "torch_func"), quick=True))
     assert found["fastest_library"] is None  # eager torch.func is none
@@ -112,11 +112,10 @@ def test_rivals_are_timed_in_processes_of_their_own() -> None:
 
 
 def test_rival_that_disagrees_or_dies_says_so(tmp_path: Path) -> None:
-    from cases import CASES, make_problem
-    from rival import RivalDied, RivalProcess, save_expected
-    from worker import Request
-
-    from reference import reference
+    from cases.nine import CASES, make_problem
+    from cases.reference import reference
+    from measure.rival import RivalDied, RivalProcess, save_expected
+    from measure.worker import Request
 
     right = reference(make_problem(CASES["sinusoid"], seed=0))
     save_expected([2 * array for array in right], tmp_path / "wrong.npz")
@@ -134,9 +133,8 @@ def test_rival_that_disagrees_or_dies_says_so(tmp_path: Path) -> None:
 def test_rivals_written_in_torch_agree_with_the_reference(name: str) -> None:
     """The eager rivals in float64: independent ways to the same numbers."""
     import baselines
-    from cases import make_problem
-
-    from reference import disagreement, numbers, reference
+    from cases.nine import make_problem
+    from cases.reference import disagreement, numbers, reference
 
     problem = make_problem(small_case(name), torch.float64)
     expected = reference(problem, tasks_at_once=2)
@@ -154,9 +152,8 @@ def test_handwritten_rival_agrees_with_the_reference(
 ) -> None:
     """The functions behind the compiled rival, run eagerly."""
     from baselines import bmm_baseline, compiled
-    from cases import make_problem
-
-    from reference import disagreement, reference
+    from cases.nine import make_problem
+    from cases.reference import disagreement, reference
 
     def eager(function: Any, arguments: Any, names: list[str]) -> Any:
         return function(*arguments)
@@ -172,9 +169,8 @@ def test_handwritten_rival_agrees_with_the_reference(
 @pytest.mark.parametrize("name", ["sinusoid", "omniglot-fc-5", "hvp"])
 def test_innerloop_agrees_with_the_reference(name: str) -> None:
     from baselines import innerloop_baseline
-    from cases import make_problem
-
-    from reference import disagreement, numbers, reference
+    from cases.nine import make_problem
+    from cases.reference import disagreement, numbers, reference
 
     if innerloop_baseline.missing() is not None:
         pytest.skip(f"innerloop: {innerloop_baseline.missing()}")
@@ -184,7 +180,7 @@ def test_innerloop_agrees_with_the_reference(name: str) -> None:
 
 
 def test_disagreement_sees_each_array() -> None:
-    from reference import disagreement
+    from cases.reference import disagreement
 
     big, small = np.full(1000, 1e6), np.full(2, 1e-6)
     assert disagreement([big, small], [big, small]) == 0.0
@@ -194,7 +190,7 @@ def test_disagreement_sees_each_array() -> None:
 
 
 def test_timing_checks_before_it_times_and_pairs_rounds() -> None:
-    import timing
+    from measure import timing
 
     counts = {"right": 0, "wrong": 0}
 
@@ -236,7 +232,7 @@ def test_straight_line_is_found_and_bends_are_reported() -> None:
 
 
 def test_memory_formula_grows_with_steps_and_threads_but_not_with_tasks() -> None:
-    from cases import CASES
+    from cases.nine import CASES
     from routines.memory import formula_bytes
 
     def bytes_of(tasks: int, steps: int, threads: int, strategy: str) -> int:
@@ -321,12 +317,12 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_tables_come_from_the_newest_complete_runs(results: Path) -> None:
-    import table
+    from tables import pages
 
-    runs = table.newest_runs(results)
+    runs = pages.newest_runs(results)
     assert {run["file"] for run in runs} == {"new.json"}
     document = "before\n<!-- table:speed -->\nold text\n<!-- /table:speed -->\nafter\n"
-    filled = table.fill(document, runs)
+    filled = pages.fill(document, runs)
     assert "old text" not in filled
     assert filled.startswith("before\n")
     assert "after\n" in filled
@@ -335,42 +331,40 @@ def test_tables_come_from_the_newest_complete_runs(results: Path) -> None:
     assert "5 ms JAX" in sinusoid
     assert "250×" in sinusoid
     assert "0.5×" in wide
-    assert table.fill(filled, runs) == filled
+    assert pages.fill(filled, runs) == filled
 
 
 def test_losses_are_listed(results: Path) -> None:
-    import speed_tables
-    import table
+    from tables import pages, speed
 
-    text = speed_tables.losses(table.newest_runs(results))
+    text = speed.losses(pages.newest_runs(results))
     assert text == "- `wide`, 2 thread(s), float32: slower than JAX (0.5×)."
 
 
 def test_every_table_renders_and_unknown_markers_are_refused(results: Path) -> None:
-    import table
+    from tables import pages
 
-    runs = table.newest_runs(results)
-    for name in table.TABLES:
-        assert isinstance(table.fill(f"<!-- table:{name} --><!-- /table:{name} -->", runs), str)
+    runs = pages.newest_runs(results)
+    for name in pages.TABLES:
+        assert isinstance(pages.fill(f"<!-- table:{name} --><!-- /table:{name} -->", runs), str)
     with pytest.raises(ValueError, match="marker must name"):
-        table.fill("<!-- table:nothing --><!-- /table:nothing -->", runs)
+        pages.fill("<!-- table:nothing --><!-- /table:nothing -->", runs)
 
 
 def test_documents_name_only_known_tables() -> None:
-    import table
+    from tables import pages
 
-    for name in table.DOCUMENTS:
+    for name in pages.DOCUMENTS:
         path = FOLDER.parent / name
         if path.exists():
-            table.fill(path.read_text(), [])
+            pages.fill(path.read_text(), [])
 
 
 def test_figure_is_the_same_every_time(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    import figure
-    import table
+    from tables import figure, pages
 
-    runs = table.newest_runs(results)
+    runs = pages.newest_runs(results)
     first, second = (figure.draw(runs, tmp_path / f"{n}.svg") for n in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size > 2000
@@ -399,7 +393,7 @@ def test_quick_is_a_table_of_this_machine(
 ) -> None:
     """Few cases, quick, against rivals that every installation has; nothing is written."""
     import run
-    import worker
+    from measure import worker
 
     asked: list[worker.Request] = []
 
@@ -425,7 +419,7 @@ def test_resume_measures_only_what_the_file_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import run
-    import worker
+    from measure import worker
 
     measured: list[tuple[str, int]] = []
 
@@ -462,7 +456,7 @@ def noted(call: Any, outcomes: list[Any]) -> Any:
 
 def test_native_call_repeats_what_the_public_call_does() -> None:
     from baselines import innerloop_baseline
-    from cases import make_problem
+    from cases.nine import make_problem
     from routines.kernels import native_call
 
     for name in ("sinusoid", "hvp"):

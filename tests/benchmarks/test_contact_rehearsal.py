@@ -203,7 +203,7 @@ def test_without_kernels_only_what_needs_none_is_taken(calls: Any) -> None:
 
 def check_results(results: dict[str, Any]) -> None:
     """Asserts that every step found what it was for."""
-    from case_names import CASE_NAMES
+    from cases.names import CASE_NAMES
 
     cases = set(CASE_NAMES["cuda"])
     cells = results["smoke"].values()

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def table_rows(tmp_path: Path) -> Callable[[], dict[str, list[str]]]:
     """The rows of the table of evidence, made from the merged files in a folder."""
-    import table
+    from tables import pages
 
     def rows() -> dict[str, list[str]]:
-        text = table.TABLES["cuda-evidence"](table.newest_runs(tmp_path / "results"))
+        text = pages.TABLES["cuda-evidence"](pages.newest_runs(tmp_path / "results"))
         cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
         return {row[0]: row[1:] for row in cells[2:]}
 
@@ -63,9 +63,9 @@ def test_evidence_takes_the_newest_visit_of_each_card(
     other["machine"]["card"]["result"]["name"] = "Another"
     merged(put(tmp_path / "new", newer), results, "bbbbbbbbbbbb")
     merged(put(tmp_path / "other", other), results, "cccccccccccc")
-    import table
+    from tables import pages
 
-    text = table.TABLES["cuda-evidence"](table.newest_runs(results))
+    text = pages.TABLES["cuda-evidence"](pages.newest_runs(results))
     commits = {
         name: {line.split("|")[2].strip() for line in text.splitlines() if f"| {name} |" in line}
         for name in ("meta_grad", "`sinusoid`")
@@ -77,7 +77,7 @@ def test_evidence_takes_the_newest_visit_of_each_card(
 def test_without_visits_every_cell_says_so(
     table_rows: Callable[[], dict[str, list[str]]],
 ) -> None:
-    from case_names import CASE_NAMES
+    from cases.names import CASE_NAMES
 
     from innerloop.schedule import OPERATIONS
 
@@ -87,19 +87,19 @@ def test_without_visits_every_cell_says_so(
 
 
 def test_the_page_holds_what_the_result_files_say() -> None:
-    import table
+    from tables import pages
 
     text = (ROOT / "docs/cuda.md").read_text()
     assert "<!-- table:cuda-evidence -->" in text
-    assert table.fill(text, table.newest_runs(FOLDER / "results")) == text
+    assert pages.fill(text, pages.newest_runs(FOLDER / "results")) == text
 
 
 def test_other_tables_do_not_see_visits(tmp_path: Path) -> None:
-    import table
+    from tables import pages
 
     merged(put(tmp_path / "visit", visit()), tmp_path / "results")
-    runs = table.newest_runs(tmp_path / "results")
-    for name, make in table.TABLES.items():
+    runs = pages.newest_runs(tmp_path / "results")
+    for name, make in pages.TABLES.items():
         if name != "cuda-evidence":
             assert make(runs) == make([]), name
 

@@ -40,14 +40,14 @@ SIZES = {
 
 def tiny(name: str) -> Any:
     """A case of the GPU with two tasks and few rows."""
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
 
     case = CUDA_CASES[name]
     return replace(case, tasks=2, support=min(case.support, 6), query=min(case.query, 7))
 
 
 def test_cases_have_the_sizes_of_the_gpu() -> None:
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
 
     assert {n: (c.tasks, c.steps) for n, c in CUDA_CASES.items()} == SIZES
     policy = CUDA_CASES["policy"]
@@ -60,9 +60,8 @@ def test_torch_rivals_agree_at_tiny_sizes(name: str, monkeypatch: pytest.MonkeyP
     """In float64, the compiled one run as it is."""
     import baselines
     from baselines import compiled
-    from cases import make_problem
-
-    from reference import disagreement, numbers, reference
+    from cases.nine import make_problem
+    from cases.reference import disagreement, numbers, reference
 
     def eager(function: Any, arguments: Any, names: list[str]) -> Any:
         losses, leaves = function(*arguments)
@@ -84,9 +83,8 @@ def test_torch_rivals_agree_at_tiny_sizes(name: str, monkeypatch: pytest.MonkeyP
 def test_jax_agrees_at_tiny_sizes(name: str) -> None:
     """In float32 on the CPU; 1e-4 is what is asked of every rival before it is timed."""
     import baselines
-    from cases import make_problem
-
-    from reference import disagreement, numbers, reference
+    from cases.nine import make_problem
+    from cases.reference import disagreement, numbers, reference
 
     module = baselines.load("jax_jit")
     if module.missing() is not None:
@@ -99,7 +97,7 @@ def test_jax_agrees_at_tiny_sizes(name: str) -> None:
 
 def test_loops_and_graphs_are_left_out_where_they_do_not_fit() -> None:
     import baselines
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
 
     loop, graph = (baselines.load(name) for name in ("autograd_loop", "innerloop_graph"))
     assert "one task after another" in loop.unfit(CUDA_CASES["linear-million"], "cuda")
@@ -117,9 +115,8 @@ def test_calls_to_capture_are_the_public_ones(name: str, monkeypatch: pytest.Mon
     """Graphs apart: what would be captured computes the case, tf32 or not."""
     import baselines
     from baselines import innerloop_graph_baseline, innerloop_tf32_baseline
-    from cases import make_problem
-
-    from reference import disagreement, numbers, reference
+    from cases.nine import make_problem
+    from cases.reference import disagreement, numbers, reference
 
     problem = make_problem(tiny(name), torch.float64)
     for module in (innerloop_graph_baseline, innerloop_tf32_baseline):
@@ -144,8 +141,8 @@ def test_each_rival_has_settings_with_cuda_graphs() -> None:
 
 
 def test_least_bytes_by_hand() -> None:
-    import traffic
-    from cuda_cases import CUDA_CASES
+    from cases import traffic
+    from cases.cuda import CUDA_CASES
 
     linear, hvp, fc = (CUDA_CASES[name] for name in ("linear", "hvp", "omniglot-fc"))
     # per task 32 rows of 16 inputs and a target, two losses; 16 weights in and 16 out
@@ -157,8 +154,8 @@ def test_least_bytes_by_hand() -> None:
 
 
 def test_schedules_add_their_sums() -> None:
-    import traffic
-    from cuda_cases import CUDA_CASES
+    from cases import traffic
+    from cases.cuda import CUDA_CASES
 
     case = CUDA_CASES["omniglot-fc"]
     schedule = {"blocks": 10, "tasks_per_block": 3, "workspace_bytes": 1000}
@@ -167,7 +164,7 @@ def test_schedules_add_their_sums() -> None:
 
 
 def test_clock_waits_for_the_last_call_of_a_block() -> None:
-    from timing import Clock, LocalRival, seconds_of
+    from measure.timing import Clock, LocalRival, seconds_of
 
     seen: list[int] = []
     calls = iter(range(1000))
@@ -181,7 +178,7 @@ def test_clock_waits_for_the_last_call_of_a_block() -> None:
 
 
 def test_card_is_read_from_nvidia_smi() -> None:
-    import gpu
+    from measure import gpu
 
     line = "NVIDIA H100 80GB HBM3, 580.1, 345, 2619, 1980, 2619, 31, 71.5, 700.00, Disabled\n"
     found = gpu.parsed(line)
@@ -193,7 +190,7 @@ def test_card_is_read_from_nvidia_smi() -> None:
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 def test_peak_kernel_is_multiply_adds(tmp_path: Path) -> None:
     """Eight chains per turn survive the compiler."""
-    import gpu
+    from measure import gpu
 
     source = tmp_path / "peak.cu"
     source.write_text(gpu.FMA_SOURCE)
@@ -245,7 +242,7 @@ def test_search_for_the_most_tasks() -> None:
 
 
 def test_capacity_repeats_tasks() -> None:
-    from cases import make_problem
+    from cases.nine import make_problem
     from routines.capacity import repeated
 
     base = make_problem(tiny("omniglot-fc"))
@@ -256,7 +253,7 @@ def test_capacity_repeats_tasks() -> None:
 
 
 def test_memory_formula_counts_results_and_scratch() -> None:
-    from cuda_cases import CUDA_CASES
+    from cases.cuda import CUDA_CASES
     from routines.device_memory import formula_bytes
 
     case = CUDA_CASES["sinusoid-5"]

@@ -74,9 +74,8 @@ def rival(title: str, library: bool, seconds: float, **extra: Any) -> dict[str, 
 
 def speed_run(case: str, library_s: float) -> dict[str, Any]:
     """A case as run.py writes it."""
-    import flops
-    import traffic
-    from cuda_cases import CUDA_CASES
+    from cases import flops, traffic
+    from cases.cuda import CUDA_CASES
 
     found = CUDA_CASES[case]
     kernels = [{"name": "task_kernel", "launches": 1.0, "seconds": 1.5e-5}]
@@ -102,7 +101,7 @@ def speed_run(case: str, library_s: float) -> dict[str, Any]:
 @pytest.fixture
 def runs(tmp_path: Path) -> list[dict[str, Any]]:
     """Runs of a GPU, as read from a result file."""
-    import table
+    from tables import pages
 
     memory = {"case": "wide", "steps": 5, "title": "innerloop", "peak_bytes": 2_000_000}
     capacity = {"case": "wide", "title": "JAX", "tasks": 5000, "seconds": 0.5, "ended": "memory"}
@@ -124,49 +123,49 @@ def runs(tmp_path: Path) -> list[dict[str, Any]]:
         ],
     }
     (tmp_path / "card.json").write_text(json.dumps(document))
-    return table.newest_runs(tmp_path)
+    return pages.newest_runs(tmp_path)
 
 
 def test_speed_table_counts_the_better_of_both_calls(runs: list[dict[str, Any]]) -> None:
-    import cuda_tables
+    from tables import cuda
 
-    sinusoid, linear, wide = cuda_tables.speed(runs).splitlines()[2:]
+    sinusoid, linear, wide = cuda.speed(runs).splitlines()[2:]
     assert "| 0.1 ms | 20 µs | 15 µs | 0.24 ms JAX | 2.4× | 12× | 2× | - |" in sinusoid
     assert "| 0.6× | 3× | 2× |" in linear
     assert "| 0.1× | 0.5× | 2× |" in wide
 
 
 def test_losses_are_listed(runs: list[dict[str, Any]]) -> None:
-    import cuda_tables
+    from tables import cuda
 
-    assert cuda_tables.losses(runs).splitlines() == [
+    assert cuda.losses(runs).splitlines() == [
         "- `wide`: slower than JAX (0.5×).",
     ]
 
 
 def test_limits_use_the_card_of_the_run(runs: list[dict[str, Any]]) -> None:
-    import cuda_tables
+    from tables import cuda
 
-    sinusoid = cuda_tables.limits(runs).splitlines()[2]
+    sinusoid = cuda.limits(runs).splitlines()[2]
     # 9.96 M operations in 20 µs are 498 GFLOP/s, of 60 000
     assert "| `sinusoid` | 10.0 M |" in sinusoid
     assert "| 498 | 1% | 1% |" in sinusoid
-    machine = cuda_tables.machine(runs)
+    machine = cuda.machine(runs)
     assert "A card, sm_90 | 1.2, 13.0 | 345/2619 to 1980/- | torch 2.13.0, jax 0.10" in machine
     assert "tf32 GEMM 400.0 TFLOP/s, copy 3,000 GB/s" in machine
 
 
 def test_routines_have_their_tables(runs: list[dict[str, Any]]) -> None:
-    import cuda_tables
+    from tables import cuda
 
-    assert "| `wide`, 5 steps | innerloop | 2 MB | 1.9 MB |" in cuda_tables.memory(runs)
-    assert "| `wide` | JAX | 5,000 | 500 ms | memory is full |" in cuda_tables.capacity(runs)
+    assert "| `wide`, 5 steps | innerloop | 2 MB | 1.9 MB |" in cuda.memory(runs)
+    assert "| `wide` | JAX | 5,000 | 500 ms | memory is full |" in cuda.capacity(runs)
 
 
 def test_cpu_tables_ignore_a_gpu(runs: list[dict[str, Any]]) -> None:
-    import table
+    from tables import pages
 
-    for name, make in table.TABLES.items():
+    for name, make in pages.TABLES.items():
         text = make(runs)
         if "cuda" not in name and name not in ("device-memory", "capacity"):
             assert "sinusoid" not in text, name
@@ -175,23 +174,23 @@ def test_cpu_tables_ignore_a_gpu(runs: list[dict[str, Any]]) -> None:
 
 
 def test_without_results_nothing_is_claimed() -> None:
-    import table
+    from tables import pages
 
-    for name in set(table.TABLES) - {"cuda-evidence"}:  # which says it cell by cell
+    for name in set(pages.TABLES) - {"cuda-evidence"}:  # which says it cell by cell
         if "cuda" in name or name in ("device-memory", "capacity"):
-            assert table.TABLES[name]([]).startswith("Not run:"), name
+            assert pages.TABLES[name]([]).startswith("Not run:"), name
 
 
 def test_terminal_output(runs: list[dict[str, Any]]) -> None:
-    import table
+    from tables import pages
 
     for run in runs:
         complete = {**run, "measured_in_s": 1.0}
-        assert "GEMM 50000.0 GFLOP/s" in table.plain(complete)
+        assert "GEMM 50000.0 GFLOP/s" in pages.plain(complete)
 
 
 def test_roofline_has_a_point_for_each_case(runs: list[dict[str, Any]]) -> None:
-    import roofline
+    from tables import roofline
 
     found = {point["case"]: point for point in roofline.points(runs)}
     assert set(found) == {"sinusoid", "linear", "wide"}
@@ -202,11 +201,10 @@ def test_roofline_is_drawn_where_there_are_results(
     runs: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    import roofline
-    import table
+    from tables import pages, roofline
 
     first, second = (roofline.draw(runs, tmp_path / f"{n}.svg") for n in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size > 2000
-    table.update(tmp_path, tmp_path)
-    assert (tmp_path / table.ROOFLINE).exists()
+    pages.update(tmp_path, tmp_path)
+    assert (tmp_path / pages.ROOFLINE).exists()

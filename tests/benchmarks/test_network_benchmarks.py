@@ -30,7 +30,7 @@ NETWORKS = {
 
 def small(prefix: str):
     """The first case of a network, for one task, in float64."""
-    from networks import CASES
+    from cases.networks import CASES
 
     case = next(case for name, case in CASES.items() if name.startswith(prefix))
     return replace(case, tasks=1, query=5), replace(case, tasks=1, query=5).problem(
@@ -43,7 +43,7 @@ def small(prefix: str):
     [pytest.param(k, marks=pytest.mark.slow if slow else ()) for k, (_, slow) in NETWORKS.items()],
 )
 def test_networks_have_the_gradient_of_the_plain_loop(prefix: str) -> None:
-    from networks import RATE, plain_loop
+    from cases.networks import RATE, plain_loop
 
     case, (net, support, query) = small(prefix)
     expected_loss = plain_loop(net, support, query, case.steps, case.loss)
@@ -71,7 +71,7 @@ def test_tracked_statistics_need_one_line_more() -> None:
 
 
 def test_counted_operations_of_the_sine_network() -> None:
-    from networks import CASES
+    from cases.networks import CASES
     from routines.networks import flops
 
     case = CASES["sine, as a class"]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason="not part of this c
 
 
 def test_laws_have_the_published_crossovers() -> None:
-    from crossover_coverage import cases, truth
+    from untimed.crossover_coverage import cases, truth
 
     found = {(case.name, case.inner_lr): truth(case)["crossover"] for case in cases()}
     # Result 9 of docs/theory/linear.md.
@@ -33,7 +33,7 @@ def test_laws_have_the_published_crossovers() -> None:
 
 
 def test_samples_follow_the_law() -> None:
-    from crossover_coverage import cases, sample
+    from untimed.crossover_coverage import cases, sample
 
     case = next(case for case in cases() if case.name.startswith("two tasks"))
     x, y, query_x, query_y = sample(case, 20_000, np.random.default_rng(0))
@@ -46,7 +46,7 @@ def test_samples_follow_the_law() -> None:
 
 
 def test_counts_add_up_and_repeat() -> None:
-    from crossover_coverage import cases, measure
+    from untimed.crossover_coverage import cases, measure
 
     case = cases()[1]
     row = measure(case, 32, 6, seed=1)
@@ -60,7 +60,7 @@ def test_counts_add_up_and_repeat() -> None:
 def test_the_committed_coverage_keeps_its_promise() -> None:
     # At least 400 replications of every law, and at most one wrong statement in twenty: of all
     # together, and of those with light and heavy tails.
-    from crossover_coverage import MOST_WRONG, REPLICATIONS, cases
+    from untimed.crossover_coverage import MOST_WRONG, REPLICATIONS, cases
 
     (run,) = json.loads((RESULTS / "crossover-coverage.json").read_text())["runs"]
     rows = run["rows"]
@@ -76,22 +76,22 @@ def test_the_committed_coverage_keeps_its_promise() -> None:
 
 
 def test_tables_come_from_the_result_files() -> None:
-    import table
+    from tables import pages
 
-    runs = table.newest_runs(RESULTS)
-    made = table.TABLES["crossover-coverage"](runs)
+    runs = pages.newest_runs(RESULTS)
+    made = pages.TABLES["crossover-coverage"](runs)
     assert "400 replications each" in made
     (run,) = json.loads((RESULTS / "crossover-coverage.json").read_text())["runs"]
     assert made.count("\n| ") == 1 + len(run["rows"])
-    made = table.TABLES["real-tables"](runs)
+    made = pages.TABLES["real-tables"](runs)
     assert all(f"`{name}`" in made for name in ("grunfeld", "gapminder", "wage_panel"))
     for name in ("crossover-coverage", "real-tables"):
-        assert table.TABLES[name]([]) == ""
+        assert pages.TABLES[name]([]) == ""
 
 
 def test_a_table_is_asked_as_on_the_command_line(tmp_path: Path) -> None:
     import pandas as pd
-    import real_tables
+    from untimed import real_tables
 
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"unit": np.repeat(np.arange(12), 9), "x": rng.standard_normal(108)})
@@ -111,13 +111,13 @@ def test_a_table_is_asked_as_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_switches_take_no_value() -> None:
-    from real_tables import arguments_of
+    from untimed.real_tables import arguments_of
 
     assert arguments_of({"task": "a", "drop_small": True}) == ["--task", "a", "--drop-small"]
 
 
 def test_every_committed_line_is_of_a_table_of_the_list() -> None:
-    from real_tables import TABLES, line
+    from untimed.real_tables import TABLES, line
 
     (run,) = json.loads((RESULTS / "real-tables.json").read_text())["runs"]
     assert len(run["rows"]) >= 8
@@ -129,3 +129,19 @@ def test_every_committed_line_is_of_a_table_of_the_list() -> None:
     by_name = {row["table"]: row for row in run["rows"]}
     assert by_name["grunfeld"]["answer"] == "diverges"
     assert by_name["grunfeld"]["divergence"]["tasks"][0] == "General Motors"
+
+
+def test_run_hands_on_to_every_one(capsys: pytest.CaptureFixture[str]) -> None:
+    import run
+    import untimed
+
+    for name in untimed.NAMES:
+        with pytest.raises(SystemExit) as ended:
+            run.main([name, "--help"])
+        assert ended.value.code == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"usage: run.py {name} ")
+        assert "--out" in said
+    files = (RESULTS.parent / "untimed").glob("*.py")
+    modules = {path.stem.replace("_", "-") for path in files} - {"--init--", "measurement"}
+    assert modules == set(untimed.NAMES)

@@ -26,8 +26,8 @@ def benchmark_modules():
 
 def test_every_inequality_is_measured(tmp_path, capsys):
     pytest.importorskip("scipy")
-    import table
-    import tightness
+    from tables import pages
+    from untimed import tightness
 
     target = tmp_path / "tightness.json"
     assert tightness.main(["--families", "1", "--updates", "3", "--out", str(target)]) == 0
@@ -41,14 +41,14 @@ def test_every_inequality_is_measured(tmp_path, capsys):
         for kind in run["kinds"]:
             if kind in row:
                 assert 0.0 <= row[kind]["median"] <= row[kind]["max"] <= 1.0 + 1e-9
-    text = table.fill(
-        "<!-- table:tightness --><!-- /table:tightness -->", table.newest_runs(tmp_path)
+    text = pages.fill(
+        "<!-- table:tightness --><!-- /table:tightness -->", pages.newest_runs(tmp_path)
     )
     assert text.count("\n| 2") + text.count("\n| 3") == len(run["rows"])
 
 
 def test_a_violation_is_counted():
-    import tightness
+    from untimed import tightness
 
     rows = tightness.rows_of({"tanh": {"inverse link": [0.5, 1.2], "value interval": [0.3]}})
     assert [row["inequality"] for row in rows] == ["value interval", "inverse link"]
@@ -56,7 +56,7 @@ def test_a_violation_is_counted():
 
 
 def test_the_page_shows_the_result_file():
-    import table
+    from tables import pages
 
     page = (ROOT / "docs" / "theory" / "nonconvex.md").read_text(encoding="utf-8")
-    assert table.fill(page, table.newest_runs(FOLDER / "results")) == page
+    assert pages.fill(page, pages.newest_runs(FOLDER / "results")) == page

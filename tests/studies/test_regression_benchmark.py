@@ -46,7 +46,7 @@ def test_extrapolation_of_a_known_cost(monkeypatch):
 
 
 def test_tables():
-    import study_tables
+    from tables import study
 
     program = {
         "trial_s": [{"tasks": 2, "samples": 1, "seconds": 0.001}],
@@ -76,23 +76,23 @@ def test_tables():
             }
         ],
     }
-    speed = study_tables.speed([run]).splitlines()[-1]
+    speed = study.speed([run]).splitlines()[-1]
     assert speed == "| p = 1, 2 thread(s) | 1.5 s | 2.0 h (4,800×; held-out cell -5%) | - |"
-    assert "(2, 1): 1 ms" in study_tables.trials([run])
-    line = study_tables.verdict([run, agreed]).splitlines()[-1]
+    assert "(2, 1): 1 ms" in study.trials([run])
+    line = study.verdict([run, agreed]).splitlines()[-1]
     assert line == "| p = 1 | 0.0079 | 0.0078 | 5,715 of 5,716 |"
-    assert "| 0.6 | 5 | 0.012 (0.20) |" in study_tables.agreement([run, agreed])
+    assert "| 0.6 | 5 | 0.012 (0.20) |" in study.agreement([run, agreed])
 
 
 def test_document_shows_the_newest_results():
-    import table
+    from tables import pages
 
-    runs = table.newest_runs(FOLDER / "results")
+    runs = pages.newest_runs(FOLDER / "results")
     if not any(run["kind"] == "regression-study" for run in runs):
         pytest.skip("no result file of this study in this checkout")
     text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     assert "| αβ | N |" in text
-    assert table.fill(text, runs) == text
+    assert pages.fill(text, runs) == text
 
 
 def test_published_agreement_repeats():
@@ -119,7 +119,7 @@ def test_published_agreement_repeats():
 
 
 def test_agreement_of_a_corner():
-    import regression_agreement
+    from untimed import regression_agreement
 
     corner = Settings(tasks=(2, 50), samples=(1, 25), inner_lrs=(0.3,), trials=100)
     (run,) = regression_agreement.document([corner], "")["runs"]
@@ -131,8 +131,8 @@ def test_agreement_of_a_corner():
 
 @pytest.mark.slow
 def test_quick_run():
+    from measure.worker import Request
     from routines import regression_study
-    from worker import Request
 
     document = regression_study.run(Request("regression-study", threads=1, quick=True))
     (row,) = document["rows"]
@@ -143,9 +143,9 @@ def test_quick_run():
 
 def test_routine_is_known_to_the_command_line():
     import routines
-    import table
+    from tables import pages
 
     assert "regression-study" in routines.NAMES_ON["cpu"]
-    assert {"regression-study", "regression-agreement", "regression-verdict"} <= set(table.TABLES)
-    assert "docs/studies.md" in table.DOCUMENTS
+    assert {"regression-study", "regression-agreement", "regression-verdict"} <= set(pages.TABLES)
+    assert "docs/studies.md" in pages.DOCUMENTS
     assert str(FOLDER) in sys.path

@@ -78,10 +78,10 @@ def nothing(_: Any) -> Any:
 
 def install() -> None:
     """Puts the stand-ins in the place of the device, of its limits and of the kernels."""
-    import cases
-    import gpu
     import torch
+    from cases import nine as cases
     from contact import place, smoke
+    from measure import gpu
 
     fakes: dict[str, Any] = {
         "Event": Event,
@@ -114,8 +114,8 @@ def install() -> None:
 
 def shrink_cases() -> None:
     """Keeps what the cases are and takes nearly all of their numbers away."""
+    from cases.cuda import CUDA_CASES
     from contact import rivals
-    from cuda_cases import CUDA_CASES
 
     for name, case in CUDA_CASES.items():
         first = 16 if case.data == "characters" else min(case.widths[0], 6)

@@ -29,7 +29,7 @@ SOURCE = "Result 36"
 # More deleted groups than this cost time and hardly steady the jackknife.
 MOST_GROUPS = 200
 # A method is said to be ahead from this many tasks on, and so many per parameter, where M is this
-# factor outside the interval: benchmarks/crossover_coverage.py finds few such statements wrong.
+# factor outside the interval: few such statements are wrong (docs/compare.md counts them).
 FEWEST_TO_TELL, FEWEST_PER_PARAMETER, FAR_OUTSIDE = 20, 5, 2.0
 # Tails of the tasks' curvature are heavy if the largest exceeds the median this many times, or if
 # Hill's tail index of the largest tenth (of so many tasks at least) is this or less.

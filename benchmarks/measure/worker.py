@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import environment
+from measure import environment
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def measure(request: Request, **variables: str) -> dict[str, Any]:
         target = Path(folder, "result.json")
         command = [
             sys.executable,
-            str(Path(__file__).with_name("run.py")),
+            str(environment.RUN),
             "--worker",
             json.dumps(asdict(request)),
             str(target),
@@ -92,14 +92,14 @@ def serve(text: str, target: str) -> None:
         result = _routine(request).measure_part(request)
     else:
         import routines
-        import speed
+        from measure import speed
 
         surroundings = environment.record(request.threads, request.dtype, request.device)
         routine = request.what in routines.NAMES_ON[request.device]
         measured = _routine(request).run(request) if routine else speed.measure_case(request)
         surroundings["load_average_after"] = [round(value, 2) for value in os.getloadavg()]
         if request.device == "cuda":
-            import gpu
+            from measure import gpu
 
             surroundings["gpu"]["state_after"] = gpu.state()
         result = {"environment": surroundings, **measured}

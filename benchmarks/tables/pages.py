@@ -12,15 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import compare_tables
-import contact_tables
-import cuda_tables
-import routine_tables
-import speed_tables
-import study_tables
-import tightness_tables
 from contact import record
-from formatting import Run, megabytes, milliseconds, ratio_to, speed_runs, times
+from tables import compare, contact, cuda, routines, speed, study, tightness
+from tables.formatting import Run, megabytes, milliseconds, ratio_to, speed_runs, times
 
 DOCUMENTS = (
     "docs/benchmarks.md",
@@ -67,36 +61,36 @@ def visit(document: dict[str, Any], file: str) -> Run:
 
 
 TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
-    "speed": speed_tables.speed,
-    "rivals": speed_tables.rivals,
-    "threads": speed_tables.threads,
-    "peak": speed_tables.peak,
-    "losses": speed_tables.losses,
-    "cuda-speed": cuda_tables.speed,
-    "cuda-limits": cuda_tables.limits,
-    "cuda-roofline": cuda_tables.roofline,
-    "cuda-losses": cuda_tables.losses,
-    "cuda-rivals": cuda_tables.rivals,
-    "cuda-machine": cuda_tables.machine,
-    "cuda-evidence": contact_tables.evidence,
-    "device-memory": cuda_tables.memory,
-    "capacity": cuda_tables.capacity,
-    "first-call": routine_tables.first_call,
-    "overhead": routine_tables.overhead,
-    "kernels": routine_tables.kernels,
-    "steps": routine_tables.steps,
-    "tasks": routine_tables.tasks,
-    "memory": routine_tables.memory,
-    "networks": routine_tables.networks,
-    "compile-first-order": routine_tables.compile_first_order,
-    "machine": routine_tables.machine,
-    "regression-study": study_tables.speed,
-    "regression-trials": study_tables.trials,
-    "regression-agreement": study_tables.agreement,
-    "regression-verdict": study_tables.verdict,
-    "tightness": tightness_tables.tightness,
-    "crossover-coverage": compare_tables.crossover_coverage,
-    "real-tables": compare_tables.real_tables,
+    "speed": speed.speed,
+    "rivals": speed.rivals,
+    "threads": speed.threads,
+    "peak": speed.peak,
+    "losses": speed.losses,
+    "cuda-speed": cuda.speed,
+    "cuda-limits": cuda.limits,
+    "cuda-roofline": cuda.roofline,
+    "cuda-losses": cuda.losses,
+    "cuda-rivals": cuda.rivals,
+    "cuda-machine": cuda.machine,
+    "cuda-evidence": contact.evidence,
+    "device-memory": cuda.memory,
+    "capacity": cuda.capacity,
+    "first-call": routines.first_call,
+    "overhead": routines.overhead,
+    "kernels": routines.kernels,
+    "steps": routines.steps,
+    "tasks": routines.tasks,
+    "memory": routines.memory,
+    "networks": routines.networks,
+    "compile-first-order": routines.compile_first_order,
+    "machine": routines.machine,
+    "regression-study": study.speed,
+    "regression-trials": study.trials,
+    "regression-agreement": study.agreement,
+    "regression-verdict": study.verdict,
+    "tightness": tightness.tightness,
+    "crossover-coverage": compare.crossover_coverage,
+    "real-tables": compare.real_tables,
 }
 
 
@@ -107,7 +101,7 @@ def fill(text: str, runs: Sequence[Run]) -> str:
         name = match.group(1)
         if name not in TABLES:
             raise ValueError(
-                f"table.py: a marker must name one of {', '.join(TABLES)} (got {name!r})"
+                f"run.py --table: a marker must name one of {', '.join(TABLES)} (got {name!r})"
             )
         text = TABLES[name](runs)
         text += "\n" if text else ""
@@ -143,12 +137,12 @@ def update(root: Path, results: Path, include_quick: bool = False) -> list[Path]
             changed.append(path)
     shown = speed_runs(runs)
     if shown:
-        import figure
+        from tables import figure
 
         changed.append(figure.draw(shown, root / FIGURE))
     on_gpu = [run for run in runs if "gpu" in run["environment"]]
     if on_gpu:
-        import roofline
+        from tables import roofline
 
         if roofline.points(on_gpu):
             changed.append(roofline.draw(on_gpu, root / ROOFLINE))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import traffic
-from cuda_cases import CUDA_CASES
-from cuda_tables import best_seconds, cuda_speed_runs, peak_gflops
-from figure import GREY, INK
+from cases import traffic
+from cases.cuda import CUDA_CASES
+from tables.cuda import best_seconds, cuda_speed_runs, peak_gflops
+from tables.figure import GREY, INK
 
 COLOUR = "#1f6f8b"
 

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 import baselines
-import flops
-import timing
-import traffic
-from cases import make_problem
-from cuda_cases import CASES_ON
-from reference import reference
-from rival import RivalDied, RivalProcess, save_expected
-from worker import Request
+from cases import flops, traffic
+from cases.cuda import CASES_ON
+from cases.nine import make_problem
+from cases.reference import reference
+from measure import timing
+from measure.rival import RivalDied, RivalProcess, save_expected
+from measure.worker import Request
 
 DRAWS = 3  # problems tried before a disagreement counts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from formatting import (
+from tables.formatting import (
     SHORT,
     SPEED_ORDER,
     Run,

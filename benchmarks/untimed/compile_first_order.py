@@ -8,10 +8,10 @@ It exits with status 1 if innerloop returns anything but the full gradient.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -161,7 +161,7 @@ def examine(dtype: torch.dtype) -> list[dict[str, Any]]:
 
 
 def document() -> dict[str, Any]:
-    """Both precisions as a result file that `table.py` reads."""
+    """Both precisions as a result file that `tables` reads."""
     runs = [
         {
             "kind": "compile-first-order",
@@ -179,15 +179,18 @@ def document() -> dict[str, Any]:
     ]
     return {
         "format": 1,
-        "command": "python benchmarks/compile_first_order.py",
+        "command": "python benchmarks/run.py compile-first-order",
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "quick": False,
         "runs": runs,
     }
 
 
-def main(target: str | None) -> int:
+def main(arguments: list[str]) -> int:
     """Prints the table and optionally writes it as JSON; 1 if innerloop is ever not right."""
+    parser = argparse.ArgumentParser("run.py compile-first-order", description=__doc__)
+    parser.add_argument("--out", help="file to write as well")
+    target = parser.parse_args(arguments).out
     result = document()
     difference = result["runs"][0]["difference"]
     print(f"torch {torch.__version__}, linear model with 4 parameters, {STEPS} inner steps")
@@ -209,9 +212,3 @@ def main(target: str | None) -> int:
             file.write("\n")
         os.replace(partial, target)
     return 0 if right else 1
-
-
-if __name__ == "__main__":
-    if len(sys.argv) not in (1, 3) or (len(sys.argv) == 3 and sys.argv[1] != "--out"):
-        raise SystemExit("usage: python benchmarks/compile_first_order.py [--out FILE]")
-    sys.exit(main(sys.argv[2] if len(sys.argv) == 3 else None))

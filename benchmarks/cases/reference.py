@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from baselines import torch_func_baseline
-from cases import Problem
+from cases.nine import Problem
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 

@@ -21,7 +21,7 @@ therefore possible and means that work was avoided, not that the machine was exc
 
 from __future__ import annotations
 
-from cases import Case
+from cases.nine import Case
 
 
 def _gradient(case: Case, rows: int, skip_first: bool = False) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from case_names import CASE_NAMES
-from formatting import (
+from cases.names import CASE_NAMES
+from tables.formatting import (
     SHORT,
     Run,
     markdown,
@@ -18,7 +18,7 @@ from formatting import (
     ratio_to,
     times,
 )
-from speed_tables import rival_block
+from tables.speed import rival_block
 
 NOT_RUN = "Not run: there is no result file of a GPU in `benchmarks/results`."
 OURS = ("innerloop", "innerloop_graph")

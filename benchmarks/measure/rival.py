@@ -19,8 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import timing
-from worker import Request
+from measure import environment, timing
+from measure.worker import Request
 
 
 class RivalDied(RuntimeError):
@@ -38,7 +38,7 @@ class RivalProcess:
 
     def __init__(self, request: Request, name: str, expected: Path) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
-        command = [sys.executable, str(Path(__file__).with_name("run.py")), "--rival"]
+        command = [sys.executable, str(environment.RUN), "--rival"]
         self._process = subprocess.Popen(
             [*command, json.dumps(asdict(request)), name, str(expected)],
             stdin=subprocess.PIPE,
@@ -104,9 +104,9 @@ def serve(text: str, name: str, expected_file: str) -> None:
     import torch
 
     import baselines
-    from cases import make_problem
-    from cuda_cases import CASES_ON
-    from device_timing import clock_of
+    from cases.cuda import CASES_ON
+    from cases.nine import make_problem
+    from measure.device_timing import clock_of
 
     torch.set_num_threads(request.threads)
     case = CASES_ON[request.device][request.what]
@@ -138,9 +138,9 @@ def once(request: Request, calls: int = 3) -> None:
     import torch
 
     import baselines
-    from cases import make_problem
-    from cuda_cases import CASES_ON
-    from device_timing import clock_of
+    from cases.cuda import CASES_ON
+    from cases.nine import make_problem
+    from measure.device_timing import clock_of
 
     case = CASES_ON[request.device][request.what]
     problem = make_problem(case, getattr(torch, request.dtype), request.seed, request.device)
@@ -156,9 +156,9 @@ def _prepare(
     import torch
 
     import baselines
-    from device_timing import peak_growth_bytes
-    from reference import TOLERANCE, disagreement, numbers
-    from tune import NothingRan, tune
+    from cases.reference import TOLERANCE, disagreement, numbers
+    from measure.device_timing import peak_growth_bytes
+    from measure.tune import NothingRan, tune
 
     module = baselines.load(name)
     report = baselines.facts(name, request.device)
@@ -197,7 +197,7 @@ def _prepare(
 def _on_the_card(case: Any, call: timing.Call, request: Request) -> dict[str, Any]:
     """How a call of ours is cut into blocks, and how long its kernels take by themselves."""
     from baselines.innerloop_baseline import schedule
-    from device_timing import kernel_times
+    from measure.device_timing import kernel_times
 
     found: dict[str, Any] = {"schedule": schedule(case, request.dtype == "float64")}
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from case_names import CASE_NAMES
+from cases.names import CASE_NAMES
 
 SPEED_ORDER = CASE_NAMES["cpu"]
 SHORT = {
@@ -77,3 +77,8 @@ def of_kind(runs: Sequence[Run], kind: str) -> list[Run]:
 def ratio_to(run: Run, rival: str | None) -> float | None:
     found = run["rivals"].get(rival, {}).get("ratio") if rival else None
     return None if found is None else float(found["median"])
+
+
+def again(run: Run) -> str:
+    """What measures anew what is no time."""
+    return f"python benchmarks/run.py {run['kind']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from formatting import Run, markdown, milliseconds, of_kind
+from tables.formatting import Run, markdown, milliseconds, of_kind
 
 KIND = "regression-study"
 AGREEMENT = "regression-agreement"

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "benchmarks" / "run.py"
 PACKAGES = ("torch", "jax", "jaxlib", "numpy", "higher", "learn2learn", "innerloop")
 
 
@@ -150,7 +151,7 @@ def copy_gbytes_per_s(megabytes: int = 256, repeats: int = 6) -> float:
 def record(threads: int, dtype_name: str, device: str = "cpu") -> dict[str, Any]:
     """Everything about the machine that a reader needs to judge the numbers beside it."""
     if device == "cuda":
-        import gpu
+        from measure import gpu
 
         limits: dict[str, Any] = {"gpu": gpu.record(dtype_name)}
     else:

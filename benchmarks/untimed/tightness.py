@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import numpy as np
 from innerloop.bounds.nonconvex.attack import RATES, attack, random_family
 from innerloop.bounds.nonconvex.simulation import Setting, modelling_error, simulate
 
-import environment
-from untimed import Measurement, renew_table, write_result
+from measure import environment
+from untimed.measurement import Measurement, renew_table, write_result
 
 KINDS = ("tanh", "logistic")
 DOCUMENT = Path("docs") / "theory" / "nonconvex.md"
@@ -103,7 +102,7 @@ def rows_of(measured: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]
 
 def main(arguments: list[str]) -> int:
     """Measures, writes the result file and the table, prints it; 1 if a bound is violated."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("run.py tightness", description=__doc__)
     parser.add_argument("--families", type=int, default=40, help="random families of each kind")
     parser.add_argument("--updates", type=int, default=400, help="SGD updates per run")
     parser.add_argument("--out", type=Path, help="write only this file, and no table")
@@ -111,7 +110,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     result = environment.ROOT / RESULT
     if not given.table:
-        command = " ".join(["python benchmarks/tightness.py", *arguments])
+        command = " ".join(["python benchmarks/run.py tightness", *arguments])
         measurement = Measurement("tightness", command, ("numpy", "scipy"))
         measured = {kind: measure(kind, given.families, given.updates) for kind in KINDS}
         made = measurement.document(
@@ -136,7 +135,3 @@ def main(arguments: list[str]) -> int:
     violations = sum(row[kind]["violations"] for row in rows for kind in KINDS if kind in row)
     print(f"violations: {violations}")
     return 1 if violations else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from formatting import Run, markdown, megabytes, milliseconds, of_kind
+from tables.formatting import Run, markdown, megabytes, milliseconds, of_kind
 
 
 def first_call(runs: Sequence[Run]) -> str:

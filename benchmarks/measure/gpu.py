@@ -104,7 +104,7 @@ def limits(dtype_name: str) -> dict[str, Any]:
 
 def _seconds(call: Any, calls: int, repeats: int = 7) -> float:
     """The best of some blocks of calls, by events."""
-    from device_timing import EventClock
+    from measure.device_timing import EventClock
 
     clock = EventClock()
     clock.block(call, calls)
@@ -158,7 +158,7 @@ def launch_seconds() -> dict[str, float]:
     import torch
 
     from baselines.cuda_graph import captured
-    from timing import seconds_of
+    from measure.timing import seconds_of
 
     one = torch.zeros(1, device=DEVICE)
 

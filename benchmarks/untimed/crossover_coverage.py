@@ -12,7 +12,6 @@ import argparse
 import collections
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +19,8 @@ import numpy as np
 from innerloop.bounds import linear
 from scipy import special
 
-import environment
-from untimed import Measurement, renew_table, write_result
+from measure import environment
+from untimed.measurement import Measurement, renew_table, write_result
 
 DOCUMENT = Path("docs") / "compare.md"
 RESULT = Path("benchmarks") / "results" / "crossover-coverage.json"
@@ -162,12 +161,12 @@ def measure(case: Case, tasks: int, replications: int, seed: int) -> dict[str, A
 
 def main(arguments: list[str]) -> int:
     """Measures, writes the result file and the table, prints it; 1 if too much is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("run.py crossover-coverage", description=__doc__)
     parser.add_argument("--replications", type=int, default=REPLICATIONS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write only this file, and no table")
     given = parser.parse_args(arguments)
-    command = " ".join(["python benchmarks/crossover_coverage.py", *arguments])
+    command = " ".join(["python benchmarks/run.py crossover-coverage", *arguments])
     measurement = Measurement("crossover-coverage", command, ("numpy", "scipy"))
     rows = []
     for case in cases():
@@ -183,7 +182,3 @@ def main(arguments: list[str]) -> int:
     wrong = sum(row["wrong"] for row in rows)
     print(f"{wrong} of {told} statements are wrong")
     return 1 if wrong > MOST_WRONG * told else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from case_names import CASE_NAMES
+from cases.names import CASE_NAMES
 from contact.summary import best_of, best_rival, floor_seconds
-from formatting import SHORT, Run, markdown, milliseconds, ratio
+from tables.formatting import SHORT, Run, markdown, milliseconds, ratio
 
 NOT_RUN = "not run"
 HEADER = [

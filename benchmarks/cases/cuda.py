@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cases import CASES, Case
+from cases.nine import CASES, Case
 
 
 def _on_gpu(start: str, name: str = "", **changes: int) -> Case:

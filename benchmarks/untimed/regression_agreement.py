@@ -10,7 +10,6 @@ import argparse
 import importlib.metadata
 import json
 import platform
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,8 +23,8 @@ from innerloop.studies.linear_regression.settings import Settings
 from innerloop.studies.linear_regression.theory import predict
 from innerloop.studies.linear_regression.verdict import fit
 
-import environment
-import table
+from measure import environment
+from tables import pages
 
 DIMENSIONS = (1, 2, 4)
 DOCUMENT = Path("docs") / "studies.md"
@@ -66,17 +65,13 @@ def compared(settings: Settings) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Computes, writes the result file and the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("run.py regression-agreement", description=__doc__)
     parser.add_argument("--out", type=Path, help="write only this file, and no table")
     given = parser.parse_args(arguments)
-    command = " ".join(["python benchmarks/regression_agreement.py", *arguments])
+    command = " ".join(["python benchmarks/run.py regression-agreement", *arguments])
     made = document((Settings(p=p) for p in DIMENSIONS), command)
     target = given.out or environment.ROOT / RESULT
     target.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     if given.out is None:
-        table.update_page(environment.ROOT / DOCUMENT, target.parent)
+        pages.update_page(environment.ROOT / DOCUMENT, target.parent)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

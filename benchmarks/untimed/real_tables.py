@@ -11,7 +11,6 @@ import contextlib
 import io
 import json
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +20,8 @@ import pandas as pd
 from innerloop.cli import build
 from typer.testing import CliRunner
 
-import environment
-from untimed import Measurement, renew_table, write_result
+from measure import environment
+from untimed.measurement import Measurement, renew_table, write_result
 
 DOCUMENT = Path("docs") / "compare.md"
 RESULT = Path("benchmarks") / "results" / "real-tables.json"
@@ -251,7 +250,7 @@ def line(row: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Compares every table, prints a line each, writes the result file and the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("run.py real-tables", description=__doc__)
     parser.add_argument("--only", help="names of tables, comma-separated; needs --out")
     parser.add_argument("--splits", help="of every table; its own default without")
     parser.add_argument("--threads", default="1")
@@ -264,7 +263,7 @@ def main(arguments: list[str]) -> int:
     if given.only and given.out is None:
         parser.error("--only needs --out: the committed file holds all tables")
     further = ["--splits", given.splits] if given.splits else []
-    command = " ".join(["python benchmarks/real_tables.py", *arguments])
+    command = " ".join(["python benchmarks/run.py real-tables", *arguments])
     measurement = Measurement("real-tables", command, ("numpy", "scipy", "pandas", *PACKAGES))
     rows = []
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
@@ -275,7 +274,3 @@ def main(arguments: list[str]) -> int:
     if given.out is None:
         renew_table(DOCUMENT)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

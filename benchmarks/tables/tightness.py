@@ -1,10 +1,10 @@
-"""The table of measured over bound, from the result file of tightness.py."""
+"""The table of measured over bound, from the result file of `run.py tightness`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from formatting import Run, markdown, of_kind
+from tables.formatting import Run, again, markdown, of_kind
 
 
 def number(value: float) -> str:
@@ -32,5 +32,5 @@ def tightness(runs: Sequence[Run]) -> str:
         header += [f"{kind}: max", "median"]
     return (
         f"{run['families']} random families of each kind; commit {run['environment']['commit']}, "
-        f"`{run['command']}`.\n\n" + markdown([*header, "cases", "violations"], rows)
+        f"`{again(run)}`.\n\n" + markdown([*header, "cases", "violations"], rows)
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from cases import Problem
-from timing import HOST, Clock, rough_seconds, seconds_of
+from cases.nine import Problem
+from measure.timing import HOST, Clock, rough_seconds, seconds_of
 
 
 @dataclass(frozen=True)

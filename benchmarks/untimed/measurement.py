@@ -12,8 +12,8 @@ from typing import Any
 
 from innerloop import __version__
 
-import environment
-import table
+from measure import environment
+from tables import pages
 
 
 class Measurement:
@@ -71,5 +71,5 @@ def write_result(path: Path, document: dict[str, Any]) -> None:
 def renew_table(page: Path) -> None:
     """Writes the tables of one page anew, from all result files."""
     path = environment.ROOT / page
-    runs = table.newest_runs(environment.ROOT / "benchmarks" / "results")
-    write(path, table.fill(path.read_text(encoding="utf-8"), runs))
+    runs = pages.newest_runs(environment.ROOT / "benchmarks" / "results")
+    write(path, pages.fill(path.read_text(encoding="utf-8"), runs))

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-import timing
-from timing import Call, Clock
+from measure import timing
+from measure.timing import Call, Clock
 
 
 class EventClock(Clock):

@@ -1,5 +1,5 @@
 """The tables of docs/compare.md: how often Result 36 is right, from the result file of
-crossover_coverage.py, and what is said of real tables, from that of real_tables.py.
+`run.py crossover-coverage`, and what is said of real tables, from that of `run.py real-tables`.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from formatting import Run, markdown, of_kind
+from tables.formatting import Run, again, markdown, of_kind
 
 
 def real_tables(runs: Sequence[Run]) -> str:
@@ -27,7 +27,7 @@ def real_tables(runs: Sequence[Run]) -> str:
         for row in run["rows"]
     ]
     return (
-        f"Commit {run['environment']['commit']}, `{run['command']}`; the options of each are in "
+        f"Commit {run['environment']['commit']}, `{again(run)}`; the options of each are in "
         f"`benchmarks/results/{run['file']}`.\n\n"
         + markdown(["table", "tasks", "answer", "change", "what to do"], rows)
     )
@@ -78,7 +78,7 @@ def crossover_coverage(runs: Sequence[Run]) -> str:
     return (
         f"{run['replications']} replications each; {wrong} of {told} statements are wrong "
         f"({100 * wrong / max(told, 1):.1f}%). Commit {run['environment']['commit']}, "
-        f"`{run['command']}`.\n\n" + markdown([*header, "c MAML"], rows)
+        f"`{again(run)}`.\n\n" + markdown([*header, "c MAML"], rows)
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cases import Case
+from cases.nine import Case
 
 TARGET_BYTES = 8  # of a class label, int64
 

@@ -1,0 +1,1 @@
+"""How it is measured: processes, the timing function, the choice of settings, the machine."""
