@@ -349,10 +349,10 @@ def test_outputs_are_compared_once_with_the_modules_own(monkeypatch):
         """Differs from what it shows to whoever reads it."""
         return real(self, x) if x.is_meta else 2 * real(self, x)
 
-    from innerloop import _reading
+    from innerloop._reading import recorder
 
     asks = torch.Tensor.is_meta.__get__
-    monkeypatch.setitem(_reading._HANDLERS, asks, lambda recorder, x: True)
+    monkeypatch.setitem(recorder.HANDLERS, asks, lambda notes, x: True)
     monkeypatch.setattr(net.first, "forward", lying.__get__(net.first), raising=False)
     learner = il.MAML(net, **OPTIONS)
     found = results(learner, net)

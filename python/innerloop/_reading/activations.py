@@ -1,0 +1,85 @@
+"""Calls of elementwise functions, and dropout that is off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from innerloop._reading.recorder import HANDLERS, Recorder, known
+
+
+def _activation(kind: str, *functions: Any, inplace: Sequence[Any] = (), **defaults: Any) -> None:
+    """Registers an elementwise function with its options in order."""
+    names = list(defaults)
+
+    def handler(
+        recorder: Recorder, input: Tensor, *args: Any, changes: bool = False, **kwargs: Any
+    ) -> Any:
+        given = dict(zip(names, args, strict=False))
+        changes = bool(kwargs.pop("inplace", changes))
+        if len(args) > len(names):
+            changes = bool(args[len(names)])
+        given.update(kwargs)
+        if set(given) - set(names) or len(args) > len(names) + 1:
+            recorder.stop(f"{kind} with the arguments {list(given)}")
+        options = tuple(
+            value if isinstance(value, str) else float(value)
+            for value in (given.get(name, defaults[name]) for name in names)
+        )
+        return recorder.add(kind, [input], recorder.shape(input), options, inplace=changes)
+
+    def changing(recorder: Recorder, *args: Any, **kwargs: Any) -> Any:
+        return handler(recorder, *args, changes=True, **kwargs)
+
+    HANDLERS.update(dict.fromkeys(functions, handler))
+    HANDLERS.update(dict.fromkeys(inplace, changing))
+
+
+_activation("relu", F.relu, torch.relu, Tensor.relu, inplace=(torch.relu_, Tensor.relu_))
+_activation("leaky_relu", F.leaky_relu, inplace=(F.leaky_relu_,), negative_slope=0.01)
+_activation("tanh", torch.tanh, F.tanh, Tensor.tanh, inplace=(torch.tanh_, Tensor.tanh_))
+_activation(
+    "sigmoid",
+    torch.sigmoid,
+    F.sigmoid,
+    Tensor.sigmoid,
+    inplace=(torch.sigmoid_, Tensor.sigmoid_),
+)
+_activation("softplus", F.softplus, beta=1.0, threshold=20.0)
+_activation("silu", F.silu)
+_activation("gelu", F.gelu, approximate="none")
+_activation("elu", F.elu, inplace=(F.elu_,), alpha=1.0)
+_activation("hardswish", F.hardswish)
+_activation("hardtanh", F.hardtanh, inplace=(F.hardtanh_,), min_val=-1.0, max_val=1.0)
+
+
+@known(F.relu6)
+def _relu6(recorder: Recorder, input: Tensor, inplace: bool = False) -> Any:
+    shape = recorder.shape(input)
+    return recorder.add("hardtanh", [input], shape, (0.0, 6.0), inplace=bool(inplace))
+
+
+@known(F.prelu, torch.prelu, Tensor.prelu)
+def _prelu(recorder: Recorder, input: Tensor, weight: Tensor) -> Any:
+    shape = recorder.shape(input)
+    if weight.numel() not in (1, shape[0] if shape else 1):
+        recorder.stop(f"a slope of {weight.numel()} values does not fit rows of {list(shape)}")
+    return recorder.add("prelu", [input], shape, (weight.numel() > 1,), (weight,))
+
+
+@known(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+def _dropout(
+    recorder: Recorder,
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> Any:
+    recorder.value(input)
+    if training and p > 0:
+        recorder.stop("it is random in training mode (call .eval() or use p=0)", F.dropout)
+    return input

@@ -1,0 +1,74 @@
+"""Calls that have weights which mix values: linear layers and convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from innerloop._reading.recorder import HANDLERS, Handler, Recorder, known
+
+
+@known(F.linear)
+def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Any = None) -> Any:
+    shape = recorder.shape(input)
+    if not shape or weight.ndim != 2 or shape[-1] != weight.shape[1]:
+        recorder.stop(f"a linear layer of {list(weight.shape)} does not fit rows of {list(shape)}")
+    return recorder.add("linear", [input], (*shape[:-1], weight.shape[0]), (), (weight, bias))
+
+
+def numbers(recorder: Recorder, value: Any, axes: int) -> tuple[int, ...]:
+    """Returns one int for each axis."""
+    if isinstance(value, (tuple, list)):
+        found = tuple(int(n) for n in value)
+        if len(found) == 1:
+            found *= axes
+        if len(found) != axes:
+            recorder.stop(f"{value} is not one number for each of {axes} axes")
+        return found
+    return (int(value),) * axes
+
+
+def _convolution(axes: int) -> Handler:
+    """Returns what notes convolutions over so many axes."""
+
+    def handler(
+        recorder: Recorder,
+        input: Tensor,
+        weight: Tensor,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
+        shape = recorder.shape(input)
+        if len(shape) != axes + 1 or shape[0] != weight.shape[1] * groups:
+            recorder.stop(
+                f"a convolution of {list(weight.shape)} does not fit rows of {list(shape)}"
+            )
+        kernel = tuple(weight.shape[2:])
+        strides, dilations = (numbers(recorder, v, axes) for v in (stride, dilation))
+        if isinstance(padding, str):
+            whole = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+            if padding == "same" and any(n % 2 for n in whole):
+                recorder.stop("padding='same' that is not the same on both sides")
+            padding = [n // 2 for n in whole] if padding == "same" else 0
+        paddings = numbers(recorder, padding, axes)
+        sizes = tuple(
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(shape[1:], paddings, dilations, kernel, strides, strict=True)
+        )
+        if min(sizes, default=1) < 1:
+            recorder.stop(f"a kernel of {list(kernel)} does not fit rows of {list(shape)}")
+        options = (strides, paddings, dilations, int(groups))
+        leaves = (weight, bias)
+        return recorder.add("convolution", [input], (weight.shape[0], *sizes), options, leaves)
+
+    return handler
+
+
+for _axes, _function in enumerate((torch.conv1d, torch.conv2d, torch.conv3d), 1):
+    HANDLERS[_function] = _convolution(_axes)

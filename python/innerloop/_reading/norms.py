@@ -1,0 +1,104 @@
+"""Calls that normalise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from innerloop._program import size_of
+from innerloop._reading.recorder import Recorder, known
+
+
+@known(F.batch_norm)
+def _batch_norm(
+    recorder: Recorder,
+    input: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    shape = recorder.shape(input)
+    if not shape:
+        recorder.stop("rows have no channels", F.batch_norm)
+    if not training:
+        leaves = (weight, bias, running_mean, running_var)
+        return recorder.add("fixed_norm", [input], shape, (float(eps),), leaves)
+    recorder.fill(running_mean, F.batch_norm)
+    recorder.fill(running_var, F.batch_norm)
+    if recorder.rows * size_of(shape[1:]) < 2:
+        recorder.stop("statistics of one value", F.batch_norm)
+    return recorder.add("batch_norm", [input], shape, (float(eps),), (weight, bias))
+
+
+@known(F.layer_norm)
+def _layer_norm(
+    recorder: Recorder,
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Any:
+    shape = recorder.shape(input)
+    sizes = tuple(int(n) for n in normalized_shape)
+    if not sizes or len(sizes) > len(shape) or shape[len(shape) - len(sizes) :] != sizes:
+        recorder.stop(f"a norm over {list(sizes)} does not fit rows of {list(shape)}")
+    options = (float(eps), len(sizes))
+    return recorder.add("layer_norm", [input], shape, options, (weight, bias))
+
+
+@known(F.group_norm)
+def _group_norm(
+    recorder: Recorder,
+    input: Tensor,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+) -> Any:
+    shape = recorder.shape(input)
+    if not shape or shape[0] % num_groups or recorder.rows * size_of(shape) < 2 * num_groups:
+        recorder.stop(f"{num_groups} groups do not fit rows of {list(shape)}", F.group_norm)
+    options = (float(eps), int(num_groups))
+    return recorder.add("group_norm", [input], shape, options, (weight, bias))
+
+
+@known(F.instance_norm)
+def _instance_norm(
+    recorder: Recorder,
+    input: Tensor,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    shape = recorder.shape(input)
+    if len(shape) < 2 or (use_input_stats and size_of(shape[1:]) < 2):
+        recorder.stop("statistics of one value", F.instance_norm)
+    if not use_input_stats:
+        leaves = (weight, bias, running_mean, running_var)
+        return recorder.add("fixed_norm", [input], shape, (float(eps),), leaves)
+    recorder.fill(running_mean, F.instance_norm)
+    recorder.fill(running_var, F.instance_norm)
+    return recorder.add("group_norm", [input], shape, (float(eps), shape[0]), (weight, bias))
+
+
+@known(F.log_softmax, torch.log_softmax, Tensor.log_softmax)
+def _log_softmax(
+    recorder: Recorder, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+) -> Any:
+    shape = recorder.shape(input)
+    axis = None if dim is None else int(dim) % (len(shape) + 1)
+    if not axis or dtype not in (None, recorder.dtype):
+        recorder.stop("only one over an axis of the rows, in their dtype, can be read")
+    return recorder.add("log_softmax", [input], shape, (axis,))
