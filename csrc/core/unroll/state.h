@@ -1,0 +1,133 @@
+// What the recursion of core/unroll.h and the kinds of leaves beside it share: the facts of a call,
+// the arrays of a group of tasks, and where a leaf lies at a step.
+#pragma once
+
+#include "core/sweep.h"
+
+namespace innerloop {
+
+/// The arrays of a weight that stays implicit: core/unroll/implicit_weight.h says what they hold.
+template <class Elem>
+struct ImplicitArrays {
+  Rows<Elem> product, gram, cross, moved, lambda, cotangent;
+};
+
+/// `wants_grad`, `wants_rate_grad`: what the call asks for. `moves`: some leaf adapts. `builds`: a
+/// step is not a product times a rate (core/unroll/built_step.h).
+template <class E>
+struct UnrollState {
+  using Real = typename E::Real;
+  using Elem = typename E::Elem;
+  using PerTask = typename E::PerTask;  // one number for every task of the group
+  using R = Rows<Elem>;
+  using T = Tape<Elem>;
+  using Out = Target<Elem>;
+
+  IL_HD UnrollState(E& engine, const Plan& the_plan, const MetaGradCall& the_call)
+      : e(engine), plan(the_plan), call(the_call), sweep(engine, the_plan) {
+    wants_grad = call.grads != nullptr;
+    wants_rate_grad = wants_grad && call.out_rate_grad != nullptr;
+    has_query = call.out_loss != nullptr;
+    steps = call.steps;
+    momentum = static_cast<Real>(call.solver.momentum);
+    elementwise = call.rates.elementwise;
+    builds = elementwise || momentum != 0;
+    moves = plan.lowest < plan.depth && steps > 0;
+  }
+
+  /// Lays out the arrays; over a null base it only counts.
+  IL_HD void carve(Carver<Elem>& c) {
+    const int64_t n = call.support.rows, q = call.query.rows, g = plan.copies;
+    const int64_t kept = wants_grad ? steps : steps < 1 ? steps : 1;
+    e.carve(c);
+    support = e.carve_side(c, call.support);
+    if (has_query) query = e.carve_side(c, call.query);
+    tape_stride = g * n * plan.tape_row;
+    tapes = c.take(kept, tape_stride);
+    query_tape_at = c.take(has_query ? g * q * plan.tape_row : 0);
+    initial = c.take(e.initial_size());
+    blocks = c.take(moves ? kept : 0, plan.block);
+    // phi_S is read for the last time before lambda_S is written
+    lambda = wants_grad && moves ? block(steps) : c.take(wants_grad ? plan.block : 0);
+    direction = c.take(builds && moves && wants_grad ? plan.block : 0);
+    gradient = c.take(builds && moves ? plan.block : 0);
+    velocities = c.take(!moves || momentum == 0 ? 0 : wants_rate_grad ? steps : 1, plan.block);
+    const bool per_element = elementwise && moves;
+    rates = c.take(per_element ? 0 : steps, plan.leaves * g);
+    rate_grads = c.take(wants_rate_grad && !per_element ? steps : 0, plan.leaves * g);
+    losses = c.take(g);
+    const bool second = wants_grad && moves && (call.order == 2 || wants_rate_grad);
+    scratch = {c.take(second ? g * n : 0, plan.scratch_row), n};
+    const LayerPlan& below = plan.layers[plan.lowest > 0 ? plan.lowest - 1 : 0];
+    const bool has_body = second && call.order == 2 && plan.lowest > 0;
+    body = {c.take(has_body ? g * n * below.ld_out : 0), n, below.out, below.ld_out};
+  }
+
+  // ---- leaves at a step ------------------------------------------------------------------------
+  IL_HD Elem* block(int64_t step) const {
+    return blocks + (wants_grad ? step - 1 : 0) * plan.block;
+  }
+  IL_HD bool is_implicit(int l) const { return plan.implicit_first && l == 0; }
+  IL_HD typename E::WeightRef weight_at(int64_t step, int l) const {
+    if (step == 0 || !plan.layers[l].adapts_weight || is_implicit(l)) {
+      return e.initial_weight(l, initial);
+    }
+    return e.turned_weight(l, block(step));
+  }
+  IL_HD typename E::BiasRef bias_at(int64_t step, int l) const {
+    if (step == 0 || !plan.layers[l].adapts_bias) return e.initial_bias(l, initial);
+    return e.block_bias(l, block(step));
+  }
+  IL_HD typename E::BiasRef free_at(int64_t step) const {
+    return sweep.has_free() ? bias_at(step, plan.depth) : typename E::BiasRef{};
+  }
+
+  // ---- rates -----------------------------------------------------------------------------------
+  IL_HD PerTask* rate(int64_t s, int leaf) const {
+    return E::per_task(rates + (s * plan.leaves + leaf) * plan.copies);
+  }
+  IL_HD PerTask* rate_grad(int64_t s, int leaf) const {
+    return E::per_task(rate_grads + (s * plan.leaves + leaf) * plan.copies);
+  }
+  /// Where the rates of a leaf's elements lie, and their gradients.
+  IL_HD int64_t element_offset(int64_t s, int64_t leaf_offset) const {
+    return s * call.rates.step_stride + leaf_offset;
+  }
+  IL_HD const Real* element_rates(int64_t s, int64_t leaf_offset) const {
+    return static_cast<const Real*>(call.rates.data) + element_offset(s, leaf_offset);
+  }
+  /// The gradient of the rate of a leaf that no step moves; -1: there is no such leaf.
+  IL_HD void clear_rate_grad(int64_t s, int leaf) const {
+    if (wants_rate_grad && !elementwise && leaf >= 0) e.clear_per_task(rate_grad(s, leaf));
+  }
+
+  // ---- passes ----------------------------------------------------------------------------------
+  IL_HD T support_tape(int64_t s) const {
+    return {tapes + (wants_grad ? s * tape_stride : 0), call.support.rows};
+  }
+  IL_HD T query_tape() const { return {query_tape_at, call.query.rows}; }
+  /// Output of layer l - 1 on the support at step s; layers below `lowest` ran at step 0 only.
+  IL_HD R support_input(int64_t s, int l) const {
+    if (l == 0) return support.x;
+    return sweep.h(support_tape(l - 1 < plan.lowest ? 0 : s), l - 1);
+  }
+  IL_HD R query_input(int l) const { return l ? sweep.h(query_tape(), l - 1) : query.x; }
+
+  E& e;
+  const Plan& plan;
+  const MetaGradCall& call;
+  Sweep<E> sweep;
+  bool wants_grad, wants_rate_grad, has_query, moves, elementwise, builds;
+  int64_t steps, tape_stride = 0;
+  Real momentum;
+  typename E::SideData support{}, query{};
+  Elem *tapes = nullptr, *query_tape_at = nullptr, *initial = nullptr, *losses = nullptr;
+  Elem *blocks = nullptr, *lambda = nullptr;                              // parameters
+  Elem *direction = nullptr, *gradient = nullptr, *velocities = nullptr;  // where a step is built
+  Elem *rates = nullptr, *rate_grads = nullptr;
+  T scratch{};
+  R body{};  // the sum over steps of what goes into layers below `lowest`
+  ImplicitArrays<Elem> first{};
+};
+
+}  // namespace innerloop
