@@ -61,6 +61,18 @@ def refused(errors: str, *parts: str) -> None:
     one_line(ValueError(line), *parts)
 
 
+@pytest.mark.parametrize("name", [*COMMANDS, "study meta-rl"])
+def test_every_option_says_what_it_does(name: str) -> None:
+    command: Any = typer.main.get_command(build())
+    for part in name.split():
+        command = command.commands[part]
+    options = [each for each in command.params if each.param_type_name == "option"]
+    assert len(options) > 10
+    for option in options:
+        assert option.help, option.name
+        assert option.name == "help" or option.rich_help_panel, option.name
+
+
 @pytest.fixture
 def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands check their options and stop before the work."""
