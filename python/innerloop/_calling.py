@@ -40,7 +40,8 @@ _ELSEWHERE = {
     "inner_lr": "lr learning_rate inner_learning_rate alpha fast_lr step_size inner_step_size "
     "update_lr lr_inner task_lr inner_rate",
     "steps": "inner_steps num_steps n_steps num_inner_steps n_inner_steps adaptation_steps "
-    "adapt_steps num_updates update_steps update_step inner_iterations num_adaptation_steps",
+    "adapt_steps num_updates update_steps update_step inner_iterations num_adaptation_steps "
+    "n_inner num_inner",
     "loss": "criterion loss_fn loss_func loss_function objective lossfn",
     "module": "model net network",
     "model": "module net network",
@@ -57,6 +58,26 @@ _SENTENCES: dict[str, Callable[[object], str]] = {
     "allow_unused": lambda value: "it is not needed: unused parameters get zero gradients",
     "allow_nograd": lambda value: "it is not needed: what requires no grad is a constant",
     "device": lambda value: "move the module and the tensors with .to(device)",
+    **dict.fromkeys(
+        ("shots", "shot", "k_shot", "num_shots", "n_shots", "kshot", "k"),
+        lambda value: "it is not needed: shots are the rows of a task, x [tasks, rows, ...]",
+    ),
+    **dict.fromkeys(
+        ("ways", "way", "n_way", "num_ways", "num_classes"),
+        lambda value: "it is not needed: classes are the outputs of the module",
+    ),
+    **dict.fromkeys(
+        ("meta_batch_size", "batch_size", "tasks_per_batch", "num_tasks", "n_tasks"),
+        lambda value: "it is not needed: tasks are the first axis, x [tasks, rows, ...]",
+    ),
+    **dict.fromkeys(
+        ("meta_lr", "outer_lr", "lr_outer", "meta_optimizer", "optimizer", "outer_optimizer"),
+        lambda value: "the outer loop is yours: torch.optim.Adam(learner.parameters(), lr=...)",
+    ),
+    **dict.fromkeys(
+        ("track_higher_grads", "create_graph"),
+        lambda value: "did you mean order=1? adapt and evaluate keep no graph",
+    ),
 }
 
 
@@ -134,7 +155,10 @@ def _misfit(
             if p.default is p.empty and p.name not in kwargs and p.name not in places[:given]
         ]
         if missing:
-            return f"{name}: {', '.join(missing)} must be given"
+            hint = ""
+            if missing == ["query"] and any(isinstance(value, list) for value in args[1:]):
+                hint = "; a list of tasks (x, y) becomes a batch by innerloop.batch(tasks)"
+            return f"{name}: {', '.join(missing)} must be given{hint}"
         return f"{name}: {misfit}"
     return ""
 

@@ -45,9 +45,7 @@ def build() -> typer.Typer:
     @application.command("info")
     def info() -> None:
         """What was built, what is in use on this machine, and how to have the rest."""
-        from innerloop.diagnostics import report
-
-        typer.echo(report())
+        _print_report()
 
     @application.command("demo")
     def demo() -> None:
@@ -64,6 +62,9 @@ def build() -> typer.Typer:
 def run(arguments: list[str]) -> int:
     """Run the command and return its exit code; an option that cannot be used gives one line."""
     try:
+        if arguments == ["info"]:  # it names the extras that are missing, so it needs none
+            _print_report()
+            return 0
         application = build()
         if arguments == ["compare"]:  # the first command of the README: what this is for, first
             from innerloop.demo import show
@@ -88,10 +89,13 @@ def run(arguments: list[str]) -> int:
         return 2
 
 
-def app() -> None:
-    """Run the command; a missing package of the extra gives one line instead of a traceback."""
+def app(arguments: list[str] | None = None) -> None:
+    """Run the command (of this process, unless arguments are given); a missing package of the extra
+    gives one line instead of a traceback.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        run_printing("innerloop", lambda: sys.exit(run(sys.argv[1:])))
+        run_printing("innerloop", lambda: sys.exit(run(given)))
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -100,5 +104,7 @@ def app() -> None:
         sys.exit(130)
 
 
-if __name__ == "__main__":
-    app()
+def _print_report() -> None:
+    from innerloop.diagnostics import report
+
+    print(report())

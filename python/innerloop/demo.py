@@ -38,7 +38,7 @@ def show(seconds: float = 0.5) -> None:
         raise RuntimeError(
             f"innerloop demo: the gradients of innerloop ({learner.backend} back end) and of the "
             f"plain loop differ by {difference:.1e} of their size, above {TOLERANCE:.0e}: please "
-            "report this, with the output of python -m innerloop"
+            "report this, with the output of innerloop info"
         )
     net, support, query = problem(torch.float32)
     learner = MAML(net, inner_lr=RATE, steps=STEPS)

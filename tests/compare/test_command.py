@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from helpers import hear_interrupts
 from innerloop.cli import build
 
-COMMAND = [sys.executable, "-m", "innerloop.cli", "compare"]
+COMMAND = [sys.executable, "-m", "innerloop", "compare"]
 OPTIONS = ["--draws", "2", "--inner-lrs", "0.05,0.1", "--steps", "1"]
 SMALL = ["us-states", "--splits", "3", *OPTIONS, "--no-figures"]
 

@@ -235,7 +235,7 @@ def test_bad_tables(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("table.txt", b"a,b\n1,2\n", "must be a .csv, .parquet or .npz file"),
+        ("table.xlsx", b"PK\x03\x04", r"must be a .csv \(.tsv, .txt\), .parquet or .npz file"),
         ("table.csv", b"", "is empty"),
         ("table.csv", b"\n \r\n", "is empty"),
         ("table.csv", b"\xff\xfe\x00\x01\x80", "is not UTF-16-LE; save it as UTF-8 text"),
@@ -255,6 +255,16 @@ def test_bad_files(name: str, content: bytes, message: str, tmp_path: Path) -> N
     with pytest.raises(InputError, match=message) as caught:
         read_tasks(path, config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"), [("t.tsv", "\t"), ("t.TXT", ";")], ids=["tsv", "txt"]
+)
+def test_text_by_other_names(name: str, separator: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    good().to_csv(path, index=False, sep=separator)
+    plain = read_tasks(written(tmp_path, lambda frame: frame), setting())
+    assert [x.tolist() for x in read_tasks(path, setting()).x] == [x.tolist() for x in plain.x]
 
 
 def test_absent_file(tmp_path: Path) -> None:

@@ -197,6 +197,11 @@ def test_sentences_on_arguments():
         "second_order": r"^MAML: unexpected argument 'second_order'; did you mean order=2\?$",
         "allow_unused": r"it is not needed: unused parameters get zero gradients",
         "innerlr": r"did you mean inner_lr\?",
+        "shots": r"it is not needed: shots are the rows of a task, x \[tasks, rows, \.\.\.\]$",
+        "n_way": r"it is not needed: classes are the outputs of the module$",
+        "meta_batch_size": r"it is not needed: tasks are the first axis, x \[tasks, rows, ",
+        "meta_lr": r"the outer loop is yours: torch\.optim\.Adam\(learner\.parameters\(\), lr=",
+        "track_higher_grads": r"did you mean order=1\? adapt and evaluate keep no graph$",
     }
     for key, text in said.items():
         with pytest.raises(TypeError, match=text):
@@ -209,6 +214,12 @@ def test_sentences_on_arguments():
         il.MAML(net(), lr=0.1, num_steps=1)
     with pytest.raises(TypeError, match=r"^MAML: inner_lr, steps must be given$"):
         il.MAML(net())
+    with pytest.raises(TypeError, match=r"^MAML: query must be given$"):
+        LEARNER((X, Y))
+    with pytest.raises(
+        TypeError, match=r"^MAML: query must be given; a list .* innerloop\.batch\("
+    ):
+        LEARNER([(X[0], Y[0])])
     with pytest.raises(TypeError, match=r"^MAML: only module may be given without a name \(got 3"):
         il.MAML(net(), 0.1, 5)
     with pytest.raises(TypeError, match=r"^hvp: only params, batch, vector may .*model=\.\.\."):

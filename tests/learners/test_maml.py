@@ -239,11 +239,22 @@ def test_bad_arguments_are_named():
         il.MAML(net, inner_lr=0.1, steps=1)((x[..., :1], y), (x, y))
 
 
+class OfOnesOwn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 7), nn.Linear(7, 1)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
+
+
 def test_explain_says_back_end_reason_and_parameters():
     text = il.ANIL(sine_net(), inner_lr=0.1, steps=1).explain()
     assert "back end: fused, CPU kernels for the network 2-7-5-1 (tanh, softplus)\n" in text
     assert "adapted in the inner loop: 4.weight, 4.bias\n" in text
     assert "not adapted: 0.weight, 0.bias, 2.weight, 2.bias" in text
+    text = il.MAML(OfOnesOwn(), inner_lr=0.1, steps=1).explain()
+    assert "back end: fused, CPU kernels for the network 2-7-1 (relu)\n" in text
     text = il.MAML(nn.Conv2d(1, 1, 3), inner_lr=0.1, steps=1).explain()
     assert "back end: batched" in text
     assert "Conv2d" in text

@@ -51,13 +51,11 @@ torch = types.ModuleType("torch")
 torch.__version__ = {!r}
 sys.modules["torch"] = torch
 """
-# the package as its commands import it: the script of the installation, and two modules
+# the package as its commands import it: the script of the installation, and the module
 COMMANDS = {
     "innerloop compare": "sys.argv[:] = ['/usr/bin/innerloop', 'compare']; import innerloop.cli",
     "python -m innerloop": "sys.argv[:] = ['-m']; "
     "sys.orig_argv[:] = ['python', '-m', 'innerloop']; import innerloop",
-    "python -m innerloop.cli": "sys.argv[:] = ['-m', 'compare']; "
-    "sys.orig_argv[:] = ['python', '-m', 'innerloop.cli', 'compare']; import innerloop.cli",
 }
 
 
@@ -95,16 +93,15 @@ def test_the_module_run_for_real_with_an_old_torch(tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("__version__ = '2.0.0'")
     path = os.pathsep.join([str(tmp_path), str(Path(innerloop.__file__).parents[1])])
-    for module in ("innerloop", "innerloop.cli"):
-        run = subprocess.run(
-            [sys.executable, "-m", module, "compare"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            timeout=120,
-            check=False,
-        )
-        assert (run.returncode, run.stderr) == (1, OLD.format("2.0.0") + "\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "innerloop", "compare"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=120,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (1, OLD.format("2.0.0") + "\n")
 
 
 def test_without_the_extension_the_batched_operations_work_and_say_so():
@@ -157,8 +154,16 @@ def test_import_is_quiet_and_needs_no_command_packages():
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-def test_command_without_its_extra_prints_what_to_install():
-    run = python("from innerloop.cli import app\napp()", hide=["typer", "rich"])
+AS_MODULE = """
+import runpy, sys
+sys.argv[1:] = {!r}
+runpy.run_module("innerloop", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("arguments", [["compare"], ["info", "--help"]], ids=" ".join)
+def test_command_without_its_extra_prints_what_to_install(arguments):
+    run = python(AS_MODULE.format(arguments), hide=["typer", "rich"])
     assert run.returncode == 1
     (line,) = run.stderr.splitlines()
     assert re.fullmatch(
@@ -166,11 +171,19 @@ def test_command_without_its_extra_prints_what_to_install():
     )
 
 
+@pytest.mark.parametrize("arguments", [[], ["info"]], ids=["none", "info"])
+def test_the_report_needs_no_extra(arguments):
+    absent = "import sys; sys.modules.update(typer=None, pandas=None)"
+    run = python(absent + AS_MODULE.format(arguments))
+    assert (run.returncode, run.stderr) == (0, "")
+    assert re.search(r"^extra: cli +no: typer, pandas missing; pip install", run.stdout, re.M)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("typer") is None, reason="needs innerloop[cli]")
 def test_command_is_installed():
     """The console script, when the package is installed, else the module behind it."""
     script = Path(sys.executable).with_name("innerloop")
-    command = [str(script)] if script.exists() else [sys.executable, "-m", "innerloop.cli"]
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "innerloop"]
     run = subprocess.run(
         [*command, "--help"], capture_output=True, text=True, timeout=120, check=True
     )

@@ -275,7 +275,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
 
     def start(folder: Path) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-m", "innerloop.cli", *arguments, "--out", str(folder)],
+            [sys.executable, "-m", "innerloop", *arguments, "--out", str(folder)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

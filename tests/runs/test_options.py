@@ -61,6 +61,18 @@ def refused(errors: str, *parts: str) -> None:
     one_line(ValueError(line), *parts)
 
 
+@pytest.mark.parametrize("name", [*COMMANDS, "study meta-rl"])
+def test_every_option_says_what_it_does(name: str) -> None:
+    command: Any = typer.main.get_command(build())
+    for part in name.split():
+        command = command.commands[part]
+    options = [each for each in command.params if each.param_type_name == "option"]
+    assert len(options) > 10
+    for option in options:
+        assert option.help, option.name
+        assert option.name == "help" or option.rich_help_panel, option.name
+
+
 @pytest.fixture
 def nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands check their options and stop before the work."""
@@ -212,9 +224,9 @@ def test_unknown_names_are_one_line(
 
 PROGRAMS = {
     "python -m innerloop": ["innerloop"],
-    "innerloop --help": ["innerloop.cli", "--help"],
+    "innerloop --help": ["innerloop", "--help"],
     "innerloop compare": [
-        *("innerloop.cli", "compare", "--splits", "1", "--draws", "1", "--steps", "1"),
+        *("innerloop", "compare", "--splits", "1", "--draws", "1", "--steps", "1"),
         *("--inner-lrs", "0.1", "--no-figures", "--threads", "1"),
     ],
 }
@@ -257,11 +269,15 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_module_takes_no_arguments() -> None:
-    done = start(["innerloop", "compare", "\x1b[31m"], stdout=subprocess.PIPE)
+def test_the_module_is_the_program() -> None:
+    done = start(["innerloop", "--version"], stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"innerloop {innerloop.__version__}\n"
+    done = start(["innerloop", "compare", "--splits", "\x1b[31m"], stdout=subprocess.PIPE)
     assert done.returncode == 2
     assert done.stdout == ""
-    one_line(ValueError(done.stderr.removesuffix("\n")), "python -m innerloop", "innerloop compare")
+    assert done.stderr.startswith("innerloop compare: ")
+    refused(done.stderr, "--splits")
 
 
 @pytest.mark.parametrize("place", ["/dev/full", "/dev/null/x", "/proc/nothing", "file"])

@@ -235,7 +235,7 @@ def test_jobs_of_a_cluster_give_the_same_bytes(whole: Path, tmp_path: Path) -> N
 def test_processes_of_torchrun_share_every_training(whole: Path, tmp_path: Path) -> None:
     arguments = [*SMALL, "--no-controls", "--out", str(tmp_path), "--threads", "1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", "-m", "innerloop.cli", "study", "meta-rl", *arguments]
+    command += ["--nproc-per-node", "2", "-m", "innerloop", "study", "meta-rl", *arguments]
     ended = subprocess.run(
         command,
         capture_output=True,

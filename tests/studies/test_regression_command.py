@@ -136,7 +136,7 @@ def start(folder):
     """A run of some seconds in its own process."""
     options = ["--threads", "1", "--no-figures", "--no-theory", "--out", str(folder)]
     return subprocess.Popen(
-        [sys.executable, "-m", "innerloop.cli", "study", "linear-regression", *LONG, *options],
+        [sys.executable, "-m", "innerloop", "study", "linear-regression", *LONG, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -234,7 +234,7 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by POSIX signal")
 def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     options = [*WITHOUT, "--iterations", 12_000, "--threads", 2]
-    command = [sys.executable, "-m", "innerloop.cli", "study", "sinusoid", *map(str, options)]
+    command = [sys.executable, "-m", "innerloop", "study", "sinusoid", *map(str, options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path / "killed")],

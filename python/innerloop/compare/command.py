@@ -76,8 +76,8 @@ def compare(
     table: Annotated[
         Path | None,
         typer.Argument(
-            help="CSV, Parquet or .npz file, or an embedded table: countries (the default) or "
-            "us-states.",
+            help="CSV (.csv, .tsv, .txt), Parquet or .npz file, or an embedded table: countries "
+            "(the default) or us-states.",
             show_default=False,
         ),
     ] = None,

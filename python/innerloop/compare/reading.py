@@ -24,8 +24,10 @@ def read_tasks(path: Path, config: Config) -> Tasks:
             line that names the file, or the option that does not suit it.
     """
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet", ".npz"):
-        raise InputError(f"table must be a .csv, .parquet or .npz file (got {str(path)!r})")
+    if suffix not in (".csv", ".tsv", ".txt", ".parquet", ".npz"):
+        raise InputError(
+            f"table must be a .csv (.tsv, .txt), .parquet or .npz file (got {str(path)!r})"
+        )
     try:
         if suffix == ".npz":
             return check_tasks(tasks_of_archive(path, config), config)

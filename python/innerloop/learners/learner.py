@@ -13,6 +13,7 @@ from innerloop import _checks, functional
 from innerloop._batching import with_task_axis
 from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
+from innerloop._networks import expected_network
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
@@ -131,9 +132,10 @@ class Learner(nn.Module):
         choice = self.choice
         model, (objective, outer) = self._description.of(self.module)[0], self._objectives
         reason = choice.reason
-        if choice.backend == "fused" and isinstance(model, MLP):
+        mlp = model if isinstance(model, MLP) else expected_network(model).mlp
+        if choice.backend == "fused" and mlp is not None:
             kind = "CUDA" if next(self.module.parameters()).is_cuda else "CPU"
-            reason = f"{kind} kernels for the network {summary(model)}"
+            reason = f"{kind} kernels for the network {summary(mlp)}"
         lines = [
             f"{type(self).__name__}: {self._settings()}",
             f"back end: {choice.backend}, {reason}",

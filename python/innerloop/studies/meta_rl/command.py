@@ -10,7 +10,6 @@ import typer
 from innerloop.runs.options import (
     RUNNING,
     Figures,
-    Seed,
     Threads,
     exit_codes,
     folder_option,
@@ -95,7 +94,14 @@ def meta_rl(
     level: Annotated[
         float, typer.Option(help="Coverage of the intervals.", rich_help_panel=TEST)
     ] = 0.95,
-    seed: Seed | None = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed of everything random; the preset's by default.",
+            rich_help_panel=RUNNING,
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     launcher: Annotated[
         str,
