@@ -132,7 +132,8 @@ def meta_grad(
         loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or
             "cross_entropy". A task's loss is the mean over its rows, or sum_i weight_i loss_i.
             Or one of torch's losses, as an instance or a function: fused if it means one of these
-            names exactly, else batched. Or any callable (outputs [N, ...], targets [N, ...]) of
+            names, or one with `delta`, `beta`, `label_smoothing` or class weights, else batched. Or
+            any callable (outputs [N, ...], targets [N, ...]) of
             one task, batched as well: it returns the task's loss,
             0-d, or values of its rows [N], of which the loss is the mean or the weighted sum. It
             gets the rows in use alone, and depends on nothing but its arguments and constants.
