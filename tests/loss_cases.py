@@ -107,8 +107,8 @@ CASES = [
     Case("SmoothL1Loss", "values", {"beta": 0.0}, name="huber"),
     Case("L1Loss", "values"),
     Case("BCEWithLogitsLoss", "shares", name="bce_with_logits"),
-    Case("BCEWithLogitsLoss", "shares", {"pos_weight": CLASS_WEIGHT}),
-    Case("BCEWithLogitsLoss", "shares", {"weight": CLASS_WEIGHT}),
+    Case("BCEWithLogitsLoss", "shares", {"pos_weight": CLASS_WEIGHT}, name="weighted_bce"),
+    Case("BCEWithLogitsLoss", "shares", {"weight": CLASS_WEIGHT}, name="weighted_bce"),
     Case("CrossEntropyLoss", "classes", name="cross_entropy"),
     Case("CrossEntropyLoss", "ignored"),
     Case("CrossEntropyLoss", "probabilities"),
@@ -179,6 +179,15 @@ OPTIONS = {
     "classes-smoothing": (
         "cross_entropy",
         lambda k: nn.CrossEntropyLoss(weight=weights(k), label_smoothing=0.3),
+    ),
+    "positive": ("bce_with_logits", lambda k: nn.BCEWithLogitsLoss(pos_weight=weights(k))),
+    "positive-one": (
+        "bce_with_logits",
+        lambda k: nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0, dtype=F64)),
+    ),
+    "outputs": (
+        "bce_with_logits",
+        lambda k: nn.BCEWithLogitsLoss(weights(k), pos_weight=weights(k, 1)),
     ),
 }
 

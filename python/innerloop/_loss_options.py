@@ -133,3 +133,25 @@ def cross_entropy(*, weight: Numbers | None, label_smoothing: float) -> Variant 
     dtype = None if weight is None else weight.dtype
     constants = (label_smoothing, *values)
     return Variant("soft_cross_entropy", constants, rows, values, len(values), dtype)
+
+
+def bce_with_logits(*, weight: Numbers | None, pos_weight: Numbers | None) -> Variant | None:
+    """Returns binary cross entropy of logits, or None if the options are for different numbers of
+    outputs."""
+    whole, positive = (Numbers((1.0,), torch.float64) if v is None else v
+                       for v in (weight, pos_weight))  # fmt: skip
+    sizes = {len(whole.values), len(positive.values)} - {1}
+    if len(sizes) > 1:
+        return None
+    outputs = max(sizes, default=1)
+
+    def values(z: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(
+            z, y, weight=whole.like(z), pos_weight=positive.like(z), reduction="none"
+        )
+
+    b = whole.values * (outputs // len(whole.values))
+    scale = positive.values * (outputs // len(positive.values))
+    a = tuple(v * s for v, s in zip(b, scale, strict=True))
+    rows = mean_over_outputs(values)
+    return Variant("weighted_bce", (*a, *b), rows, outputs=max(sizes, default=0))

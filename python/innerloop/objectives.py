@@ -133,7 +133,7 @@ _ROWS: dict[str, Function] = {
 }
 NAMES = tuple(_ROWS)
 POLICY_NAMES = tuple(_policy_objectives.ROWS)
-OPTION_NAMES = ("soft_cross_entropy",)  # of torch's losses with options alone
+OPTION_NAMES = ("soft_cross_entropy", "weighted_bce")  # of torch's losses with options alone
 CODES = {name: code for code, name in enumerate((*NAMES, *POLICY_NAMES, *OPTION_NAMES))}
 _CONSTANTS = {"huber": _HUBER.constants}
 _NAMED = {
@@ -201,7 +201,9 @@ _TORCH = (
         "bce_with_logits",
         nn.BCEWithLogitsLoss,
         F.binary_cross_entropy_with_logits,
-        fixed={"weight": None, "pos_weight": None},
+        _loss_options.bce_with_logits,
+        weight=None,
+        pos_weight=None,
     ),
     _torch_loss("huber", nn.HuberLoss, F.huber_loss, _loss_options.huber, delta=1.0),
     _torch_loss("huber", nn.SmoothL1Loss, F.smooth_l1_loss, _loss_options.smooth_l1, beta=1.0),

@@ -138,7 +138,7 @@ Rows draw_rows(Random& random, const Case& c) {
   Rows r;
   r.rows = random.one_of({0, 1, 1, 2, 3, 5, 8, 10, 17, 33});
   const int64_t in = c.net.first().in, out = c.net.last().out, samples = c.tasks * r.rows;
-  const auto kind = static_cast<ObjectiveKind>(random.one_of({0, 1, 2, 3, 4, 9}));
+  const auto kind = static_cast<ObjectiveKind>(random.one_of({0, 1, 2, 3, 4, 9, 10}));
   r.constants = {0.5, 1};  // of all but the one with a weight for each class
   if (kind == ObjectiveKind::kSoftCrossEntropy) r.constants.resize(static_cast<size_t>(out) + 1, 2);
   r.objective = {kind, r.constants.data(), static_cast<int>(r.constants.size())};

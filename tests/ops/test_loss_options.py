@@ -295,6 +295,11 @@ WRONG = {
         ValueError,
         r"the loss CrossEntropyLoss\(weight=...\) must hold weights for the 3 outputs .*\(got 4\)",
     ),
+    "count of positives": (
+        lambda: nn.BCEWithLogitsLoss(pos_weight=weights(2)),
+        ValueError,
+        r"must hold weights for the 3 outputs of the model \(got 2\)",
+    ),
     "dtype": (
         lambda: nn.CrossEntropyLoss(weights(3).float()),
         TypeError,
@@ -313,6 +318,8 @@ WRONG = {
 def test_weights_that_do_not_fit(name, backend):
     make, kind, text = WRONG[name]
     params, (x, y) = task()
+    if "positives" in name:
+        y = F.one_hot(y, 3).double()
     options = {"model": MODEL, "loss": make(), "backend": backend}
     with pytest.raises(kind, match=f"loss_and_grad: {text}|loss_and_grad: the loss .*{text}"):
         il.loss_and_grad(params, (x, y), **options)
@@ -351,10 +358,11 @@ def test_options_that_have_no_kernel_are_named():
     reasons = {
         "CrossEntropyLoss(ignore_index=-100)": nn.CrossEntropyLoss(weights(3), ignore_index=1),
         "HuberLoss(reduction='mean')": nn.HuberLoss(delta=0.3, reduction="sum"),
-        "pos_weight=None": nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)),
+        "has shape [2, 3]": nn.BCEWithLogitsLoss(torch.ones(2, 3)),
         "its delta is str": textual,
         "no plain tensor": nn.CrossEntropyLoss(weights(3).to_sparse()),
         "is on meta": nn.CrossEntropyLoss(torch.ones(3, device="meta")),
+        "has no kernel": nn.BCEWithLogitsLoss(torch.ones(2), pos_weight=torch.ones(3)),
     }
     for text, loss in reasons.items():
         assert text in objectives.resolve("", loss).reason, text

@@ -11,7 +11,7 @@
 
 namespace innerloop {
 
-constexpr ObjectiveKind kLastObjective = ObjectiveKind::kSoftCrossEntropy;
+constexpr ObjectiveKind kLastObjective = ObjectiveKind::kWeightedBce;
 
 /// f(struct) of the objective: one switch outside every loop.
 template <class M, class F>
@@ -37,6 +37,8 @@ IL_HD inline void with_objective(const Objective& o, F&& f) {
       return f(Kl<M>(o));
     case ObjectiveKind::kSoftCrossEntropy:
       return f(SoftCrossEntropy<M>(o));
+    case ObjectiveKind::kWeightedBce:
+      return f(WeightedBce<M>(o));
   }
 }
 

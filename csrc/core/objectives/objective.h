@@ -35,6 +35,7 @@ enum class ObjectiveKind : int {
   kClipped = 7,
   kKl = 8,
   kSoftCrossEntropy = 9,
+  kWeightedBce = 10,
 };
 
 /// What one side of a call minimises: plain data. The struct of a kind documents its constants.
