@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from problems import random_problem
+
 F64 = torch.float64
 OUTPUTS = 3
 CLASS_WEIGHT = torch.tensor([0.5, 1.0, 2.0], dtype=F64)
@@ -18,7 +20,7 @@ CLASS_WEIGHT = torch.tensor([0.5, 1.0, 2.0], dtype=F64)
 class Case:
     """A loss class (by name, since older torch lacks some) with options, and what it is used with.
 
-    `name` is the named loss that it means, `target` a kind of `targets`, `last` the layer that ends
+    `name` is the kernel that it has, `target` a kind of `targets`, `last` the layer that ends
     the network. `once`: torch has no second derivative of it.
     """
 
@@ -99,19 +101,24 @@ CASES = [
     Case("MSELoss", "values", name="mse"),
     Case("HuberLoss", "values", name="huber"),
     Case("HuberLoss", "values", {"delta": 1.0}, name="huber"),
-    Case("HuberLoss", "values", {"delta": 0.3}),
+    Case("HuberLoss", "values", {"delta": 0.3}, name="huber"),
     Case("SmoothL1Loss", "values", name="huber"),
-    Case("SmoothL1Loss", "values", {"beta": 0.3}),
-    Case("SmoothL1Loss", "values", {"beta": 0.0}),
+    Case("SmoothL1Loss", "values", {"beta": 0.3}, name="huber"),
+    Case("SmoothL1Loss", "values", {"beta": 0.0}, name="huber"),
     Case("L1Loss", "values"),
     Case("BCEWithLogitsLoss", "shares", name="bce_with_logits"),
-    Case("BCEWithLogitsLoss", "shares", {"pos_weight": CLASS_WEIGHT}),
-    Case("BCEWithLogitsLoss", "shares", {"weight": CLASS_WEIGHT}),
+    Case("BCEWithLogitsLoss", "shares", {"pos_weight": CLASS_WEIGHT}, name="weighted_bce"),
+    Case("BCEWithLogitsLoss", "shares", {"weight": CLASS_WEIGHT}, name="weighted_bce"),
     Case("CrossEntropyLoss", "classes", name="cross_entropy"),
     Case("CrossEntropyLoss", "ignored"),
     Case("CrossEntropyLoss", "probabilities"),
-    Case("CrossEntropyLoss", "classes", {"weight": CLASS_WEIGHT}),
-    Case("CrossEntropyLoss", "classes", {"label_smoothing": 0.1}),
+    Case("CrossEntropyLoss", "classes", {"weight": CLASS_WEIGHT}, name="soft_cross_entropy"),
+    Case("CrossEntropyLoss", "classes", {"label_smoothing": 0.1}, name="soft_cross_entropy"),
+    Case(
+        "CrossEntropyLoss",
+        "probabilities",
+        {"weight": CLASS_WEIGHT, "label_smoothing": 0.1},
+    ),
     Case("CrossEntropyLoss", "classes", {"ignore_index": 1}),
     Case("CrossEntropyLoss", "ignored", {"weight": CLASS_WEIGHT, "label_smoothing": 0.1}),
     Case("NLLLoss", "classes", last=LogSoftmax),
@@ -149,6 +156,65 @@ FUNCTIONS = {
     "MultiLabelMarginLoss": F.multilabel_margin_loss,
     "MultiMarginLoss": F.multi_margin_loss,
 }
+
+
+def weights(size, seed=0):
+    """Returns positive weights, one for each output, and a zero among several."""
+    generator = torch.Generator().manual_seed(seed)
+    made = 0.2 + 2 * torch.rand(size, generator=generator, dtype=F64)
+    if size > 2:
+        made[1] = 0
+    return made
+
+
+# by name: the named loss whose data it takes, and the loss for a number of outputs
+OPTIONS = {
+    "huber-0.3": ("huber", lambda k: nn.HuberLoss(delta=0.3)),
+    "huber-7": ("huber", lambda k: nn.HuberLoss(delta=7)),
+    "smooth_l1-0.4": ("huber", lambda k: nn.SmoothL1Loss(beta=0.4)),
+    "smooth_l1-0": ("huber", lambda k: nn.SmoothL1Loss(beta=0.0)),
+    "smoothing": ("cross_entropy", lambda k: nn.CrossEntropyLoss(label_smoothing=0.2)),
+    "smoothing-1": ("cross_entropy", lambda k: nn.CrossEntropyLoss(label_smoothing=1.0)),
+    "classes": ("cross_entropy", lambda k: nn.CrossEntropyLoss(weight=weights(k))),
+    "classes-smoothing": (
+        "cross_entropy",
+        lambda k: nn.CrossEntropyLoss(weight=weights(k), label_smoothing=0.3),
+    ),
+    "positive": ("bce_with_logits", lambda k: nn.BCEWithLogitsLoss(pos_weight=weights(k))),
+    "positive-one": (
+        "bce_with_logits",
+        lambda k: nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0, dtype=F64)),
+    ),
+    "outputs": (
+        "bce_with_logits",
+        lambda k: nn.BCEWithLogitsLoss(weights(k), pos_weight=weights(k, 1)),
+    ),
+}
+
+
+def _has_idle_tasks(problem, weight):
+    """Says whether a task has rows, and none of a class with a weight: torch then divides by 0."""
+    if weight is None:
+        return False
+    for x, y, count, given in (problem.support, problem.query):
+        used = torch.ones(x.shape[:2], dtype=torch.bool)
+        if count is not None:
+            used = torch.arange(x.shape[1]) < count[:, None]
+        total = torch.where(used, weight[y.clamp(min=0)], 0).sum(1)
+        if given is None and bool(((total == 0) & used.any(1)).any()):
+            return True
+    return False
+
+
+def optioned(name, seed, **fixed):
+    """Returns a random problem with one of the losses, on both sides, and no NaN among its
+    results."""
+    base, make = OPTIONS[name]
+    problem = random_problem(seed, loss=base, **fixed)
+    loss = problem.options["loss"] = make(problem.model.outputs)
+    if isinstance(loss, nn.CrossEntropyLoss) and _has_idle_tasks(problem, loss.weight):
+        loss.weight[:] = 1.5
+    return problem
 
 
 def value(loss, z, y, weight=None):

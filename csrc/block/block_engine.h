@@ -9,7 +9,7 @@
 #pragma once
 
 #include "block/block_results.h"
-#include "block/side_rows.h"
+#include "core/side_rows.h"
 
 namespace innerloop {
 
@@ -52,7 +52,7 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
     const int64_t* labels = d.targets.has_classes ? static_cast<const int64_t*>(side.y) : nullptr;
     block_.spread(used_, extent(d.x.rows), [&](int t, int i) {
       const int64_t task = first_ + t, at = t * d.x.rows + i;
-      Real w = row_weight<Real>(side, task, i);
+      Real w = row_weight(d, side, task, i);
       if (labels) {
         const int64_t label = labels[task * side.rows + i];
         if (w != Real(0) && (label < 0 || label >= outputs())) w = not_a_number();
@@ -204,6 +204,16 @@ class BlockEngine : public BlockResults<BlockType, RealType> {
   using Base::used_;
 
  private:
+  /// The weight of row i in the task's loss: 0 beyond the task's count, NaN where the count is not
+  /// one.
+  IL_HD Real row_weight(const SideData& d, const Side& side, int64_t task, int64_t i) const {
+    const int64_t count = side.count ? side.count[task] : side.rows;
+    if (count < 0 || count > side.rows) return not_a_number();
+    if (i >= count) return Real(0);
+    const Real* given = static_cast<const Real*>(side.weight);
+    if (given) return given[task * side.rows + i];
+    return even_weight<Real>(side, d.targets, outputs(), task, count);
+  }
   IL_HD bool stages_weight(int l) const { return l > 0 || !plan_.implicit_first; }
   /// Task `first_`'s part of a leaf.
   IL_HD const Real* leaf(const Leaves& leaves, int index) const {

@@ -5,6 +5,7 @@
 #include "core/activation.h"
 #include "core/objectives/all.h"
 #include "core/plan.h"
+#include "core/side_rows.h"
 #include "cpu/lane_gemm.h"
 #include "cpu/vector_math.h"
 
@@ -504,15 +505,19 @@ class LaneEngine {
                                  : Real(1) / static_cast<Real>(problem_.tasks);
       }
     }
-    V present{};
-    for (int i = 0; i < used_; ++i) present[i] = Real(1) / static_cast<Real>(side.rows);
+    V even{};
     const bool plain = !side.weight && !side.count;
     int64_t counts[kWidth] = {};
-    for (int i = 0; i < used_; ++i) counts[i] = row_count(side, first_ + i);
+    for (int i = 0; i < used_; ++i) {
+      counts[i] = row_count(side, first_ + i);
+      even[i] = even_weight<Real>(side, d.targets, net_.last().out, first_ + i, counts[i]);
+    }
     for (int64_t r = 0; r < side.rows; ++r) {
-      V w = present;
+      V w = even;
       if (!plain) {
-        for (int i = 0; i < used_; ++i) w[i] = row_weight(side, first_ + i, r, counts[i]);
+        for (int i = 0; i < used_; ++i) {
+          w[i] = row_weight(side, first_ + i, r, counts[i], even[i]);
+        }
       }
       d.weight[r] = w;
       d.gradient[r] = w * scale;
@@ -525,10 +530,10 @@ class LaneEngine {
     status_ = Status::kBadCount;
     return 0;
   }
-  Real row_weight(const Side& side, int64_t task, int64_t row, int64_t count) const {
+  Real row_weight(const Side& side, int64_t task, int64_t row, int64_t count, Real even) const {
     if (row >= count) return 0;
     if (side.weight) return static_cast<const Real*>(side.weight)[task * side.rows + row];
-    return Real(1) / static_cast<Real>(count);
+    return even;
   }
   void load_targets(SideData& d, const Side& side) {
     if (!d.targets.has_classes) {

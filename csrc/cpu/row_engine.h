@@ -6,6 +6,7 @@
 #include "core/activation.h"
 #include "core/objectives/all.h"
 #include "core/plan.h"
+#include "core/side_rows.h"
 #include "cpu/row_gemm.h"
 #include "cpu/vector_math.h"
 
@@ -712,7 +713,8 @@ class RowEngine {
         scale = task_weight ? static_cast<const Real*>(task_weight)[first_ + t]
                             : Real(1) / static_cast<Real>(problem_.tasks);
       }
-      const Real even = count ? Real(1) / static_cast<Real>(count) : Real(0);
+      const Real even =
+          count ? even_weight<Real>(side, d.targets, net_.last().out, first_ + t, count) : Real(0);
       for (int64_t i = 0; i < n; ++i) {
         const Real w = i >= count ? Real(0) : given ? given[i] : even;
         d.weight[t * n + i] = w;

@@ -397,6 +397,22 @@ def check_targets(
     check_device(op, f"{argument} y", y, x.device, "x")
 
 
+def check_loss(op: str, objective: Objective, outputs: int, like: Tensor) -> None:
+    """Checks the tensors that a loss holds against the model's outputs (0: not known beforehand)
+    and the dtype and device of the parameters."""
+    if objective.outputs and outputs not in (0, objective.outputs):
+        wanted = f"hold weights for the {outputs} outputs of the model"
+        _value_error(op, f"the loss {objective.name}", wanted, f"{objective.outputs}")
+    if objective.dtype is None:
+        return
+    if objective.dtype is not like.dtype:
+        wanted, remedy = f"hold weights of the dtype of params, {like.dtype}", ".to() converts it"
+        _type_error(op, f"the loss {objective.name}", wanted, objective.dtype, remedy)
+    if like.device.type != "cpu":
+        wanted = f"hold weights on the device of params, {like.device}"
+        _value_error(op, f"the loss {objective.name}", wanted, "cpu", ".to() moves it")
+
+
 def check_task_weight(op: str, weight: object, tasks: int, like: Tensor) -> None:
     """Checks the weights [T] of the tasks."""
     check_tensor(op, "task_weight", weight)

@@ -341,6 +341,7 @@ def prepare_batch(
     x, y, count, weight = batch
     like = ready.like
     x = prepare_inputs(op, f"{name} ", x, ready)
+    _checks.check_loss(op, objective, ready.outputs, like)
     _checks.check_targets(op, name, y, x, objective, ready.outputs)
     if objective.rows is None or objective.classes:
         pass

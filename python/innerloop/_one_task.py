@@ -87,13 +87,15 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
         kept = y != objective.ignored
         used = kept if used is None else used & kept
     outputs = (z, y, params[LOG_STD]) if objective.is_policy else (z, y)
-    if used is None:
+    if used is None and not objective.class_weights:
         return objective.rows(*outputs).sum() / rows
+    if used is None:
+        used = torch.ones(rows, dtype=torch.bool, device=x.device)
     y = torch.where(used.reshape(rows, *[1] * (y.ndim - 1)), y, 0)
     losses = torch.where(used, objective.rows(z, y, *outputs[2:]), 0)
     if weight is not None:
         return (torch.where(used, weight, 0) * losses).sum()
-    return losses.sum() / used.sum().clamp(min=1)
+    return losses.sum() / objective.divisor(used, y, z.dtype)
 
 
 # ---------------------------------------------------------------- gradients and steps

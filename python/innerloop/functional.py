@@ -132,10 +132,11 @@ def meta_grad(
         loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or
             "cross_entropy". A task's loss is the mean over its rows, or sum_i weight_i loss_i.
             Or one of torch's losses, as an instance or a function: fused if it means one of these
-            names exactly, else batched. Or any callable (outputs [N, ...], targets [N, ...]) of
-            one task, batched as well: it returns the task's loss,
-            0-d, or values of its rows [N], of which the loss is the mean or the weighted sum. It
-            gets the rows in use alone, and depends on nothing but its arguments and constants.
+            names, or one with `delta`, `beta`, `label_smoothing`, `weight` or `pos_weight`, else
+            batched. Or any callable (outputs [N, ...], targets [N, ...]) of one task, batched as
+            well: it returns the task's loss, 0-d, or values of its rows [N], of which the loss is
+            the mean or the weighted sum. It gets the rows in use alone, and depends on nothing but
+            its arguments and constants.
             Of a `GaussianMLP`, on rows that are a `PolicyBatch`: "pg_loglik", "pg_ratio",
             "pg_clipped" or "kl" (docs/math.md, "Policy objectives").
         query_loss: what the query rows are measured by, if not by `loss`: any of the same.

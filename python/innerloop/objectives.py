@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from innerloop import _policy_objectives
+from innerloop import _loss_options, _policy_objectives
 from innerloop._checks import _sizes, _type_error, _value_error, kind
+from innerloop._loss_options import Numbers, Option, Variant, check_classes, mean_over_outputs
 from innerloop._real_forward import Kind, changes_of_torch, own_forward, torch_unchanged
 
 Function = Callable[..., Tensor]
-HUBER_DELTA = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,13 @@ class Objective:
         strict: targets must have the shape of the outputs, or torch would broadcast them.
         classes: int64 targets [N] are classes, so that accuracies can be counted.
         ignored: a class whose rows are left out.
-        constants: what the kernels are told of it.
-        fused: the same for the kernels; its name is one of NAMES.
+        kernel: the name of its kernel, if that is not `name`.
+        constants: what the kernel is told of it.
+        class_weights: what a row of each class counts for in the mean over rows; empty: 1.
+        outputs: how many outputs its options are for; 0: any.
+        dtype: that the outputs must have for its options; None: any.
+        probabilities: the same loss with probabilities as targets, if it takes any.
+        fused: what the kernels are given.
         is_policy: it measures a `GaussianMLP` on a `PolicyBatch`; `rows` then takes the policy's
             log_std as well.
     """
@@ -72,7 +78,12 @@ class Objective:
     strict: bool = False
     classes: bool = False
     ignored: int | None = None
+    kernel: str = ""
     constants: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] = ()
+    outputs: int = 0
+    dtype: torch.dtype | None = None
+    probabilities: Function | None = None
     is_policy: bool = False
     fused: FusedObjective = dataclasses.field(init=False)
 
@@ -82,8 +93,18 @@ class Objective:
         return not self.reason
 
     def __post_init__(self) -> None:
-        """Describes it for the kernels, which know it if `name` is one of NAMES."""
-        object.__setattr__(self, "fused", FusedObjective(self.name, self.constants))
+        """Describes it for the kernels."""
+        object.__setattr__(self, "fused", FusedObjective(self.kernel or self.name, self.constants))
+
+    def divisor(self, used: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+        """Returns what the mean over a task's rows in use [..., N], with targets y, divides by
+        [...]: their number, or the sum of their class weights, NaN where that is 0; 1 without
+        rows."""
+        if not self.class_weights:
+            return used.sum(-1).clamp(min=1).to(dtype)
+        weights = torch.tensor(self.class_weights, dtype=dtype, device=y.device)
+        total = torch.where(used, weights[y], 0).sum(-1)
+        return torch.where(used.any(-1), torch.where(total == 0, math.nan, total), 1)
 
 
 Loss = str | Function | Objective  # what callers pass; learners resolve it once a call
@@ -94,45 +115,27 @@ Loss = str | Function | Objective  # what callers pass; learners resolve it once
 
 def _cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     """Returns minus the log-probability of each row's class [N]."""
-    if z.ndim != 2 or y.ndim != 1:
-        raise ValueError(
-            "reference: model outputs must have shape [T, N, K] for y [T, N] with cross entropy "
-            f"(got rows of shape {list(z.shape[1:])} for targets of shape {list(y.shape[1:])})"
-        )
+    check_classes(z, y)
     return -F.log_softmax(z, dim=1).gather(1, y[:, None])[:, 0]
 
 
-def _mean_over_outputs(values: Function) -> Function:
-    """Returns the loss whose value of a row is the mean of `values` over its outputs."""
-
-    def rows(z: Tensor, y: Tensor) -> Tensor:
-        outputs, targets = z.reshape(z.shape[0], -1), y.reshape(y.shape[0], -1)  # [N, K]
-        if outputs.shape != targets.shape:
-            raise ValueError(
-                "reference: y must have one value per output of the model "
-                f"(got {targets.shape[1]} targets for {outputs.shape[1]} outputs)"
-            )
-        return values(outputs, targets).mean(1)
-
-    return rows
-
-
+_HUBER = _loss_options.huber(delta=1.0)
+assert _HUBER is not None
 # the place of a loss is its code in the kernels (csrc/core/objectives/objective.h)
 _ROWS: dict[str, Function] = {
-    "mse": _mean_over_outputs(lambda z, y: (z - y).square()),
-    "half_mse": _mean_over_outputs(lambda z, y: 0.5 * (z - y).square()),
+    "mse": mean_over_outputs(lambda z, y: (z - y).square()),
+    "half_mse": mean_over_outputs(lambda z, y: 0.5 * (z - y).square()),
     "cross_entropy": _cross_entropy,
-    "bce_with_logits": _mean_over_outputs(
+    "bce_with_logits": mean_over_outputs(
         lambda z, y: F.binary_cross_entropy_with_logits(z, y, reduction="none")
     ),
-    "huber": _mean_over_outputs(
-        lambda z, y: F.huber_loss(z, y, reduction="none", delta=HUBER_DELTA)
-    ),
+    "huber": _HUBER.rows,
 }
 NAMES = tuple(_ROWS)
 POLICY_NAMES = tuple(_policy_objectives.ROWS)
-CODES = {name: code for code, name in enumerate((*NAMES, *POLICY_NAMES))}
-_CONSTANTS = {"huber": (HUBER_DELTA,)}
+OPTION_NAMES = ("soft_cross_entropy", "weighted_bce")  # of torch's losses with options alone
+CODES = {name: code for code, name in enumerate((*NAMES, *POLICY_NAMES, *OPTION_NAMES))}
+_CONSTANTS = {"huber": _HUBER.constants}
 _NAMED = {
     name: Objective(name, rows, classes=name == "cross_entropy", constants=_CONSTANTS.get(name, ()))
     for name, rows in _ROWS.items()
@@ -152,25 +155,35 @@ def policy_objective(name: str, clip: float, floor: float) -> Objective:
 
 class _TorchLoss(NamedTuple):
     """A loss of torch, as a class and as a function, and the named loss that it is with `usual`
-    options. `alone` is a set of the kind."""
+    options. `alone` is a set of the kind. `variant` takes the options that may be others and says
+    what it is with them; the rest must be as usual."""
 
     kind: Kind
     alone: frozenset[Kind]
     function: Function
     usual: Mapping[str, Any]
     objective: Objective
+    variant: Callable[..., Variant | None] | None
+    free: tuple[str, ...]
 
 
 def _torch_loss(
-    name: str, cls: type[nn.Module], function: Function, **options: object
+    name: str,
+    cls: type[nn.Module],
+    function: Function,
+    variant: Callable[..., Variant | None] | None = None,
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    **free: object,
 ) -> _TorchLoss:
     """Returns one row of the table below."""
-    classes = name == "cross_entropy"
-    objective = dataclasses.replace(
-        _NAMED[name], strict=not classes, ignored=-100 if classes else None
-    )
-    kind, usual = Kind(cls), {"reduction": "mean", **options}
-    return _TorchLoss(kind, frozenset([kind]), function, usual, objective)
+    objective = dataclasses.replace(_NAMED[name], strict=True)
+    if objective.classes:
+        objective = dataclasses.replace(
+            objective, strict=False, ignored=-100, probabilities=function
+        )
+    kind, usual = Kind(cls), {"reduction": "mean", **(fixed or {}), **free}
+    return _TorchLoss(kind, frozenset([kind]), function, usual, objective, variant, tuple(free))
 
 
 _TORCH = (
@@ -179,30 +192,27 @@ _TORCH = (
         "cross_entropy",
         nn.CrossEntropyLoss,
         F.cross_entropy,
+        _loss_options.cross_entropy,
+        fixed={"ignore_index": -100},
         weight=None,
-        ignore_index=-100,
         label_smoothing=0.0,
     ),
     _torch_loss(
         "bce_with_logits",
         nn.BCEWithLogitsLoss,
         F.binary_cross_entropy_with_logits,
+        _loss_options.bce_with_logits,
         weight=None,
         pos_weight=None,
     ),
-    _torch_loss("huber", nn.HuberLoss, F.huber_loss, delta=HUBER_DELTA),
-    _torch_loss("huber", nn.SmoothL1Loss, F.smooth_l1_loss, beta=HUBER_DELTA),
+    _torch_loss("huber", nn.HuberLoss, F.huber_loss, _loss_options.huber, delta=1.0),
+    _torch_loss("huber", nn.SmoothL1Loss, F.smooth_l1_loss, _loss_options.smooth_l1, beta=1.0),
 )
 _BY_CLASS = {known.kind.cls: known for known in _TORCH}
 # others whose targets, says torch, have the shape of the outputs
 _ELEMENTWISE: tuple[object, ...] = (
     *(nn.L1Loss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.KLDivLoss),
     *(F.l1_loss, F.poisson_nll_loss, F.soft_margin_loss, F.kl_div),
-)
-_PROBABILITIES = Objective(
-    "cross_entropy",
-    function=F.cross_entropy,
-    reason="cross entropy with probabilities as targets has no kernel, only that with classes",
 )
 
 
@@ -215,51 +225,140 @@ def _changed(known: _TorchLoss, loss: nn.Module | None) -> str | None:
     return changed
 
 
-def _of_torch(loss: nn.Module, known: _TorchLoss) -> Objective:
-    """Returns the objective of an instance of a torch loss: the named one if it means exactly that,
-    else itself."""
-    kind = known.kind.cls.__name__
-    options = {k: getattr(loss, k) for k in known.usual}
-    unusual = [
-        f"{k}={'...' if isinstance(v, Tensor) else repr(v)}"
-        for k, v in options.items()
-        if isinstance(v, Tensor) or v != known.usual[k]
-    ]
-    name = f"{kind}({', '.join(unusual)})"
-    changed = _changed(known, loss)
+def _of_torch(
+    known: _TorchLoss, called: str, options: Mapping[str, Any], loss: Function, changed: str | None
+) -> Objective:
+    """Returns the objective of a torch loss with options: the named one, one with the options for
+    the kernels, else itself. `changed` says what makes it something else than torch wrote."""
+    name = known.kind.cls.__name__ if isinstance(loss, nn.Module) else known.function.__name__
     if changed is not None:
-        return Objective(name, function=loss, reason=f"{kind} cannot be fused: {changed}")
-    if not unusual:
-        return known.objective
-    usual = ", ".join(f"{k}={v!r}" for k, v in known.usual.items())
+        return Objective(called, function=loss, reason=f"{name} cannot be fused: {changed}")
+    fixed = [k for k in known.usual if k not in known.free and options[k] != known.usual[k]]
+    plain, reason = _plain({k: options[k] for k in known.free})
+    if fixed:
+        usual = ", ".join(f"{k}={known.usual[k]!r}" for k in fixed)
+        reason = f"the loss {called} has no kernel, only {name}({usual}) has one"
+    elif not reason:
+        found = _with_options(known, called, plain)
+        if found is not None:
+            return found
+        reason = f"the loss {called} has no kernel"
     return dataclasses.replace(
         known.objective,
-        name=name,
+        name=called,
         rows=None,
         function=loss,
-        reason=f"the loss {name} has no kernel, only {kind}({usual})",
+        reason=reason,
         ignored=options.get("ignore_index"),
     )
 
 
-def _of_function(known: _TorchLoss) -> Objective:
-    """Returns the objective of a torch loss given as a function, with its usual options."""
-    changed = _changed(known, None)
-    if changed is None:
+def _plain(options: Mapping[str, Any]) -> tuple[dict[str, Option], str]:
+    """Returns options as plain numbers, and why that is not possible."""
+    plain: dict[str, Option] = {}
+    for name, value in options.items():
+        if isinstance(value, Tensor):
+            found = _loss_options.numbers_of(name, value)
+            if isinstance(found, str):
+                return {}, f"the loss cannot be fused: {found}"
+            plain[name] = found
+        elif value is None or isinstance(value, (int, float)):
+            plain[name] = value
+        else:
+            return {}, f"the loss cannot be fused: its {name} is {kind(value)}"
+    return plain, ""
+
+
+def _with_options(
+    known: _TorchLoss, called: str, options: Mapping[str, Option]
+) -> Objective | None:
+    """Returns the objective of a torch loss with options for the kernels, or None if torch refuses
+    them: the same object each time, since what is known about a call is known for this object."""
+    if all(options[k] == known.usual[k] for k in known.free):
         return known.objective
-    name = known.function.__name__
-    return Objective(name, function=known.function, reason=f"{name} cannot be fused: {changed}")
+    if torch.compiler.is_compiling():  # which does not go through caches
+        return _made_with_options(known.kind.cls, called, *options.values())
+    return _remembered_with_options(known.kind.cls, called, *options.values())
+
+
+def _made_with_options(cls: type[nn.Module], called: str, *values: Option) -> Objective | None:
+    """Returns `_with_options`, from the values in the order of `free`."""
+    known = _BY_CLASS[cls]
+    options = dict(zip(known.free, values, strict=True))
+    found = None if known.variant is None else known.variant(**options)
+    if found is None:
+        return None
+    probabilities = None
+    if known.objective.probabilities is not None:
+        tensors = {
+            k: torch.tensor(v.values, dtype=v.dtype) if isinstance(v, Numbers) else v
+            for k, v in options.items()
+        }
+        probabilities = functools.partial(known.function, **tensors)
+    return dataclasses.replace(
+        known.objective,
+        name=called,
+        rows=found.rows,
+        kernel=found.kernel,
+        constants=found.constants,
+        class_weights=found.class_weights,
+        outputs=found.outputs,
+        dtype=found.dtype,
+        probabilities=probabilities,
+    )
+
+
+_remembered_with_options: Callable[..., Objective | None] = functools.lru_cache(maxsize=256)(
+    _made_with_options
+)
+
+
+def _of_instance(loss: nn.Module, known: _TorchLoss) -> Objective:
+    """Returns the objective of an instance of a torch loss."""
+    options = {k: getattr(loss, k) for k in known.usual}
+    texts = [
+        f"{k}={'...' if isinstance(v, Tensor) else repr(v)}"
+        for k, v in options.items()
+        if isinstance(v, Tensor) or v != known.usual[k]
+    ]
+    called = f"{known.kind.cls.__name__}({', '.join(texts)})"
+    return _of_torch(known, called, options, loss, _changed(known, loss))
+
+
+def _of_function(loss: Any) -> Objective | None:
+    """Returns the objective of a torch loss given as a function, or of a functools.partial of it
+    with options that the kernels have; None of anything else."""
+    is_partial = type(loss) is functools.partial
+    function = loss.func if is_partial else loss
+    given: Mapping[str, Any] = loss.keywords if is_partial else {}
+    for known in _TORCH:
+        if function is known.function:
+            break
+    else:
+        return None
+    if not is_partial:
+        return _of_torch(known, function.__name__, known.usual, loss, _changed(known, None))
+    if torch.compiler.is_compiling() or loss.args or not given.keys() <= known.usual.keys():
+        return None
+    changed, options = _changed(known, None), {**known.usual, **given}
+    found = _of_torch(known, _name(loss), options, loss, changed)
+    return found if found.is_fused else None
 
 
 def suited(objective: Objective, *batches: Any) -> Objective:
     """Returns the objective for the targets of these batches (x, y, ...): torch's cross entropy
     takes probabilities [N, K] as well as classes."""
-    if objective.ignored is None or objective.rows is None:
+    if objective.probabilities is None or objective.rows is None:
         return objective
     for batch in batches:
         y = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
         if isinstance(y, Tensor) and y.is_floating_point():
-            return _PROBABILITIES
+            return Objective(
+                objective.name,
+                function=objective.probabilities,
+                reason="cross entropy with probabilities as targets has no kernel, only that with "
+                "classes",
+            )
     return objective
 
 
@@ -286,8 +385,10 @@ def resolve(op: str, loss: object, argument: str = "loss") -> Objective:
     Example:
         >>> [resolve("", loss).name for loss in ("mse", nn.CrossEntropyLoss(), F.smooth_l1_loss)]
         ['mse', 'cross_entropy', 'huber']
-        >>> resolve("", nn.HuberLoss(delta=2.0)).reason
-        "the loss HuberLoss(delta=2.0) has no kernel, only HuberLoss(reduction='mean', delta=1.0)"
+        >>> resolve("", nn.HuberLoss(delta=2.0)).fused
+        FusedObjective(name='huber', constants=(2.0, 2.0), text='huber:2.0:2.0')
+        >>> resolve("", nn.MSELoss(reduction="sum")).reason
+        "the loss MSELoss(reduction='sum') has no kernel, only MSELoss(reduction='mean') has one"
     """
     if isinstance(loss, str):
         found = _NAMED.get(loss)
@@ -301,11 +402,11 @@ def resolve(op: str, loss: object, argument: str = "loss") -> Objective:
     if isinstance(loss, nn.Module):
         of_class = _BY_CLASS.get(type(loss))
         if of_class is not None:
-            return _of_torch(loss, of_class)
+            return _of_instance(loss, of_class)
     else:
-        for known in _TORCH:
-            if loss is known.function:
-                return _of_function(known)
+        of_function = _of_function(loss)
+        if of_function is not None:
+            return of_function
     name = "function"
     if not torch.compiler.is_compiling():  # which reads neither names nor signatures
         name = _name(loss)

@@ -89,6 +89,7 @@ struct Rows {
   int64_t rows = 0;
   Array x, y, weight;
   std::unique_ptr<int64_t[]> classes, count;
+  std::vector<double> constants;
   Objective objective;
 
   Side view() const {
@@ -137,9 +138,11 @@ Rows draw_rows(Random& random, const Case& c) {
   Rows r;
   r.rows = random.one_of({0, 1, 1, 2, 3, 5, 8, 10, 17, 33});
   const int64_t in = c.net.first().in, out = c.net.last().out, samples = c.tasks * r.rows;
-  static constexpr double kConstants[] = {1};
-  r.objective = {static_cast<ObjectiveKind>(random.below(5)), kConstants, 1};
-  const bool has_classes = r.objective.kind == ObjectiveKind::kCrossEntropy;
+  const auto kind = static_cast<ObjectiveKind>(random.one_of({0, 1, 2, 3, 4, 9, 10}));
+  r.constants = {0.5, 1};  // of all but the one with a weight for each class
+  if (kind == ObjectiveKind::kSoftCrossEntropy) r.constants.resize(static_cast<size_t>(out) + 1, 2);
+  r.objective = {kind, r.constants.data(), static_cast<int>(r.constants.size())};
+  const bool has_classes = target_layout(r.objective, out).has_classes;
   r.x = Array(c.is_float64, samples * in);
   r.x.draw(random, 1);
   r.y = Array(c.is_float64, has_classes ? 0 : samples * out);

@@ -11,6 +11,7 @@ from comparing import compare, compare_without_query_gradient
 
 import innerloop as il
 from helpers import assert_close, randn_like
+from loss_cases import OPTIONS, optioned
 from problems import (
     LOSSES,
     RATES,
@@ -164,6 +165,12 @@ def policy_rows(generator, model, params, tasks, rows):
     advantage = torch.randn(tasks, rows, generator=generator).double()
     log_std = 0.2 * torch.randn(tasks, model.outputs, generator=generator).double()
     return il.PolicyBatch(x, mean + 0.5 * noise[0], advantage, mean + 0.1 * noise[1], log_std)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_losses_with_options(emulated, name):
+    schedule(emulated, len(name))
+    compare(optioned(name, 31, activation="tanh", steps=2, tasks=5, ragged=True, weighted=False))
 
 
 @pytest.mark.parametrize("number", range(len(SCHEDULES)))

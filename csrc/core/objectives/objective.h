@@ -34,6 +34,8 @@ enum class ObjectiveKind : int {
   kRatio = 6,
   kClipped = 7,
   kKl = 8,
+  kSoftCrossEntropy = 9,
+  kWeightedBce = 10,
 };
 
 /// What one side of a call minimises: plain data. The struct of a kind documents its constants.
@@ -60,10 +62,12 @@ struct ValueTargets {
   IL_HD static int64_t columns(int64_t outputs) { return outputs; }
 };
 
-/// One int64 class in [0, K).
+/// One int64 class in [0, K). The mean over a task's rows divides by the sum of the weights of
+/// their classes; by the number of rows, if there are none.
 struct ClassTargets {
   static constexpr bool kClasses = true, kFree = false;
   IL_HD static int64_t columns(int64_t) { return 1; }
+  IL_HD static const double* class_weights(const Objective&) { return nullptr; }
 };
 
 /// A loss that is a scaled sum over outputs of a scalar function: `Term` has kScale, and with its

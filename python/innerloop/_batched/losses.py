@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from innerloop.objectives import HUBER_DELTA, Objective, check_shapes, task_value
+from innerloop.objectives import Objective, check_shapes, task_value
 
 
 class Rows(NamedTuple):
@@ -50,10 +51,13 @@ def prepared(
     share: Tensor | float
     if weight is not None and used is not None:
         share = torch.where(used, weight, 0)
-    elif used is None:
+    elif used is None and not objective.class_weights:
         share = 1.0 / max(rows, 1)
     else:
-        share = used.to(x.dtype) / used.sum(1, keepdim=True).clamp(min=1)
+        counted = used
+        if counted is None:
+            counted = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        share = torch.where(counted, 1 / objective.divisor(counted, y, x.dtype)[:, None], 0)
     return Rows(x, y, share, used, weight)
 
 
@@ -86,7 +90,9 @@ def loss_of(objective: Objective, z: Tensor, side: Rows) -> Outputs:
     share = side.share
     if isinstance(share, Tensor):
         share = _wide(share, z)
-    name = objective.name
+    name = objective.fused.name
+    if name not in _CLOSED:
+        return _of_rows(objective, z, side)
     if name == "cross_entropy":
         p = F.softmax(z, 2)
         g = share * (p - F.one_hot(side.y, z.shape[2]).to(z.dtype))
@@ -102,13 +108,37 @@ def loss_of(objective: Objective, z: Tensor, side: Rows) -> Outputs:
         scale = share * (2.0 if name == "mse" else 1.0)
         return Outputs(values, scale * (z - y), lambda v: scale * v)
     if name == "huber":
-        d = z - y
-        inside = share * (d.abs() <= HUBER_DELTA).to(z.dtype)
-        return Outputs(values, share * d.clamp(-HUBER_DELTA, HUBER_DELTA), lambda v: inside * v)
+        delta, slope = objective.constants
+        d, bend = z - y, slope / delta if delta else 0.0
+        g = torch.where(d.abs() < delta, bend * d, slope * d.sign())
+        scale = share * bend * (d.abs() < delta).to(z.dtype)
+        return Outputs(values, share * g, lambda v: scale * v)
     assert name == "bce_with_logits"
     p = torch.sigmoid(z)
     scale = share * p * (1 - p)
     return Outputs(values, share * (p - y), lambda v: scale * v)
+
+
+# the losses whose derivatives are written out; those of others are torch's
+_CLOSED = ("cross_entropy", "mse", "half_mse", "huber", "bce_with_logits")
+
+
+def _of_rows(objective: Objective, z: Tensor, side: Rows) -> Outputs:
+    """Returns a loss of rows with its derivatives by autograd in the outputs alone."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        values = _named_value(objective, leaf, side)
+        (g,) = torch.autograd.grad(values.sum(), leaf, create_graph=True)
+
+    def curved(v: Tensor) -> Tensor:
+        with torch.enable_grad():
+            slope = (g * v).sum()
+        (product,) = torch.autograd.grad(
+            slope, leaf, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        return product
+
+    return Outputs(values.detach(), g.detach(), curved)
 
 
 def _named_value(objective: Objective, z: Tensor, side: Rows) -> Tensor:
@@ -129,12 +159,23 @@ def has_variables(objective: Objective, shape: Sequence[int], y: Tensor, like: T
     [N, *shape]: it is asked once, with outputs of zero and the first task's targets."""
     if objective.function is None or not torch.is_grad_enabled() or 0 in y.shape[:2]:
         return False
+    if any(v.requires_grad for v in _held_by(objective.function)):
+        return True
     z = like.new_zeros(y.shape[1], *shape).detach()
     try:
         value: object = objective.function(z, y[0].detach())
     except Exception:  # what is wrong will be said by the operation
         return False
     return isinstance(value, Tensor) and value.requires_grad
+
+
+def _held_by(function: Any) -> list[Tensor]:
+    """Returns the tensors that a callable is known to hold. Of some torch has no derivative outside
+    of torch.vmap (the class weights of cross entropy), so that asking fails."""
+    if isinstance(function, nn.Module):
+        return [*function.parameters(), *function.buffers()]
+    options = function.keywords.values() if isinstance(function, functools.partial) else ()
+    return [value for value in options if isinstance(value, Tensor)]
 
 
 def _one(objective: Objective, z: Tensor, side: Rows, task: int) -> Tensor:
