@@ -1,5 +1,6 @@
 // The module of the operations on a device: unpack tensors, call without the GIL, translate
 // errors. Built as innerloop._cuda over CUDA, and for tests over an emulation on the host.
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -22,7 +23,24 @@ namespace {
 using Facts = std::tuple<int, int64_t, int64_t>;
 using Place = std::tuple<int, int64_t, py::object, std::optional<Facts>, bool>;
 
-Cut fixed_schedule;
+/// What calls must use: one thread may set it while others read.
+class FixedSchedule {
+ public:
+  Cut read() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return cut_;
+  }
+  Cut exchange(const Cut& cut) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return std::exchange(cut_, cut);
+  }
+
+ private:
+  std::mutex mutex_;
+  Cut cut_;
+};
+
+FixedSchedule fixed_schedule;
 
 /// Runs one operation with memory that Python allocates. Returns its schedule if that is all that
 /// is wanted.
@@ -31,7 +49,7 @@ class DeviceCall {
   explicit DeviceCall(const Place& place) : allocate_(std::get<2>(place)) {
     context_.device = std::get<0>(place);
     context_.stream = reinterpret_cast<void*>(std::get<1>(place));
-    context_.fixed = fixed_schedule;
+    context_.fixed = fixed_schedule.read();
     context_.allow_tf32 = std::get<4>(place);
     context_.only_schedules = allocate_.is_none();
     context_.schedule = &schedule_;
@@ -150,13 +168,13 @@ py::tuple fix_schedule(int64_t tasks_per_block, int threads) {
     throw std::invalid_argument("threads must lie in [1, " + std::to_string(kMaxThreads) +
                                 "], or be 0 (got " + std::to_string(threads) + ")");
   }
-  const Cut before = std::exchange(fixed_schedule, Cut{tasks_per_block, threads});
+  const Cut before = fixed_schedule.exchange(Cut{tasks_per_block, threads});
   return py::make_tuple(before.tasks_per_block, before.threads);
 }
 
 }  // namespace
 
-PYBIND11_MODULE(INNERLOOP_MODULE, m) {
+PYBIND11_MODULE(INNERLOOP_MODULE, m, py::mod_gil_not_used()) {
   m.doc() = "Fused operations on a device, unchecked. Use innerloop's Python API.";
   define_plan(m);
   m.def("predict", &predict);

@@ -1,5 +1,8 @@
 """What the compiled extension may depend on, show and execute."""
 
+import sys
+import sysconfig
+
 import pytest
 
 import binaries
@@ -25,6 +28,19 @@ def test_exports_its_init_function_only(extension_file):
     """No symbol of ours (or of a static library) can capture another library's calls."""
     name = extension_file.split("/")[-1].split(".")[0]
     assert binaries.exported_symbols(extension_file) == [f"PyInit_{name}"]
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="Python has a GIL")
+def test_loading_leaves_the_gil_off(extension_file):
+    """The extension alone: torch may have its own needs."""
+    name = extension_file.split("/")[-1].split(".")[0]
+    code = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location({name!r}, {extension_file!r})\n"
+        "spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
+        "print(sys._is_gil_enabled())"
+    )
+    assert binaries.run(sys.executable, "-W", "error", "-c", code) == "False\n"
 
 
 def test_code_outside_the_wide_levels_runs_on_any_x86_64(build):
