@@ -7,13 +7,14 @@ another library) has `<!-- not run: reason -->` on the line before it.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import innerloop as il
-from innerloop import _native
+from innerloop import _native, cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -126,3 +127,50 @@ def test_memory_formula(call, layout, threads, capsys):
         targets=1 if loss == "cross_entropy" else None,
     )
     assert abs(held / expected - 1) < 0.05, f"{held} bytes held, {expected} by the formula"
+
+
+def written_commands(program):
+    """(page, arguments) of the program's lines in the code blocks of all pages."""
+    found = []
+    for page in [*PAGES, ROOT / "benchmarks" / "README.md"]:
+        if not page.exists():  # not part of an sdist
+            continue
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+        for block in (block for language, block in blocks if not language):
+            for line in re.findall(rf"^ *(?:\S+ )*?{program} (.*)$", block, re.MULTILINE):
+                found.append((page.name, shlex.split(line, comments=True)))
+    return found
+
+
+def test_commands_in_pages_have_their_options():
+    """Of `innerloop`: parsed as the program does it, and not run."""
+    typer = pytest.importorskip("typer.main", reason="needs innerloop[cli]")
+    commands = written_commands(r"(?:\.venv/bin/|-m )?innerloop")
+    assert len(commands) > 15
+    for page, arguments in commands:
+        command, rest = typer.get_command(cli.build()), list(arguments)
+        while hasattr(command, "commands"):
+            assert rest[0] in command.commands, (page, arguments)
+            command = command.commands[rest.pop(0)]
+        assert not command.make_context("innerloop", rest).args, (page, arguments)
+
+
+def test_benchmarks_in_pages_exist(monkeypatch):
+    """Of `run.py`: cases, routines and options are its own."""
+    folder = ROOT / "benchmarks"
+    if not folder.is_dir():
+        pytest.skip("benchmarks/ is not part of this checkout")
+    monkeypatch.syspath_prepend(str(folder))
+    import run
+    import untimed
+
+    commands = written_commands("benchmarks/run.py")
+    assert len(commands) > 12
+    for _page, arguments in commands:
+        if arguments[0] in (*untimed.NAMES, "merge"):
+            continue
+        options = run.parser().parse_args(arguments)
+        if options.case != ["quick"]:
+            run.chosen(options.case, options.device)
+            run.rivals(options.baseline, options.device)
