@@ -46,6 +46,79 @@ class Twice(nn.Module):
         return self.last(h)
 
 
+class Written(nn.Module):
+    """Weights in a dict, used by products, sums and entries of them."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = {"in": (4, 5), "bias": (5,), "both": (2, 5, 5), "shift": (2, 1, 5), "out": (3, 5)}
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(0.5 * torch.randn(shape)) for name, shape in shapes.items()}
+        )
+        self.gain, self.heat = nn.Parameter(torch.rand(5)), nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x):
+        """Returns three outputs."""
+        w = self.weights
+        h = torch.tanh(x @ w["in"] + w["bias"])
+        h = torch.sigmoid(torch.matmul(h, w["both"][0]) - w["shift"][0])
+        h = self.gain * torch.cos(F.linear(h, w["both"][-1])) + w["shift"][1]
+        h = w["bias"] - torch.addmm(w["bias"], h, w["both"][1].t())
+        return self.heat * h.mm(w["out"].T)
+
+
+class Arithmetic(nn.Module):
+    """Sums and products of results and numbers, of the same and of other shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 1)
+        self.squeeze, self.last = nn.Linear(4, 4), nn.Linear(5, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        a, b = self.conv(x), torch.sigmoid(self.gate(x) * 2 - 0.3)
+        h = 1 - (a * b - torch.add(a, b, alpha=0.5)) / 2
+        share = torch.sigmoid(self.squeeze(h.mean((2, 3))))
+        h = h * share.unsqueeze(2).unsqueeze(-1)
+        h = h - h.mean(1, keepdim=True)
+        h += h.sum(dim=(1, 3), keepdim=True) * 0.1
+        h = -torch.square(h) + (0.3 * h) ** 2
+        h *= 0.5
+        rows = torch.cat([h.mean((2, 3)), a.sum((1, 2, 3)).unsqueeze(1) * 0.01], dim=1)
+        return self.last(rows)
+
+
+class Series(nn.Module):
+    """A signal whose channels come last, through convolutions, with what goes in joined to what
+    comes out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(2, 3, 3, padding=1), nn.Conv1d(5, 3, 2)
+        self.last = nn.Linear(3, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h = x.transpose(1, 2)
+        h = torch.cat((F.silu(self.first(h)), h), 1)
+        h = torch.tanh(self.second(h)).permute(0, 2, 1)
+        return self.last(h.mean(1)).unsqueeze(1).squeeze(1)
+
+
+class Sines(nn.Module):
+    """A network of sines, and other functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h = torch.sin(3.0 * self.first(x))
+        return self.last(torch.exp(-self.second(h).cos()))
+
+
 class PlainBlock(nn.Module):
     """Convolution, norm, relu and pool, by functions."""
 
@@ -206,6 +279,37 @@ FAMILIES = {
         ),
         (4,),
     ),
+    "softmax": (
+        lambda: nn.Sequential(
+            nn.Conv1d(1, 2, 2),
+            nn.Softmax(dim=2),
+            nn.Conv1d(2, 3, 3),
+            nn.Softmax(1),
+            nn.Flatten(),
+        ),
+        (1, 4),
+    ),
+    "rms norm": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 6),
+            nn.RMSNorm(6),
+            nn.Tanh(),
+            nn.Unflatten(1, (2, 3)),
+            nn.RMSNorm([2, 3], eps=0.1, elementwise_affine=False),
+            nn.Flatten(),
+            nn.Linear(6, 3),
+        ),
+        (4,),
+    ),
+    "smooth, too": (
+        lambda: activations(nn.Mish(), nn.LogSigmoid(), nn.Softsign()),
+        (4,),
+    ),
+    "exponential": (lambda: activations(nn.CELU(0.5), nn.SELU()), (4,)),
+    "sines": (Sines, (4,)),
+    "written": (Written, (4,)),
+    "arithmetic": (Arithmetic, (2, 3, 4)),
+    "series": (Series, (6, 2)),
     "row norms": (
         lambda: nn.Sequential(
             nn.Linear(4, 6),

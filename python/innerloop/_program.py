@@ -13,22 +13,50 @@ Shape = tuple[int, ...]
 Option = float | int | bool | str | None | Shape | tuple[float, ...]
 
 
+class Part(NamedTuple):
+    """A part of a parameter or buffer.
+
+    Members:
+        name: of the whole.
+        entry: which one along its first axis; None for the whole.
+        is_transposed: whether its two axes (of the entry) change places.
+    """
+
+    name: str
+    entry: int | None
+    is_transposed: bool
+
+
+Leaf = str | Part
+
+
+def name_of(leaf: Leaf) -> str:
+    """Returns the name of the parameter or buffer that a call reads, or reads a part of."""
+    return leaf if isinstance(leaf, str) else leaf.name
+
+
 class Node(NamedTuple):
     """One call.
 
     Members:
         kind: what is computed ("linear", "convolution", "relu", ...).
         inputs: the values that go in: 0 is the network's input, i + 1 what node i gives.
-        leaves: the parameters and buffers that go in, by name; None for one that is absent.
+        leaves: the parameters and buffers that go in, by name, or parts of them; None for one that
+            is absent.
         options: what else determines the result, in an order of the kind's own.
         shape: of one row of the result.
     """
 
     kind: str
     inputs: tuple[int, ...]
-    leaves: tuple[str | None, ...]
+    leaves: tuple[Leaf | None, ...]
     options: tuple[Option, ...]
     shape: Shape
+
+    @property
+    def names(self) -> list[str]:
+        """The parameters and buffers that go in, whole or in part."""
+        return [name_of(leaf) for leaf in self.leaves if leaf is not None]
 
 
 class Program(NamedTuple):
@@ -69,6 +97,8 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
     layers: list[Layer] = []
     activated, flat = True, len(program.shape) == 1
     for at, node in enumerate(program.nodes):
+        if node.kind not in ("reshape", "linear", *FUSED_ACTIVATIONS):
+            raise NoChain(f"{node.kind} has no kernel")
         if node.inputs != (at,):
             raise NoChain(f"{node.kind} does not follow on what is computed before it")
         if node.kind == "reshape":
@@ -79,11 +109,15 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
             raise NoChain("rows with more than one axis have no kernel")
         elif node.kind == "linear":
             weight, bias = node.leaves
-            assert weight is not None
+            parts = [leaf.name for leaf in node.leaves if isinstance(leaf, Part)]
+            if parts:
+                raise NoChain(f"a part of {parts[0]}, or its transpose, has no kernel")
+            assert isinstance(weight, str)
+            assert not isinstance(bias, Part)
             inputs = program.shape_of(at)[0]
             layers.append(Layer(weight, bias, inputs, node.shape[0], "identity", 0.0))
             activated = False
-        elif node.kind in FUSED_ACTIVATIONS:
+        else:
             wanted = FUSED_ACTIVATIONS[node.kind]
             if wanted is not None and node.options != wanted:
                 raise NoChain(f"{node.kind} with the options {node.options} has no kernel")
@@ -94,8 +128,6 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
             assert isinstance(slope, (int, float))
             layers[-1] = layers[-1]._replace(activation=node.kind, slope=float(slope))
             activated = True
-        else:
-            raise NoChain(f"{node.kind} has no kernel")
     if not layers or program.output != len(program.nodes):
         raise NoChain("it does not end with a linear layer or an activation")
     used = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]

@@ -166,7 +166,7 @@ def swallowing(net, x):
     """Catches whatever its reader raises."""
     h = net.first(x.flatten(1))
     try:
-        h = 2 * h
+        h = h.cumsum(1)
     except Exception:
         h = torch.relu(h)
     return net.last(h)
@@ -192,10 +192,34 @@ def by_chance(net, x):
 
 
 UNREADABLE = {
-    "a product": (lambda n, x: n.last(2 * n.first(x.flatten(1))), r"call 3 .*, mul, is not one"),
-    "a product in a layer": (
-        lambda n, x: n.last(n.first(2 * x.flatten(1))),
-        r"call 2 .*, mul, is not one of those",
+    "a running sum": (
+        lambda n, x: n.last(n.first(x.flatten(1)).cumsum(1)),
+        r"call 3 .*, cumsum, is not one of those",
+    ),
+    "a quotient": (
+        lambda n, x: n.last(n.first(x.flatten(1) / x.flatten(1).exp())),
+        "only a quotient by a number",
+    ),
+    "a product of results": (
+        lambda n, x: n.last(n.first(x.flatten(1)) @ n.first(x.flatten(1)).T),
+        "only of a matrix that is a parameter",
+    ),
+    "an entry of a result": (
+        lambda n, x: n.last(n.first(x[:, 0])),
+        "only one entry along the first axis of a parameter",
+    ),
+    "rows among channels": (lambda n, x: n.last(n.first(x.transpose(0, 1).flatten(1))), "axes"),
+    "rows one after another": (
+        lambda n, x: n.last(n.first(torch.cat([x, x]).flatten(1))),
+        "do not join at axis 0",
+    ),
+    "rows of other shapes": (
+        lambda n, x: n.last(n.first((x + x.mean((1, 2))).flatten(1))),
+        r"rows of \[2, 3\] and \[\]",
+    ),
+    "a parameter that does not fit": (
+        lambda n, x: n.last(n.first(x.flatten(1)) + n.first.weight.t()),
+        "does not fit rows",
     ),
     "detach": (lambda n, x: n.last(n.first(x.flatten(1)).detach()), "detach, is not one"),
     "a function of its own": (
@@ -208,7 +232,7 @@ UNREADABLE = {
     ),
     "no_grad": (without_gradients, "_set_grad_enabled, is not one"),
     "autocast": (in_autocast, "autocast on"),
-    "a reader's error caught": (swallowing, "call 3 .*, mul, is not one"),
+    "a reader's error caught": (swallowing, "call 3 .*, cumsum, is not one"),
     "in place, unseen": (in_place_unseen, "mul_.*, is not one|leaves no trace"),
     "in place through a view": (changed_view, "changed in place through another"),
     "random": (by_chance, "draws random numbers"),
@@ -216,7 +240,7 @@ UNREADABLE = {
     "rows that move": (lambda n, x: n.last(n.first(x.reshape(3, -1).T.reshape(-1, 6))), "rows"),
     "a branch on data": (
         lambda n, x: n.last(n.first(x.flatten(1))) if x.sum() > 0 else n.last(n.first(x[:, 0])),
-        "sum, is not one",
+        "mean or sum over axes",
     ),
     "another's weight": (
         lambda n, x: F.linear(n.first(x.flatten(1)), ONES),
@@ -298,6 +322,9 @@ def changes():
     def product(net):
         net.how = lambda n, x: n.last(2 * n.first(x.flatten(1)))
 
+    def unread(net):
+        net.how = lambda n, x: n.last(n.first(x.flatten(1)).cumsum(1))
+
     def weight(net):
         net.last.weight = nn.Parameter(2 * net.last.weight.detach())
 
@@ -309,7 +336,8 @@ def changes():
         "training flag": (dropout, "torch"),
         "attribute": (flag, "fused"),
         "closure": (own, "fused"),
-        "closure that cannot be read": (product, "torch"),
+        "closure without kernels": (product, "batched"),
+        "closure that cannot be read": (unread, "torch"),
         "parameter": (weight, "fused"),
     }
 

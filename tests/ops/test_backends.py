@@ -50,10 +50,10 @@ class WithOldFunction(Residual):
 
 
 class WithSine(Residual):
-    """The same with torch's own sine."""
+    """The same with torch's own sine, called in a way that is not read."""
 
     def forward(self, x):
-        return super().forward(x).sin()
+        return torch.ops.aten.sin.default(super().forward(x))
 
 
 class Tied(nn.Module):

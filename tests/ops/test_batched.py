@@ -305,7 +305,7 @@ def test_explain_says_why_it_is_not_fused():
 
 
 def test_what_it_cannot_take_is_refused_or_falls_back():
-    net = nn.Sequential(nn.Linear(2, 2), nn.Softmax(1))
+    net = nn.Sequential(nn.Linear(2, 2), nn.Softmax(0))
     x, y = torch.randn(2, 3, 2), torch.randn(2, 3, 2)
     params = {k: v.detach() for k, v in net.named_parameters()}
     with pytest.raises(NotImplementedError, match='backend "batched" must be available'):

@@ -443,7 +443,7 @@ def test_the_fall_back_warns_once_and_names_the_loss():
     def quartic(z, y):
         return (z - y).pow(4).mean()
 
-    (support, query), net = MSE.sides(), Unseen(*MSE.net(), nn.Softmax(1))
+    (support, query), net = MSE.sides(), Unseen(*MSE.net(), nn.Softmax(0))
     learner = il.MAML(net, inner_lr=0.1, steps=1, loss=quartic)
     text = "Unseen runs on the torch back end .*the loss quartic has no kernel"
     with pytest.warns(il.FallbackWarning, match=text) as caught:

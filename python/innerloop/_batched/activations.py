@@ -15,6 +15,8 @@ from innerloop._program import Node, Shape
 
 _threshold_back = torch.ops.aten.threshold_backward
 Derivatives = tuple[Tensor, Tensor | None]
+# of Klambauer et al. 2017, as torch has them
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
 def _leaky_relu(z: Tensor, slope: float) -> Derivatives:
@@ -64,6 +66,12 @@ def _elu(z: Tensor, alpha: float) -> Derivatives:
     return torch.where(positive, 1.0, below), torch.where(positive, 0.0, below)
 
 
+def _celu(z: Tensor, alpha: float) -> Derivatives:
+    below = torch.exp(torch.clamp(z, max=0) / alpha)
+    positive = z > 0
+    return torch.where(positive, 1.0, below), torch.where(positive, 0.0, below / alpha)
+
+
 def _hardswish(z: Tensor) -> Derivatives:
     inside = (z > -3) & (z < 3)
     first = torch.where(inside, z / 3 + 0.5, (z >= 3).to(z.dtype))
@@ -74,6 +82,43 @@ def _hardtanh(z: Tensor, low: float, high: float) -> Derivatives:
     return ((z > low) & (z < high)).to(z.dtype), None
 
 
+def _selu(z: Tensor) -> Derivatives:
+    below = _SELU_SCALE * _SELU_ALPHA * torch.exp(torch.clamp(z, max=0))
+    positive = z > 0
+    return torch.where(positive, _SELU_SCALE, below), torch.where(positive, 0.0, below)
+
+
+def _mish(z: Tensor) -> Derivatives:
+    t, s = torch.tanh(F.softplus(z)), torch.sigmoid(z)
+    dt = (1 - t * t) * s
+    ddt = dt * (1 - s - 2 * t * s)
+    return t + z * dt, 2 * dt + z * ddt
+
+
+def _logsigmoid(z: Tensor) -> Derivatives:
+    first = torch.sigmoid(-z)
+    return first, -first * (1 - first)
+
+
+def _softsign(z: Tensor) -> Derivatives:
+    inverse = 1 / (1 + z.abs())
+    first = inverse * inverse
+    return first, -2 * torch.sign(z) * first * inverse
+
+
+def _sin(z: Tensor) -> Derivatives:
+    return torch.cos(z), -torch.sin(z)
+
+
+def _cos(z: Tensor) -> Derivatives:
+    return -torch.sin(z), -torch.cos(z)
+
+
+def _exp(z: Tensor) -> Derivatives:
+    y = torch.exp(z)
+    return y, y
+
+
 _VALUES: dict[str, Callable[..., Tensor]] = {
     "leaky_relu": F.leaky_relu,
     "tanh": torch.tanh,
@@ -82,8 +127,16 @@ _VALUES: dict[str, Callable[..., Tensor]] = {
     "silu": F.silu,
     "gelu": lambda z, approximate: F.gelu(z, approximate=approximate),
     "elu": F.elu,
+    "celu": F.celu,
     "hardswish": F.hardswish,
     "hardtanh": F.hardtanh,
+    "selu": F.selu,
+    "mish": F.mish,
+    "logsigmoid": F.logsigmoid,
+    "softsign": F.softsign,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "exp": torch.exp,
 }
 _DERIVATIVES: dict[str, Callable[..., Derivatives]] = {
     "leaky_relu": _leaky_relu,
@@ -93,8 +146,16 @@ _DERIVATIVES: dict[str, Callable[..., Derivatives]] = {
     "silu": _silu,
     "gelu": _gelu,
     "elu": _elu,
+    "celu": _celu,
     "hardswish": _hardswish,
     "hardtanh": _hardtanh,
+    "selu": _selu,
+    "mish": _mish,
+    "logsigmoid": _logsigmoid,
+    "softsign": _softsign,
+    "sin": _sin,
+    "cos": _cos,
+    "exp": _exp,
 }
 KINDS = ("relu", *_VALUES)
 

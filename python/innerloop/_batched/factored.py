@@ -75,11 +75,10 @@ def factored_names(
     both directions of all steps, take fewer numbers than they do; their rates must be numbers."""
     found: dict[str, int] = {}
     for program, number in zip(programs, (2 * steps * rows[0], rows[1]), strict=True):
-        used = [name for node in program.nodes for name in node.leaves]
+        used = [name for node in program.nodes for name in node.names]
         for node in program.nodes:
             weight = node.leaves[0] if node.kind == "linear" else None
-            if weight in shapes and used.count(weight) == 1:
-                assert weight is not None
+            if isinstance(weight, str) and weight in shapes and used.count(weight) == 1:
                 per_row = size_of(node.shape[:-1])
                 found[weight] = found.get(weight, 0) + number * per_row
     names = []

@@ -1,4 +1,4 @@
-"""Normalisation by the statistics of each row (layer and group norm), by constants, and of
+"""Normalisation by the statistics of each row (layer, group and RMS norm), by constants, and of
 probabilities.
 
 With h = (x - mean) r, r = (variance + eps)^(-1/2) over a group of values, and with the projection
@@ -6,6 +6,8 @@ P(u) = u - mean(u) - h mean(u h): the gradient in x of <u, h> is r P(u), and alo
 h. = r P(x.), r. = -r^2 mean(h x.). Differentiating r P(u) once more along x., u.:
 
     (r P(u)). = r P(u.) - r mean(h x.) r P(u) - r mean(u h) h. - r mean(u h.) h
+
+RMS norm is the same with h = x r, r = (mean(x^2) + eps)^(-1/2), P(u) = u - h mean(u h).
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Norm(Layer):
         self._view: Shape = row
         size = node.options[1]  # of axes, or of groups
         assert isinstance(size, int)
-        if node.kind == "layer_norm":
+        self._centres = node.kind != "rms_norm"
+        if node.kind != "group_norm":
             self._axes = tuple(range(len(row) + 2 - size, len(row) + 2))
             self._affine: Shape = (*[1] * (len(row) - size), *row[len(row) - size :])
         else:
@@ -64,9 +67,9 @@ class Norm(Layer):
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
         """Returns y; keeps h and r."""
         x, (w, b) = self._seen(inputs[0]), leaves
-        centred = x - self._mean(x)
+        centred = x - self._mean(x) if self._centres else x
         r = (self._mean(centred * centred) + self._eps).rsqrt_()
-        h = centred.mul_(r)
+        h = centred.mul_(r) if self._centres else x * r
         return self._unseen(self._scaled(h, w, b)), (h, r)
 
     def _scaled(self, h: Tensor, w: Maybe, b: Maybe) -> Tensor:
@@ -95,7 +98,13 @@ class Norm(Layer):
 
     def _project(self, u: Tensor, h: Tensor) -> Tensor:
         """Returns P(u)."""
-        return torch.addcmul(-self._mean(u), h, -self._mean(u * h)).add_(u)
+        return self._off(u, h, self._mean(u * h))
+
+    def _off(self, u: Tensor, h: Tensor, along: Tensor) -> Tensor:
+        """Returns u - mean(u) - h along."""
+        if not self._centres:
+            return torch.addcmul(u, h, -along)
+        return torch.addcmul(-self._mean(u), h, -along).add_(u)
 
     def tangent(
         self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
@@ -107,7 +116,7 @@ class Norm(Layer):
         if dots[0] is not None:
             x_dot = self._seen(dots[0])
             along = self._mean(x_dot * h)
-            h_dot = torch.addcmul(-self._mean(x_dot), h, -along).add_(x_dot).mul_(r)
+            h_dot = self._off(x_dot, h, along).mul_(r)
             kept = h_dot, along
             y_dot = h_dot if w is None else h_dot * self._spread(w)
             if y_dot is h_dot and w_dot is not None:
@@ -152,7 +161,9 @@ class Norm(Layer):
         if h_dot is not None:
             uh, uh_dot, fall = self._mean(u * h), self._mean(u * h_dot), tangent_saved[1] * r
             # -mean(h x.) r P(u) - mean(u h) h. - mean(u h.) h
-            shift = torch.addcmul(self._mean(u) * fall, h, uh * fall - uh_dot)
+            shift = h * (uh * fall - uh_dot)
+            if self._centres:
+                shift.add_(self._mean(u) * fall)
             shift.addcmul_(u, -fall).addcmul_(h_dot, -uh)
             gx = shift if gx is None else gx.add_(shift)
         return [None if gx is None else self._unseen(gx.mul_(r))], [gw, gb]
@@ -235,9 +246,8 @@ class FixedNorm(Layer):
         return [gx], [gw, gb]
 
 
-class LogSoftmax(Layer):
-    """y = z - log sum exp z over one axis. With p = exp y: gz = g - p sum(g), y. = z. - sum(p z.),
-    gz. = g. - p sum(g.) - p y. sum(g)."""
+class _Probabilities(Layer):
+    """Base of functions of probabilities over one axis."""
 
     def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
         super().__init__(node, shapes)
@@ -248,6 +258,58 @@ class LogSoftmax(Layer):
     def _sum(self, x: Tensor) -> Tensor:
         """Returns the sums."""
         return x.sum(self._axis, keepdim=True)
+
+
+class Softmax(_Probabilities):
+    """y = exp z / sum exp z over one axis. With J(u) = y (u - sum(y u)): gz = J(g), y. = J(z.),
+    gz. = J(g.) + y. (g - sum(y g)) - y sum(y. g)."""
+
+    def _through(self, y: Tensor, u: Tensor) -> Tensor:
+        """Returns J(u)."""
+        return y * (u - self._sum(y * u))
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns y; keeps it."""
+        y = torch.softmax(inputs[0], self._axis)
+        return y, y
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns J(g)."""
+        return [self._through(saved, g) if wanted[0] else None], []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns J(z.), twice."""
+        y_dot = None if dots[0] is None else self._through(saved, dots[0])
+        return y_dot, y_dot
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns J(g.) + y. (g - sum(y g)) - y sum(y. g)."""
+        if not wanted[0]:
+            return [None], []
+        gz: Maybe = None if g_dot is None else self._through(saved, g_dot)
+        if tangent_saved is not None:
+            along = tangent_saved * (g - self._sum(saved * g))
+            gz = plus(gz, along - saved * self._sum(tangent_saved * g))
+        return [gz], []
+
+
+class LogSoftmax(_Probabilities):
+    """y = z - log sum exp z over one axis. With p = exp y: gz = g - p sum(g), y. = z. - sum(p z.),
+    gz. = g. - p sum(g.) - p y. sum(g)."""
 
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
         """Returns y; keeps it."""

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from innerloop._batched import activations, affine, norms, shapes
+from innerloop._batched import activations, affine, arithmetic, norms, shapes
 from innerloop._batched.blocks import NormBlock
 from innerloop._batched.layer import Layer, Maybe, channels_last, plus
-from innerloop._program import Node, Program
+from innerloop._program import Leaf, Node, Part, Program, name_of
 
 Leaves = Mapping[str, Any]  # tensors, or what `factored.py` has in their place
 
@@ -21,14 +22,23 @@ _LAYERS: dict[str, type[Layer]] = {
     "convolution": affine.Convolution,
     "reshape": shapes.Reshape,
     "mean": shapes.Mean,
-    "add": shapes.Sum,
+    "permute": shapes.Permute,
+    "cat": shapes.Joined,
+    "add": arithmetic.Sum,
+    "multiply": arithmetic.Product,
+    "scale": arithmetic.Scale,
+    "shift": arithmetic.Shift,
+    "gain": arithmetic.Gain,
+    "spread": arithmetic.Spread,
     "max_pool": shapes.MaxPool,
     "adaptive_max_pool": shapes.MaxPool,
     "avg_pool": shapes.AveragePool,
     "adaptive_avg_pool": shapes.AdaptiveAveragePool,
     "layer_norm": norms.Norm,
     "group_norm": norms.Norm,
+    "rms_norm": norms.Norm,
     "fixed_norm": norms.FixedNorm,
+    "softmax": norms.Softmax,
     "log_softmax": norms.LogSoftmax,
     "relu": activations.Relu,
     "prelu": activations.PRelu,
@@ -50,7 +60,7 @@ class _Call(NamedTuple):
     layer: Layer
     inputs: tuple[int, ...]
     output: int
-    leaves: tuple[str | None, ...]
+    leaves: tuple[Leaf | None, ...]
 
 
 class Passes:
@@ -63,7 +73,7 @@ class Passes:
         self._calls = list(_calls(program))
         moving = [False] * self._values  # whether leaves act on a value
         for call in self._calls:
-            moving[call.output] = bool(_names(call)) or any(moving[v] for v in call.inputs)
+            moving[call.output] = any(call.leaves) or any(moving[v] for v in call.inputs)
         self._wanted = [[moving[value] for value in call.inputs] for call in self._calls]
 
     def forward(self, leaves: Leaves, x: Tensor, tape: bool = True) -> tuple[Tensor, Tape]:
@@ -91,7 +101,7 @@ class Passes:
                 tape.saved[at], here, _of(leaves, call), self._wanted[at]
             )
             _collect(gradients, call, inputs)
-            _gather(found, call, own)
+            _gather(found, call, own, leaves)
         return found
 
     def product(self, leaves: Leaves, tape: Tape, dots: Leaves, curvature: Any) -> dict[str, Any]:
@@ -128,7 +138,7 @@ class Passes:
             )
             seconds[call.output] = tangents[call.output] = kept[at] = None
             _collect(seconds, call, inputs)
-            _gather(found, call, own)
+            _gather(found, call, own, leaves)
         return found
 
 
@@ -178,14 +188,19 @@ def _there(value: Maybe) -> Tensor:
     return value
 
 
-def _names(call: _Call) -> list[str]:
-    """Returns the leaves that a call reads."""
-    return [name for name in call.leaves if name is not None]
-
-
 def _of(leaves: Leaves, call: _Call) -> list[Any]:
     """Returns the leaves of a call in its order; None for absent ones."""
-    return [None if name is None else leaves.get(name) for name in call.leaves]
+    return [
+        None if leaf is None else _part(leaves.get(name_of(leaf)), leaf) for leaf in call.leaves
+    ]
+
+
+def _part(whole: Any, leaf: Leaf) -> Any:
+    """Returns what a call reads of a leaf [T, ...]."""
+    if whole is None or not isinstance(leaf, Part):
+        return whole
+    part = whole if leaf.entry is None else whole[:, leaf.entry]
+    return part.transpose(1, 2) if leaf.is_transposed else part
 
 
 def _collect(values: list[Maybe], call: _Call, parts: Sequence[Maybe]) -> None:
@@ -194,14 +209,25 @@ def _collect(values: list[Maybe], call: _Call, parts: Sequence[Maybe]) -> None:
         values[value] = plus(values[value], part)
 
 
-def _gather(found: dict[str, Any], call: _Call, parts: Sequence[Any]) -> None:
+def _gather(found: dict[str, Any], call: _Call, parts: Sequence[Any], leaves: Leaves) -> None:
     """Adds what flows back to the leaves of a call."""
-    for name, part in zip(call.leaves, parts, strict=False):
-        if name is not None and part is not None:
-            found[name] = found[name] + part if name in found else part
+    for leaf, value in zip(call.leaves, parts, strict=False):
+        if leaf is None or value is None:
+            continue
+        name = name_of(leaf)
+        if not isinstance(leaf, Part):
+            found[name] = found[name] + value if name in found else value
+            continue
+        if leaf.is_transposed:
+            value = value.transpose(1, 2)
+        if leaf.entry is not None:
+            whole = leaves[name]
+            entry, value = value, torch.zeros(whole.shape, dtype=value.dtype, device=value.device)
+            value[:, leaf.entry] = entry
+        found[name] = found[name] + value if name in found else value
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)  # a network may have one for each step
 def passes_of(program: Program) -> Passes:
     """Returns the layers of a program; equal programs have the same ones."""
     return Passes(program)

@@ -1,4 +1,4 @@
-"""Layers that move or sum values: reshape, sum of two, means and pools."""
+"""Layers that move values or take means of them: other shapes, joined values, means and pools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innerloop._batched.layer import Layer, Linear, Maybe, channels_last, plus
+from innerloop._batched.layer import Layer, Linear, Maybe, channels_last
 from innerloop._program import Node, Shape
 
 _aten = torch.ops.aten
@@ -49,24 +49,69 @@ class Mean(Linear):
         return channels_last(wide / float(torch.Size(self._gone).numel()))
 
 
-class Sum(Layer):
-    """The sum of two values."""
+class Permute(Linear):
+    """Rows with their axes in another order."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        order = node.options[0]
+        assert isinstance(order, tuple)
+        self._order = [int(axis) + 1 for axis in order]
+        self._back = [self._order.index(axis + 2) + 2 for axis in range(len(order))]
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns rows in the new order."""
+        return channels_last(x.permute(0, 1, *self._order))
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns rows in the old order."""
+        return channels_last(g.permute(0, 1, *self._back))
+
+
+class Joined(Layer):
+    """Values one after the other along an axis of the rows."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        axis = node.options[0]
+        assert isinstance(axis, int)
+        self._axis = axis + 1  # after the tasks
+        self._sizes = [shape[axis - 1] for shape in shapes]
+
+    def _join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Returns the parts in one."""
+        return channels_last(torch.cat(list(parts), self._axis))
+
+    def _split(self, g: Maybe, wanted: Sequence[bool]) -> list[Maybe]:
+        """Returns the parts of a value."""
+        if g is None:
+            return [None] * len(wanted)
+        parts = g.split(self._sizes, self._axis)
+        return [part if wants else None for part, wants in zip(parts, wanted, strict=True)]
 
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
-        """Returns a + b."""
-        return inputs[0] + inputs[1], None
+        """Returns the values in one; keeps the numbers of tasks and rows, and a tensor alike."""
+        return self._join(inputs), (inputs[0].shape[:2], inputs[0].new_empty(0))
 
     def backward(
         self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
     ) -> tuple[list[Maybe], list[Maybe]]:
-        """Returns g twice."""
-        return [g if wants else None for wants in wanted], []
+        """Returns the parts of g."""
+        return self._split(g, wanted), []
 
     def tangent(
         self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
     ) -> tuple[Maybe, Any]:
-        """Returns a. + b."""
-        return plus(*dots), None
+        """Returns the derivatives in one."""
+        if all(dot is None for dot in dots):
+            return None, None
+        front, like = saved
+        return self._join(
+            [
+                like.new_zeros(*front, *shape) if dot is None else dot
+                for dot, shape in zip(dots, self.shapes, strict=True)
+            ]
+        ), None
 
     def second(
         self,
@@ -79,8 +124,8 @@ class Sum(Layer):
         leaf_dots: list[Maybe],
         wanted: Sequence[bool],
     ) -> tuple[list[Maybe], list[Maybe]]:
-        """Returns g. twice."""
-        return [g_dot if wants else None for wants in wanted], []
+        """Returns the parts of g."""
+        return self._split(g_dot, wanted), []
 
 
 def _planes(x: Tensor) -> Tensor:

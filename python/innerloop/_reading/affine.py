@@ -19,6 +19,39 @@ def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Any = None)
     return recorder.add("linear", [input], (*shape[:-1], weight.shape[0]), (), (weight, bias))
 
 
+@known(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
+def _matmul(recorder: Recorder, input: Tensor, mat2: Tensor) -> Any:
+    shape = recorder.shape(input)
+    if recorder.is_value(mat2):
+        recorder.stop("a product of two results")
+    if not shape or mat2.ndim != 2 or shape[-1] != mat2.shape[0]:
+        recorder.stop(f"a product of rows of {list(shape)} with {list(mat2.shape)}")
+    weight = recorder.transposed(mat2, 0, 1)
+    return recorder.add("linear", [input], (*shape[:-1], mat2.shape[1]), (), (weight, None))
+
+
+@known(torch.addmm)
+def _addmm(recorder: Recorder, input: Tensor, mat1: Tensor, mat2: Tensor) -> Any:
+    if input.ndim != 1 or len(recorder.shape(mat1)) != 1 or mat2.ndim != 2:
+        recorder.stop("only a bias plus a product of rows can be read")
+    weight = recorder.transposed(mat2, 0, 1)
+    return recorder.add("linear", [mat1], (mat2.shape[1],), (), (weight, input))
+
+
+@known(Tensor.t, torch.t, Tensor.T.__get__, Tensor.mT.__get__)  # type: ignore[attr-defined]
+def _transposed(recorder: Recorder, input: Tensor) -> Any:
+    if recorder.is_value(input) or input.ndim != 2:
+        recorder.stop("only of a matrix that is a parameter can a transpose be read")
+    return recorder.transposed(input, 0, 1)
+
+
+@known(Tensor.__getitem__)
+def _item(recorder: Recorder, input: Tensor, index: Any) -> Any:
+    if recorder.is_value(input) or type(index) is not int:
+        recorder.stop("only one entry along the first axis of a parameter can be read")
+    return recorder.entry(input, index)
+
+
 def numbers(recorder: Recorder, value: Any, axes: int) -> tuple[int, ...]:
     """Returns one int for each axis."""
     if isinstance(value, (tuple, list)):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from innerloop._program import size_of
-from innerloop._reading.recorder import Recorder, known
+from innerloop._program import Shape, size_of
+from innerloop._reading.recorder import Handler, Recorder, known
 
 
 @known(F.batch_norm)
@@ -37,6 +37,14 @@ def _batch_norm(
     return recorder.add("batch_norm", [input], shape, (float(eps),), (weight, bias))
 
 
+def _axes(recorder: Recorder, shape: Shape, normalized_shape: Any) -> int:
+    """Returns how many of the last axes of rows are normalised over."""
+    sizes = tuple(int(n) for n in normalized_shape)
+    if not sizes or len(sizes) > len(shape) or shape[len(shape) - len(sizes) :] != sizes:
+        recorder.stop(f"a norm over {list(sizes)} does not fit rows of {list(shape)}")
+    return len(sizes)
+
+
 @known(F.layer_norm)
 def _layer_norm(
     recorder: Recorder,
@@ -47,10 +55,7 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Any:
     shape = recorder.shape(input)
-    sizes = tuple(int(n) for n in normalized_shape)
-    if not sizes or len(sizes) > len(shape) or shape[len(shape) - len(sizes) :] != sizes:
-        recorder.stop(f"a norm over {list(sizes)} does not fit rows of {list(shape)}")
-    options = (float(eps), len(sizes))
+    options = (float(eps), _axes(recorder, shape, normalized_shape))
     return recorder.add("layer_norm", [input], shape, options, (weight, bias))
 
 
@@ -93,12 +98,34 @@ def _instance_norm(
     return recorder.add("group_norm", [input], shape, (float(eps), shape[0]), (weight, bias))
 
 
-@known(F.log_softmax, torch.log_softmax, Tensor.log_softmax)
-def _log_softmax(
-    recorder: Recorder, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+@known(F.rms_norm, torch.rms_norm)
+def _rms_norm(
+    recorder: Recorder,
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Any = None,
+    eps: Any = None,
 ) -> Any:
     shape = recorder.shape(input)
-    axis = None if dim is None else int(dim) % (len(shape) + 1)
-    if not axis or dtype not in (None, recorder.dtype):
-        recorder.stop("only one over an axis of the rows, in their dtype, can be read")
-    return recorder.add("log_softmax", [input], shape, (axis,))
+    axes = _axes(recorder, shape, normalized_shape)
+    options = (float(torch.finfo(recorder.dtype).eps if eps is None else eps), axes)
+    return recorder.add("rms_norm", [input], shape, options, (weight, None))
+
+
+def _probabilities(kind: str) -> Handler:
+    """Returns what notes probabilities, or their logarithms."""
+
+    def handler(
+        recorder: Recorder, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+    ) -> Any:
+        shape = recorder.shape(input)
+        axis = None if dim is None else int(dim) % (len(shape) + 1)
+        if not axis or dtype not in (None, recorder.dtype):
+            recorder.stop("only one over an axis of the rows, in their dtype, can be read")
+        return recorder.add(kind, [input], shape, (axis,))
+
+    return handler
+
+
+known(F.log_softmax, torch.log_softmax, Tensor.log_softmax)(_probabilities("log_softmax"))
+known(F.softmax, torch.softmax, Tensor.softmax)(_probabilities("softmax"))

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from innerloop._chain import NotFusible
 from innerloop._program import Program
-from innerloop._reading import activations, affine, norms, pools, shapes  # noqa: F401 (they register)
+from innerloop._reading import (  # noqa: F401 (they register)
+    activations,
+    affine,
+    arithmetic,
+    norms,
+    pools,
+    shapes,
+)
 from innerloop._reading.recorder import Recorder, Rows, Stop
 from innerloop._real_forward import hooks_of, surroundings
 from innerloop._stateless import kept_parts

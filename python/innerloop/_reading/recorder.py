@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
-from innerloop._program import Node, Option, Program, Shape
+from innerloop._program import Leaf, Node, Option, Part, Program, Shape, name_of
 
 Handler = Callable[..., Any]
 HANDLERS: dict[Any, Handler] = {}  # by function of torch: what notes its calls
@@ -67,13 +67,15 @@ class Recorder(TorchFunctionMode):
         self.nodes: list[Node] = []
         self._module = module
         self._shape = x.shape
-        self._leaves = {id(p): name for name, p in module.named_parameters()}
-        self._leaves.update({id(b): name for name, b in module.named_buffers()})
+        # what is both is a parameter
+        named = [*module.named_buffers(), *module.named_parameters()]
+        self._leaves: dict[int, Leaf] = {id(tensor): name for name, tensor in named}
         self._values: dict[int, int] = {}  # of tensors that stand for values, by identity
         self._memory: dict[int, list[int]] = {}  # the tensors that lie where each of them lies
         self._stale: set[int] = set()  # tensors that were changed through another
         self._filled: set[str] = set()  # statistics that calls update
         self._held: list[Tensor] = []  # so that identities stay
+        self._views: list[Tensor] = []  # likewise
         self._state: tuple[bool, ...] = ()
 
     # ------------------------------------------------------------ the pass
@@ -81,7 +83,8 @@ class Recorder(TorchFunctionMode):
     def start(self) -> Tensor:
         """Returns what stands for the input."""
         self._state = torch_state()
-        return self.tensor(0, self._shape)
+        self.input = self.tensor(0, self._shape)
+        return self.input
 
     def finish(self, result: object) -> Program:
         """Returns what was noted, given what the pass returned."""
@@ -93,7 +96,7 @@ class Recorder(TorchFunctionMode):
         for tensor in self._held:
             if tensor._version:
                 self.stop("it changes a tensor in place in a way that leaves no trace")
-        if any(name in self._filled for node in self.nodes for name in node.leaves):
+        if any(name in self._filled for node in self.nodes for name in node.names):
             self.stop("it reads running statistics that it updates")
         return Program(self._shape, tuple(self.nodes), output)
 
@@ -114,7 +117,7 @@ class Recorder(TorchFunctionMode):
     def stop(self, reason: str, func: Any = None) -> NoReturn:
         """Ends the pass, with the reason and the call to blame."""
         if not self.reason:
-            where = _running(self._module, self._leaves)
+            where = _running(self._module)
             call = "" if func is None else f"call {len(self.nodes) + 1} of its forward pass, "
             named = (
                 f"{call}{_name_of(func)}{where}, " if call else f"{where[4:]}: " if where else ""
@@ -151,24 +154,51 @@ class Recorder(TorchFunctionMode):
         value = self.value(tensor)
         return self.nodes[value - 1].shape if value else self._shape
 
-    def leaf(self, tensor: object) -> str | None:
-        """Returns the name of a parameter or buffer."""
+    def is_value(self, tensor: object) -> bool:
+        """Says whether something is made of the input."""
+        return id(tensor) in self._values
+
+    def leaf(self, tensor: object) -> Leaf | None:
+        """Returns the name of a parameter or buffer, or what part of it something is."""
         if tensor is None:
             return None
-        name = self._leaves.get(id(tensor))
-        if name is None:
+        leaf = self._leaves.get(id(tensor))
+        if leaf is None:
             self.stop("it reads a weight that is not a parameter or buffer of its own")
         assert isinstance(tensor, Tensor)
         if tensor.dtype is not self.dtype:
-            self.stop(f"it reads {name}, which is {tensor.dtype}")
-        return name
+            self.stop(f"it reads {name_of(leaf)}, which is {tensor.dtype}")
+        return leaf
+
+    def entry(self, tensor: Tensor, index: int) -> Tensor:
+        """Returns what stands for one entry along the first axis of a parameter."""
+        whole = self.leaf(tensor)
+        if not isinstance(whole, str) or not tensor.ndim or not -len(tensor) <= index < len(tensor):
+            self.stop(f"there is no entry {index} to be read of {list(tensor.shape)}")
+        return self._part(tensor.detach()[index], Part(whole, index % len(tensor), False))
+
+    def transposed(self, tensor: Tensor, *axes: int) -> Tensor:
+        """Returns what stands for the transpose of a parameter that is a matrix."""
+        leaf = self.leaf(tensor)
+        if leaf is None or tensor.ndim != 2 or {axis % 2 for axis in axes} != {0, 1}:
+            self.stop("only of a matrix that is a parameter can a transpose be read")
+        part = leaf if isinstance(leaf, Part) else Part(leaf, None, False)
+        turned = part._replace(is_transposed=not part.is_transposed)
+        return self._part(tensor.detach().t(), turned)
+
+    def _part(self, view: Tensor, part: Part) -> Tensor:
+        """Returns a view of a parameter that stands for a part of it."""
+        self._leaves[id(view)] = part
+        self._views.append(view)
+        return view
 
     def fill(self, statistics: object, func: Any) -> None:
         """Notes that a call updates statistics. Operations leave a module as it is, so that matters
         only where the pass reads them, or where somebody expects it: of torch's own layers."""
-        name = self.leaf(statistics)
-        if name is None:
+        leaf = self.leaf(statistics)
+        if leaf is None:
             return
+        name = name_of(leaf)
         if isinstance(self._module.get_submodule(name.rpartition(".")[0]), _NormBase):
             self.stop("it updates running statistics", func)
         self._filled.add(name)
@@ -184,8 +214,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Notes a call and returns what stands for its result."""
         values = tuple(self.value(x) for x in inputs)
-        names = tuple(self.leaf(p) for p in leaves)
-        self.nodes.append(Node(kind, values, names, options, tuple(int(n) for n in shape)))
+        read = tuple(self.leaf(p) for p in leaves)
+        self.nodes.append(Node(kind, values, read, options, tuple(int(n) for n in shape)))
         if not inplace:
             return self.tensor(len(self.nodes), shape)
         changed = inputs[0]
@@ -211,7 +241,7 @@ def _name_of(func: Any) -> str:
     return str(getattr(func, "__name__", func))
 
 
-def _running(module: nn.Module, leaves: dict[int, str]) -> str:
+def _running(module: nn.Module) -> str:
     """Returns " in layer ..." for the part of a module whose code runs, by the frames of its
     callers."""
     names = {id(part): name for name, part in module.named_modules()}

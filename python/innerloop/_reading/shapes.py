@@ -1,4 +1,4 @@
-"""Calls that ask for shapes, change them, or add values up."""
+"""Calls that ask for shapes, or put values in other ones."""
 
 from __future__ import annotations
 
@@ -69,9 +69,80 @@ def _flatten(recorder: Recorder, input: Tensor, start_dim: int = 0, end_dim: int
     )
 
 
-@known(Tensor.squeeze, torch.squeeze, Tensor.unsqueeze, torch.unsqueeze)
-def _squeeze(recorder: Recorder, input: Tensor, *axes: Any, **named: Any) -> Any:
-    recorder.stop("axes that come and go cannot be read; use flatten(1) or view")
+@known(Tensor.unflatten, torch.unflatten)
+def _unflatten(recorder: Recorder, input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
+    shape = list(input.shape)
+    axis = int(dim) % len(shape)
+    inner = [int(n) for n in sizes]
+    if inner.count(-1) == 1:
+        inner[inner.index(-1)] = shape[axis] // -size_of(tuple(inner))
+    return _reshaped(recorder, input, [*shape[:axis], *inner, *shape[axis + 1 :]])
+
+
+@known(Tensor.squeeze, torch.squeeze)
+def _squeeze(recorder: Recorder, input: Tensor, *dim: Any) -> Any:
+    sizes = list(input.shape)
+    given = dim[0] if len(dim) == 1 and isinstance(dim[0], (tuple, list)) else dim
+    axes = [int(axis) % len(sizes) for axis in given] if dim else range(len(sizes))
+    gone = [axis for axis in axes if sizes[axis] == 1]
+    return _reshaped(recorder, input, [n for axis, n in enumerate(sizes) if axis not in gone])
+
+
+@known(Tensor.unsqueeze, torch.unsqueeze)
+def _unsqueeze(recorder: Recorder, input: Tensor, dim: int) -> Any:
+    sizes = list(input.shape)
+    sizes.insert(dim % (len(sizes) + 1), 1)
+    return _reshaped(recorder, input, sizes)
+
+
+@known(Tensor.permute, torch.permute)
+def _permute(recorder: Recorder, input: Tensor, *dims: Any) -> Any:
+    given = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+    return permuted(recorder, input, given)
+
+
+@known(Tensor.transpose, torch.transpose, torch.swapaxes, Tensor.swapaxes)
+def _transpose(recorder: Recorder, input: Tensor, dim0: int, dim1: int) -> Any:
+    if not recorder.is_value(input):
+        return recorder.transposed(input, dim0, dim1)
+    axes = list(range(input.ndim))
+    axes[dim0], axes[dim1] = axes[dim1], axes[dim0]
+    return permuted(recorder, input, axes)
+
+
+def permuted(recorder: Recorder, input: Tensor, axes: Sequence[Any]) -> Any:
+    """Notes that the axes of rows change places."""
+    shape, ndim = recorder.shape(input), input.ndim
+    order = [int(axis) % ndim for axis in axes]
+    if sorted(order) != list(range(ndim)) or order[0] != 0:
+        recorder.stop(f"axes {list(axes)} do not leave the rows where they are")
+    sizes = tuple(shape[axis - 1] for axis in order[1:])
+    result = recorder.add("permute", [input], sizes, (tuple(order[1:]),))
+    return recorder.same_memory(result, input)
+
+
+@known(Tensor.expand)
+def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Any:
+    wanted = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    if recorder.is_value(input):
+        recorder.stop("only a parameter can be expanded over the rows")
+    own = [1] * (len(wanted) - input.ndim) + list(input.shape)
+    shape = [n if int(size) == -1 else int(size) for size, n in zip(wanted, own, strict=True)]
+    if shape[0] != recorder.rows or own[0] != 1 or shape[1:] != own[1:]:
+        recorder.stop(f"a parameter of {list(input.shape)} becomes no rows in {shape}")
+    return recorder.add("spread", [recorder.input], tuple(shape[1:]), (), (input,))
+
+
+@known(torch.cat, torch.concat, torch.concatenate)
+def _cat(recorder: Recorder, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    shapes = [recorder.shape(tensor) for tensor in tensors]
+    axis = int(dim) % (len(shapes[0]) + 1)
+    others = {(*shape[: axis - 1], *shape[axis:]) for shape in shapes}
+    if not axis or len(others) != 1 or len({len(shape) for shape in shapes}) != 1:
+        recorder.stop(f"rows of {[list(shape) for shape in shapes]} do not join at axis {dim}")
+    size = sum(shape[axis - 1] for shape in shapes)
+    result = (*shapes[0][: axis - 1], size, *shapes[0][axis:])
+    return recorder.add("cat", tensors, result, (axis,))
 
 
 @known(Tensor.contiguous)
@@ -87,35 +158,3 @@ def _converted(recorder: Recorder, input: Tensor, *wanted: Any, **named: Any) ->
     if any(value not in (recorder.dtype, recorder.device) for value in given) or not given:
         recorder.stop("a conversion cannot be read")
     return input
-
-
-@known(Tensor.add, Tensor.__add__, Tensor.__radd__, torch.add)
-def _add(recorder: Recorder, input: Any, other: Any, *, alpha: float = 1) -> Any:
-    return _sum(recorder, input, other, alpha, inplace=False)
-
-
-@known(Tensor.add_, Tensor.__iadd__)
-def _add_(recorder: Recorder, input: Any, other: Any, *, alpha: float = 1) -> Any:
-    return _sum(recorder, input, other, alpha, inplace=True)
-
-
-def _sum(recorder: Recorder, input: Any, other: Any, alpha: float, inplace: bool) -> Any:
-    if alpha != 1 or not isinstance(input, Tensor) or not isinstance(other, Tensor):
-        recorder.stop("only the sum of two results can be read", torch.add)
-    shape = recorder.shape(input)
-    if recorder.shape(other) != shape:
-        recorder.stop(f"a sum of {list(shape)} and {list(recorder.shape(other))}", torch.add)
-    return recorder.add("add", [input, other], shape, inplace=inplace)
-
-
-@known(Tensor.mean, torch.mean)
-def _mean(recorder: Recorder, input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    shape = recorder.shape(input)
-    axes = [dim] if isinstance(dim, int) else list(dim or ())
-    ndim = len(shape) + 1
-    wanted = sorted({int(axis) % ndim for axis in axes})
-    if not wanted or wanted[0] < 2 or wanted != list(range(wanted[0], ndim)):
-        recorder.stop("only a mean over the last axes, not over rows or channels, can be read")
-    kept = shape[: wanted[0] - 1]
-    ones = (1,) * (len(shape) - len(kept)) if keepdim else ()
-    return recorder.add("mean", [input], (*kept, *ones), (len(kept),))

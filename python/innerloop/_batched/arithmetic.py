@@ -1,0 +1,297 @@
+"""Sums and products: of two values, of values with numbers, and of values with leaves. What is
+smaller is spread over the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from innerloop._batched.layer import Layer, Linear, Maybe, channels_last, plus, total
+from innerloop._program import Node, Shape
+
+
+def _times(a: Maybe, b: Maybe) -> Maybe:
+    """Returns a b."""
+    return None if a is None or b is None else a * b
+
+
+class _OfTwo(Layer):
+    """Base of functions of two values."""
+
+    def _own(self, g: Maybe, at: int) -> Maybe:
+        """Returns a gradient in the shape of an input."""
+        if g is None or self.shapes[at] == self.node.shape:
+            return g
+        return total(g, (*g.shape[:2], *self.shapes[at]))
+
+    def _wide(self, dot: Maybe) -> Maybe:
+        """Returns a derivative in the shape of the output."""
+        return None if dot is None else dot.expand(*dot.shape[:2], *self.node.shape)
+
+
+def _number(option: object) -> float:
+    """Returns an option that is a number."""
+    assert isinstance(option, float)
+    return option
+
+
+class Sum(_OfTwo):
+    """y = a + f b with a number f."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        self._factor = _number(node.options[0])
+
+    def _scaled(self, x: Maybe) -> Maybe:
+        """Returns f x."""
+        return x if x is None or self._factor == 1 else x * self._factor
+
+    def _parts(self, g: Maybe, wanted: Sequence[bool]) -> list[Maybe]:
+        """Returns g and f g, as far as they are used."""
+        return [
+            self._own(g, 0) if wanted[0] else None,
+            self._scaled(self._own(g, 1)) if wanted[1] else None,
+        ]
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns a + f b."""
+        return inputs[0].add(inputs[1], alpha=self._factor), None
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g and f g."""
+        return self._parts(g, wanted), []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns a. + f b."""
+        return self._wide(plus(dots[0], self._scaled(dots[1]))), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g. and f g."""
+        return self._parts(g_dot, wanted), []
+
+
+class Product(_OfTwo):
+    """y = a b: ga = g b, y. = a. b + a b., ga. = g. b + g b., and so for b."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns a b; keeps both."""
+        return inputs[0] * inputs[1], inputs
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g b and g a."""
+        return [self._own(g * saved[1 - at], at) if wanted[at] else None for at in (0, 1)], []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns a. b + a b."""
+        return plus(_times(dots[0], saved[1]), _times(dots[1], saved[0])), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g. b + g b. and g. a + g a."""
+        found: list[Maybe] = [None, None]
+        for at in (0, 1):
+            if wanted[at]:
+                both = plus(_times(g_dot, saved[1 - at]), _times(g, dots[1 - at]))
+                found[at] = self._own(both, at)
+        return found, []
+
+
+class Scale(Linear):
+    """y = a x + c with numbers a and c."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        self._factor, self._constant = map(_number, node.options)
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns a x."""
+        return x * self._factor
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns a g."""
+        return g * self._factor
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns a x + c."""
+        return inputs[0] * self._factor + self._constant, None
+
+
+class _WithLeaf(Layer):
+    """Base of functions of a value and a leaf that is spread over its rows."""
+
+    def _spread(self, leaf: Tensor) -> Tensor:
+        """Returns a leaf [T, *shape] in a shape that broadcasts."""
+        ndim = len(self.node.shape)
+        own = leaf.shape[1:] if leaf.ndim <= ndim + 1 else leaf.shape[2:]
+        return leaf.reshape(len(leaf), 1, *[1] * (ndim - len(own)), *own)
+
+    def _gathered(self, g: Tensor, leaf: Tensor) -> Tensor:
+        """Returns g summed to the shape of a leaf."""
+        return total(g, self._spread(leaf).shape).reshape(leaf.shape)
+
+
+class Shift(_WithLeaf):
+    """y = x + f b with a leaf b and a number f."""
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Returns f x."""
+        return x * _number(self.node.options[0])
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns x + f b; keeps the number of rows."""
+        (x,), (b,) = inputs, leaves
+        assert b is not None
+        return x + self._scaled(self._spread(b)), x.shape
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g, and its sums."""
+        (b,) = leaves
+        assert b is not None
+        return [g if wanted[0] else None], [self._scaled(self._gathered(g, b))]
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns x. + f b."""
+        (b_dot,) = leaf_dots
+        more = None if b_dot is None else self._scaled(self._spread(b_dot)).expand(saved)
+        return plus(dots[0], more), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g., and its sums."""
+        (b,) = leaves
+        assert b is not None
+        gb = None if g_dot is None else self._scaled(self._gathered(g_dot, b))
+        return [g_dot if wanted[0] else None], [gb]
+
+
+class Spread(_WithLeaf):
+    """y = b for every row, with a leaf b."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns b in each row; keeps the shape of all."""
+        (x,), (b,) = inputs, leaves
+        assert b is not None
+        shape = (*x.shape[:2], *self.node.shape)
+        return channels_last(self._spread(b).expand(shape)), shape
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns the sums of g."""
+        (b,) = leaves
+        assert b is not None
+        return [None], [self._gathered(g, b)]
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns b."""
+        (b_dot,) = leaf_dots
+        return None if b_dot is None else channels_last(self._spread(b_dot).expand(saved)), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns the sums of g."""
+        (b,) = leaves
+        assert b is not None
+        return [None], [None if g_dot is None else self._gathered(g_dot, b)]
+
+
+class Gain(_WithLeaf):
+    """y = w x with a leaf w: gx = w g, gw = sum g x, y. = w x. + w. x."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns w x; keeps x."""
+        (x,), (w,) = inputs, leaves
+        assert w is not None
+        return x * self._spread(w), x
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns w g, and the sums of g x."""
+        (w,) = leaves
+        assert w is not None
+        gx = g * self._spread(w) if wanted[0] else None
+        return [gx], [self._gathered(g * saved, w)]
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns w x. + w. x."""
+        (w,), (w_dot,) = leaves, leaf_dots
+        assert w is not None
+        y_dot = _times(dots[0], self._spread(w))
+        return plus(y_dot, None if w_dot is None else saved * self._spread(w_dot)), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """gx. = w g. + w. g, gw. = sum g. x + g x."""
+        (w,), (w_dot,) = leaves, leaf_dots
+        assert w is not None
+        gx: Maybe = None
+        if wanted[0]:
+            gx = _times(g_dot, self._spread(w))
+            gx = plus(gx, None if w_dot is None else g * self._spread(w_dot))
+        gw = plus(_times(g_dot, saved), _times(g, dots[0]))
+        return [gx], [None if gw is None else self._gathered(gw, w)]
