@@ -6,11 +6,13 @@
 #include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "bindings/tensors.h"
 #include "core/kernels.h"
+#include "core/layers/all.h"
 #include "core/objectives/all.h"
 
 namespace innerloop {
@@ -20,10 +22,12 @@ namespace innerloop {
 class NativePlan {
  public:
   using Constants = std::pair<int, std::vector<double>>;  // of an objective: its code, and those
+  /// A layer: its kind's code and constant, sizes, the activation's code and slope, weight, bias.
+  using LayerFacts = std::tuple<std::pair<int, double>, std::pair<int64_t, int64_t>,
+                                std::pair<int, double>, bool, bool>;
 
-  NativePlan(const std::vector<int64_t>& widths, const std::vector<int>& activations,
-             const std::vector<double>& slopes, const std::vector<bool>& has_bias, int64_t free,
-             Constants support, Constants query, int64_t steps, int order, double momentum,
+  NativePlan(const std::vector<LayerFacts>& layers, int64_t free, Constants support,
+             Constants query, int64_t steps, int order, double momentum,
              const std::vector<bool>& adapts, bool stepwise, std::pair<bool, bool> rate_axes,
              const std::string& rate_unit)
       : order(order),
@@ -33,7 +37,7 @@ class NativePlan {
         support_(std::move(support)),
         query_(std::move(query)),
         adapts_(adapts.begin(), adapts.end()) {
-    add_layers(widths, activations, slopes, has_bias, free);
+    add_layers(layers, free);
     for (const Constants* each : {&support_, &query_}) check_objective(*each);
     if (steps < 0) throw std::invalid_argument("the number of steps must not be negative");
     if (adapts_.empty()) adapts_.resize(static_cast<size_t>(net_.leaves), 0);
@@ -65,41 +69,43 @@ class NativePlan {
  private:
   static constexpr int64_t kMaxWidth = int64_t{1} << 24;
 
-  void add_layers(const std::vector<int64_t>& widths, const std::vector<int>& activations,
-                  const std::vector<double>& slopes, const std::vector<bool>& has_bias,
-                  int64_t free) {
-    const size_t depth = activations.size();
-    if (depth == 0 || widths.size() != depth + 1 || slopes.size() != depth ||
-        has_bias.size() != depth) {
-      throw std::invalid_argument(
-          "Plan: widths must have one entry more than activations, slopes "
-          "and has_bias, which must have one entry per layer");
-    }
+  void add_layers(const std::vector<LayerFacts>& layers, int64_t free) {
+    if (layers.empty()) throw std::invalid_argument("Plan: a network has at least one layer");
     int leaf = 0;
     int64_t offset = 0;
-    for (size_t l = 0; l < depth; ++l) {
-      if (widths[l] < 1 || widths[l + 1] < 1 || widths[l] > kMaxWidth ||
-          widths[l + 1] > kMaxWidth) {
-        throw std::invalid_argument("Plan: widths must lie in [1, 2^24]");
+    for (const auto& [kind, sizes, activation, has_weight, has_bias] : layers) {
+      Layer layer{};
+      layer.kind = static_cast<LayerKind>(kind.first);
+      layer.constant = kind.second;
+      layer.in = sizes.first;
+      layer.out = sizes.second;
+      layer.activation = static_cast<Activation>(activation.first);
+      layer.slope = activation.second;
+      if (kind.first < 0 || kind.first > static_cast<int>(kLastLayerKind)) {
+        throw std::invalid_argument("Plan: unknown kind of layer");
       }
-      if (activations[l] < 0 || activations[l] > static_cast<int>(Activation::kGelu)) {
+      if (layer.in < 1 || layer.out < 1 || layer.in > kMaxWidth || layer.out > kMaxWidth ||
+          (!layers_.empty() && layers_.back().out != layer.in)) {
+        throw std::invalid_argument("Plan: widths must lie in [1, 2^24], and chain");
+      }
+      if (activation.first < 0 || activation.first > static_cast<int>(Activation::kGelu)) {
         throw std::invalid_argument("Plan: unknown activation code");
       }
-      Layer layer{};
-      layer.in = widths[l];
-      layer.out = widths[l + 1];
-      layer.activation = static_cast<Activation>(activations[l]);
-      layer.slope = slopes[l];
-      layer.weight_leaf = leaf++;
+      const bool affine = layer.kind == LayerKind::kAffine;
+      if (affine ? !has_weight : layer.in != layer.out) {
+        throw std::invalid_argument("Plan: a layer does not fit its kind");
+      }
+      layer.weight_leaf = has_weight ? leaf++ : -1;
       layer.weight_offset = offset;
-      offset += layer.in * layer.out;
-      layer.bias_leaf = has_bias[l] ? leaf++ : -1;
+      if (has_weight) offset += layer.weight_size();
+      layer.bias_leaf = has_bias ? leaf++ : -1;
       layer.bias_offset = offset;
-      if (has_bias[l]) offset += layer.out;
+      if (has_bias) offset += layer.out;
       layers_.push_back(layer);
     }
     if (free < 0 || free > kMaxWidth) throw std::invalid_argument("Plan: bad size of a free leaf");
-    net_ = {layers_.data(), static_cast<int>(depth), leaf + (free > 0), offset + free, free};
+    net_ = {layers_.data(), static_cast<int>(layers_.size()), leaf + (free > 0), offset + free,
+            free};
   }
   void check_objective(const Constants& given) const {
     if (given.first < 0 || given.first > static_cast<int>(kLastObjective)) {
@@ -166,7 +172,8 @@ template <class F>
 inline void each_leaf(const Net& net, F f) {
   for (int l = 0; l < net.depth; ++l) {
     const Layer& layer = net.layers[l];
-    f(layer.weight_leaf, int64_t{2}, layer.in * layer.out);
+    const int64_t dimensions = layer.kind == LayerKind::kAffine ? 2 : 1;
+    if (layer.weight_leaf >= 0) f(layer.weight_leaf, dimensions, layer.weight_size());
     if (layer.bias_leaf >= 0) f(layer.bias_leaf, int64_t{1}, layer.out);
   }
   if (net.free > 0) f(net.free_leaf(), int64_t{1}, net.free);
@@ -317,14 +324,12 @@ class UnrollArguments : public Arguments {
 /// Defines Plan in a module, for this module alone: several may be loaded.
 inline void define_plan(py::module_& m) {
   py::class_<NativePlan>(m, "Plan", py::module_local())
-      .def(py::init<const std::vector<int64_t>&, const std::vector<int>&,
-                    const std::vector<double>&, const std::vector<bool>&, int64_t,
-                    NativePlan::Constants, NativePlan::Constants, int64_t, int, double,
-                    const std::vector<bool>&, bool, std::pair<bool, bool>, const std::string&>(),
-           py::arg("widths"), py::arg("activations"), py::arg("slopes"), py::arg("has_bias"),
-           py::arg("free"), py::arg("support"), py::arg("query"), py::arg("steps"),
-           py::arg("order"), py::arg("momentum"), py::arg("adapts"), py::arg("stepwise"),
-           py::arg("rate_axes"), py::arg("rate_unit"));
+      .def(py::init<const std::vector<NativePlan::LayerFacts>&, int64_t, NativePlan::Constants,
+                    NativePlan::Constants, int64_t, int, double, const std::vector<bool>&, bool,
+                    std::pair<bool, bool>, const std::string&>(),
+           py::arg("layers"), py::arg("free"), py::arg("support"), py::arg("query"),
+           py::arg("steps"), py::arg("order"), py::arg("momentum"), py::arg("adapts"),
+           py::arg("stepwise"), py::arg("rate_axes"), py::arg("rate_unit"));
 }
 
 }  // namespace innerloop

@@ -72,7 +72,7 @@ class DeviceCall {
       const py::gil_scoped_release release;
       error = launch((block_kernels(is_float64).*entry), call);
     }
-    if (error == kDoesNotFit || error == kTooLarge) {
+    if (error == kDoesNotFit || error == kTooLarge || error == kHasNoLayer) {
       PyErr_SetString(PyExc_NotImplementedError, error);
       throw py::error_already_set();
     }

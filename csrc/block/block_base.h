@@ -48,6 +48,7 @@ class BlockBase {
                   const BlockOptions& options)
       : block_(block), problem_(problem), plan_(plan), options_(options) {}
 
+  IL_HD static constexpr bool supports(LayerKind kind) { return kind == LayerKind::kAffine; }
   IL_HD static int64_t pad(int64_t n) { return n | 1; }
   IL_HD static int64_t turned(int64_t, int64_t) { return 0; }
   IL_HD int64_t per_task_reals() const { return plan_.copies; }

@@ -3,6 +3,7 @@
 
 #include "block/kernels.h"
 #include "block/schedule.h"
+#include "core/fill_plan.h"
 
 namespace innerloop {
 

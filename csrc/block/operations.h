@@ -25,6 +25,9 @@ inline constexpr const char* kDoesNotFit =
 inline constexpr const char* kTooLarge =
     "a task's parameters, rows or rates exceed 2^25, the limit of the CUDA kernels; use "
     "backend=\"torch\", or backend=\"auto\"";
+inline constexpr const char* kHasNoLayer =
+    "the CUDA kernels have linear layers and activations alone; use backend=\"batched\", or "
+    "backend=\"auto\"";
 inline constexpr const char* kCutDoesNotFit =
     "the demanded tasks_per_block and threads do not fit this call or the device's memory";
 
@@ -124,6 +127,7 @@ class Operation {
 
   const char* run() {
     const Net& net = *call_.problem.net;
+    if (!supports<BlockEngine<CountingBlock, Real>>(net)) return kHasNoLayer;
     if (!fits_block(request_, net.parameters)) return kTooLarge;
     layers_.resize(static_cast<size_t>(net.depth + 1));
     plan_.layers = layers_.data();

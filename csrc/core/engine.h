@@ -9,6 +9,9 @@
 //   PerTask          one number for each task of the group: a loss, a rate
 //   WeightRef        a weight [out, in] of every task, to be read: `own` and `shared` (core/plan.h)
 //   BiasRef          a bias or free leaf [n] likewise; empty where there is none
+//   supports(kind)   whether it has a kind of layer (core/layers/layer.h); with affine layers alone
+//                    it needs no Row, no row_count and no diagonal weights
+//   Row              a row's numbers as vectors: each, mean, load, store, get, put
 //   SideData         the rows of one side
 //   kBuildsResults   results of a task are built in the workspace and copied out by `publish`
 // Arrays: R = Rows<Elem> [tasks * rows, columns], Out = Target<Elem> (a leaf of every task)
@@ -18,6 +21,7 @@
 //   turned(out, in)                 size of a weight's transposed copy, 0 where none is made
 //   per_task_reals()                elements that PerTask takes, in Real
 //   initial_size(), direction_size(), parameter_count()
+//   row_count(r)                    rows of all tasks of the group
 //
 // The group
 //   select(first, count)            which tasks
@@ -34,7 +38,7 @@
 //   direction that the caller gives; turn(l, block) after a weight was written
 //
 // Products, each task with its own leaf (rate: null or a number per task)
-//   nt(c, a, w, rate, sign, add)    c = sign rate a W^T, added to c if asked
+//   nt(c, a, w, rate, sign, add)    c = sign rate a W^T, added to c if asked; W may be diagonal
 //   nn(c, a, w, rate, sign, add)    c = sign rate a W
 //   tn(to, from, p, a, b, a2, b2, rate, sign)
 //                                   to = from + sign rate (a^T b + a2^T b2)

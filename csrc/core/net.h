@@ -1,4 +1,4 @@
-// The description of a multilayer perceptron that every back end reads: plain data, no behaviour.
+// The description of a network that every back end reads: plain data, no behaviour.
 #pragma once
 
 #include <cstdint>
@@ -18,16 +18,25 @@ enum class Activation : int {
   kGelu = 7,
 };
 
-/// One affine map followed by an activation. Leaves are numbered weight, bias, layer by layer.
+/// core/layers says what they compute; the place of a name in python/innerloop/_chain.py.
+enum class LayerKind : int {
+  kAffine = 0,
+};
+
+/// One layer followed by an activation. Leaves are numbered weight, bias, layer by layer.
 struct Layer {
+  LayerKind kind = LayerKind::kAffine;
+  double constant = 0;  // the kind's own number
   int64_t in;
   int64_t out;
   Activation activation;
-  double slope;  // the activation's parameter (leaky_relu's negative slope)
-  int weight_leaf;
+  double slope;           // the activation's parameter (leaky_relu's negative slope)
+  int weight_leaf;        // -1 without a weight, which an affine layer has
   int bias_leaf;          // -1 without a bias
   int64_t weight_offset;  // start of the leaf in the flat [P] order
   int64_t bias_offset;
+
+  IL_HD int64_t weight_size() const { return kind == LayerKind::kAffine ? in * out : out; }
 };
 
 /// A free leaf belongs to no layer; objectives see it (core/objectives/objective.h). It comes last.

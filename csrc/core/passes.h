@@ -43,6 +43,7 @@ class ForwardPass {
     }
   }
   IL_HD R input(int l) const { return l ? sweep_.h(tape_, l - 1) : side_.x; }
+  IL_HD R leaf_input(int l) const { return sweep_.leaf_input(tape_, l, input(l)); }
   IL_HD R output() const { return sweep_.h(tape_, plan_.depth - 1); }
   IL_HD typename E::BiasRef free() const {
     return sweep_.has_free() ? params_.bias(plan_.depth) : typename E::BiasRef{};
@@ -61,7 +62,7 @@ class ForwardPass {
       const LayerPlan& p = plan_.layers[l];
       const auto delta = sweep_.delta(tape_, l);
       if (p.weight_leaf >= 0) {
-        e_.tn(e_.result_weight(l, result, out, stride), nullptr, p, delta, input(l), nullptr,
+        e_.tn(e_.result_weight(l, result, out, stride), nullptr, p, delta, leaf_input(l), nullptr,
               nullptr, nullptr, 1);
       }
       if (p.bias_leaf >= 0) {
@@ -153,13 +154,15 @@ class VectorPass : public ForwardPass<E> {
     for (int l = 0; l < this->plan_.depth; ++l) {
       const auto r_in = l ? this->sweep_.rh(scratch_, l - 1) : Rows<Elem>{};
       this->sweep_.r_forward_layer(this->tape_, scratch_, this->input(l), l ? &r_in : nullptr,
-                                   this->params_, direction(l, true), l, true, false);
+                                   this->params_, direction(l, true), l, false);
     }
   }
   IL_HD Direction<E> direction(int l, bool loads) {
     Direction<E> v;
-    v.weight = loads ? this->e_.load_weight(l, call_.vector, vector_)
-                     : this->e_.loaded_weight(l, call_.vector, vector_);
+    if (this->plan_.layers[l].weight_leaf >= 0) {
+      v.weight = loads ? this->e_.load_weight(l, call_.vector, vector_)
+                       : this->e_.loaded_weight(l, call_.vector, vector_);
+    }
     if (loads) v.bias = this->e_.load_bias(l, call_.vector, vector_);
     return v;
   }
@@ -208,9 +211,9 @@ class HvpPass : public VectorPass<E> {
     for (int l = 0; l < plan.entries; ++l) {
       const LayerPlan& p = plan.layers[l];
       const auto rd = sweep.rdelta(scratch, l), d = sweep.delta(tape, l);
-      const auto r_in = l ? sweep.rh(scratch, l - 1) : Rows<Elem>{};
       if (p.weight_leaf >= 0) {
-        e.tn(e.result_weight(l, this->result_, out, stride), nullptr, p, rd, this->input(l),
+        const auto r_in = l ? sweep.r_leaf_input(scratch, l) : Rows<Elem>{};
+        e.tn(e.result_weight(l, this->result_, out, stride), nullptr, p, rd, this->leaf_input(l),
              l ? &d : nullptr, l ? &r_in : nullptr, nullptr, 1);
       }
       if (p.bias_leaf >= 0) {

@@ -16,7 +16,8 @@ struct Rows {
 };
 
 /// A layer's weight [out, in] for every task of the group: one copy each (`own`), or one for all.
-/// `turned` holds the transpose in whatever order the back end multiplies by.
+/// `turned` holds the transpose in whatever order the back end multiplies by. A diagonal weight is
+/// one row of its diagonal; empty, it is the identity.
 template <class Real, class Elem>
 struct Weight {
   const Elem* own = nullptr;
@@ -25,6 +26,8 @@ struct Weight {
   const Real* shared_turned = nullptr;
   int64_t out = 0, in = 0, ld = 0;
   int64_t task_stride = 0, turned_stride = 0;
+  bool diagonal = false;
+  IL_HD explicit operator bool() const { return own || shared; }
 };
 
 /// A bias [out], like Weight.
@@ -46,19 +49,27 @@ struct Target {
 struct LayerPlan {
   int64_t in, out;
   int64_t ld_in, ld_out;  // padded as the back end likes
+  LayerKind kind;
   Activation activation;
-  double slope;
+  double slope, constant;
   int weight_leaf, bias_leaf;
   int64_t weight_offset, bias_offset;
+  bool diagonal;  // the weight
   bool adapts_weight, adapts_bias;
   bool weight_per_task, bias_per_task;  // initial leaf differs between tasks
   bool stores_z, stores_a;
   // offsets in elements: per row of a tape, per row of the R-pass scratch, in a parameter block
   int64_t z, h, a, delta;
   int64_t rz, rh, rdelta;
+  int64_t map, r_map;  // what the layer's kind keeps, of a tape and of the scratch
   int64_t w, w_turned, b;
   int64_t sink_w, sink_b;        // in the accumulator of gradients summed over tasks
   int64_t initial_w, initial_b;  // in the copy of the initial leaves, where an engine makes one
+
+  IL_HD int64_t weight_rows() const { return diagonal ? 1 : out; }
+  IL_HD int64_t weight_cols() const { return diagonal ? out : in; }
+  IL_HD int64_t weight_ld() const { return diagonal ? ld_out : ld_in; }
+  IL_HD int64_t weight_size() const { return weight_rows() * weight_ld(); }
 };
 
 /// The entries of `layers` are the layers and, after them, the free leaf if there is one: a bias
@@ -77,78 +88,6 @@ struct Plan {
   int64_t copies = 1;  // task copies in one array (1: an element is a vector over tasks)
   int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0, initial = 0;
 };
-
-/// Fills a plan. `E::pad(n)` is the row length that holds n elements; `E::turned(out, in)` the size
-/// of a transposed copy; `needs_z` and `is_curved` answer for activations.
-template <class E, class NeedsZ, class IsCurved>
-inline void fill_plan(Plan& plan, const Net& net, const uint8_t* adapt, const int64_t* strides,
-                      NeedsZ needs_z, IsCurved is_curved) {
-  plan.depth = net.depth;
-  plan.entries = net.depth + (net.free > 0);
-  plan.leaves = net.leaves;
-  plan.lowest = net.depth;
-  Layer free{};
-  free.out = net.free;
-  free.weight_leaf = -1;
-  free.bias_leaf = net.free_leaf();
-  free.bias_offset = net.free_offset();
-  int64_t tape = 0, scratch = 0, block = 0, sink = 0;
-  for (int l = 0; l < plan.entries; ++l) {
-    const Layer& from = l < net.depth ? net.layers[l] : free;
-    LayerPlan& to = plan.layers[l];
-    to.in = from.in;
-    to.out = from.out;
-    to.ld_in = E::pad(from.in);
-    to.ld_out = E::pad(from.out);
-    to.activation = from.activation;
-    to.slope = from.slope;
-    to.weight_leaf = from.weight_leaf;
-    to.bias_leaf = from.bias_leaf;
-    to.weight_offset = from.weight_offset;
-    to.bias_offset = from.bias_offset;
-    to.adapts_weight = adapt && from.weight_leaf >= 0 && adapt[from.weight_leaf];
-    to.adapts_bias = adapt && from.bias_leaf >= 0 && adapt[from.bias_leaf];
-    to.weight_per_task = from.weight_leaf >= 0 && strides[from.weight_leaf] != 0;
-    plan.has_per_task_leaf |= to.weight_per_task;
-    to.bias_per_task = from.bias_leaf >= 0 && strides[from.bias_leaf] != 0;
-    plan.has_per_task_leaf |= to.bias_per_task;
-    if (l == 0) plan.first_adapts = to.adapts_weight;
-    if ((to.adapts_weight || to.adapts_bias) && plan.lowest == net.depth) {
-      plan.lowest = l < net.depth ? l : net.depth - 1;  // the last delta depends on a free leaf
-    }
-    to.stores_z = needs_z(from.activation);
-    to.stores_a = is_curved(from.activation);
-    to.h = tape;
-    tape += to.ld_out;
-    to.z = to.stores_z ? tape : to.h;
-    tape += to.stores_z ? to.ld_out : 0;
-    to.delta = tape;
-    tape += to.ld_out;
-    to.a = to.stores_a ? tape : to.delta;
-    tape += to.stores_a ? to.ld_out : 0;
-    to.rh = scratch;
-    scratch += to.ld_out;
-    to.rz = to.stores_a ? scratch : to.rh;
-    scratch += to.stores_a ? to.ld_out : 0;
-    to.rdelta = scratch;
-    scratch += to.ld_out;
-    const bool is_built = l > 0 || !plan.implicit_first;
-    to.w = block;
-    if (is_built) block += plan.copies * to.out * to.ld_in;
-    to.w_turned = block;
-    if (plan.turns_weights && is_built) block += plan.copies * E::turned(to.out, to.in);
-    to.b = block;
-    block += plan.copies * to.ld_out;
-    to.sink_w = sink;
-    sink += to.out * to.ld_in;
-    to.sink_b = sink;
-    sink += to.ld_out;
-  }
-  plan.tape_row = tape;
-  plan.scratch_row = scratch;
-  plan.block = block;
-  plan.sink = sink;
-}
 
 /// Elements left unused after every array: none, except between arrays whose elements check how
 /// they are used, and which are told what lies in an array.

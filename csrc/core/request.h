@@ -23,6 +23,7 @@ struct Request {
 template <class E>
 inline bool first_pays_implicit(const Request& r) {
   const Layer& first = r.problem.net->first();
+  if (first.kind != LayerKind::kAffine) return false;
   if (!r.allows_implicit || r.problem.params.task_stride[first.weight_leaf] != 0) return false;
   if (!r.adapt || !r.adapt[first.weight_leaf]) return true;
   if (r.steps == 0) return false;

@@ -92,7 +92,7 @@ class Unroll {
       const R* linear = u_.is_implicit(l) ? ImplicitWeight<E>::support_product(u_, s) : nullptr;
       u_.sweep.forward_layer(t, u_.support_input(s, l), params, l, linear);
     }
-    const T top = u_.support_tape(plan_.depth - 1 < plan_.lowest ? 0 : s);
+    const T top = u_.support_tape_of(s, plan_.depth - 1);
     e_.loss_gradient(u_.support, u_.sweep.h(top, plan_.depth - 1), u_.free_at(s),
                      u_.sweep.a(t, plan_.depth - 1), u_.sweep.free_delta(t),
                      E::per_task(u_.losses));
@@ -128,8 +128,10 @@ class Unroll {
     const T t = u_.query_tape();
     u_.sweep.backward(t, Params{&u_, u_.steps}, 0);
     for (int l = 0; l < plan_.entries; ++l) {
-      const R delta = u_.sweep.delta(t, l), in = u_.query_input(l);
-      with_weight(u_, l, [&](auto kind) { kind.start(u_, l, delta, in); });
+      const R delta = u_.sweep.delta(t, l);
+      with_weight(u_, l, [&](auto kind) {
+        kind.start(u_, l, delta, u_.sweep.leaf_input(t, l, u_.query_input(l)));
+      });
       UnrolledBias<E>::start(u_, l, delta);
     }
     if (u_.body.p) e_.clear(u_.body);
@@ -189,7 +191,7 @@ class Unroll {
       if (call_.order == 1) continue;
       const R r_in = l > low ? u_.sweep.rh(r, l - 1) : R{};
       u_.sweep.r_forward_layer(t, r, u_.support_input(s, l), l > low ? &r_in : nullptr, params,
-                               direction(s, l), l, plan_.layers[l].adapts_weight, seeded);
+                               direction(s, l), l, seeded);
     }
     if (u_.sweep.has_free()) seed(s, plan_.depth);
     if (call_.order == 1) return;
@@ -198,24 +200,24 @@ class Unroll {
                       false, u_.sweep.rdelta(r, top), u_.sweep.free_rdelta(r));
     u_.sweep.r_activation_backward(t, r, top);
     for (int l = top; l > low; --l) {
-      r_backward_input(s, l, u_.sweep.rdelta(r, l - 1), false);
+      r_backward_input(s, l, u_.sweep.rdelta(r, l - 1), true, false);
       u_.sweep.r_activation_backward(t, r, l - 1);
     }
-    if (u_.body.p) r_backward_input(s, low, u_.body, true);
+    if (u_.body.p) r_backward_input(s, low, u_.body, false, true);
     for (int l = low; l < plan_.entries; ++l) {
       const R rd = u_.sweep.rdelta(r, l), delta = u_.sweep.delta(t, l);
-      const R r_in = l > low ? u_.sweep.rh(r, l - 1) : R{};
       with_weight(u_, l, [&](auto kind) {
-        kind.accumulate(u_, s, l, rd, u_.support_input(s, l), l > low ? &delta : nullptr,
+        const R r_in = l > low ? u_.sweep.r_leaf_input(r, l) : R{};
+        kind.accumulate(u_, s, l, rd, u_.support_leaf_input(s, l), l > low ? &delta : nullptr,
                         l > low ? &r_in : nullptr);
       });
       UnrolledBias<E>::accumulate(u_, l, rd);
     }
   }
 
-  IL_CALL void r_backward_input(int64_t s, int l, const R& to, bool add) {
+  IL_CALL void r_backward_input(int64_t s, int l, const R& to, bool moves, bool add) {
     u_.sweep.r_backward_input(to, u_.support_tape(s), u_.scratch, Params{&u_, s}, direction(s, l),
-                              l, plan_.layers[l].adapts_weight, add);
+                              l, moves, add);
   }
 
   /// Layers below `lowest` saw the same inputs at every step: one backward pass for the sum of
@@ -228,12 +230,12 @@ class Unroll {
       if (l == plan_.lowest - 1) {
         e_.copy_scaled(cotangent, u_.body, nullptr);
       } else {
-        params.nn(cotangent, u_.sweep.rdelta(r, l + 1), l + 1, false);
+        u_.sweep.backward_input(t, r, params, l + 1, u_.sweep.rdelta(r, l + 1), cotangent);
       }
       e_.activation_backward(cotangent, cotangent, u_.sweep.z(t, l), u_.sweep.h(t, l),
                              plan_.layers[l]);
       with_weight(u_, l, [&](auto kind) {
-        kind.accumulate(u_, 0, l, cotangent, u_.support_input(0, l), nullptr, nullptr);
+        kind.accumulate(u_, 0, l, cotangent, u_.support_leaf_input(0, l), nullptr, nullptr);
       });
       UnrolledBias<E>::accumulate(u_, l, cotangent);
     }

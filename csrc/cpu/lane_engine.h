@@ -7,6 +7,7 @@
 #include "core/plan.h"
 #include "core/side_rows.h"
 #include "cpu/lane_gemm.h"
+#include "cpu/row_values.h"
 #include "cpu/vector_math.h"
 
 namespace innerloop {
@@ -25,6 +26,7 @@ class LaneEngine {
   using Out = Target<V>;
   using WeightRef = Weight<Real, V>;
   using BiasRef = Bias<Real, V>;
+  using Row = TasksRow<Real>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = true;  // results are interleaved: built, then copied out
 
@@ -41,6 +43,7 @@ class LaneEngine {
   LaneEngine(const Problem& problem, const Plan& plan, const Shared&)
       : problem_(problem), net_(*problem.net), plan_(plan) {}
 
+  static constexpr bool supports(LayerKind) { return true; }
   static int64_t pad(int64_t n) { return n; }
   static int64_t turned(int64_t, int64_t) { return 0; }
   static int64_t per_task_reals() { return kWidth; }
@@ -48,6 +51,7 @@ class LaneEngine {
   int64_t initial_size() const { return plan_.has_per_task_leaf ? plan_.block : 0; }
   int64_t direction_size() const { return plan_.block; }
   int64_t parameter_count() const { return net_.parameters; }
+  int64_t row_count(const R& r) const { return r.rows; }
   Status status() const { return status_; }
 
   void select(int64_t first, int64_t count) {
@@ -107,7 +111,9 @@ class LaneEngine {
   void load_params(V* initial) {
     for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
-      if (p.weight_per_task) load_leaf(initial + p.w, problem_.params, p.weight_leaf, p.out * p.in);
+      if (p.weight_per_task) {
+        load_leaf(initial + p.w, problem_.params, p.weight_leaf, p.weight_size());
+      }
       if (p.bias_per_task) load_leaf(initial + p.b, problem_.params, p.bias_leaf, p.out);
     }
   }
@@ -129,6 +135,7 @@ class LaneEngine {
     const LayerPlan& p = plan_.layers[l];
     if (p.weight_per_task) return block_weight(l, initial);
     WeightRef w = empty_weight(p);
+    if (p.weight_leaf < 0) return w;
     w.shared = static_cast<const Real*>(problem_.params.data[p.weight_leaf]);
     return w;
   }
@@ -154,7 +161,7 @@ class LaneEngine {
     return b;
   }
   Out block_weight_target(int l, V* block) const {
-    return {block + plan_.layers[l].w, plan_.layers[l].in, 0};
+    return {block + plan_.layers[l].w, plan_.layers[l].weight_cols(), 0};
   }
   Out block_bias_target(int l, V* block) const {
     return {block + plan_.layers[l].b, plan_.layers[l].out, 0};
@@ -164,7 +171,7 @@ class LaneEngine {
   WeightRef load_weight(int l, const Leaves& leaves, V* block) {
     const LayerPlan& p = plan_.layers[l];
     if (leaves.task_stride[p.weight_leaf]) {
-      load_leaf(block + p.w, leaves, p.weight_leaf, p.out * p.in);
+      load_leaf(block + p.w, leaves, p.weight_leaf, p.weight_size());
     }
     return loaded_weight(l, leaves, block);
   }
@@ -190,13 +197,19 @@ class LaneEngine {
 
   // ---- products --------------------------------------------------------------------------------
   void nt(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
+    if (w.diagonal) return scale_columns(c, a, w, rate, sign, add);
     product(c, a.rows, w.out, w.in, a.p, a.ld, 1, w, 1, w.ld, rate, sign, add);
   }
   void nn(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
+    if (w.diagonal) return scale_columns(c, a, w, rate, sign, add);
     product(c, a.rows, w.in, w.out, a.p, a.ld, 1, w, w.ld, 1, rate, sign, add);
   }
   void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
           const R* a2, const R* b2, const Real* rate, Real sign) {
+    if (p.diagonal) {
+      const WeightRef base = from ? *from : WeightRef{};
+      return column_products(to.p, base.own, base.shared, a, b, a2, b2, rate, sign);
+    }
     LaneProduct<Real> x = outer(p, a, b, a2, b2);
     x.c = to.p;
     x.c_row = to.ld;
@@ -209,6 +222,10 @@ class LaneEngine {
     lane_multiply(x);
   }
   void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2, Real sign) {
+    if (p.diagonal) {
+      V* sink = sink_ + p.sink_w;
+      return column_products(sink, sink, nullptr, a, b, a2, b2, nullptr, sign);
+    }
     LaneProduct<Real> x = outer(p, a, b, a2, b2);
     x.c = sink_ + p.sink_w;
     x.c_row = p.in;
@@ -381,7 +398,7 @@ class LaneEngine {
   /// to = keep * from + sign * rate * x; `from` is not read where keep is 0.
   void combine_weight(const Out& to, const WeightRef& from, Real keep, const Out& x,
                       const PerTask* rate, Real sign, const LayerPlan& p) {
-    combine(to, from.own, from.shared, keep, x, rate, sign, p.out * p.in);
+    combine(to, from.own, from.shared, keep, x, rate, sign, p.weight_size());
   }
   void combine_bias(const Out& to, const BiasRef& from, Real keep, const Out& x,
                     const PerTask* rate, Real sign, const LayerPlan& p) {
@@ -389,7 +406,7 @@ class LaneEngine {
   }
   void step_weight(const Out& to, const WeightRef& from, const Out& g, const LayerPlan& p,
                    const Real* rates, int64_t task_stride) {
-    for (int64_t i = 0; i < p.out * p.in; ++i) {
+    for (int64_t i = 0; i < p.weight_size(); ++i) {
       const V base = from.own ? from.own[i] : S::set(from.shared[i]);
       to.p[i] = base - element_rate(rates + i, task_stride) * g.p[i];
     }
@@ -402,7 +419,7 @@ class LaneEngine {
   }
   void scale_weight(const Out& to, const Out& from, const LayerPlan& p, const Real* rates,
                     int64_t task_stride) {
-    scale(to, from, p.out * p.in, rates, task_stride);
+    scale(to, from, p.weight_size(), rates, task_stride);
   }
   void scale_bias(const Out& to, const Out& from, const LayerPlan& p, const Real* rates,
                   int64_t task_stride) {
@@ -410,7 +427,7 @@ class LaneEngine {
   }
   void rate_grad_weight(const MetaGradCall& call, int64_t offset, const LayerPlan& p,
                         const Out& lambda, const Out& g) {
-    rate_grad(call, offset, p.out * p.in, lambda, g);
+    rate_grad(call, offset, p.weight_size(), lambda, g);
   }
   void rate_grad_bias(const MetaGradCall& call, int64_t offset, const LayerPlan& p,
                       const Out& lambda, const Out& g) {
@@ -419,7 +436,7 @@ class LaneEngine {
 
   // ---- results ---------------------------------------------------------------------------------
   void finish_weight(const LayerPlan& p, const Out& lambda, const MetaGradCall& call) {
-    finish(p.weight_per_task, p.weight_leaf, p.sink_w, p.out * p.in, lambda, call);
+    finish(p.weight_per_task, p.weight_leaf, p.sink_w, p.weight_size(), lambda, call);
   }
   void finish_bias(const LayerPlan& p, const Out& lambda, const MetaGradCall& call) {
     finish(p.bias_per_task, p.bias_leaf, p.sink_b, p.out, lambda, call);
@@ -451,7 +468,7 @@ class LaneEngine {
   Out result_bias(int l, V* block, Real*, int64_t) const { return block_bias_target(l, block); }
   void publish(int l, V* block, Real* out, int64_t stride) const {
     const LayerPlan& p = plan_.layers[l];
-    export_weight(out, stride, p, block_weight(l, block));
+    if (p.weight_leaf >= 0) export_weight(out, stride, p, block_weight(l, block));
     if (p.bias_leaf >= 0) export_bias(out, stride, p, block_bias(l, block));
   }
 
@@ -466,20 +483,24 @@ class LaneEngine {
   static V bias_at(const BiasRef& b, int64_t j) {
     return b.own ? b.own[j] : b.shared ? S::set(b.shared[j]) : V{};
   }
-  /// Calls f(j, sum of column j); several columns at a time, so that rows are read in runs.
+  /// Calls f(j, sum of column j).
   template <class F>
   static void sum_columns(const R& r, F&& f) {
+    sum_columns_of(r.rows, r.cols, [&](int64_t i, int64_t j) { return r.p[i * r.ld + j]; }, f);
+  }
+  /// The same of value(i, j); several columns at a time, so that rows are read in runs.
+  template <class Value, class F>
+  static INNERLOOP_INLINE void sum_columns_of(int64_t rows, int64_t cols, Value&& value, F&& f) {
     constexpr int64_t kBlock = 8;
-    for (int64_t j = 0; j < r.cols; j += kBlock) {
-      const int64_t n = smaller(kBlock, r.cols - j);
+    for (int64_t j = 0; j < cols; j += kBlock) {
+      const int64_t n = smaller(kBlock, cols - j);
       V total[kBlock] = {};
-      for (int64_t i = 0; i < r.rows; ++i) {
-        const V* row = r.p + i * r.ld + j;
+      for (int64_t i = 0; i < rows; ++i) {
         if (n == kBlock) {
 #pragma GCC unroll 8
-          for (int64_t k = 0; k < kBlock; ++k) total[k] += row[k];
+          for (int64_t k = 0; k < kBlock; ++k) total[k] += value(i, j + k);
         } else {
-          for (int64_t k = 0; k < n; ++k) total[k] += row[k];
+          for (int64_t k = 0; k < n; ++k) total[k] += value(i, j + k);
         }
       }
       for (int64_t k = 0; k < n; ++k) f(j + k, total[k]);
@@ -487,9 +508,10 @@ class LaneEngine {
   }
   static WeightRef empty_weight(const LayerPlan& p) {
     WeightRef w;
-    w.out = p.out;
-    w.in = p.in;
-    w.ld = p.in;
+    w.out = p.weight_rows();
+    w.in = p.weight_cols();
+    w.ld = p.weight_cols();
+    w.diagonal = p.diagonal;
     return w;
   }
   Sample<M> sample(const SideData& d, const R& out, int64_t i) const {
@@ -603,6 +625,31 @@ class LaneEngine {
     return x;
   }
 
+  /// c = sign * rate * a diag(w), where w may be empty: the identity.
+  static void scale_columns(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign,
+                            bool add) {
+    const V scale = rate ? sign * S::load(rate) : S::set(sign);
+    for (int64_t i = 0; i < a.rows; ++i) {
+      for (int64_t j = 0; j < a.cols; ++j) {
+        V value = scale * a.p[i * a.ld + j];
+        if (w) value *= w.own ? w.own[j] : S::set(w.shared[j]);
+        V& to = c.p[i * c.ld + j];
+        to = add ? to + value : value;
+      }
+    }
+  }
+  /// to = from + sign * rate * the column sums of a b + a2 b2: the diagonal of a^T b + a2^T b2.
+  static void column_products(V* to, const V* own, const Real* shared, const R& a, const R& b,
+                              const R* a2, const R* b2, const Real* rate, Real sign) {
+    const V scale = rate ? sign * S::load(rate) : S::set(sign);
+    const auto value = [&](int64_t i, int64_t j) {
+      const V first = a.p[i * a.ld + j] * b.p[i * b.ld + j];
+      return a2 ? first + a2->p[i * a2->ld + j] * b2->p[i * b2->ld + j] : first;
+    };
+    sum_columns_of(a.rows, a.cols, value, [&](int64_t j, V total) {
+      to[j] = (own ? own[j] : shared ? S::set(shared[j]) : V{}) + scale * total;
+    });
+  }
   static void combine(const Out& to, const V* own, const Real* shared, Real keep, const Out& x,
                       const PerTask* rate, Real sign, int64_t n) {
     const V scale = rate ? S::set(sign) * S::load(rate) : S::set(sign);

@@ -40,19 +40,6 @@ struct Lanes : VectorMath<double> {
   static INNERLOOP_INLINE V number_of(U bits) { return (V)bits; }
   /// VectorMath's own fuses multiply-adds where the level can.
   static INNERLOOP_INLINE V log(V x) { return log_positive<VectorMath<double>>(x); }
-  static INNERLOOP_INLINE V sqrt(V x) {
-#if defined(__AVX512F__)
-    return (V)_mm512_maskz_sqrt_pd(0xFF, (__m512d)x);
-#elif defined(__AVX2__)
-    return (V)_mm256_sqrt_pd((__m256d)x);
-#elif defined(__SSE2__)
-    return (V)_mm_sqrt_pd((__m128d)x);
-#else
-    for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrt(x[i]);
-    return x;
-#endif
-  }
-
   static INNERLOOP_INLINE Mask everywhere() { return ~Mask{}; }
   static INNERLOOP_INLINE Mask without(Mask a, Mask b) { return a & ~b; }
   static INNERLOOP_INLINE bool any(Mask mask) {

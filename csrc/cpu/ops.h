@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "core/fill_plan.h"
 #include "core/passes.h"
 #include "core/request.h"
 #include "core/unroll.h"
@@ -185,9 +186,10 @@ class Runner {
         const LayerPlan& p = plan_.layers[l];
         if (p.weight_leaf >= 0 && !p.weight_per_task) {
           Real* out = static_cast<Real*>(call.grads[p.weight_leaf]);
-          const int64_t last = p.out * (chunk + 1) / chunks_;
-          for (int64_t i = p.out * chunk / chunks_; i < last; ++i) {
-            sum_row(out + i * p.in, p.sink_w + i * p.ld_in, p.in);
+          const int64_t rows = p.weight_rows(), cols = p.weight_cols();
+          const int64_t last = rows * (chunk + 1) / chunks_;
+          for (int64_t i = rows * chunk / chunks_; i < last; ++i) {
+            sum_row(out + i * cols, p.sink_w + i * p.weight_ld(), cols);
           }
         }
         if (chunk == 0 && p.bias_leaf >= 0 && !p.bias_per_task) {

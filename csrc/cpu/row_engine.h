@@ -8,6 +8,7 @@
 #include "core/plan.h"
 #include "core/side_rows.h"
 #include "cpu/row_gemm.h"
+#include "cpu/row_values.h"
 #include "cpu/vector_math.h"
 
 namespace innerloop {
@@ -35,6 +36,7 @@ class RowEngine {
   using Out = Target<Real>;
   using WeightRef = Weight<Real, Real>;
   using BiasRef = Bias<Real, Real>;
+  using Row = PaddedRow<Real>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = false;  // results are written in place
   static constexpr int kPanel = kPanelVectors * S::kLanes;
@@ -55,6 +57,7 @@ class RowEngine {
   RowEngine(const Problem& problem, const Plan& plan, Shared prepared)
       : problem_(problem), net_(*problem.net), plan_(plan), prepared_(prepared) {}
 
+  static constexpr bool supports(LayerKind) { return true; }
   static int64_t pad(int64_t n) { return round_up(n, kWidth); }
   static int64_t turned(int64_t out, int64_t in) { return round_up(out, kPanel) * in; }
   int64_t per_task_reals() const { return plan_.copies; }
@@ -62,13 +65,15 @@ class RowEngine {
   int64_t initial_size() const { return plan_.has_per_task_leaf ? plan_.block : 0; }
   int64_t direction_size() const { return plan_.block; }
   int64_t parameter_count() const { return net_.parameters; }
+  int64_t row_count(const R& r) const { return used_ * r.rows; }
   Status status() const { return status_; }
 
   static int64_t prepared_size(const Plan& plan) {
     int64_t size = 0;
     for (int l = 0; l < plan.entries; ++l) {
       const LayerPlan& p = plan.layers[l];
-      size += round_up(p.out * p.ld_in + turned(p.out, p.in) + p.ld_out, kWidth);
+      const int64_t turned_size = p.diagonal ? 0 : turned(p.out, p.in);
+      size += round_up(p.weight_size() + turned_size + p.ld_out, kWidth);
     }
     return size;
   }
@@ -80,16 +85,19 @@ class RowEngine {
       PreparedLeaf<Real>& leaf = prepared[l];
       if (p.weight_leaf >= 0 && !p.weight_per_task) {
         const Real* w = static_cast<const Real*>(problem.params.data[p.weight_leaf]);
-        Real* turned_copy = c.take(turned(p.out, p.in));
-        pack_transposed(turned_copy, w, p.in, p.out, p.in);
-        leaf.turned = turned_copy;
+        const int64_t rows = p.weight_rows(), cols = p.weight_cols(), ld = p.weight_ld();
+        if (!p.diagonal) {
+          Real* turned_copy = c.take(turned(p.out, p.in));
+          pack_transposed(turned_copy, w, p.in, p.out, p.in);
+          leaf.turned = turned_copy;
+        }
         leaf.weight = w;
-        leaf.ld = p.in;
-        if (p.ld_in != p.in) {
-          Real* padded = c.take(p.out * p.ld_in);
-          copy_padded(padded, p.ld_in, w, p.in, p.out, p.in);
+        leaf.ld = cols;
+        if (ld != cols) {
+          Real* padded = c.take(rows * ld);
+          copy_padded(padded, ld, w, cols, rows, cols);
           leaf.weight = padded;
-          leaf.ld = p.ld_in;
+          leaf.ld = ld;
         }
       }
       if (p.bias_leaf >= 0 && !p.bias_per_task) {
@@ -116,7 +124,7 @@ class RowEngine {
     int64_t size = 0;
     for (int l = 0; l < plan_.depth; ++l) {
       const LayerPlan& p = plan_.layers[l];
-      size = larger(size, turned(p.out, p.in));
+      if (!p.diagonal) size = larger(size, turned(p.out, p.in));
     }
     turned_ = c.take(size);
     head_ = c.take((net_.free > 0 ? 7 : 4) * kWidth * head_columns());
@@ -182,9 +190,8 @@ class RowEngine {
   WeightRef initial_weight(int l, Real*) const {
     const LayerPlan& p = plan_.layers[l];
     if (p.weight_per_task) return leaf_weight(p, problem_.params);
-    WeightRef w;
-    w.out = p.out;
-    w.in = p.in;
+    WeightRef w = empty_weight(p);
+    if (p.weight_leaf < 0) return w;
     w.shared = prepared_[l].weight;
     w.shared_turned = prepared_[l].turned;
     w.ld = prepared_[l].ld;
@@ -201,18 +208,16 @@ class RowEngine {
   }
   WeightRef block_weight(int l, Real* block) const {
     const LayerPlan& p = plan_.layers[l];
-    WeightRef w;
+    WeightRef w = empty_weight(p);
     w.own = block + p.w;
-    w.out = p.out;
-    w.in = p.in;
-    w.ld = p.ld_in;
-    w.task_stride = p.out * p.ld_in;
+    w.ld = p.weight_ld();
+    w.task_stride = p.weight_size();
     return w;
   }
   /// As block_weight, with the transposed copy that `turn` made.
   WeightRef turned_weight(int l, Real* block) const {
     WeightRef w = block_weight(l, block);
-    if (plan_.turns_weights) {
+    if (plan_.turns_weights && !w.diagonal) {
       w.own_turned = block + plan_.layers[l].w_turned;
       w.turned_stride = turned(w.out, w.in);
     }
@@ -228,15 +233,15 @@ class RowEngine {
   }
   Out block_weight_target(int l, Real* block) const {
     const LayerPlan& p = plan_.layers[l];
-    return {block + p.w, p.ld_in, p.out * p.ld_in};
+    return {block + p.w, p.weight_ld(), p.weight_size()};
   }
   Out block_bias_target(int l, Real* block) const {
     const LayerPlan& p = plan_.layers[l];
     return {block + p.b, p.ld_out, p.ld_out};
   }
   void turn(int l, Real* block) {
-    if (!plan_.turns_weights) return;
     const LayerPlan& p = plan_.layers[l];
+    if (!plan_.turns_weights || p.diagonal) return;
     for (int64_t t = 0; t < used_; ++t) {
       pack_transposed(block + p.w_turned + t * turned(p.out, p.in),
                       block + p.w + t * p.out * p.ld_in, p.ld_in, p.out, p.in);
@@ -257,6 +262,7 @@ class RowEngine {
 
   // ---- products --------------------------------------------------------------------------------
   void nt(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
+    if (w.diagonal) return scale_columns(c, a, w, rate, sign, add);
     const int64_t rows = a.rows;
     if (w.shared) {
       turned_product(c, used_ * rows, a, 0, w.shared_turned, w, sign, add);
@@ -276,6 +282,7 @@ class RowEngine {
     }
   }
   void nn(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
+    if (w.diagonal) return scale_columns(c, a, w, rate, sign, add);
     const int64_t n = w.ld >= c.ld ? c.ld : w.in;
     if (w.shared) {
       flat_product(at(c, 0), c.ld, used_ * a.rows, n, w.out, at(a, 0), a.ld, 1, w.shared, w.ld,
@@ -289,6 +296,16 @@ class RowEngine {
   }
   void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
           const R* a2, const R* b2, const Real* rate, Real sign) {
+    if (p.diagonal) {
+      for (int64_t t = 0; t < used_; ++t) {
+        const Real* base = !from          ? nullptr
+                           : from->shared ? from->shared
+                                          : from->own + t * from->task_stride;
+        column_products(to.p + t * to.task_stride, to.ld, base, t * a.rows, a.rows, a, b, a2, b2,
+                        rate ? sign * rate[t] : sign);
+      }
+      return;
+    }
     for (int64_t t = 0; t < used_; ++t) {
       Product<Real> x = outer(p, a, b, a2, b2, t, a.rows);
       const bool whole = to.ld >= p.ld_in && b.ld >= p.ld_in && (!from || from->ld >= p.ld_in);
@@ -304,6 +321,10 @@ class RowEngine {
     }
   }
   void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2, Real sign) {
+    if (p.diagonal) {
+      Real* sink = sink_ + p.sink_w;
+      return column_products(sink, p.weight_ld(), sink, 0, used_ * a.rows, a, b, a2, b2, sign);
+    }
     Product<Real> x = outer(p, a, b, a2, b2, 0, used_ * a.rows);
     x.n = b.ld >= p.ld_in ? p.ld_in : p.in;
     x.c = sink_ + p.sink_w;
@@ -502,9 +523,9 @@ class RowEngine {
                       const PerTask* rate, Real sign, const LayerPlan& p) {
     for (int64_t t = 0; t < used_; ++t) {
       const Real* base = from.shared ? from.shared : from.own + t * from.task_stride;
-      for (int64_t i = 0; i < p.out; ++i) {
+      for (int64_t i = 0; i < p.weight_rows(); ++i) {
         accelerate(at(to, t, i), base + i * from.ld, keep, at(x, t, i),
-                   rate ? sign * rate[t] : sign, p.in, p.ld_in);
+                   rate ? sign * rate[t] : sign, p.weight_cols(), p.weight_ld());
       }
     }
   }
@@ -518,11 +539,11 @@ class RowEngine {
   void step_weight(const Out& to, const WeightRef& from, const Out& g, const LayerPlan& p,
                    const Real* rates, int64_t task_stride) {
     for (int64_t t = 0; t < used_; ++t) {
-      for (int64_t i = 0; i < p.out; ++i) {
+      for (int64_t i = 0; i < p.weight_rows(); ++i) {
         const Real* base =
             (from.shared ? from.shared : from.own + t * from.task_stride) + i * from.ld;
-        const Real* rate = rates + (first_ + t) * task_stride + i * p.in;
-        combine(at(to, t, i), base, rate, at(g, t, i), p.in);
+        const Real* rate = rates + (first_ + t) * task_stride + i * p.weight_cols();
+        combine(at(to, t, i), base, rate, at(g, t, i), p.weight_cols());
       }
     }
   }
@@ -536,10 +557,10 @@ class RowEngine {
   void scale_weight(const Out& to, const Out& from, const LayerPlan& p, const Real* rates,
                     int64_t task_stride) {
     for (int64_t t = 0; t < used_; ++t) {
-      for (int64_t i = 0; i < p.out; ++i) {
-        const Real* rate = rates + (first_ + t) * task_stride + i * p.in;
-        for (int64_t j = 0; j < p.in; ++j) at(to, t, i)[j] = rate[j] * at(from, t, i)[j];
-        for (int64_t j = p.in; j < p.ld_in; ++j) at(to, t, i)[j] = 0;
+      for (int64_t i = 0; i < p.weight_rows(); ++i) {
+        const Real* rate = rates + (first_ + t) * task_stride + i * p.weight_cols();
+        for (int64_t j = 0; j < p.weight_cols(); ++j) at(to, t, i)[j] = rate[j] * at(from, t, i)[j];
+        for (int64_t j = p.weight_cols(); j < p.weight_ld(); ++j) at(to, t, i)[j] = 0;
       }
     }
   }
@@ -554,8 +575,9 @@ class RowEngine {
   void rate_grad_weight(const MetaGradCall& call, int64_t offset, const LayerPlan& p,
                         const Out& lambda, const Out& g) {
     for (int64_t t = 0; t < used_; ++t) {
-      for (int64_t i = 0; i < p.out; ++i) {
-        rate_grad(call, offset + i * p.in, t, p.in, at(lambda, t, i), at(g, t, i));
+      for (int64_t i = 0; i < p.weight_rows(); ++i) {
+        rate_grad(call, offset + i * p.weight_cols(), t, p.weight_cols(), at(lambda, t, i),
+                  at(g, t, i));
       }
     }
   }
@@ -572,11 +594,11 @@ class RowEngine {
       if (p.weight_per_task) {
         Real* out = static_cast<Real*>(call.grads[p.weight_leaf]) +
                     (first_ + t) * call.grad_strides[p.weight_leaf];
-        for (int64_t i = 0; i < p.out; ++i) {
-          std::memcpy(out + i * p.in, at(lambda, t, i), p.in * sizeof(Real));
+        for (int64_t i = 0; i < p.weight_rows(); ++i) {
+          std::memcpy(out + i * p.weight_cols(), at(lambda, t, i), p.weight_cols() * sizeof(Real));
         }
       } else {
-        accumulate(sink_ + p.sink_w, at(lambda, t, 0), p.out * p.ld_in);
+        accumulate(sink_ + p.sink_w, at(lambda, t, 0), p.weight_size());
       }
     }
   }
@@ -625,7 +647,7 @@ class RowEngine {
   /// Per-task leaf results are written straight to the caller's rows.
   Out result_weight(int l, Real*, Real* out, int64_t stride) const {
     const LayerPlan& p = plan_.layers[l];
-    return {out + first_ * stride + p.weight_offset, p.in, stride};
+    return {out + first_ * stride + p.weight_offset, p.weight_cols(), stride};
   }
   Out result_bias(int l, Real*, Real* out, int64_t stride) const {
     const LayerPlan& p = plan_.layers[l];
@@ -685,11 +707,16 @@ class RowEngine {
       copy_padded(block + p.b + t * p.ld_out, p.ld_out, from + t * stride, p.out, 1, p.out);
     }
   }
-  WeightRef leaf_weight(const LayerPlan& p, const Leaves& leaves) const {
+  static WeightRef empty_weight(const LayerPlan& p) {
     WeightRef w;
-    w.out = p.out;
-    w.in = p.in;
-    w.ld = p.in;
+    w.out = p.weight_rows();
+    w.in = p.weight_cols();
+    w.diagonal = p.diagonal;
+    return w;
+  }
+  WeightRef leaf_weight(const LayerPlan& p, const Leaves& leaves) const {
+    WeightRef w = empty_weight(p);
+    w.ld = w.in;
     w.task_stride = leaves.task_stride[p.weight_leaf];
     w.own = static_cast<const Real*>(leaves.data[p.weight_leaf]) + first_ * w.task_stride;
     return w;
@@ -746,6 +773,43 @@ class RowEngine {
     for (int64_t i = 0; i < used_ * r.rows; ++i) {
       for (int64_t j = r.cols; j < r.ld; ++j) r.p[i * r.ld + j] = 0;
     }
+  }
+
+  /// c = sign * rate * a diag(w), where w may be empty: the identity.
+  void scale_columns(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign,
+                     bool add) const {
+    const Row row(a.cols);
+    for (int64_t r = 0; r < row_count(a); ++r) {
+      const int64_t task = r / a.rows;
+      const V scale = S::set(rate ? sign * rate[task] : sign);
+      const Real* weight = w.shared ? w.shared : w.own ? w.own + task * w.task_stride : nullptr;
+      const Real* from = a.p + r * a.ld;
+      Real* to = c.p + r * c.ld;
+      row.each([&](int64_t i) {
+        V value = scale * row.load(from, i);
+        if (weight) value *= row.load(weight, i);
+        row.store(to, i, add ? row.load(to, i) + value : value);
+      });
+    }
+  }
+  /// to = from + scale * the sums over rows of a b + a2 b2: the diagonal of a^T b + a2^T b2.
+  static void column_products(Real* to, int64_t to_ld, const Real* from, int64_t first,
+                              int64_t rows, const R& a, const R& b, const R* a2, const R* b2,
+                              Real scale) {
+    const Row row(a.cols);
+    const auto product = [&](const R& x, const R& y, int64_t r, int64_t i) {
+      return row.load(x.p + r * x.ld, i) * row.load(y.p + r * y.ld, i);
+    };
+    row.each([&](int64_t i) {
+      V total{};
+      for (int64_t r = first; r < first + rows; ++r) {
+        total += a2 ? product(a, b, r, i) + product(*a2, *b2, r, i) : product(a, b, r, i);
+      }
+      V value = S::set(scale) * total;
+      if (from) value += row.load(from, i);
+      const int64_t j = i * kWidth;
+      S::store_part(to + j, value, smaller(kWidth, to_ld - j));
+    });
   }
 
   void turned_product(const R& c, int64_t m, const R& a, int64_t task, const Real* turned_w,

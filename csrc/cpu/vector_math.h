@@ -6,6 +6,9 @@
 
 #include "core/logarithm.h"
 #include "cpu/simd.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
@@ -27,6 +30,30 @@ struct VectorMath {
   static INNERLOOP_INLINE V abs(V x) { return (V)((I)x & ~(I)S::set(Real(-0.0))); }
 
   static INNERLOOP_INLINE V fma(V a, V b, V c) { return S::fma(a, b, c); }
+  static INNERLOOP_INLINE V sqrt(V x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 4) {
+      return (V)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
+    } else {
+      return (V)_mm512_maskz_sqrt_pd(0xFF, (__m512d)x);
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(Real) == 4) {
+      return (V)_mm256_sqrt_ps((__m256)x);
+    } else {
+      return (V)_mm256_sqrt_pd((__m256d)x);
+    }
+#elif defined(__SSE2__)
+    if constexpr (sizeof(Real) == 4) {
+      return (V)_mm_sqrt_ps((__m128)x);
+    } else {
+      return (V)_mm_sqrt_pd((__m128d)x);
+    }
+#else
+    for (int i = 0; i < S::kLanes; ++i) x[i] = std::sqrt(x[i]);
+    return x;
+#endif
+  }
 
   /// x = n ln2 + r with |r| <= ln2 / 2; returns r and 2^(n/2), 2^(n - n/2) as two factors, so that
   /// results down to the smallest denormal need no special case.

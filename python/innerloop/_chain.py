@@ -18,9 +18,11 @@ from innerloop._real_forward import (
     torch_unchanged,
 )
 
+KINDS = ("linear",)  # of layers; the place is the code
+
 
 class Layer(NamedTuple):
-    """One affine map and the activation after it. `slope` is leaky_relu's negative slope."""
+    """One layer and the activation after it. `slope` is leaky_relu's negative slope."""
 
     weight: str
     bias: str | None
@@ -28,6 +30,8 @@ class Layer(NamedTuple):
     outputs: int
     activation: str
     slope: float
+    kind: str = "linear"
+    eps: float = 0.0
 
 
 class NotFusible(Exception):

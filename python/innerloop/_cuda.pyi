@@ -18,13 +18,13 @@ _Place = tuple[int, int, Callable[[int], int] | None, _Facts | None, bool]
 _Schedule = dict[str, Any] | None
 _RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
 
+# kind and its constant, sizes, activation and slope, weight, bias
+_Layer = tuple[tuple[int, float], tuple[int, int], tuple[int, float], bool, bool]
+
 class Plan:
     def __init__(
         self,
-        widths: Sequence[int],
-        activations: Sequence[int],
-        slopes: Sequence[float],
-        has_bias: Sequence[bool],
+        layers: Sequence[_Layer],
         free: int,
         support: tuple[int, Sequence[float]],
         query: tuple[int, Sequence[float]],

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from innerloop._chain import KINDS
 from innerloop._params import RateForm
 from innerloop.models import ACTIVATIONS, MLP, from_key
 from innerloop.objectives import CODES, FusedObjective
@@ -69,10 +70,16 @@ class Plan:
         """Returns what the extension's Plan is made of."""
         layers, options, inner = self.model.layers, self.options, self.options.inner
         return {
-            "widths": [layers[0].inputs, *(layer.outputs for layer in layers)],
-            "activations": [ACTIVATIONS.index(layer.activation) for layer in layers],
-            "slopes": [layer.slope for layer in layers],
-            "has_bias": [layer.bias is not None for layer in layers],
+            "layers": [
+                (
+                    (KINDS.index(layer.kind), layer.eps),
+                    (layer.inputs, layer.outputs),
+                    (ACTIVATIONS.index(layer.activation), layer.slope),
+                    layer.weight is not None,
+                    layer.bias is not None,
+                )
+                for layer in layers
+            ],
             "free": self.model.free,
             "support": (CODES[options.support.name], options.support.constants),
             "query": (CODES[options.query.name], options.query.constants),

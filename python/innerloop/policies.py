@@ -95,9 +95,10 @@ class GaussianMLP(MLP):
             name: torch.zeros(shape, dtype=dtype, device=device)
             for name, shape in self.shapes.items()
         }
-        for layer in self.network.layers:
-            bound = math.sqrt(6.0 / (layer.inputs + layer.outputs))
-            params[layer.weight].uniform_(-bound, bound, generator=generator)
+        for leaf in params.values():
+            if leaf.ndim == 2:
+                bound = math.sqrt(6.0 / sum(leaf.shape))
+                leaf.uniform_(-bound, bound, generator=generator)
         return params
 
     @property

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import innerloop as il
-from helpers import assert_close
+from helpers import assert_close, randn_like
 from innerloop import _native
 from problems import random_problem, random_problem_away_from_kinks
 
@@ -26,7 +26,7 @@ def results(problem):
     full = problem.call(il.meta_grad, backend="fused")
     common = {"model": problem.model, "loss": problem.options["loss"], "backend": "fused"}
     inner = {k: problem.options[k] for k in ("inner_lr", "steps", "adapt_params")}
-    vector = {k: torch.ones_like(v) / 3 for k, v in problem.params.items()}
+    vector = {k: v / 3 for k, v in randn_like(problem.params, 3).items()}
     x, y, count, _ = problem.query
     clean = torch.nan_to_num(x)
     loss, grad = il.loss_and_grad(problem.params, problem.query, **common)

@@ -20,11 +20,11 @@ struct WeightLeaf {
   IL_HD static Out target(const State& u, int l, Elem* b) { return u.e.block_weight_target(l, b); }
   /// The leaf in a block, as rows.
   IL_HD static Rows<Elem> rows(const LayerPlan& p, Elem* b) {
-    return {b + p.w, p.out, p.in, p.ld_in};
+    return {b + p.w, p.weight_rows(), p.weight_cols(), p.weight_ld()};
   }
   IL_HD static void gradient(const State& u, const Out& to, int64_t s, int l) {
     u.e.tn(to, nullptr, u.plan.layers[l], u.sweep.delta(u.support_tape(s), l),
-           u.support_input(s, l), nullptr, nullptr, nullptr, 1);
+           u.support_leaf_input(s, l), nullptr, nullptr, nullptr, 1);
   }
   IL_HD static void combine(const State& u, const Out& to, const Ref& from, Real keep, const Out& x,
                             const typename E::PerTask* rate, Real sign, const LayerPlan& p) {

@@ -106,10 +106,14 @@ struct UnrollState {
     return {tapes + (wants_grad ? s * tape_stride : 0), call.support.rows};
   }
   IL_HD T query_tape() const { return {query_tape_at, call.query.rows}; }
-  /// Output of layer l - 1 on the support at step s; layers below `lowest` ran at step 0 only.
+  /// Layers below `lowest` ran on the support at step 0 only.
+  IL_HD T support_tape_of(int64_t s, int l) const { return support_tape(l < plan.lowest ? 0 : s); }
+  /// Output of layer l - 1, and what meets the weight of layer l.
   IL_HD R support_input(int64_t s, int l) const {
-    if (l == 0) return support.x;
-    return sweep.h(support_tape(l - 1 < plan.lowest ? 0 : s), l - 1);
+    return l ? sweep.h(support_tape_of(s, l - 1), l - 1) : support.x;
+  }
+  IL_HD R support_leaf_input(int64_t s, int l) const {
+    return sweep.leaf_input(support_tape_of(s, l), l, support_input(s, l));
   }
   IL_HD R query_input(int l) const { return l ? sweep.h(query_tape(), l - 1) : query.x; }
 

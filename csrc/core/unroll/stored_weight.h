@@ -18,7 +18,7 @@ struct StoredWeight {
     } else {
       const typename E::WeightRef from = u.weight_at(s, l);
       u.e.tn(u.e.block_weight_target(l, u.block(s + 1)), &from, p,
-             u.sweep.delta(u.support_tape(s), l), u.support_input(s, l), nullptr, nullptr,
+             u.sweep.delta(u.support_tape(s), l), u.support_leaf_input(s, l), nullptr, nullptr,
              u.rate(s, p.weight_leaf), -1);
     }
     u.e.turn(l, u.block(s + 1));
@@ -36,7 +36,7 @@ struct StoredWeight {
     if (!u.wants_rate_grad) return false;
     const LayerPlan& p = u.plan.layers[l];
     const R r = u.sweep.rz(u.scratch, l);
-    u.e.nt(r, u.support_input(s, l), u.e.block_weight(l, u.lambda), nullptr, 1, false);
+    u.e.nt(r, u.support_leaf_input(s, l), u.e.block_weight(l, u.lambda), nullptr, 1, false);
     u.e.minus_dot(u.rate_grad(s, p.weight_leaf), p, u.sweep.delta(u.support_tape(s), l), r);
     u.e.copy_scaled(r, r, u.rate(s, p.weight_leaf));
     return true;

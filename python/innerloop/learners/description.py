@@ -40,8 +40,9 @@ class Description:
 
 
 def summary(mlp: MLP) -> str:
-    """Returns widths and activations in words, such as "1-40-40-1 (relu)"."""
-    widths = "-".join(str(n) for n in (mlp.inputs, *(layer.outputs for layer in mlp.layers)))
-    kinds = dict.fromkeys(layer.activation for layer in mlp.layers)
-    named = [kind for kind in kinds if kind != "identity"]
+    """Returns widths, norms and activations in words, such as "1-40-40-1 (relu)"."""
+    linear = [layer for layer in mlp.layers if layer.kind == "linear"]
+    widths = "-".join(str(n) for n in (mlp.inputs, *(layer.outputs for layer in linear)))
+    kinds = dict.fromkeys(word for layer in mlp.layers for word in (layer.kind, layer.activation))
+    named = [kind for kind in kinds if kind not in ("linear", "identity")]
     return f"{widths} ({', '.join(named) or 'linear'})"
