@@ -249,7 +249,7 @@ class VectorArguments : public Arguments {
       : Arguments(plan, rows_of(batch), params, threads, reads),
         direction_("vector", extent, vector, reader),
         call_{problem, read_side("batch", batch, plan.support(), extent, reader), direction_.view(),
-              reader.address(out, extent.per_task(extent.parameters()), {"out"})} {}
+              reader.result(out, extent.per_task(extent.parameters()), {"out"})} {}
   const HvpCall& call() const { return call_; }
 
  private:
@@ -275,22 +275,22 @@ class UnrollArguments : public Arguments {
     call_.rates.data = reader.address(rates, rate_bytes_, {"inner_lr"});
     call_.support = read_side("support", support, plan.support(), extent, reader);
     call_.out_support_loss =
-        reader.address(out_support_loss, extent.per_task(step_count()), {"out_support_loss"});
+        reader.result(out_support_loss, extent.per_task(step_count()), {"out_support_loss"});
   }
   const MetaGradCall& call() const { return call_; }
 
   void adapt(py::handle out) {
     const uint64_t sets = plan_.stepwise ? step_count() + 1 : 1;
-    call_.adapted = reader.address(out, extent.per_task(sets * extent.parameters()), {"out"});
+    call_.adapted = reader.result(out, extent.per_task(sets * extent.parameters()), {"out"});
     call_.adapted_stepwise = plan_.stepwise;
   }
   void query(const py::tuple& rows, py::handle task_weight, py::handle out_loss,
              py::handle out_query_loss) {
     call_.query = read_side("query", rows, plan_.query(), extent, reader);
     call_.task_weight = reader.address(task_weight, extent.per_task(1), {"task_weight"});
-    call_.out_loss = reader.address(out_loss, extent.per_task(1), {"out_loss"});
+    call_.out_loss = reader.result(out_loss, extent.per_task(1), {"out_loss"});
     call_.out_query_loss =
-        reader.address(out_query_loss, extent.per_task(step_count() + 1), {"out_query_loss"});
+        reader.result(out_query_loss, extent.per_task(step_count() + 1), {"out_query_loss"});
   }
   /// `grads` is one flat tensor, leaf after leaf, each as its parameter: shared or per task. None
   /// computes the losses only.
@@ -305,11 +305,11 @@ class UnrollArguments : public Arguments {
       bytes += leaves.strides[static_cast<size_t>(leaf)] ? extent.per_task(count)
                                                          : extent.numbers(count);
     });
-    char* const first = static_cast<char*>(reader.address(grads, bytes, {"grads"}));
+    char* const first = static_cast<char*>(reader.result(grads, bytes, {"grads"}));
     for (uint64_t start : starts) grads_.push_back(first + start);
     call_.grads = grads_.data();
     call_.grad_strides = leaves.strides.data();
-    call_.out_rate_grad = reader.address(out_rate_grad, rate_bytes_, {"out_rate_grad"});
+    call_.out_rate_grad = reader.result(out_rate_grad, rate_bytes_, {"out_rate_grad"});
   }
 
  private:

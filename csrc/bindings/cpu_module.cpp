@@ -46,7 +46,7 @@ void predict(const NativePlan& plan, const py::sequence& params, py::handle x, p
   const int64_t rows = size_of(x, 1);
   const auto n = static_cast<uint64_t>(rows);
   const PredictCall call{a.problem, rows, a.reader.address(x, a.extent.x(n), {"x"}),
-                         a.reader.address(out, a.extent.outputs(n), {"out"})};
+                         a.reader.result(out, a.extent.outputs(n), {"out"})};
   dispatch(&Kernels::predict, a.extent.is_float64(), call, plan);
 }
 
@@ -55,8 +55,8 @@ void loss_and_grad(const NativePlan& plan, const py::sequence& params, const py:
   Arguments a(plan, rows_of(batch), params, threads, true);
   const LossAndGradCall call{
       a.problem, read_side("batch", batch, plan.support(), a.extent, a.reader),
-      a.reader.address(out_loss, a.extent.per_task(1), {"out_loss"}),
-      a.reader.address(out_grad, a.extent.per_task(a.extent.parameters()), {"out_grad"})};
+      a.reader.result(out_loss, a.extent.per_task(1), {"out_loss"}),
+      a.reader.result(out_grad, a.extent.per_task(a.extent.parameters()), {"out_grad"})};
   dispatch(&Kernels::loss_and_grad, a.extent.is_float64(), call, plan);
 }
 

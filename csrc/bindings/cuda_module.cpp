@@ -114,7 +114,7 @@ py::object predict(const NativePlan& plan, const py::sequence& params, py::handl
   const int64_t rows = size_of(x, 1);
   const auto n = static_cast<uint64_t>(rows);
   const PredictCall call{a.problem, rows, a.reader.address(x, a.extent.x(n), {"x"}),
-                         a.reader.address(out, a.extent.outputs(n), {"out"})};
+                         a.reader.result(out, a.extent.outputs(n), {"out"})};
   return DeviceCall(place).run(&BlockKernels::predict, a.extent.is_float64(), call);
 }
 
@@ -123,8 +123,8 @@ py::object loss_and_grad(const NativePlan& plan, const py::sequence& params, con
   Arguments a(plan, rows_of(batch), params, 1, runs(place));
   const LossAndGradCall call{
       a.problem, read_side("batch", batch, plan.support(), a.extent, a.reader),
-      a.reader.address(out_loss, a.extent.per_task(1), {"out_loss"}),
-      a.reader.address(out_grad, a.extent.per_task(a.extent.parameters()), {"out_grad"})};
+      a.reader.result(out_loss, a.extent.per_task(1), {"out_loss"}),
+      a.reader.result(out_grad, a.extent.per_task(a.extent.parameters()), {"out_grad"})};
   return DeviceCall(place).run(&BlockKernels::loss_and_grad, a.extent.is_float64(), call);
 }
 

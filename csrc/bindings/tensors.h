@@ -74,29 +74,36 @@ class TensorReader {
   void* address(py::handle tensor, uint64_t bytes, const Argument& what) {
     if (tensor.is_none()) return nullptr;
     if (!reads_) return nothing();
-    if (!is_plain(tensor)) {
-      throw py::buffer_error(what.text() + " must be a plain tensor (got " +
-                             std::string(py::str(py::type::handle_of(tensor))) + ")");
-    }
     static const TensorMember is_neg("is_neg"), is_contiguous("is_contiguous"),
-        resolve_neg("resolve_neg"), contiguous("contiguous"), nbytes("nbytes");
-    const uint64_t held = PyLong_AsUnsignedLongLong(nbytes.read(tensor).ptr());
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-    if (held != bytes) {
-      throw std::invalid_argument(what.text() + " must hold " + std::to_string(bytes) +
-                                  " bytes (got " + std::to_string(held) +
-                                  "); its size may not change during the call");
-    }
+        resolve_neg("resolve_neg"), contiguous("contiguous");
+    check_size(tensor, bytes, what);
     if (bytes == 0) return nothing();
     const bool dense = is_contiguous.call_flag(tensor);
     // before torch reads it to make a copy
     void* const first = start(tensor, what, dense ? bytes : extent(tensor, bytes));
+    const bool negated = is_neg.call_flag(tensor);
+    if (dense && !negated) return first;
     py::object ready = py::reinterpret_borrow<py::object>(tensor);
-    if (is_neg.call_flag(ready)) ready = resolve_neg.call(ready);
+    if (negated) ready = resolve_neg.call(ready);
     if (!is_contiguous.call_flag(ready)) ready = contiguous.call(ready);
-    if (ready.is(tensor)) return first;
     copies_.push_back(ready);
     return start(ready, what, bytes);
+  }
+
+  /// The address of a tensor that was allocated for results of this call, so that nothing else lies
+  /// in its storage; null for None.
+  void* result(py::handle tensor, uint64_t bytes, const Argument& what) const {
+    if (tensor.is_none()) return nullptr;
+    if (!reads_) return nothing();
+    static const TensorMember is_contiguous("is_contiguous"), data_ptr("data_ptr");
+    check_size(tensor, bytes, what);
+    if (bytes == 0) return nothing();
+    void* const first = PyLong_AsVoidPtr(data_ptr.call(tensor).ptr());
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (first == nullptr || !is_contiguous.call_flag(tensor)) {
+      throw py::buffer_error(what.text() + " must have its numbers in memory, one by one");
+    }
+    return first;
   }
 
   static int64_t dimensions(py::handle tensor) {
@@ -107,6 +114,21 @@ class TensorReader {
   }
 
  private:
+  static void check_size(py::handle tensor, uint64_t bytes, const Argument& what) {
+    if (!is_plain(tensor)) {
+      throw py::buffer_error(what.text() + " must be a plain tensor (got " +
+                             std::string(py::str(py::type::handle_of(tensor))) + ")");
+    }
+    static const TensorMember nbytes("nbytes");
+    const uint64_t held = PyLong_AsUnsignedLongLong(nbytes.read(tensor).ptr());
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (held != bytes) {
+      throw std::invalid_argument(what.text() + " must hold " + std::to_string(bytes) +
+                                  " bytes (got " + std::to_string(held) +
+                                  "); its size may not change during the call");
+    }
+  }
+
   /// How many bytes lie between the first number and the end of the last, of a tensor of `bytes`
   /// bytes that is not contiguous (its strides are not negative).
   static uint64_t extent(py::handle tensor, uint64_t bytes) {

@@ -228,19 +228,27 @@ template <class Real>
 inline void interleave(Real* out, const Real* in, int64_t stride, int64_t columns, int used) {
   using S = Simd<Real>;
   constexpr int n = S::kLanes;
-  constexpr int64_t kFarRows = 2048 / sizeof(Real);  // nearer ones the processor foresees
+  constexpr int near = n < 4 ? n : 4;  // rows whose addresses are one register and the stride
+  constexpr int64_t kFarRows = 1024 / sizeof(Real);  // nearer ones the processor foresees
   typename S::V r[n];
   int64_t c = 0;
   for (; c + n <= columns; c += n) {
+    const Real* row = in + c;
     if (used == n) {
+#pragma GCC unroll 16
+      for (int i = 0; i < n; i += near, row += near * stride) {
+#pragma GCC unroll 4
+        for (int k = 0; k < near; ++k) r[i + k] = S::load(row + k * stride);
+      }
       if (stride >= kFarRows) {
 #pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) __builtin_prefetch(in + (n + i) * stride + c, 0, 2);
+        for (int i = 0; i < n; i += near, row += near * stride) {
+#pragma GCC unroll 4
+          for (int k = 0; k < near; ++k) __builtin_prefetch(row + k * stride, 0, 2);
+        }
       }
-#pragma GCC unroll 16
-      for (int i = 0; i < n; ++i) r[i] = S::load(in + i * stride + c);
     } else {
-      for (int i = 0; i < n; ++i) r[i] = i < used ? S::load(in + i * stride + c) : typename S::V{};
+      for (int i = 0; i < n; ++i) r[i] = i < used ? S::load(row + i * stride) : typename S::V{};
     }
     transpose_tile<Real>(r);
 #pragma GCC unroll 16

@@ -49,11 +49,17 @@ def _runs_directly(x: Any) -> bool:
 def _call(name: str, plan: Plan, given: Arguments) -> Any:
     """Calls the kernel or op of one operation."""
     if _runs_directly(given.support.x):
-        try:
-            return KERNELS[name](plan, given)
-        except BufferError:  # some tensor is none that lies in memory: torch knows what it is
-            pass
+        return direct(name, plan, given)
     return _ops.call(name, plan, given)
+
+
+def direct(name: str, plan: Plan, given: Arguments) -> Any:
+    """Calls the kernel of one operation, where execution is known to be ordinary and eager on plain
+    tensors."""
+    try:
+        return KERNELS[name](plan, given)
+    except BufferError:  # some tensor is none that lies in memory: torch knows what it is
+        return _ops.call(name, plan, given)
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:

@@ -4,7 +4,7 @@ mean_meta_loss share."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +19,6 @@ from innerloop._params import (
     BatchLike,
     InnerLr,
     Params,
-    Side,
     flatten_rates,
     is_number,
     number_tensor,
@@ -33,16 +32,14 @@ from innerloop.objectives import Loss, resolve, suited
 
 
 class Call(NamedTuple):
-    """One checked meta-step. `plan` and `arguments` are for the fused back end; without a plan the
-    `operations` of another take the sides and options."""
+    """One checked meta-step. `plan` is for the fused back end; without one the `operations` of
+    another take the sides and options. `is_direct`: nothing stands between it and the kernel."""
 
     names: tuple[str, ...]
-    tasks: int
     plan: Plan | None
     arguments: Arguments
-    support: Side
-    query: Side
-    options: dict[str, Any]
+    is_direct: bool = False
+    options: Mapping[str, Any] = {}
     backend: str = "fused"
     operations: Any = None
 
@@ -69,14 +66,14 @@ def meta_call(
 ) -> Call:
     """Checks the arguments of one meta-step, unless the like of it was checked before, and chooses
     its back end."""
-    objective = resolve(op, loss)
-    outer = objective if query_loss is None else resolve(op, query_loss, "query_loss")
-    support, objective = policy_rows(op, "support", support, model, objective, clip)
-    query, outer = policy_rows(op, "query", query, model, outer, clip)
+    if type(loss) is not str:
+        loss = resolve(op, loss)
+    if not (query_loss is None or type(query_loss) is str):
+        query_loss = resolve(op, query_loss, "query_loss")
     options = (
         op,
-        objective,
-        outer,
+        loss,
+        query_loss,
         momentum,
         type(momentum),
         steps,
@@ -86,6 +83,8 @@ def meta_call(
         stepwise,
         backend,
         allow_tf32,
+        clip,
+        type(clip),
     )
     key = None
     if adapt_params is None or type(adapt_params) is tuple:
@@ -96,18 +95,17 @@ def meta_call(
         support_side = whole_side(op, "support", model, support)
         query_side = whole_side(op, "query", model, query)
         leaves = [params[name] for name in model.names]
-        rates = known.rates if known.rates is not None else inner_lr
-        if type(rates) is float:  # as a tensor of this call's stream
-            rates = number_tensor(rates, leaves[0].dtype, leaves[0].device)
-        return Call(
-            model.names,
-            support_side[0].shape[0],
-            known.plan,
-            Arguments(leaves, rates, support_side, query_side, task_weight),
-            support_side,
-            query_side,
-            {},
-        )
+        rates: Any = known.rates
+        if rates is None:
+            rates = inner_lr
+            if type(rates) is float:  # as a tensor of this call's stream
+                rates = number_tensor(rates, leaves[0].dtype, leaves[0].device)
+        given = Arguments(leaves, rates, support_side, query_side, task_weight)
+        return Call(model.names, known.plan, given, is_direct=True)
+    objective = resolve(op, loss)
+    outer = objective if query_loss is None else resolve(op, query_loss, "query_loss")
+    support, objective = policy_rows(op, "support", support, model, objective, clip)
+    query, outer = policy_rows(op, "query", query, model, outer, clip)
     steps = _checks.check_options(op, steps, order, backend)
     order = operator.index(order)  # under torch.compile it may be a symbol
     momentum = _checks.check_momentum(op, momentum)
@@ -144,20 +142,16 @@ def meta_call(
             "order": order,
             "adapt_params": adapted,
         }
-        sides = support_side, query_side
-        given = Arguments(ready.params)
-        return Call(
-            *(names, ready.tasks, None, given, *sides, torch_options, ready.backend),
-            ready.operations,
-        )
+        given = Arguments(ready.params, support=support_side, query=query_side)
+        return Call(names, None, given, False, torch_options, ready.backend, ready.operations)
     inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, order, momentum)
     execution = Execution(allow_tf32)
     options_of_plan = Options(objective.fused, outer.fused, inner, stepwise, execution)
     plan = find_plan(ready.mlp, options_of_plan)
-    lasting = is_number(inner_lr) and rates.device.type != "cuda"
-    remember(key, Known(plan, rates if lasting else None))
-    arguments = Arguments(ready.params, rates, support_side, query_side, task_weight)
-    return Call(names, ready.tasks, plan, arguments, support_side, query_side, {})
+    if rates.device.type in ("cpu", "cuda"):  # where there are kernels
+        lasting = is_number(inner_lr) and rates.device.type == "cpu"
+        remember(key, Known(plan, rates if lasting else None))
+    return Call(names, plan, Arguments(ready.params, rates, support_side, query_side, task_weight))
 
 
 def check_room(

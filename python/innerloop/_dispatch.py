@@ -425,8 +425,7 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
     for modules (one Python thread at a time), for tensors that cannot be read and for errors (they
     begin with its name)."""
 
-    def widened(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = autocast_device()
+    def widened(device: str | None, args: Any, kwargs: Any) -> R:
         if device is None:
             return function(*args, **kwargs)
         check_memory(function.__name__, **signature(function).bind(*args, **kwargs).arguments)
@@ -437,10 +436,11 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            device = autocast_device()
             if isinstance(kwargs.get("model"), nn.Module):
                 with alone():
-                    return widened(*args, **kwargs)
-            return widened(*args, **kwargs)
+                    return widened(device, args, kwargs)
+            return function(*args, **kwargs) if device is None else widened(device, args, kwargs)
         except BufferError as error:
             refuse_unreadable(function, args, kwargs, error)
         except _calling.ERRORS as error:

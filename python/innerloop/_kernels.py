@@ -82,14 +82,19 @@ def device_place(
 TARGETS: dict[str, Callable[[Plan, Tensor], Target]] = {"cpu": _cpu_target, "cuda": _cuda_target}
 
 
+def _target(plan: Plan, x: Tensor) -> Target:
+    """Returns where a call of the tensor `x` runs."""
+    return TARGETS["cuda" if x.is_cuda else "cpu"](plan, x)
+
+
 # ---------------------------------------------------------------- kernels
 
 
 def predict(plan: Plan, given: Arguments) -> Tensor:
     """Returns outputs [T, N, K]."""
     x = given.support.x
-    module, native, place = TARGETS[x.device.type](plan, x)
-    out = x.new_empty((x.shape[0], x.shape[1], plan.outputs))
+    module, native, place = _target(plan, x)
+    out = x.new_empty(x.shape[0], x.shape[1], plan.outputs)
     module.predict(native, given.params, x, out, place)
     return out
 
@@ -97,9 +102,9 @@ def predict(plan: Plan, given: Arguments) -> Tensor:
 def loss_and_grad(plan: Plan, given: Arguments) -> tuple[Tensor, Tensor]:
     """Returns losses [T] and gradients [T, P]."""
     x = given.support.x
-    module, native, place = TARGETS[x.device.type](plan, x)
+    module, native, place = _target(plan, x)
     tasks = x.shape[0]
-    loss, grad = x.new_empty((tasks,)), x.new_empty((tasks, plan.parameters))
+    loss, grad = x.new_empty(tasks), x.new_empty(tasks, plan.parameters)
     module.loss_and_grad(native, given.params, given.support, loss, grad, place)
     return loss, grad
 
@@ -107,8 +112,8 @@ def loss_and_grad(plan: Plan, given: Arguments) -> tuple[Tensor, Tensor]:
 def hvp(plan: Plan, given: Arguments) -> Tensor:
     """Returns Hessian-vector products [T, P]."""
     x = given.support.x
-    module, native, place = TARGETS[x.device.type](plan, x)
-    out = x.new_empty((x.shape[0], plan.parameters))
+    module, native, place = _target(plan, x)
+    out = x.new_empty(x.shape[0], plan.parameters)
     module.hvp(native, given.params, given.vector, given.support, out, place)
     return out
 
@@ -116,8 +121,8 @@ def hvp(plan: Plan, given: Arguments) -> Tensor:
 def fisher_product(plan: Plan, given: Arguments) -> Tensor:
     """Returns products with the Gauss-Newton matrix of the objective [T, P]."""
     x = given.support.x
-    module, native, place = TARGETS[x.device.type](plan, x)
-    out = x.new_empty((x.shape[0], plan.parameters))
+    module, native, place = _target(plan, x)
+    out = x.new_empty(x.shape[0], plan.parameters)
     module.metric(native, given.params, given.vector, given.support, out, place)
     return out
 
@@ -125,10 +130,10 @@ def fisher_product(plan: Plan, given: Arguments) -> Tensor:
 def adapt(plan: Plan, given: Arguments) -> tuple[Tensor, Tensor]:
     """Returns adapted parameters [T, P] ([T, S + 1, P] if stepwise) and support losses [T, S]."""
     x = given.support.x
-    module, native, place = TARGETS[x.device.type](plan, x)
+    module, native, place = _target(plan, x)
     tasks, steps = x.shape[0], plan.options.inner.steps
     shape = (tasks, steps + 1) if plan.options.stepwise else (tasks,)
-    out, support_loss = x.new_empty((*shape, plan.parameters)), x.new_empty((tasks, steps))
+    out, support_loss = x.new_empty(*shape, plan.parameters), x.new_empty(tasks, steps)
     module.adapt(native, given.params, given.rates, given.support, out, support_loss, place)
     return out, support_loss
 
@@ -136,8 +141,8 @@ def adapt(plan: Plan, given: Arguments) -> tuple[Tensor, Tensor]:
 def meta_loss(plan: Plan, given: Arguments) -> Tensor:
     """Returns query losses after the inner loops [T]."""
     x = given.support.x
-    module, native, place = TARGETS[x.device.type](plan, x)
-    loss = x.new_empty((x.shape[0],))
+    module, native, place = _target(plan, x)
+    loss = x.new_empty(x.shape[0])
     module.meta_grad(
         native, given.params, given.rates, given.support, given.query, None,
         loss, None, None, None, None, place,
@@ -148,18 +153,14 @@ def meta_loss(plan: Plan, given: Arguments) -> Tensor:
 def meta_grad(plan: Plan, given: Arguments) -> MetaGradOutputs:
     """Returns the losses and the gradient of sum_t task_weight_t loss_t (1/T if None)."""
     x = given.support.x
-    module, native, place = TARGETS[x.device.type](plan, x)
+    module, native, place = _target(plan, x)
     tasks, steps = x.shape[0], plan.options.inner.steps
-    size = plan.parameters
-    for value, leaf in zip(given.params, plan.leaves, strict=True):
-        if value.ndim > len(leaf.shape):
-            size += (tasks - 1) * leaf.size
     out = MetaGradOutputs(
-        x.new_empty((tasks,)),
-        x.new_empty((tasks, steps)),
-        x.new_empty((tasks, steps + 1)) if plan.options.stepwise else None,
-        x.new_empty((size,)),
-        x.new_empty(given.rates.shape),
+        x.new_empty(tasks),
+        x.new_empty(tasks, steps),
+        x.new_empty(tasks, steps + 1) if plan.options.stepwise else None,
+        x.new_empty(sum([value.numel() for value in given.params])),
+        torch.empty_like(given.rates, memory_format=torch.contiguous_format),
     )
     module.meta_grad(
         native, given.params, given.rates, given.support, given.query, given.task_weight, *out,

@@ -41,13 +41,15 @@ def signature(
     options: tuple[Any, ...],
 ) -> tuple[Any, ...] | None:
     """Returns everything about a call that its checks depend on, or None if it must be checked
-    anew."""
+    anew: where torch does more than execute plain tensors eagerly (tracing, modes, derivatives that
+    hide from what the key reads)."""
     if (
         type(model) is not MLP
         or type(params) is not dict
         or torch.compiler.is_compiling()
         or forward_mode()
-        or transforms_active()  # two that hide derivatives from what the key reads
+        or transforms_active()
+        or torch._C._len_torch_dispatch_stack()
         or not _native.is_available()
     ):
         return None

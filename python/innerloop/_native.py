@@ -33,6 +33,7 @@ def reason() -> str:
     return _load("_cpu")[1]
 
 
+@lru_cache(maxsize=1)
 def native() -> ModuleType:
     """The extension module of the CPU kernels.
 

@@ -263,12 +263,16 @@ def meta_loss_gradient(
     return Arguments(split_grads(given.params, out[3]), out[4])
 
 
-def split_grads(params: Sequence[Tensor], flat: Tensor) -> list[Tensor]:
+def split_grads(params: Sequence[Tensor], flat: Tensor, *, is_direct: bool = False) -> list[Tensor]:
     """Returns the flat gradient leaf by leaf, each shaped as its parameter: [...] if shared and
-    [T, ...] if per task."""
-    parts = flat.split_with_sizes([value.numel() for value in params])
-    return [
-        part if value.ndim == 1 else part.view(value.shape)
+    [T, ...] if per task. `is_direct`: nothing traces or maps it, so that torch may cut it at
+    once."""
+    if is_direct:
+        parts = torch._utils._unflatten_dense_tensors(flat, params)
+    else:
+        parts = flat.split_with_sizes([value.numel() for value in params])
+    return [  # a part without numbers has lost its shape
+        part if part.ndim == value.ndim else part.view(value.shape)
         for part, value in zip(parts, params, strict=True)
     ]
 

@@ -82,6 +82,8 @@ def _anchor_options(
 ) -> dict[str, Any] | None:
     """Returns the options of the operation whose value is the KL at the initial parameters, or None
     if it is not wanted."""
+    if type(kl_coefficient) is float and kl_coefficient == 0:
+        return None
     if _checks.check_number(op, "kl_coefficient", kl_coefficient) == 0:
         return None
     if not isinstance(model, GaussianMLP):
@@ -215,19 +217,23 @@ def meta_grad(
     if plan is None:
         result = call.operations.meta_grad(
             params,
-            call.support,
-            call.query,
+            call.arguments.support,
+            call.arguments.query,
             task_weight=task_weight,
             stepwise=stepwise,
             **call.options,
         )
         return MetaGrad(**result._asdict(), backend=call.backend)
-    out = _autograd.run("meta_grad", plan, call.arguments, constant=True)
-    grads = split_grads(call.arguments.params, out[3])
-    rate_grad = out[4]
-    if isinstance(inner_lr, Mapping):
-        options, shapes = plan.options, named_leaves(call.names, plan.leaves)
-        rate_grad = unflatten_rate_grad(rate_grad, inner_lr, options.inner.rates, shapes)
+    if call.is_direct:
+        out = _autograd.direct("meta_grad", plan, call.arguments)
+    else:
+        out = _autograd.run("meta_grad", plan, call.arguments, constant=True)
+    grads = split_grads(call.arguments.params, out[3], is_direct=call.is_direct)
+    rate_grad, form = out[4], plan.options.inner.rates
+    if form.unit != "model":
+        assert isinstance(inner_lr, Mapping)
+        shapes = named_leaves(call.names, plan.leaves)
+        rate_grad = unflatten_rate_grad(rate_grad, inner_lr, form, shapes)
     return MetaGrad(
         out[0],
         dict(zip(call.names, grads, strict=True)),
@@ -296,7 +302,9 @@ def meta_loss(
         clip=clip,
     )
     if call.plan is None:
-        losses: Tensor = call.operations.meta_loss(params, call.support, call.query, **call.options)
+        losses: Tensor = call.operations.meta_loss(
+            params, call.arguments.support, call.arguments.query, **call.options
+        )
     else:
         losses = _autograd.meta_loss(call.plan, call.arguments)
     if anchor is None:
@@ -374,7 +382,11 @@ def mean_meta_loss(
             check_memory("meta_loss", task_weight=task_weight)
         return _autograd.mean_meta_loss(call.plan, call.arguments)
     found: Tensor = call.operations.mean_meta_loss(
-        params, call.support, call.query, task_weight=task_weight, **call.options
+        params,
+        call.arguments.support,
+        call.arguments.query,
+        task_weight=task_weight,
+        **call.options,
     )
     return found
 
