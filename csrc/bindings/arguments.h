@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -23,12 +24,12 @@ class NativePlan {
 
   NativePlan(const std::vector<int64_t>& widths, const std::vector<int>& activations,
              const std::vector<double>& slopes, const std::vector<bool>& has_bias, int64_t free,
-             Constants support, Constants query, int64_t steps, int order, double momentum,
-             const std::vector<bool>& adapts, bool stepwise, std::pair<bool, bool> rate_axes,
-             const std::string& rate_unit)
+             Constants support, Constants query, int64_t steps, int order,
+             const std::array<double, 4>& numbers, const std::vector<bool>& adapts, bool stepwise,
+             std::pair<bool, bool> rate_axes, const std::string& rate_unit)
       : order(order),
         steps(steps),
-        solver{momentum},
+        solver{numbers[0], numbers[1], numbers[2], numbers[3]},
         stepwise(stepwise),
         support_(std::move(support)),
         query_(std::move(query)),
@@ -317,14 +318,15 @@ class UnrollArguments : public Arguments {
 /// Defines Plan in a module, for this module alone: several may be loaded.
 inline void define_plan(py::module_& m) {
   py::class_<NativePlan>(m, "Plan", py::module_local())
-      .def(py::init<const std::vector<int64_t>&, const std::vector<int>&,
-                    const std::vector<double>&, const std::vector<bool>&, int64_t,
-                    NativePlan::Constants, NativePlan::Constants, int64_t, int, double,
-                    const std::vector<bool>&, bool, std::pair<bool, bool>, const std::string&>(),
-           py::arg("widths"), py::arg("activations"), py::arg("slopes"), py::arg("has_bias"),
-           py::arg("free"), py::arg("support"), py::arg("query"), py::arg("steps"),
-           py::arg("order"), py::arg("momentum"), py::arg("adapts"), py::arg("stepwise"),
-           py::arg("rate_axes"), py::arg("rate_unit"));
+      .def(
+          py::init<const std::vector<int64_t>&, const std::vector<int>&, const std::vector<double>&,
+                   const std::vector<bool>&, int64_t, NativePlan::Constants, NativePlan::Constants,
+                   int64_t, int, const std::array<double, 4>&, const std::vector<bool>&, bool,
+                   std::pair<bool, bool>, const std::string&>(),
+          py::arg("widths"), py::arg("activations"), py::arg("slopes"), py::arg("has_bias"),
+          py::arg("free"), py::arg("support"), py::arg("query"), py::arg("steps"), py::arg("order"),
+          py::arg("solver"), py::arg("adapts"), py::arg("stepwise"), py::arg("rate_axes"),
+          py::arg("rate_unit"));
 }
 
 }  // namespace innerloop

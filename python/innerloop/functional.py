@@ -38,6 +38,7 @@ from innerloop._params import (
 from innerloop._plan import Execution, Options, find_plan, options_of_one
 from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
+from innerloop._solver import solver_of
 from innerloop._storage import check_memory
 from innerloop.objectives import FusedObjective, Loss, resolve, suited
 from innerloop.policies import GaussianMLP
@@ -202,7 +203,7 @@ def meta_grad(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        momentum=momentum,
+        solver=solver_of("meta_grad", momentum=momentum),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -288,7 +289,7 @@ def meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        momentum=momentum,
+        solver=solver_of("meta_loss", momentum=momentum),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -361,7 +362,7 @@ def mean_meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        momentum=momentum,
+        solver=solver_of("meta_loss", momentum=momentum),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -419,7 +420,7 @@ def adapt(
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     steps = _checks.check_options(op, steps, 2, backend)
-    momentum = _checks.check_momentum(op, momentum)
+    solver = solver_of(op, momentum=momentum)
     support, objective = policy_rows(op, "support", support, model, resolve(op, loss), clip)
     parts = _checks.check_batch(op, "support", support)
     objective = suited(objective, parts)
@@ -430,7 +431,7 @@ def adapt(
     side = prepare_batch(op, "support", parts, objective, ready)
     check_room(op, ready, adapted, steps, side[0].shape[1], order=2, stepwise=stepwise)
     if ready.mlp is not None:
-        inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, 2, momentum)
+        inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, 2, solver)
         execution = Execution(allow_tf32)
         fixed = Options(objective.fused, objective.fused, inner, stepwise, execution)
         given = Arguments(ready.params, rates, side)
@@ -444,7 +445,7 @@ def adapt(
         inner_lr=inner_lr,
         steps=steps,
         loss=objective,
-        momentum=momentum,
+        solver=solver,
         adapt_params=adapted,
         stepwise=stepwise,
     )

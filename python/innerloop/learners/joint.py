@@ -14,6 +14,7 @@ from innerloop._calling import ERRORS, named
 from innerloop._dispatch import Model, autocast_device, data_of, prepare, prepare_batch, widen
 from innerloop._params import Batch, BatchLike, InnerLr, Side
 from innerloop._ragged import in_front, rows_in_use
+from innerloop._solver import in_words
 from innerloop._storage import check_memory
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.learner import Learner
@@ -64,7 +65,7 @@ class JointTraining(Learner):
             order=1,
             loss=loss,
             query_loss=None,
-            momentum=momentum,
+            solver={"momentum": momentum},
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -138,12 +139,8 @@ class JointTraining(Learner):
             prepare_batch(op, name, parts, objective, ready)
 
     def _settings(self) -> str:
-        name, momentum = self._objectives[0].name, ""
-        if self.momentum:
-            momentum = f" with momentum {self.momentum:g}"
-        return (
-            f"loss {name}, no inner loop in training, {self.steps} steps of fine-tuning{momentum}"
-        )
+        name, words = self._objectives[0].name, in_words(**self._solver)
+        return f"loss {name}, no inner loop in training, {self.steps} steps of fine-tuning{words}"
 
 
 def _union(

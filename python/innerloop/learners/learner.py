@@ -14,6 +14,7 @@ from innerloop._batching import with_task_axis
 from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
+from innerloop._solver import OPTIONS, in_words, solver_of
 from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.adapted import Adapted
@@ -41,6 +42,7 @@ class Learner(nn.Module):
     """
 
     rates: InnerRates | None
+    momentum: float
 
     @named
     def __init__(
@@ -53,7 +55,7 @@ class Learner(nn.Module):
         order: int,
         loss: Loss,
         query_loss: Loss | None,
-        momentum: float,
+        solver: Mapping[str, Any],
         adapt_params: Sequence[str] | None,
         backend: str,
         allow_tf32: bool,
@@ -71,7 +73,9 @@ class Learner(nn.Module):
         self.order = order
         self.loss = loss
         self.query_loss = query_loss
-        self.momentum = _checks.check_momentum(op, momentum)
+        solver_of(op, **solver)
+        for name, value in solver.items():
+            setattr(self, name, value)
         self._backend = backend
         self._allow_tf32 = allow_tf32
         self._description = Description()
@@ -110,6 +114,11 @@ class Learner(nn.Module):
         if self.query_loss is None:
             return objective, objective
         return objective, resolve(op, self.query_loss, "query_loss")
+
+    @property
+    def _solver(self) -> dict[str, Any]:
+        """The options of the inner loop's steps as they are now."""
+        return {name: getattr(self, name) for name in OPTIONS}
 
     @property
     def choice(self) -> Choice:
@@ -162,8 +171,8 @@ class Learner(nn.Module):
         """Returns the settings in words."""
         objective, outer = self._objectives
         query = "" if outer is objective else f", query loss {outer.name}"
-        momentum = f" with momentum {self.momentum:g}" if self.momentum else ""
-        return f"loss {objective.name}{query}, {self.steps} inner steps{momentum}"
+        words = in_words(**self._solver)
+        return f"loss {objective.name}{query}, {self.steps} inner steps{words}"
 
     def extra_repr(self) -> str:
         """Shows the settings."""
@@ -261,7 +270,7 @@ class Learner(nn.Module):
                 inner_lr=_detached(rates),
                 steps=steps,
                 loss=objective,
-                momentum=self.momentum,
+                **self._solver,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
@@ -320,7 +329,7 @@ class Learner(nn.Module):
                 steps=steps,
                 objective=objective,
                 outer=outer,
-                momentum=self.momentum,
+                solver=self._solver,
                 adapted=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
