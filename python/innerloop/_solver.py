@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 
 from innerloop import _checks
+from innerloop._checks import _value_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +46,27 @@ class Solver:
 
 GRADIENT_DESCENT = Solver()
 # the arguments of `solver_of`, which are keywords wherever steps are taken
-OPTIONS = ("momentum",)
+OPTIONS = ("momentum", "nesterov")
 
 
-def solver_of(op: str, *, momentum: float) -> Solver:
+def solver_of(op: str, *, momentum: float, nesterov: bool) -> Solver:
     """Returns the steps that options mean; `functional.meta_grad` says what each is.
 
     Raises:
         ValueError, TypeError: an option is not what it may be.
     """
-    if type(momentum) is float and momentum == 0:  # also a symbol of torch.compile's
+    if nesterov is False and type(momentum) is float and momentum == 0:  # also torch.compile's
         return GRADIENT_DESCENT
     momentum = _checks.check_not_negative(op, "momentum", momentum)
-    return Solver(momentum, 0.0, 1.0) if momentum else GRADIENT_DESCENT
+    _checks.check_flag(op, "nesterov", nesterov)
+    if nesterov and not momentum:
+        _value_error(op, "momentum", "be above 0 with nesterov=True", momentum)
+    if not momentum:
+        return GRADIENT_DESCENT
+    return Solver(momentum, 1.0, momentum) if nesterov else Solver(momentum, 0.0, 1.0)
 
 
-def in_words(*, momentum: float) -> str:
+def in_words(*, momentum: float, nesterov: bool) -> str:
     """Returns what is not as usual: nothing, or a text that begins with a blank."""
-    return f" with momentum {momentum:g}" if momentum else ""
+    kind = "Nesterov momentum" if nesterov else "momentum"
+    return f" with {kind} {momentum:g}" if momentum else ""

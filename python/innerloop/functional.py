@@ -103,6 +103,7 @@ def meta_grad(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -143,6 +144,7 @@ def meta_grad(
         query_loss: what the query rows are measured by, if not by `loss`: any of the same.
         momentum: mu >= 0 of the inner loop, heavy ball as torch.optim.SGD has it:
             v_{s+1} = mu v_s + grad, phi_{s+1} = phi_s - rate_s v_{s+1}, v_0 = 0.
+        nesterov: Nesterov's momentum, as there: phi_{s+1} = phi_s - rate_s (grad + mu v_{s+1}).
         order: 2 for the exact gradient; 1 treats inner gradients as constants (first-order MAML).
         adapt_params: names of the leaves that the inner loop changes; None for all. All have a
             meta-gradient.
@@ -186,7 +188,8 @@ def meta_grad(
     if anchor is not None:
         found = meta_grad(
             params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
-            query_loss=query_loss, momentum=momentum, order=order, adapt_params=adapt_params,
+            query_loss=query_loss, momentum=momentum, nesterov=nesterov, order=order,
+            adapt_params=adapt_params,
             task_weight=task_weight, stepwise=stepwise, backend=backend, allow_tf32=allow_tf32,
             clip=clip,
         )  # fmt: skip
@@ -203,7 +206,7 @@ def meta_grad(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        solver=solver_of("meta_grad", momentum=momentum),
+        solver=solver_of("meta_grad", momentum=momentum, nesterov=nesterov),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -251,6 +254,7 @@ def meta_loss(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
@@ -289,7 +293,7 @@ def meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        solver=solver_of("meta_loss", momentum=momentum),
+        solver=solver_of("meta_loss", momentum=momentum, nesterov=nesterov),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -317,6 +321,7 @@ def mean_meta_loss(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -347,7 +352,8 @@ def mean_meta_loss(
     if anchor is not None:
         total = mean_meta_loss(
             params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
-            query_loss=query_loss, momentum=momentum, order=order, adapt_params=adapt_params,
+            query_loss=query_loss, momentum=momentum, nesterov=nesterov, order=order,
+            adapt_params=adapt_params,
             task_weight=task_weight, backend=backend, allow_tf32=allow_tf32, clip=clip,
         )  # fmt: skip
         kl = mean_meta_loss(params, support, support, task_weight=task_weight, **anchor)
@@ -362,7 +368,7 @@ def mean_meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        solver=solver_of("meta_loss", momentum=momentum),
+        solver=solver_of("meta_loss", momentum=momentum, nesterov=nesterov),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -390,6 +396,7 @@ def adapt(
     steps: int,
     loss: Loss = "mse",
     momentum: float = 0.0,
+    nesterov: bool = False,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
     backend: str = "auto",
@@ -420,7 +427,7 @@ def adapt(
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     steps = _checks.check_options(op, steps, 2, backend)
-    solver = solver_of(op, momentum=momentum)
+    solver = solver_of(op, momentum=momentum, nesterov=nesterov)
     support, objective = policy_rows(op, "support", support, model, resolve(op, loss), clip)
     parts = _checks.check_batch(op, "support", support)
     objective = suited(objective, parts)

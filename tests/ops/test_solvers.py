@@ -93,7 +93,7 @@ def test_float32(strategy, solver, seed):
 def test_no_momentum_is_gradient_descent():
     problem = random_problem(3, steps=3)
     plain = problem.call(il.meta_grad)
-    zero = problem.call(il.meta_grad, momentum=0)
+    zero = problem.call(il.meta_grad, momentum=0, nesterov=False)
     for name, value in plain.grad.items():
         assert torch.equal(value, zero.grad[name])
 
@@ -146,6 +146,9 @@ BAD = {
     "nan": ({"momentum": float("nan")}, ValueError, "momentum must be finite and not negative"),
     "text": ({"momentum": "0.9"}, TypeError, "momentum must be a number"),
     "flag": ({"momentum": True}, TypeError, "momentum must be a number"),
+    "number": ({"momentum": 0.5, "nesterov": 1}, TypeError, "nesterov must be True or False"),
+    "none": ({"nesterov": None}, TypeError, "nesterov must be True or False"),
+    "alone": ({"nesterov": True}, ValueError, r"momentum must be above 0 with nesterov=True"),
 }
 
 

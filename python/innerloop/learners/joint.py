@@ -32,7 +32,7 @@ class JointTraining(Learner):
     Args:
         module, loss, backend, allow_tf32: as in MAML.
         inner_lr: rates of fine-tuning; None if it is given to each `adapt` or `evaluate`.
-        steps, momentum: of fine-tuning; as in MAML.
+        steps, momentum, nesterov: of fine-tuning; as in MAML.
         adapt_params: names of the parameters that fine-tuning changes; as in MAML.
 
     Raises:
@@ -53,6 +53,7 @@ class JointTraining(Learner):
         inner_lr: InnerLr | None = None,
         steps: int = 1,
         momentum: float = 0.0,
+        nesterov: bool = False,
         adapt_params: Sequence[str] | None = None,
         backend: str = "auto",
         allow_tf32: bool = False,
@@ -65,7 +66,7 @@ class JointTraining(Learner):
             order=1,
             loss=loss,
             query_loss=None,
-            solver={"momentum": momentum},
+            solver={"momentum": momentum, "nesterov": nesterov},
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,
