@@ -13,6 +13,10 @@ from innerloop.models import ACTIVATIONS
 LOSSES = objectives.NAMES
 SMOOTH = tuple(a for a in ACTIVATIONS if a not in ("relu", "leaky_relu"))
 RATES = ("number", "scalar", "steps", "leaf", "leaf_steps", "element", "element_steps", "mixed")
+SOLVERS = {  # options of the inner loop's steps
+    "momentum": {"momentum": 0.7},
+    "nesterov": {"momentum": 0.7, "nesterov": True},
+}
 WIDTHS = (1, 2, 3, 5, 7, 8, 9, 16, 17)
 TASKS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 19)
 

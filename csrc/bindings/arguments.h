@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
@@ -27,12 +28,12 @@ class NativePlan {
                                 std::pair<int, double>, bool, bool>;
 
   NativePlan(const std::vector<LayerFacts>& layers, int64_t free, Constants support,
-             Constants query, int64_t steps, int order, double momentum,
+             Constants query, int64_t steps, int order, const std::array<double, 4>& numbers,
              const std::vector<bool>& adapts, bool stepwise, std::pair<bool, bool> rate_axes,
              const std::string& rate_unit)
       : order(order),
         steps(steps),
-        solver{momentum},
+        solver{numbers[0], numbers[1], numbers[2], numbers[3]},
         stepwise(stepwise),
         support_(std::move(support)),
         query_(std::move(query)),
@@ -325,10 +326,10 @@ class UnrollArguments : public Arguments {
 inline void define_plan(py::module_& m) {
   py::class_<NativePlan>(m, "Plan", py::module_local())
       .def(py::init<const std::vector<NativePlan::LayerFacts>&, int64_t, NativePlan::Constants,
-                    NativePlan::Constants, int64_t, int, double, const std::vector<bool>&, bool,
-                    std::pair<bool, bool>, const std::string&>(),
+                    NativePlan::Constants, int64_t, int, const std::array<double, 4>&,
+                    const std::vector<bool>&, bool, std::pair<bool, bool>, const std::string&>(),
            py::arg("layers"), py::arg("free"), py::arg("support"), py::arg("query"),
-           py::arg("steps"), py::arg("order"), py::arg("momentum"), py::arg("adapts"),
+           py::arg("steps"), py::arg("order"), py::arg("solver"), py::arg("adapts"),
            py::arg("stepwise"), py::arg("rate_axes"), py::arg("rate_unit"));
 }
 

@@ -283,7 +283,7 @@ struct BlockOperations {
     r.query_rows = call.query.rows;
     r.wants_grad = call.grads != nullptr;
     r.allows_implicit =
-        call.adapted == nullptr && !call.rates.elementwise && call.solver.momentum == 0;
+        call.adapted == nullptr && !call.rates.elementwise && call.solver.is_plain();
     r.rate_grad_size = call.out_rate_grad && call.rates.task_stride == 0 ? call.rate_grad_size : 0;
     const double steps = static_cast<double>(call.steps);
     const double back = !r.wants_grad ? 0 : call.order == 2 ? 6 : 1;

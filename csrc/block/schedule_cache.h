@@ -37,7 +37,8 @@ class CallKey {
     add_side(call.support);
     add_side(call.query);
     add(call.out_loss != nullptr);
-    add(call.out_rate_grad != nullptr, call.rates.elementwise, call.solver.momentum != 0);
+    add(call.out_rate_grad != nullptr, call.rates.elementwise, call.solver.is_plain());
+    add(call.solver.has_velocity(), call.solver.mixes());
   }
   bool operator<(const CallKey& other) const { return numbers_ < other.numbers_; }
 

@@ -5,6 +5,8 @@
 //   lambda_S = grad l_query(phi_S),  lambda_s = lambda_{s+1} - H_s (alpha_s * lambda_{s+1})
 //   dL/dalpha_s = -lambda_{s+1} * g_s;   order 1 drops the H_s term.
 //
+// and of the other solvers of core/solver.h the like of it (core/unroll/built_step.h).
+//
 // This is the recursion. How a leaf moves, and what its lambda is, say the kinds of weight
 // (core/unroll/weight.h: stored, implicit, fixed) and the bias beside them. Layers below the first
 // adapted one are passed once, not once per step, in both directions.
@@ -135,7 +137,7 @@ class Unroll {
       UnrolledBias<E>::start(u_, l, delta);
     }
     if (u_.body.p) e_.clear(u_.body);
-    if (u_.moves && (call_.order == 2 || u_.wants_rate_grad)) {
+    if (u_.moves && (call_.order == 2 || u_.wants_rate_grad || u_.decays)) {
       for (int64_t s = u_.steps - 1; s >= 0; --s) reverse_step(s);
     } else {
       for (int64_t s = 0; s < u_.steps; ++s) {
@@ -180,7 +182,7 @@ class Unroll {
       u_.clear_rate_grad(s, plan_.layers[l].weight_leaf);
       u_.clear_rate_grad(s, plan_.layers[l].bias_leaf);
     }
-    if (u_.builds && call_.order == 2) {
+    if (u_.builds && (call_.order == 2 || u_.decays)) {
       for (int l = low; l < plan_.entries; ++l) {
         with_weight(u_, l, [&](auto kind) { kind.build_direction(u_, s, l); });
         UnrolledBias<E>::build_direction(u_, s, l);
@@ -194,6 +196,12 @@ class Unroll {
                                direction(s, l), l, seeded);
     }
     if (u_.sweep.has_free()) seed(s, plan_.depth);
+    if (u_.decays) {
+      for (int l = low; l < plan_.entries; ++l) {
+        with_weight(u_, l, [&](auto kind) { kind.decay(u_, l); });
+        UnrolledBias<E>::decay(u_, l);
+      }
+    }
     if (call_.order == 1) return;
     const Direction<E> free = u_.sweep.has_free() ? direction(s, plan_.depth) : Direction<E>{};
     e_.loss_curvature(u_.support, u_.sweep.h(t, top), u_.free_at(s), u_.sweep.rh(r, top), free,

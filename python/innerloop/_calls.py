@@ -26,6 +26,7 @@ from innerloop._params import (
 from innerloop._plan import Execution, InnerLoop, Options, Plan, find_plan
 from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
+from innerloop._solver import Solver
 from innerloop._storage import check_memory
 from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve, suited
@@ -55,7 +56,7 @@ def meta_call(
     steps: int,
     loss: Loss,
     query_loss: Loss | None,
-    momentum: float,
+    solver: Solver,
     order: int,
     adapt_params: Sequence[str] | None,
     backend: str,
@@ -74,8 +75,7 @@ def meta_call(
         op,
         loss,
         query_loss,
-        momentum,
-        type(momentum),
+        solver.text,
         steps,
         type(steps),
         order,
@@ -108,7 +108,6 @@ def meta_call(
     query, outer = policy_rows(op, "query", query, model, outer, clip)
     steps = _checks.check_options(op, steps, order, backend)
     order = operator.index(order)  # under torch.compile it may be a symbol
-    momentum = _checks.check_momentum(op, momentum)
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     support_parts = _checks.check_batch(op, "support", support)
@@ -138,13 +137,13 @@ def meta_call(
             "steps": steps,
             "loss": objective,
             "query_loss": outer,
-            "momentum": momentum,
+            "solver": solver,
             "order": order,
             "adapt_params": adapted,
         }
         given = Arguments(ready.params, support=support_side, query=query_side)
         return Call(names, None, given, False, torch_options, ready.backend, ready.operations)
-    inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, order, momentum)
+    inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, order, solver)
     execution = Execution(allow_tf32)
     options_of_plan = Options(objective.fused, outer.fused, inner, stepwise, execution)
     plan = find_plan(ready.mlp, options_of_plan)
@@ -191,14 +190,14 @@ def inner_loop(
     inner_lr: InnerLr,
     steps: int,
     order: int,
-    momentum: float,
+    solver: Solver,
 ) -> tuple[InnerLoop, Tensor]:
     """Returns a fused call's inner loop and its flat rates."""
     if not is_number(inner_lr):
         check_memory(op, inner_lr=inner_lr)  # before torch puts rates in a row
     rates, form = flatten_rates(inner_lr, ready.leaves, steps, ready.like.dtype, ready.like.device)
     adapt = tuple([leaf.name in adapted for leaf in ready.leaves])
-    return InnerLoop(steps, order, momentum, adapt, form), rates
+    return InnerLoop(steps, order, solver, adapt, form), rates
 
 
 def leaf_dict(ready: Prepared, flat: Tensor) -> dict[str, Tensor]:

@@ -56,17 +56,17 @@ def _sizes(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
-def check_momentum(op: str, momentum: object) -> float:
-    """Checks the inner loop's momentum and returns it as a number."""
-    is_number = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
+def check_not_negative(op: str, argument: str, value: object) -> float:
+    """Checks that an option is a finite number and not negative, and returns it."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number:
-        _type_error(op, "momentum", "be a number", repr(momentum))
-    if not momentum:
+        _type_error(op, argument, "be a number", repr(value))
+    if not value:
         return 0.0  # also of a symbol under torch.compile, which plans cannot hold
-    value = float(momentum)  # type: ignore[arg-type]
-    if not 0 <= value < math.inf:
-        _value_error(op, "momentum", "be finite and not negative", repr(momentum))
-    return value
+    number = float(value)  # type: ignore[arg-type]
+    if not 0 <= number < math.inf:
+        _value_error(op, argument, "be finite and not negative", repr(value))
+    return number
 
 
 def check_policy(op: str, argument: str, batch: object, model: Any, objective: Objective) -> bool:

@@ -25,7 +25,7 @@ class Plan:
         query: tuple[int, Sequence[float]],
         steps: int,
         order: int,
-        momentum: float,
+        solver: Sequence[float],
         adapts: Sequence[bool],
         stepwise: bool,
         rate_axes: tuple[bool, bool],

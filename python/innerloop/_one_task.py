@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from innerloop._derivatives import forward_mode
 from innerloop._params import Side
 from innerloop._policy_objectives import LOG_STD
+from innerloop._solver import Solver
 from innerloop._stateless import call
 from innerloop.objectives import Objective, check_shapes, task_value
 
@@ -160,12 +161,12 @@ def unroll(
     inner_lr: InnerLr,
     steps: int,
     adapted: Sequence[str],
-    momentum: float,
+    solver: Solver,
     order: int,
     looped: bool,
 ) -> Path:
-    """Runs the inner loop of one task: v_{s+1} = momentum v_s + grad support_loss(phi_s), with
-    v_0 = 0, and phi_{s+1} = phi_s - rate_s * v_{s+1}."""
+    """Runs the inner loop of one task, by the recursion of `Solver`, where g_s is the gradient of
+    the support loss at phi_s; at order 1 g_s is a constant."""
     phi = dict(params)
     velocity: Leaves = {}
     path = Path([phi], [])
@@ -180,11 +181,15 @@ def unroll(
         )
         phi = dict(phi)
         for k, g in grad.items():
-            v = g.detach() if order == 1 else g
-            if momentum and step:
-                v = momentum * velocity[k] + v
-            velocity[k] = v
-            phi[k] = phi[k] - rate_of(inner_lr, k, tuple(g.shape), step) * v
+            change = g.detach() if order == 1 else g
+            if solver.decay:
+                change = change + solver.decay * phi[k]
+            if solver.has_velocity:
+                v = change if step == 0 else solver.momentum * velocity[k] + change
+                velocity[k] = v
+                share = solver.gradient_share
+                change = solver.velocity_share * v + (share * change if share else 0)
+            phi[k] = phi[k] - rate_of(inner_lr, k, tuple(g.shape), step) * change
         path.params.append(phi)
         path.support_loss.append(value)
     return path

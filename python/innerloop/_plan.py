@@ -10,6 +10,7 @@ import torch
 
 from innerloop._chain import KINDS
 from innerloop._params import RateForm
+from innerloop._solver import GRADIENT_DESCENT, Solver
 from innerloop.models import ACTIVATIONS, MLP, from_key
 from innerloop.objectives import CODES, FusedObjective
 
@@ -21,7 +22,7 @@ class InnerLoop:
 
     steps: int
     order: int
-    momentum: float
+    solver: Solver
     adapt: tuple[bool, ...]
     rates: RateForm
 
@@ -47,7 +48,7 @@ class Options:
 
 def options_of_one(objective: FusedObjective, allow_tf32: bool) -> Options:
     """Returns the options of an operation on one batch."""
-    inner = InnerLoop(0, 2, 0.0, (), RateForm(False, False, "model"))
+    inner = InnerLoop(0, 2, GRADIENT_DESCENT, (), RateForm(False, False, "model"))
     return Options(objective, objective, inner, False, Execution(allow_tf32))
 
 
@@ -85,7 +86,7 @@ class Plan:
             "query": (CODES[options.query.name], options.query.constants),
             "steps": inner.steps,
             "order": inner.order,
-            "momentum": inner.momentum,
+            "solver": inner.solver.numbers,
             "adapts": inner.adapt,
             "stepwise": options.stepwise,
             "rate_axes": (inner.rates.per_task, inner.rates.per_step),
@@ -118,7 +119,7 @@ def _text(key: str, options: Options) -> str:
             options.query.text,
             str(inner.steps),
             str(inner.order),
-            repr(inner.momentum),
+            inner.solver.text,
             "".join("1" if a else "0" for a in inner.adapt),
             f"{int(inner.rates.per_task)}{int(inner.rates.per_step)}{inner.rates.unit}",
             f"{int(options.stepwise)}{int(options.execution.allow_tf32)}",
@@ -140,13 +141,13 @@ def parse_plan(text: str) -> Plan:
     """Returns the plan that a canonical text stands for (in any process)."""
     plan = _PLANS.get(text)
     if plan is None:
-        key, support, query, steps, order, momentum, adapt, rates, flags = text.split("|")
+        key, support, query, steps, order, solver, adapt, rates, flags = text.split("|")
         form = RateForm(rates[0] == "1", rates[1] == "1", rates[2:])
         adapts = tuple(a == "1" for a in adapt)
         options = Options(
             FusedObjective.of(support),
             FusedObjective.of(query),
-            InnerLoop(int(steps), int(order), float(momentum), adapts, form),
+            InnerLoop(int(steps), int(order), Solver.of(solver), adapts, form),
             flags[0] == "1",
             Execution(flags[1] == "1"),
         )

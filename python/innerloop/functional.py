@@ -38,6 +38,7 @@ from innerloop._params import (
 from innerloop._plan import Execution, Options, find_plan, options_of_one
 from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
+from innerloop._solver import solver_of
 from innerloop._storage import check_memory
 from innerloop.objectives import FusedObjective, Loss, resolve, suited
 from innerloop.policies import GaussianMLP
@@ -104,6 +105,7 @@ def meta_grad(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -144,6 +146,7 @@ def meta_grad(
         query_loss: what the query rows are measured by, if not by `loss`: any of the same.
         momentum: mu >= 0 of the inner loop, heavy ball as torch.optim.SGD has it:
             v_{s+1} = mu v_s + grad, phi_{s+1} = phi_s - rate_s v_{s+1}, v_0 = 0.
+        nesterov: Nesterov's momentum, as there: phi_{s+1} = phi_s - rate_s (grad + mu v_{s+1}).
         order: 2 for the exact gradient; 1 treats inner gradients as constants (first-order MAML).
         adapt_params: names of the leaves that the inner loop changes; None for all. All have a
             meta-gradient.
@@ -187,7 +190,8 @@ def meta_grad(
     if anchor is not None:
         found = meta_grad(
             params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
-            query_loss=query_loss, momentum=momentum, order=order, adapt_params=adapt_params,
+            query_loss=query_loss, momentum=momentum, nesterov=nesterov, order=order,
+            adapt_params=adapt_params,
             task_weight=task_weight, stepwise=stepwise, backend=backend, allow_tf32=allow_tf32,
             clip=clip,
         )  # fmt: skip
@@ -204,7 +208,7 @@ def meta_grad(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        momentum=momentum,
+        solver=solver_of("meta_grad", momentum=momentum, nesterov=nesterov),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -256,6 +260,7 @@ def meta_loss(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
@@ -294,7 +299,7 @@ def meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        momentum=momentum,
+        solver=solver_of("meta_loss", momentum=momentum, nesterov=nesterov),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -324,6 +329,7 @@ def mean_meta_loss(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -354,7 +360,8 @@ def mean_meta_loss(
     if anchor is not None:
         total = mean_meta_loss(
             params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
-            query_loss=query_loss, momentum=momentum, order=order, adapt_params=adapt_params,
+            query_loss=query_loss, momentum=momentum, nesterov=nesterov, order=order,
+            adapt_params=adapt_params,
             task_weight=task_weight, backend=backend, allow_tf32=allow_tf32, clip=clip,
         )  # fmt: skip
         kl = mean_meta_loss(params, support, support, task_weight=task_weight, **anchor)
@@ -369,7 +376,7 @@ def mean_meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        momentum=momentum,
+        solver=solver_of("meta_loss", momentum=momentum, nesterov=nesterov),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -401,6 +408,7 @@ def adapt(
     steps: int,
     loss: Loss = "mse",
     momentum: float = 0.0,
+    nesterov: bool = False,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
     backend: str = "auto",
@@ -431,7 +439,7 @@ def adapt(
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     steps = _checks.check_options(op, steps, 2, backend)
-    momentum = _checks.check_momentum(op, momentum)
+    solver = solver_of(op, momentum=momentum, nesterov=nesterov)
     support, objective = policy_rows(op, "support", support, model, resolve(op, loss), clip)
     parts = _checks.check_batch(op, "support", support)
     objective = suited(objective, parts)
@@ -442,7 +450,7 @@ def adapt(
     side = prepare_batch(op, "support", parts, objective, ready)
     check_room(op, ready, adapted, steps, side[0].shape[1], order=2, stepwise=stepwise)
     if ready.mlp is not None:
-        inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, 2, momentum)
+        inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, 2, solver)
         execution = Execution(allow_tf32)
         fixed = Options(objective.fused, objective.fused, inner, stepwise, execution)
         given = Arguments(ready.params, rates, side)
@@ -456,7 +464,7 @@ def adapt(
         inner_lr=inner_lr,
         steps=steps,
         loss=objective,
-        momentum=momentum,
+        solver=solver,
         adapt_params=adapted,
         stepwise=stepwise,
     )

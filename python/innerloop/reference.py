@@ -18,6 +18,7 @@ from innerloop._one_task import Leaves, forward, task_loss, unroll, value_and_gr
 from innerloop._params import Side
 from innerloop._policy_objectives import LOG_STD
 from innerloop._ragged import over_ragged_tasks
+from innerloop._solver import GRADIENT_DESCENT, Solver
 from innerloop._tasks import over_tasks
 from innerloop.objectives import Loss, Objective, resolve, suited
 
@@ -153,7 +154,7 @@ def adapt(
     inner_lr: InnerLr,
     steps: int,
     loss: Loss = "mse",
-    momentum: float = 0.0,
+    solver: Solver = GRADIENT_DESCENT,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
 ) -> Leaves:
@@ -171,7 +172,7 @@ def adapt(
             inner_lr=inner_lr,
             steps=steps,
             adapted=adapted,
-            momentum=momentum,
+            solver=solver,
             order=2,
             looped=looped,
         )
@@ -203,7 +204,7 @@ def meta_losses(
     steps: int,
     loss: Loss = "mse",
     query_loss: Loss | None = None,
-    momentum: float = 0.0,
+    solver: Solver = GRADIENT_DESCENT,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
@@ -227,7 +228,7 @@ def meta_losses(
             inner_lr=inner_lr,
             steps=steps,
             adapted=adapted,
-            momentum=momentum,
+            solver=solver,
             order=order,
             looped=looped,
         )

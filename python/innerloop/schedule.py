@@ -12,6 +12,7 @@ from innerloop import _checks, _native
 from innerloop._kernels import native_plan
 from innerloop._params import RateForm, Side
 from innerloop._plan import Execution, InnerLoop, Options, find_plan
+from innerloop._solver import GRADIENT_DESCENT
 from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve
 
@@ -99,7 +100,7 @@ def plan(
         index = torch.cuda.current_device() if device is None else device
         facts = DeviceFacts(*module.device_facts(index))
     form = RateForm(False, False, "model")
-    inner = InnerLoop(steps, order, 0.0, (True,) * len(model.leaves), form)
+    inner = InnerLoop(steps, order, GRADIENT_DESCENT, (True,) * len(model.leaves), form)
     options = Options(objective.fused, objective.fused, inner, False, Execution())
     native = native_plan(find_plan(model, options), module)
     # no address is used: one number stands for every tensor, with the axes of what it stands for

@@ -109,6 +109,7 @@ struct Case {
   Net net;
   int64_t tasks, steps;
   int order;
+  Solver solver;
   bool stepwise, wants_grad, wants_rate_grad, wants_support_loss;
   std::vector<uint8_t> adapt;
   std::vector<Array> params, vector;
@@ -217,6 +218,9 @@ Case draw_case(uint64_t seed) {
   c.tasks = random.one_of({0, 1, 2, 3, 5, 8, 9, 16, 17, 19, 40});
   c.steps = random.one_of({0, 1, 1, 2, 3, 5});
   c.order = random.chance(70) ? 2 : 1;
+  static constexpr Solver kSolvers[] = {{}, {0.5, 0, 1, 0}, {0.5, 1, 0.5, 0}, {0, 1, 0, 0.1},
+                                        {0.5, 1, 0.5, 0.1}};
+  c.solver = kSolvers[random.one_of({0, 0, 0, 1, 2, 3, 4})];
   c.stepwise = random.chance(40);
   c.wants_grad = random.chance(80);
   c.wants_rate_grad = random.chance(80);
@@ -278,6 +282,7 @@ std::vector<Array> run(const Case& c, Strategy strategy, int threads, uint64_t s
     MetaGradCall call{};
     call.problem = problem;
     call.steps = c.steps;
+    call.solver = c.solver;
     call.adapt = c.adapt.data();
     call.rates = c.rates;
     call.support = c.support.view();

@@ -14,6 +14,7 @@ import innerloop as il
 from innerloop import _ops
 from innerloop._params import RateForm
 from innerloop._plan import Execution, InnerLoop, Options, find_plan
+from innerloop._solver import GRADIENT_DESCENT
 from innerloop.objectives import FusedObjective
 from problems import random_problem
 
@@ -197,7 +198,10 @@ def test_compile_fullgraph():
 def test_opcheck(name):
     params, support, query = data(tasks=5)
     form = RateForm(False, False, "model")
-    inner, mse = InnerLoop(2, 2, 0.0, (True,) * len(params), form), FusedObjective("mse")
+    inner, mse = (
+        InnerLoop(2, 2, GRADIENT_DESCENT, (True,) * len(params), form),
+        FusedObjective("mse"),
+    )
     text = find_plan(MODEL, Options(mse, mse, inner, False, Execution())).text
     rates = torch.full((), 0.1, device="cuda")
     tensors = (*support, None, None, *query, None, None)

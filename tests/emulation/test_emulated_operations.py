@@ -15,6 +15,7 @@ from loss_cases import OPTIONS, optioned
 from problems import (
     LOSSES,
     RATES,
+    SOLVERS,
     implicit_problem,
     random_problem,
     random_problem_away_from_kinks,
@@ -145,10 +146,11 @@ def test_other_operations(emulated, seed):
         assert_close(actual[name], want, 1e-11, name)
 
 
-@pytest.mark.parametrize("seed", range(400, 412))
-def test_momentum(emulated, seed):
+@pytest.mark.parametrize("seed", range(400, 406))
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers(emulated, solver, seed):
     schedule(emulated, seed)
-    compare(random_problem(seed), momentum=0.7)
+    compare(random_problem(seed), **SOLVERS[solver])
 
 
 @pytest.mark.parametrize("query_loss", [name for name in LOSSES if name != "cross_entropy"])

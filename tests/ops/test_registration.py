@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import innerloop as il
-from innerloop import _ops, _plan
+from innerloop import _ops, _plan, _solver
 from innerloop._params import RateForm
 from innerloop.objectives import FusedObjective
 from problems import random_problem
@@ -39,7 +39,7 @@ def arguments(name, dtype, tracked=False, per_task=0.0, form="number", stepwise=
         _plan.Options(
             FusedObjective("mse"),
             FusedObjective("mse"),
-            _plan.InnerLoop(2, 2, 0.0, (True,) * len(params), rate_form),
+            _plan.InnerLoop(2, 2, _solver.GRADIENT_DESCENT, (True,) * len(params), rate_form),
             stepwise,
             _plan.Execution(),
         ),
@@ -124,7 +124,7 @@ def test_plan_text_round_trip(rates):
     options = _plan.Options(
         FusedObjective("huber", (0.3,)),
         FusedObjective("mse"),
-        _plan.InnerLoop(3, 1, 0.9, (True, False, True), rates),
+        _plan.InnerLoop(3, 1, _solver.Solver(0.9, 1.0, 0.9, 0.1), (True, False, True), rates),
         True,
         _plan.Execution(True),
     )

@@ -1,4 +1,5 @@
-"""Inner loops with momentum: against the reference, torch.optim.SGD and autograd.
+"""Inner loops by other steps than gradient descent: against the reference, torch.optim.SGD and
+autograd.
 
 Tolerances, relative to each leaf's norm: float64 1e-11, float32 1e-5 (tests/ops/test_meta_grad.py).
 """
@@ -7,9 +8,9 @@ import pytest
 import torch
 
 import innerloop as il
-from helpers import assert_close
+from helpers import assert_close, needs_compile
 from innerloop import _native
-from problems import RATES, random_problem, random_problem_away_from_kinks
+from problems import RATES, SOLVERS, random_problem, random_problem_away_from_kinks
 
 MEMBERS = ("loss", "grad", "inner_lr_grad", "support_loss", "query_loss")
 
@@ -37,9 +38,15 @@ def compare(problem, tolerance=1e-11, dtype=torch.float64, backend="fused", **ch
         )
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_sweep(strategy, seed):
-    compare(random_problem(seed), momentum=(0.3, 0.9, 1.2)[seed % 3])
+@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_sweep(strategy, solver, seed):
+    compare(random_problem(seed), **SOLVERS[solver])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_momentum_that_grows(strategy, seed):
+    compare(random_problem(seed, steps=3), momentum=1.2)
 
 
 def of_each_form(rates, order):
@@ -51,40 +58,58 @@ def of_each_form(rates, order):
 
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("order", [1, 2])
-def test_each_form_of_rates(strategy, rates, order):
-    compare(of_each_form(rates, order), momentum=0.7)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_each_form_of_rates(strategy, solver, rates, order):
+    compare(of_each_form(rates, order), **SOLVERS[solver])
 
 
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("order", [1, 2])
-def test_each_form_of_rates_in_batched_operations(rates, order):
-    compare(of_each_form(rates, order), momentum=0.7, backend="batched")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_each_form_of_rates_in_batched_operations(solver, rates, order):
+    compare(of_each_form(rates, order), backend="batched", **SOLVERS[solver])
 
 
-@pytest.mark.parametrize("seed", range(100, 106))
-def test_float32(strategy, seed):
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_weights_that_batched_operations_do_not_write_out(solver, rows):
+    """Wide layers with few rows, or with none."""
+    problem = random_problem(
+        8, widths=[40, 30, 2], rows=2, query_rows=2, tasks=3, steps=3, rates="leaf", per_task=0.0,
+        adapt_params=None, ragged=False, weighted=False, loss="mse",
+    )  # fmt: skip
+    problem.support = il.Batch(*(v if v is None else v[:, :rows] for v in problem.support))
+    compare(problem, backend="batched", **SOLVERS[solver])
+    compare(problem, backend="fused", **SOLVERS[solver])
+
+
+@pytest.mark.parametrize("seed", range(100, 104))
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_float32(strategy, solver, seed):
     problem = random_problem_away_from_kinks(seed, steps=2)
-    compare(problem, 1e-5, torch.float32, momentum=0.5)
+    compare(problem, 1e-5, torch.float32, **SOLVERS[solver])
 
 
 def test_no_momentum_is_gradient_descent():
     problem = random_problem(3, steps=3)
-    plain, zero = problem.call(il.meta_grad), problem.call(il.meta_grad, momentum=0.0)
+    plain = problem.call(il.meta_grad)
+    zero = problem.call(il.meta_grad, momentum=0, nesterov=False)
     for name, value in plain.grad.items():
         assert torch.equal(value, zero.grad[name])
 
 
 @pytest.mark.parametrize("backend", ["fused", "batched", "torch"])
-def test_steps_are_those_of_torchs_sgd(backend):
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_steps_are_those_of_torchs_sgd(solver, backend):
     model = il.MLP([2, 5, 1], "tanh")
     params = model.init(torch.Generator().manual_seed(0), dtype=torch.float64)
     generator = torch.Generator().manual_seed(1)
     x, y = (torch.randn(3, 6, k, generator=generator).double() for k in (2, 1))
-    options = {"model": model, "inner_lr": 0.1, "steps": 4, "momentum": 0.8, "backend": backend}
-    found = il.adapt(params, (x, y), **options)
+    options = {"model": model, "inner_lr": 0.1, "steps": 4, "backend": backend}
+    found = il.adapt(params, (x, y), **options, **SOLVERS[solver])
     for task in range(3):
         leaves = {k: v.clone().requires_grad_() for k, v in params.items()}
-        optimiser = torch.optim.SGD(leaves.values(), lr=0.1, momentum=0.8)
+        optimiser = torch.optim.SGD(leaves.values(), lr=0.1, **SOLVERS[solver])
         for _ in range(4):
             optimiser.zero_grad()
             h = torch.tanh(x[task] @ leaves["0.weight"].mT + leaves["0.bias"])
@@ -95,7 +120,8 @@ def test_steps_are_those_of_torchs_sgd(backend):
             torch.testing.assert_close(found[name][task], leaf.detach(), rtol=1e-12, atol=1e-13)
 
 
-def test_derivatives_in_parameters_and_rates():
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_derivatives_in_parameters_and_rates(solver):
     problem = random_problem(
         5, widths=[2, 3, 1], tasks=2, steps=3, rates="leaf", loss="mse", activation="tanh",
         adapt_params=None, per_task=0.0, order=2, ragged=False, weighted=False,
@@ -108,29 +134,71 @@ def test_derivatives_in_parameters_and_rates():
         inner_lr = dict(zip(rates, values[len(names) :], strict=True))
         return il.meta_loss(
             leaves, problem.support, problem.query, model=problem.model, inner_lr=inner_lr,
-            steps=3, momentum=0.6, backend="fused",
+            steps=3, backend="fused", **SOLVERS[solver],
         )  # fmt: skip
 
     leaves = [v.clone().requires_grad_() for v in tensors]
     assert torch.autograd.gradcheck(loss, leaves, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("momentum", "error", "text"),
-    [
-        (-0.1, ValueError, "momentum must be finite and not negative"),
-        (float("nan"), ValueError, "momentum must be finite and not negative"),
-        ("0.9", TypeError, "momentum must be a number"),
-        (True, TypeError, "momentum must be a number"),
-    ],
-    ids=["negative", "nan", "text", "flag"],
-)
-def test_bad_momentum_raises(momentum, error, text):
+BAD = {
+    "negative": ({"momentum": -0.1}, ValueError, "momentum must be finite and not negative"),
+    "nan": ({"momentum": float("nan")}, ValueError, "momentum must be finite and not negative"),
+    "text": ({"momentum": "0.9"}, TypeError, "momentum must be a number"),
+    "flag": ({"momentum": True}, TypeError, "momentum must be a number"),
+    "number": ({"momentum": 0.5, "nesterov": 1}, TypeError, "nesterov must be True or False"),
+    "none": ({"nesterov": None}, TypeError, "nesterov must be True or False"),
+    "alone": ({"nesterov": True}, ValueError, r"momentum must be above 0 with nesterov=True"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options_raise(name):
+    options, error, text = BAD[name]
     problem = random_problem(3)
     with pytest.raises(error, match=f"meta_grad: {text}"):
-        problem.call(il.meta_grad, momentum=momentum)
+        problem.call(il.meta_grad, **options)
     with pytest.raises(error, match=f"adapt: {text}"):
         il.adapt(
             problem.params, problem.support, model=problem.model, inner_lr=0.1, steps=1,
-            loss=problem.options["loss"], adapt_params=None, momentum=momentum,
+            loss=problem.options["loss"], adapt_params=None, **options,
         )  # fmt: skip
+    with pytest.raises(error, match=f"MAML: {text}"):
+        il.MAML(torch.nn.Linear(2, 1), inner_lr=0.1, steps=1, **options)
+
+
+def test_options_may_change_between_calls():
+    """What is remembered of a call knows them."""
+    problem = random_problem(6, steps=3)
+    plain = problem.call(il.meta_grad).loss
+    for options in SOLVERS.values():
+        found = problem.call(il.meta_grad, **options).loss
+        assert (found - plain).abs().max() > 0
+        assert torch.equal(found, problem.call(il.meta_grad, **options).loss)
+    assert torch.equal(problem.call(il.meta_grad).loss, plain)
+
+
+@needs_compile
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_learners(solver):
+    """Training, adaptation, evaluation and torch.compile take the options of the learner."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    x, y = torch.randn(3, 5, 2), torch.randn(3, 5, 1)
+    options, params = SOLVERS[solver], dict(net.named_parameters())
+    loop = {"model": net, "inner_lr": 0.1, "steps": 2, **options}
+    learner = il.MAML(net, inner_lr=0.1, steps=2, **options)
+    expected = il.meta_loss(params, (x, y), (x, y), **loop)
+    torch.testing.assert_close(learner((x, y), (x, y), reduction="none"), expected)
+    torch.testing.assert_close(learner.evaluate((x, y), (x, y)).loss[:, 2], expected.detach())
+    adapted = il.adapt(params, (x, y), **loop)
+    torch.testing.assert_close(learner.adapt((x, y)).params, adapted)
+    tuned = il.JointTraining(net, inner_lr=0.1, steps=2, **options)
+    torch.testing.assert_close(tuned.adapt((x, y)).params, adapted)
+    for word in options:
+        assert word.replace("_", " ") in learner.explain().lower()
+        assert word.replace("_", " ") in tuned.explain().lower()
+    torch._dynamo.reset()
+    compiled = torch.compile(learner, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled((x, y), (x, y)), expected.mean())

@@ -27,6 +27,9 @@ struct UnrolledBias {
   IL_HD static void build_direction(const State& u, int64_t s, int l) {
     if (u.plan.layers[l].adapts_bias) Built::build_direction(u, s, l);
   }
+  IL_HD static void decay(const State& u, int l) {
+    if (u.plan.layers[l].adapts_bias) Built::decay(u, l);
+  }
   IL_CALL static void rate_gradient(const State& u, int64_t s, int l) {
     const LayerPlan& p = u.plan.layers[l];
     if (!p.adapts_bias) {

@@ -13,6 +13,7 @@ struct FixedWeight {
 
   IL_HD static void update(const State&, int64_t, int) {}
   IL_HD static void build_direction(const State&, int64_t, int) {}
+  IL_HD static void decay(const State&, int) {}
   IL_HD static bool seed(const State& u, int64_t s, int l) {
     u.clear_rate_grad(s, u.plan.layers[l].weight_leaf);
     return false;

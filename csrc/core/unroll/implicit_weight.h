@@ -57,6 +57,7 @@ struct ImplicitWeight {
     if (u.has_query) u.e.add_scaled(u.first.moved, delta, alpha);
   }
   IL_HD static void build_direction(const State&, int64_t, int) {}
+  IL_HD static void decay(const State&, int) {}
   IL_CALL static bool seed(const State& u, int64_t s, int l) {
     const LayerPlan& p = u.plan.layers[l];
     if (!p.adapts_weight) {

@@ -13,7 +13,8 @@ struct ImplicitArrays {
 };
 
 /// `wants_grad`, `wants_rate_grad`: what the call asks for. `moves`: some leaf adapts. `builds`: a
-/// step is not a product times a rate (core/unroll/built_step.h).
+/// step is not a product times a rate (core/unroll/built_step.h). `decays`: parameters are a part
+/// of their own step.
 template <class E>
 struct UnrollState {
   using Real = typename E::Real;
@@ -29,10 +30,10 @@ struct UnrollState {
     wants_rate_grad = wants_grad && call.out_rate_grad != nullptr;
     has_query = call.out_loss != nullptr;
     steps = call.steps;
-    momentum = static_cast<Real>(call.solver.momentum);
     elementwise = call.rates.elementwise;
-    builds = elementwise || momentum != 0;
+    builds = elementwise || !call.solver.is_plain();
     moves = plan.lowest < plan.depth && steps > 0;
+    decays = moves && call.solver.decay != 0;
   }
 
   /// Lays out the arrays; over a null base it only counts.
@@ -51,7 +52,9 @@ struct UnrollState {
     lambda = wants_grad && moves ? block(steps) : c.take(wants_grad ? plan.block : 0);
     direction = c.take(builds && moves && wants_grad ? plan.block : 0);
     gradient = c.take(builds && moves ? plan.block : 0);
-    velocities = c.take(!moves || momentum == 0 ? 0 : wants_rate_grad ? steps : 1, plan.block);
+    const bool accelerates = moves && call.solver.has_velocity();
+    velocities = c.take(!accelerates ? 0 : wants_rate_grad ? steps : 1, plan.block);
+    carried = call.solver.mixes() ? c.take(moves && wants_grad ? plan.block : 0) : direction;
     const bool per_element = elementwise && moves;
     rates = c.take(per_element ? 0 : steps, plan.leaves * g);
     rate_grads = c.take(wants_rate_grad && !per_element ? steps : 0, plan.leaves * g);
@@ -121,13 +124,13 @@ struct UnrollState {
   const Plan& plan;
   const MetaGradCall& call;
   Sweep<E> sweep;
-  bool wants_grad, wants_rate_grad, has_query, moves, elementwise, builds;
+  bool wants_grad, wants_rate_grad, has_query, moves, elementwise, builds, decays;
   int64_t steps, tape_stride = 0;
-  Real momentum;
   typename E::SideData support{}, query{};
   Elem *tapes = nullptr, *query_tape_at = nullptr, *initial = nullptr, *losses = nullptr;
   Elem *blocks = nullptr, *lambda = nullptr;                              // parameters
   Elem *direction = nullptr, *gradient = nullptr, *velocities = nullptr;  // where a step is built
+  Elem* carried = nullptr;  // m_s of core/unroll/built_step.h
   Elem *rates = nullptr, *rate_grads = nullptr;
   T scratch{};
   R body{};  // the sum over steps of what goes into layers below `lowest`

@@ -27,6 +27,7 @@ struct StoredWeight {
   IL_HD static void build_direction(const State& u, int64_t s, int l) {
     Built::build_direction(u, s, l);
   }
+  IL_HD static void decay(const State& u, int l) { Built::decay(u, l); }
   /// <lambda, delta^T in> = <delta, in lambda^T>: the rate's gradient has the R-pass's product.
   IL_CALL static bool seed(const State& u, int64_t s, int l) {
     if (u.builds) {

@@ -5,6 +5,7 @@
 //   seed(u, s, l)              the rate's gradient -<lambda, g>. Where that needs in_l lambda^T, it
 //                              leaves alpha_s times it in rz_l and returns true
 //   build_direction(u, s, l)   the direction of the product with H_s, where steps are built
+//   decay(u, l)                lambda -= decay times that direction
 //   direction(u, s, l, v)      says where this direction lies
 //   start(u, l, delta, in)     lambda_S: what the query's backward pass gives
 //   accumulate(u, s, l, left, right, left2, right2)

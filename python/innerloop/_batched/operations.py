@@ -26,6 +26,7 @@ from innerloop._batched.unroll import (
 from innerloop._params import InnerLr, Params
 from innerloop._program import Program, Shape, size_of
 from innerloop._reading import Rows, rows_of
+from innerloop._solver import Solver
 from innerloop.objectives import Loss, Objective, resolve
 from innerloop.reference import ReferenceMetaGrad
 
@@ -118,7 +119,7 @@ class Batched:
         inner_lr: InnerLr,
         steps: int,
         loss: Loss,
-        momentum: float,
+        solver: Solver,
         adapt_params: Sequence[str],
         stepwise: bool = False,
     ) -> Leaves:
@@ -129,7 +130,7 @@ class Batched:
         found = []
         with torch.no_grad():
             for part, (side,) in self._sides((objective, support)):
-                loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
+                loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
                 path = loop.path(self._leaves(params, part, tasks), every=stepwise)
                 if stepwise:
                     found.append({k: torch.stack([p[k] for p in path], 1) for k in self._shapes})
@@ -220,16 +221,16 @@ class Batched:
         steps: int,
         loss: Loss,
         query_loss: Loss,
-        momentum: float,
+        solver: Solver,
         order: int,
         adapt_params: Sequence[str],
     ) -> Tensor:
         """Returns query losses after the inner loop [T]."""
         objective, outer = resolve("meta_loss", loss), resolve("meta_loss", query_loss)
-        factored = self._factored(params, support, query, inner_lr, steps)
+        factored = self._factored(params, support, query, inner_lr, steps, solver)
         values = []
         for part, (side, other) in self._sides((objective, support), (outer, query)):
-            loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
+            loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
             phi = self._leaves(params, part, len(support[0]), factored)
             path = loop.path(phi, every=False)
             values.append(query_values(outer, other, path[-1]))
@@ -245,7 +246,7 @@ class Batched:
         steps: int,
         loss: Loss,
         query_loss: Loss,
-        momentum: float,
+        solver: Solver,
         order: int,
         adapt_params: Sequence[str],
         task_weight: Tensor | None = None,
@@ -259,10 +260,10 @@ class Batched:
         task_weight = task_weight.detach()
         rates = RateGrad(_constant(inner_lr), like)
         grads = {k: torch.zeros_like(params[k]) for k in self._shapes}
-        factored = self._factored(params, support, query, inner_lr, steps)
+        factored = self._factored(params, support, query, inner_lr, steps, solver)
         values, before, after = [], [], []
         for part, (side, other) in self._sides((objective, support), (outer, query)):
-            loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
+            loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
             trace = loop.trace(self._leaves(params, part, tasks, factored))
             last = trace.path[-1]
             value, adjoint = query_gradient(outer, other, last, task_weight[part])
@@ -295,7 +296,7 @@ class Batched:
         support: Side,
         inner_lr: InnerLr,
         steps: int,
-        momentum: float,
+        solver: Solver,
         adapted: Sequence[str],
     ) -> Loop:
         """Returns the inner loop of some tasks."""
@@ -304,7 +305,7 @@ class Batched:
             support,
             inner_lr=_constant(inner_lr),
             steps=steps,
-            momentum=momentum,
+            solver=solver,
             adapted=adapted,
             shapes=self._shapes,
         )
@@ -352,9 +353,12 @@ class Batched:
         query: _params.Side,
         inner_lr: InnerLr,
         steps: int,
+        solver: Solver,
     ) -> list[str]:
         """Returns the weights that are not written out for each task: shared ones, where that
-        saves numbers."""
+        saves numbers, unless they are themselves a part of their steps."""
+        if solver.decay:
+            return []
         programs = [self._programs[rows_of(side[0])] for side in (support, query)]
         rows = [side[0].shape[1] for side in (support, query)]
         names = factored_names(programs, rows, self._shapes, inner_lr, steps)

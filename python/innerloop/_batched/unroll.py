@@ -1,14 +1,15 @@
 """The inner loop and its adjoint for a few tasks at a time, by the passes of a program.
 
-With H_s the Hessian of the support loss at phi_s, g_s its gradient and mu the momentum,
+With H_s the Hessian of the support loss at phi_s and the numbers of the solver (`Solver`: momentum
+mu, gradient_share a, velocity_share b, decay w), whose steps subtract rate_s u_s,
 
-    v_{s+1} = mu v_s + g_s,  phi_{s+1} = phi_s - rate_s v_{s+1},  lambda_S = grad query_loss(phi_S),
-    p_s = rate_s lambda_{s+1} + mu p_{s+1},  lambda_s = lambda_{s+1} - H_s p_s,
-    dL / drate_s = -lambda_{s+1} v_{s+1}
+    lambda_S = grad query_loss(phi_S),  dL / drate_s = -lambda_{s+1} u_s,
+    m_s = mu m_{s+1} + b rate_s lambda_{s+1},  p_s = m_s + a rate_s lambda_{s+1},
+    lambda_s = lambda_{s+1} - H_s p_s - w p_s
 
-on the adapted leaves, with v_0 = p_S = 0; the others collect -H_s p_s as well. What a step keeps
-are its parameters, and v where there is momentum; activations are kept of as many of the last steps
-as fit `_KEPT_BYTES` (of one at least), and computed again for the others.
+on the adapted leaves, with m_S = 0; the others collect -H_s p_s as well. What a step keeps are its
+parameters, and u where there is a velocity; activations are kept of as many of the last steps as
+fit `_KEPT_BYTES` (of one at least), and computed again for the others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from innerloop._batched.losses import Outputs, Rows, loss_of, value_of
 from innerloop._batched.passes import Passes, Tape
 from innerloop._one_task import rate_of
 from innerloop._params import InnerLr, is_per_step
+from innerloop._solver import Solver
 from innerloop.objectives import Objective
 
 Leaves = dict[str, Any]  # tensors [T, ...]; weights of linear layers may be `Moved`, theirs `Outer`
@@ -67,13 +69,13 @@ def hessian_product(side: Side, step: Step, direction: Leaves) -> Leaves:
 
 class Trace(NamedTuple):
     """What an inner loop passed through: parameters after 0..S steps, support losses before each
-    step, the last steps with what they leave behind, and velocities after 1..S steps, unless they
-    are the gradients."""
+    step, the last steps with what they leave behind, and what the steps took, but for their rates,
+    if there are velocities."""
 
     path: list[Leaves]
     losses: list[Tensor]
     kept: deque[Step]
-    velocities: list[Leaves]
+    taken: list[Leaves]
 
 
 class Loop:
@@ -86,7 +88,7 @@ class Loop:
         *,
         inner_lr: InnerLr,
         steps: int,
-        momentum: float,
+        solver: Solver,
         adapted: Sequence[str],
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
@@ -94,7 +96,7 @@ class Loop:
         self._support = support
         self._inner_lr = inner_lr
         self._steps = steps
-        self._momentum = momentum
+        self._solver = solver
         self._adapted = adapted
         self._shapes = shapes
 
@@ -102,38 +104,45 @@ class Loop:
         """Returns the rate of one leaf at one step, a number or a tensor that broadcasts to it."""
         return rate_of(self._inner_lr, name, self._shapes[name], step)
 
-    def _velocity(self, before: Leaves, gradient: Leaves) -> Leaves:
-        """Returns what a step subtracts, but for the rates, given what the one before did."""
-        if not self._momentum or not before:
-            return gradient
+    def _step(self, step: Step, before: Leaves) -> tuple[Leaves, Leaves]:
+        """Returns what a step takes, but for the rates, and its velocities, given those before."""
+        solver, gradient = self._solver, step.gradient
+        if solver.decay:
+            gradient = {name: self._with_decay(step, name) for name in self._adapted}
+        if not solver.has_velocity:
+            return gradient, {}
+        taken: Leaves = {}
         velocity: Leaves = {}
         for name in self._adapted:
             if name in gradient:
-                g, v = gradient[name], before[name]
-                if isinstance(g, Outer):
-                    velocity[name] = joined(v.scaled(self._momentum), g)
-                else:
-                    velocity[name] = torch.add(g, v, alpha=self._momentum)
-        return velocity
+                v = velocity[name] = _velocity(gradient[name], before.get(name), solver.momentum)
+                taken[name] = _mixed(gradient[name], before.get(name), v, solver)
+        return taken, velocity
 
-    def _moved(self, phi: Leaves, velocity: Leaves, step: int) -> Leaves:
+    def _with_decay(self, step: Step, name: str) -> Tensor:
+        """Returns a leaf's gradient and what the decay adds to it."""
+        pull = step.phi[name] * self._solver.decay
+        found: Tensor = pull + step.gradient[name] if name in step.gradient else pull
+        return found
+
+    def _moved(self, phi: Leaves, taken: Leaves, step: int) -> Leaves:
         """Returns the parameters after a step."""
         after = dict(phi)
         for name in self._adapted:
-            if name in velocity:
+            if name in taken:
                 rate = self._rate(name, step)
                 known = phi[name]
                 if isinstance(known, Moved):
-                    change = velocity[name].scaled(-rate)
-                    if self._momentum:  # it holds the rows of all steps
+                    change = taken[name].scaled(-rate)
+                    if self._solver.has_velocity:  # it holds the rows of all steps
                         change = change.plus(known.change)
                     else:
                         change = joined(known.change, change)
                     after[name] = Moved(known.base, change)
                 elif isinstance(rate, Tensor):
-                    after[name] = torch.addcmul(phi[name], rate, velocity[name], value=-1)
+                    after[name] = torch.addcmul(phi[name], rate, taken[name], value=-1)
                 else:
-                    after[name] = torch.sub(phi[name], velocity[name], alpha=rate)
+                    after[name] = torch.sub(phi[name], taken[name], alpha=rate)
         return after
 
     def path(self, phi: Leaves, *, every: bool) -> list[Leaves]:
@@ -142,8 +151,8 @@ class Loop:
         velocity: Leaves = {}
         for s in range(self._steps):
             step = support_step(self._objective, self._support, path[-1])
-            velocity = self._velocity(velocity, step.gradient)
-            after = self._moved(path[-1], velocity, s)
+            taken, velocity = self._step(step, velocity)
+            after = self._moved(path[-1], taken, s)
             path = [*path, after] if every else [after]
         return path
 
@@ -155,10 +164,10 @@ class Loop:
         for s in range(self._steps):
             step = support_step(self._objective, self._support, trace.path[-1])
             trace.losses.append(step.outputs.values)
-            velocity = self._velocity(velocity, step.gradient)
-            if self._momentum:
-                trace.velocities.append(velocity)
-            trace.path.append(self._moved(step.phi, velocity, s))
+            taken, velocity = self._step(step, velocity)
+            if self._solver.has_velocity:
+                trace.taken.append(taken)
+            trace.path.append(self._moved(step.phi, taken, s))
             trace.kept.append(step)
             size = size or _bytes(step)
             if len(trace.kept) > 1 and len(trace.kept) * size > _KEPT_BYTES:
@@ -168,26 +177,62 @@ class Loop:
     def adjoint(self, trace: Trace, adjoint: Leaves, order: int, rates: RateGrad) -> Leaves:
         """Returns the gradient in the initial parameters, given that in the last ones; adds to the
         gradient in the rates."""
-        direction: Leaves = {}
+        solver = self._solver
+        carried: Leaves = {}
         for s in reversed(range(self._steps)):
             if trace.kept:
                 step = trace.kept.pop()
             else:
                 step = support_step(self._objective, self._support, trace.path[s])
-            velocity = trace.velocities[s] if self._momentum else step.gradient
-            later, direction = direction, {}
+            taken = trace.taken[s] if solver.has_velocity else self._step(step, {})[0]
+            direction: Leaves = {}
             for name in self._adapted:
                 if name in adjoint:
-                    if name in velocity:
-                        rates.add(name, s, adjoint[name], velocity[name])
+                    if name in taken:
+                        rates.add(name, s, adjoint[name], taken[name])
                     direction[name] = _scaled(adjoint[name], self._rate(name, s))
-                    if self._momentum and name in later:
-                        past = _scaled(later[name], self._momentum)
-                        direction[name] = _sum(direction[name], past)
+            if solver.has_velocity:
+                carried, direction = _carried(carried, direction, solver)
+            if solver.decay:
+                for name, value in direction.items():
+                    adjoint[name].sub_(value, alpha=solver.decay)
             if order == 2 and direction:
                 for name, product in hessian_product(self._support, step, direction).items():
                     adjoint[name] = _less(adjoint.get(name), product)
         return adjoint
+
+
+def _velocity(gradient: Any, before: Any, momentum: float) -> Any:
+    """Returns a leaf's velocity after a step, given the one before it, if there was one."""
+    if before is None:
+        return gradient
+    if isinstance(gradient, Outer):
+        return joined(before.scaled(momentum), gradient)
+    return torch.add(gradient, before, alpha=momentum)
+
+
+def _mixed(gradient: Any, before: Any, velocity: Any, solver: Solver) -> Any:
+    """Returns what a step takes of a leaf, but for the rate."""
+    a, b = solver.gradient_share, solver.velocity_share
+    if (a, b) == (0, 1):
+        return velocity
+    if not isinstance(gradient, Outer):
+        return torch.add(gradient * a, velocity, alpha=b)
+    mixed = velocity.scaled(a + b)  # a G + b v in the rows of v
+    return mixed if before is None else mixed.plus(before.scaled(-a * solver.momentum))
+
+
+def _carried(later: Leaves, direction: Leaves, solver: Solver) -> tuple[Leaves, Leaves]:
+    """Returns m_s and p_s of all leaves, given m_{s+1} and the adjoint times the rates."""
+    a, b = solver.gradient_share, solver.velocity_share
+    carried, mixed = {}, {}
+    for name, value in direction.items():
+        m = value if (a, b) == (0, 1) else _scaled(value, b)
+        if name in later:
+            m = _sum(m, _scaled(later[name], solver.momentum))
+        carried[name] = m
+        mixed[name] = _sum(_scaled(value, a), m) if a else m
+    return carried, mixed
 
 
 def _scaled(value: Any, factor: float | Tensor) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def evaluate(
     steps: int,
     objective: Objective,
     outer: Objective,
-    momentum: float,
+    solver: Mapping[str, Any],
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
@@ -85,7 +85,7 @@ def evaluate(
             steps=steps,
             objective=objective,
             outer=outer,
-            momentum=momentum,
+            solver=solver,
             adapted=adapted,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -122,7 +122,7 @@ def _chunk(
     steps: int,
     objective: Objective,
     outer: Objective,
-    momentum: float,
+    solver: Mapping[str, Any],
     adapted: Sequence[str],
     backend: str,
     allow_tf32: bool,
@@ -137,7 +137,7 @@ def _chunk(
             inner_lr=inner_lr,
             steps=steps,
             loss=objective,
-            momentum=momentum,
+            **solver,
             adapt_params=adapted,
             stepwise=True,
             backend=backend,

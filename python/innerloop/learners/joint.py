@@ -14,6 +14,7 @@ from innerloop._calling import ERRORS, named
 from innerloop._dispatch import Model, autocast_device, data_of, prepare, prepare_batch, widen
 from innerloop._params import Batch, BatchLike, InnerLr, Side
 from innerloop._ragged import in_front, rows_in_use
+from innerloop._solver import in_words
 from innerloop._storage import check_memory
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.learner import Learner
@@ -31,7 +32,7 @@ class JointTraining(Learner):
     Args:
         module, loss, backend, allow_tf32: as in MAML.
         inner_lr: rates of fine-tuning; None if it is given to each `adapt` or `evaluate`.
-        steps, momentum: of fine-tuning; as in MAML.
+        steps, momentum, nesterov: of fine-tuning; as in MAML.
         adapt_params: names of the parameters that fine-tuning changes; as in MAML.
 
     Raises:
@@ -52,6 +53,7 @@ class JointTraining(Learner):
         inner_lr: InnerLr | None = None,
         steps: int = 1,
         momentum: float = 0.0,
+        nesterov: bool = False,
         adapt_params: Sequence[str] | None = None,
         backend: str = "auto",
         allow_tf32: bool = False,
@@ -64,7 +66,7 @@ class JointTraining(Learner):
             order=1,
             loss=loss,
             query_loss=None,
-            momentum=momentum,
+            solver={"momentum": momentum, "nesterov": nesterov},
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -138,12 +140,8 @@ class JointTraining(Learner):
             prepare_batch(op, name, parts, objective, ready)
 
     def _settings(self) -> str:
-        name, momentum = self._objectives[0].name, ""
-        if self.momentum:
-            momentum = f" with momentum {self.momentum:g}"
-        return (
-            f"loss {name}, no inner loop in training, {self.steps} steps of fine-tuning{momentum}"
-        )
+        name, words = self._objectives[0].name, in_words(**self._solver)
+        return f"loss {name}, no inner loop in training, {self.steps} steps of fine-tuning{words}"
 
 
 def _union(

@@ -15,6 +15,7 @@ from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
 from innerloop._networks import expected_network
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
+from innerloop._solver import OPTIONS, in_words, solver_of
 from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.adapted import Adapted
@@ -37,11 +38,13 @@ class Learner(nn.Module):
             are none.
         adapted_names: the parameters that the inner loop changes, by the module's names, in its
             order.
-        steps, order, loss, query_loss, momentum: the settings; `steps`, `momentum`, and the options
-            of a torch loss, may be changed at any time.
+        steps, order, loss, query_loss, momentum, nesterov: the settings; `steps`, `momentum`,
+            `nesterov`, and the options of a torch loss, may be changed at any time.
     """
 
     rates: InnerRates | None
+    momentum: float
+    nesterov: bool
 
     @named
     def __init__(
@@ -54,7 +57,7 @@ class Learner(nn.Module):
         order: int,
         loss: Loss,
         query_loss: Loss | None,
-        momentum: float,
+        solver: Mapping[str, Any],
         adapt_params: Sequence[str] | None,
         backend: str,
         allow_tf32: bool,
@@ -72,7 +75,9 @@ class Learner(nn.Module):
         self.order = order
         self.loss = loss
         self.query_loss = query_loss
-        self.momentum = _checks.check_momentum(op, momentum)
+        solver_of(op, **solver)
+        for name, value in solver.items():
+            setattr(self, name, value)
         self._backend = backend
         self._allow_tf32 = allow_tf32
         self._description = Description()
@@ -111,6 +116,11 @@ class Learner(nn.Module):
         if self.query_loss is None:
             return objective, objective
         return objective, resolve(op, self.query_loss, "query_loss")
+
+    @property
+    def _solver(self) -> dict[str, Any]:
+        """The options of the inner loop's steps as they are now."""
+        return {name: getattr(self, name) for name in OPTIONS}
 
     @property
     def choice(self) -> Choice:
@@ -164,8 +174,8 @@ class Learner(nn.Module):
         """Returns the settings in words."""
         objective, outer = self._objectives
         query = "" if outer is objective else f", query loss {outer.name}"
-        momentum = f" with momentum {self.momentum:g}" if self.momentum else ""
-        return f"loss {objective.name}{query}, {self.steps} inner steps{momentum}"
+        words = in_words(**self._solver)
+        return f"loss {objective.name}{query}, {self.steps} inner steps{words}"
 
     def extra_repr(self) -> str:
         """Shows the settings."""
@@ -263,7 +273,7 @@ class Learner(nn.Module):
                 inner_lr=_detached(rates),
                 steps=steps,
                 loss=objective,
-                momentum=self.momentum,
+                **self._solver,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
@@ -322,7 +332,7 @@ class Learner(nn.Module):
                 steps=steps,
                 objective=objective,
                 outer=outer,
-                momentum=self.momentum,
+                solver=self._solver,
                 adapted=self.adapted_names,
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,

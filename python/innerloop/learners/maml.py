@@ -33,8 +33,8 @@ class MAML(Learner):
             parameters, constants of the inner loop, are trained with the learner's.
         query_loss: what the query rows are measured by in training and `evaluate`, if not by
             `loss`: any of the same, kept as `learner.query_loss`.
-        momentum: of the inner loop, a heavy ball as torch.optim.SGD's (see `meta_grad`); of
-            training, adaptation and evaluation.
+        momentum, nesterov: of the inner loop, as torch.optim.SGD's (see `meta_grad`); of training,
+            adaptation and evaluation.
         adapt_params: names (the module's own) of the parameters that the inner loop changes. None
             for all that require grad when the learner is made; freezing later stops their
             meta-gradient only.
@@ -70,6 +70,7 @@ class MAML(Learner):
         loss: Loss = "mse",
         query_loss: Loss | None = None,
         momentum: float = 0.0,
+        nesterov: bool = False,
         adapt_params: Sequence[str] | None = None,
         learn_inner_lr: bool | str = False,
         backend: str = "auto",
@@ -83,7 +84,7 @@ class MAML(Learner):
             order=order,
             loss=loss,
             query_loss=query_loss,
-            momentum=momentum,
+            solver={"momentum": momentum, "nesterov": nesterov},
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -137,7 +138,7 @@ class MAML(Learner):
                 steps=steps,
                 loss=objective,
                 query_loss=outer,
-                momentum=self.momentum,
+                **self._solver,
                 order=self.order,
                 adapt_params=self.adapted_names,
                 backend=self._backend,
@@ -153,7 +154,7 @@ class MAML(Learner):
                 steps=steps,
                 loss=objective,
                 query_loss=outer,
-                momentum=self.momentum,
+                **self._solver,
                 order=self.order,
                 adapt_params=self.adapted_names,
                 task_weight=task_weight,
@@ -175,6 +176,7 @@ def FOMAML(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     adapt_params: Sequence[str] | None = None,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
@@ -198,6 +200,7 @@ def FOMAML(
         loss=loss,
         query_loss=query_loss,
         momentum=momentum,
+        nesterov=nesterov,
         adapt_params=adapt_params,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
@@ -216,6 +219,7 @@ def ANIL(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -250,6 +254,7 @@ def ANIL(
         loss=loss,
         query_loss=query_loss,
         momentum=momentum,
+        nesterov=nesterov,
         adapt_params=inside,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
@@ -267,6 +272,7 @@ def MetaSGD(
     loss: Loss = "mse",
     query_loss: Loss | None = None,
     momentum: float = 0.0,
+    nesterov: bool = False,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -290,6 +296,7 @@ def MetaSGD(
         loss=loss,
         query_loss=query_loss,
         momentum=momentum,
+        nesterov=nesterov,
         adapt_params=adapt_params,
         learn_inner_lr="per_parameter",
         backend=backend,
