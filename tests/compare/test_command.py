@@ -363,3 +363,13 @@ def test_interrupt_while_writing_is_clean(tmp_path: Path, monkeypatch: pytest.Mo
     code, _, err = invoke(*SMALL, "--out", tmp_path)
     assert code == 0
     assert "15 of 15 units are done" in err
+
+
+@pytest.mark.slow
+def test_readme_shows_the_answer_that_the_first_command_gives(tmp_path: Path) -> None:
+    code, out, _ = invoke("--no-figures", "--out", tmp_path)
+    assert code == 0
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    answer = out.partition("\n\n")[0]
+    assert len(answer.splitlines()) == 5
+    assert f"```\n{answer}\n```" in readme
