@@ -16,6 +16,9 @@ RATES = ("number", "scalar", "steps", "leaf", "leaf_steps", "element", "element_
 SOLVERS = {  # options of the inner loop's steps
     "momentum": {"momentum": 0.7},
     "nesterov": {"momentum": 0.7, "nesterov": True},
+    "decay": {"weight_decay": 0.3},
+    "decay-momentum": {"momentum": 0.9, "weight_decay": 0.1},
+    "decay-nesterov": {"momentum": 0.4, "nesterov": True, "weight_decay": 0.3},
 }
 WIDTHS = (1, 2, 3, 5, 7, 8, 9, 16, 17)
 TASKS = (1, 2, 3, 5, 7, 8, 9, 16, 17, 19)

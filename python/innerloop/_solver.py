@@ -46,27 +46,36 @@ class Solver:
 
 GRADIENT_DESCENT = Solver()
 # the arguments of `solver_of`, which are keywords wherever steps are taken
-OPTIONS = ("momentum", "nesterov")
+OPTIONS = ("momentum", "nesterov", "weight_decay")
 
 
-def solver_of(op: str, *, momentum: float, nesterov: bool) -> Solver:
+def solver_of(op: str, *, momentum: float, nesterov: bool, weight_decay: float) -> Solver:
     """Returns the steps that options mean; `functional.meta_grad` says what each is.
 
     Raises:
         ValueError, TypeError: an option is not what it may be.
     """
-    if nesterov is False and type(momentum) is float and momentum == 0:  # also torch.compile's
+    if nesterov is False and _is_zero(momentum) and _is_zero(weight_decay):
         return GRADIENT_DESCENT
     momentum = _checks.check_not_negative(op, "momentum", momentum)
     _checks.check_flag(op, "nesterov", nesterov)
     if nesterov and not momentum:
         _value_error(op, "momentum", "be above 0 with nesterov=True", momentum)
+    decay = _checks.check_not_negative(op, "weight_decay", weight_decay)
     if not momentum:
-        return GRADIENT_DESCENT
-    return Solver(momentum, 1.0, momentum) if nesterov else Solver(momentum, 0.0, 1.0)
+        return Solver(decay=decay)
+    a, b = (1.0, momentum) if nesterov else (0.0, 1.0)
+    return Solver(momentum, a, b, decay)
 
 
-def in_words(*, momentum: float, nesterov: bool) -> str:
+def _is_zero(value: object) -> bool:
+    """Says whether a number is the usual one; also a symbol of torch.compile's."""
+    return type(value) is float and value == 0
+
+
+def in_words(*, momentum: float, nesterov: bool, weight_decay: float) -> str:
     """Returns what is not as usual: nothing, or a text that begins with a blank."""
     kind = "Nesterov momentum" if nesterov else "momentum"
-    return f" with {kind} {momentum:g}" if momentum else ""
+    parts = [f"{kind} {momentum:g}"] if momentum else []
+    parts += [f"weight decay {weight_decay:g}"] if weight_decay else []
+    return f" with {' and '.join(parts)}" if parts else ""

@@ -106,6 +106,7 @@ def meta_grad(
     query_loss: Loss | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -147,6 +148,8 @@ def meta_grad(
         momentum: mu >= 0 of the inner loop, heavy ball as torch.optim.SGD has it:
             v_{s+1} = mu v_s + grad, phi_{s+1} = phi_s - rate_s v_{s+1}, v_0 = 0.
         nesterov: Nesterov's momentum, as there: phi_{s+1} = phi_s - rate_s (grad + mu v_{s+1}).
+        weight_decay: w >= 0, as there: each step's gradient is grad + w phi_s on the adapted
+            leaves. Order 1 keeps the derivative of w phi_s, which is no second derivative.
         order: 2 for the exact gradient; 1 treats inner gradients as constants (first-order MAML).
         adapt_params: names of the leaves that the inner loop changes; None for all. All have a
             meta-gradient.
@@ -190,8 +193,8 @@ def meta_grad(
     if anchor is not None:
         found = meta_grad(
             params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
-            query_loss=query_loss, momentum=momentum, nesterov=nesterov, order=order,
-            adapt_params=adapt_params,
+            query_loss=query_loss, momentum=momentum, nesterov=nesterov,
+            weight_decay=weight_decay, order=order, adapt_params=adapt_params,
             task_weight=task_weight, stepwise=stepwise, backend=backend, allow_tf32=allow_tf32,
             clip=clip,
         )  # fmt: skip
@@ -208,7 +211,9 @@ def meta_grad(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        solver=solver_of("meta_grad", momentum=momentum, nesterov=nesterov),
+        solver=solver_of(
+            "meta_grad", momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        ),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -261,6 +266,7 @@ def meta_loss(
     query_loss: Loss | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
@@ -299,7 +305,9 @@ def meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        solver=solver_of("meta_loss", momentum=momentum, nesterov=nesterov),
+        solver=solver_of(
+            "meta_loss", momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        ),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -330,6 +338,7 @@ def mean_meta_loss(
     query_loss: Loss | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
     order: int = 2,
     adapt_params: Sequence[str] | None = None,
     task_weight: Tensor | None = None,
@@ -360,8 +369,8 @@ def mean_meta_loss(
     if anchor is not None:
         total = mean_meta_loss(
             params, support, query, model=model, inner_lr=inner_lr, steps=steps, loss=loss,
-            query_loss=query_loss, momentum=momentum, nesterov=nesterov, order=order,
-            adapt_params=adapt_params,
+            query_loss=query_loss, momentum=momentum, nesterov=nesterov,
+            weight_decay=weight_decay, order=order, adapt_params=adapt_params,
             task_weight=task_weight, backend=backend, allow_tf32=allow_tf32, clip=clip,
         )  # fmt: skip
         kl = mean_meta_loss(params, support, support, task_weight=task_weight, **anchor)
@@ -376,7 +385,9 @@ def mean_meta_loss(
         steps=steps,
         loss=loss,
         query_loss=query_loss,
-        solver=solver_of("meta_loss", momentum=momentum, nesterov=nesterov),
+        solver=solver_of(
+            "meta_loss", momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        ),
         order=order,
         adapt_params=adapt_params,
         backend=backend,
@@ -409,6 +420,7 @@ def adapt(
     loss: Loss = "mse",
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
     adapt_params: Sequence[str] | None = None,
     stepwise: bool = False,
     backend: str = "auto",
@@ -439,7 +451,7 @@ def adapt(
     _checks.check_flag(op, "stepwise", stepwise)
     _checks.check_flag(op, "allow_tf32", allow_tf32)
     steps = _checks.check_options(op, steps, 2, backend)
-    solver = solver_of(op, momentum=momentum, nesterov=nesterov)
+    solver = solver_of(op, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     support, objective = policy_rows(op, "support", support, model, resolve(op, loss), clip)
     parts = _checks.check_batch(op, "support", support)
     objective = suited(objective, parts)

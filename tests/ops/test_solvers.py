@@ -73,7 +73,7 @@ def test_each_form_of_rates_in_batched_operations(solver, rates, order):
 @pytest.mark.parametrize("rows", [0, 2])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_weights_that_batched_operations_do_not_write_out(solver, rows):
-    """Wide layers with few rows, or with none."""
+    """Wide layers with few rows; without rows there are no gradients, and decays all the same."""
     problem = random_problem(
         8, widths=[40, 30, 2], rows=2, query_rows=2, tasks=3, steps=3, rates="leaf", per_task=0.0,
         adapt_params=None, ragged=False, weighted=False, loss="mse",
@@ -93,7 +93,7 @@ def test_float32(strategy, solver, seed):
 def test_no_momentum_is_gradient_descent():
     problem = random_problem(3, steps=3)
     plain = problem.call(il.meta_grad)
-    zero = problem.call(il.meta_grad, momentum=0, nesterov=False)
+    zero = problem.call(il.meta_grad, momentum=0, nesterov=False, weight_decay=0)
     for name, value in plain.grad.items():
         assert torch.equal(value, zero.grad[name])
 
@@ -149,6 +149,8 @@ BAD = {
     "number": ({"momentum": 0.5, "nesterov": 1}, TypeError, "nesterov must be True or False"),
     "none": ({"nesterov": None}, TypeError, "nesterov must be True or False"),
     "alone": ({"nesterov": True}, ValueError, r"momentum must be above 0 with nesterov=True"),
+    "growth": ({"weight_decay": -0.1}, ValueError, "weight_decay must be finite and not negative"),
+    "tensor": ({"weight_decay": torch.ones(())}, TypeError, "weight_decay must be a number"),
 }
 
 
@@ -165,6 +167,25 @@ def test_bad_options_raise(name):
         )  # fmt: skip
     with pytest.raises(error, match=f"MAML: {text}"):
         il.MAML(torch.nn.Linear(2, 1), inner_lr=0.1, steps=1, **options)
+
+
+def test_first_order_keeps_the_derivative_of_the_decay():
+    """Nothing is left of the loss's own second derivatives: with a rate r and a decay w a step
+    multiplies the gradient by 1 - r w."""
+    problem = random_problem(
+        4, order=1, steps=3, rates="number", task_weight=None, adapt_params=None, per_task=0.0
+    )
+    rate, decay = problem.options["inner_lr"], 0.3
+    found = problem.call(il.meta_grad, weight_decay=decay)
+    adapted = il.adapt(
+        problem.params, problem.support, model=problem.model, inner_lr=rate, steps=3,
+        loss=problem.options["loss"], weight_decay=decay,
+    )  # fmt: skip
+    _, grads = il.loss_and_grad(
+        adapted, problem.query, model=problem.model, loss=problem.options["loss"]
+    )
+    expected = {k: (1 - rate * decay) ** 3 * g.mean(0) for k, g in grads.items()}
+    assert_close(found.grad, expected, 1e-11)
 
 
 def test_options_may_change_between_calls():

@@ -32,7 +32,7 @@ class JointTraining(Learner):
     Args:
         module, loss, backend, allow_tf32: as in MAML.
         inner_lr: rates of fine-tuning; None if it is given to each `adapt` or `evaluate`.
-        steps, momentum, nesterov: of fine-tuning; as in MAML.
+        steps, momentum, nesterov, weight_decay: of fine-tuning; as in MAML.
         adapt_params: names of the parameters that fine-tuning changes; as in MAML.
 
     Raises:
@@ -54,6 +54,7 @@ class JointTraining(Learner):
         steps: int = 1,
         momentum: float = 0.0,
         nesterov: bool = False,
+        weight_decay: float = 0.0,
         adapt_params: Sequence[str] | None = None,
         backend: str = "auto",
         allow_tf32: bool = False,
@@ -66,7 +67,7 @@ class JointTraining(Learner):
             order=1,
             loss=loss,
             query_loss=None,
-            solver={"momentum": momentum, "nesterov": nesterov},
+            solver={"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay},
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,

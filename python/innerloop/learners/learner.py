@@ -38,13 +38,14 @@ class Learner(nn.Module):
             are none.
         adapted_names: the parameters that the inner loop changes, by the module's names, in its
             order.
-        steps, order, loss, query_loss, momentum, nesterov: the settings; `steps`, `momentum`,
-            `nesterov`, and the options of a torch loss, may be changed at any time.
+        steps, order, loss, query_loss, momentum, nesterov, weight_decay: the settings; `steps`, the
+            last three, and the options of a torch loss, may be changed at any time.
     """
 
     rates: InnerRates | None
     momentum: float
     nesterov: bool
+    weight_decay: float
 
     @named
     def __init__(

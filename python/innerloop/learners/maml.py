@@ -33,8 +33,8 @@ class MAML(Learner):
             parameters, constants of the inner loop, are trained with the learner's.
         query_loss: what the query rows are measured by in training and `evaluate`, if not by
             `loss`: any of the same, kept as `learner.query_loss`.
-        momentum, nesterov: of the inner loop, as torch.optim.SGD's (see `meta_grad`); of training,
-            adaptation and evaluation.
+        momentum, nesterov, weight_decay: of the inner loop, as torch.optim.SGD's (see `meta_grad`);
+            of training, adaptation and evaluation.
         adapt_params: names (the module's own) of the parameters that the inner loop changes. None
             for all that require grad when the learner is made; freezing later stops their
             meta-gradient only.
@@ -71,6 +71,7 @@ class MAML(Learner):
         query_loss: Loss | None = None,
         momentum: float = 0.0,
         nesterov: bool = False,
+        weight_decay: float = 0.0,
         adapt_params: Sequence[str] | None = None,
         learn_inner_lr: bool | str = False,
         backend: str = "auto",
@@ -84,7 +85,7 @@ class MAML(Learner):
             order=order,
             loss=loss,
             query_loss=query_loss,
-            solver={"momentum": momentum, "nesterov": nesterov},
+            solver={"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay},
             adapt_params=adapt_params,
             backend=backend,
             allow_tf32=allow_tf32,
@@ -177,6 +178,7 @@ def FOMAML(
     query_loss: Loss | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
     adapt_params: Sequence[str] | None = None,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
@@ -201,6 +203,7 @@ def FOMAML(
         query_loss=query_loss,
         momentum=momentum,
         nesterov=nesterov,
+        weight_decay=weight_decay,
         adapt_params=adapt_params,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
@@ -220,6 +223,7 @@ def ANIL(
     query_loss: Loss | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
     learn_inner_lr: bool | str = False,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -255,6 +259,7 @@ def ANIL(
         query_loss=query_loss,
         momentum=momentum,
         nesterov=nesterov,
+        weight_decay=weight_decay,
         adapt_params=inside,
         learn_inner_lr=learn_inner_lr,
         backend=backend,
@@ -273,6 +278,7 @@ def MetaSGD(
     query_loss: Loss | None = None,
     momentum: float = 0.0,
     nesterov: bool = False,
+    weight_decay: float = 0.0,
     adapt_params: Sequence[str] | None = None,
     backend: str = "auto",
     allow_tf32: bool = False,
@@ -297,6 +303,7 @@ def MetaSGD(
         query_loss=query_loss,
         momentum=momentum,
         nesterov=nesterov,
+        weight_decay=weight_decay,
         adapt_params=adapt_params,
         learn_inner_lr="per_parameter",
         backend=backend,
