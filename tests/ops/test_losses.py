@@ -226,6 +226,8 @@ def test_ignored_rows_count_for_nothing():
         with torch.no_grad():
             right = net(query[0]).argmax(2) == query[1]
         assert_close(accuracy, right.sum(1) / (query[1] != -100).sum(1), 1e-6)
+        counted = learner.evaluate(support, (*query, torch.full((4,), 3)), steps=0).accuracy[:, 0]
+        assert_close(counted, right[:, :3].sum(1) / (query[1][:, :3] != -100).sum(1), 1e-6)
     model = il.MLP([2, 3])
     wrong, params = (support[0], torch.full_like(support[1], 3)), model.init(dtype=F64)
     options = {"model": model, "backend": "torch"}

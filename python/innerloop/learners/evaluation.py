@@ -174,7 +174,7 @@ def _accuracy(outputs: Tensor, query: BatchParts, ignored: int | None) -> Tensor
     x, y, count, weight = query
     used = torch.ones_like(y, dtype=torch.bool) if ignored is None else y != ignored
     if count is not None:
-        used = torch.arange(x.shape[1], device=x.device) < count[:, None]
+        used = used & (torch.arange(x.shape[1], device=x.device) < count[:, None])
     if weight is not None:
         used = used & (weight != 0)
     right = used & (outputs.argmax(2) == y)
