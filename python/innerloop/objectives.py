@@ -168,7 +168,7 @@ class _TorchLoss(NamedTuple):
 
 
 def _torch_loss(
-    name: str,
+    objective: Objective,
     cls: type[nn.Module],
     function: Function,
     variant: Callable[..., Variant | None] | None = None,
@@ -177,7 +177,7 @@ def _torch_loss(
     **free: object,
 ) -> _TorchLoss:
     """Returns one row of the table below."""
-    objective = dataclasses.replace(_NAMED[name], strict=True)
+    objective = dataclasses.replace(objective, strict=True)
     if objective.classes:
         objective = dataclasses.replace(
             objective, strict=False, ignored=-100, probabilities=function
@@ -186,10 +186,13 @@ def _torch_loss(
     return _TorchLoss(kind, frozenset([kind]), function, usual, objective, variant, tuple(free))
 
 
+_L1 = _loss_options.smooth_l1(beta=0.0)
+assert _L1 is not None
+_ABSOLUTE = Objective("L1Loss", _L1.rows, kernel=_L1.kernel, constants=_L1.constants)
 _TORCH = (
-    _torch_loss("mse", nn.MSELoss, F.mse_loss),
+    _torch_loss(_NAMED["mse"], nn.MSELoss, F.mse_loss),
     _torch_loss(
-        "cross_entropy",
+        _NAMED["cross_entropy"],
         nn.CrossEntropyLoss,
         F.cross_entropy,
         _loss_options.cross_entropy,
@@ -198,21 +201,24 @@ _TORCH = (
         label_smoothing=0.0,
     ),
     _torch_loss(
-        "bce_with_logits",
+        _NAMED["bce_with_logits"],
         nn.BCEWithLogitsLoss,
         F.binary_cross_entropy_with_logits,
         _loss_options.bce_with_logits,
         weight=None,
         pos_weight=None,
     ),
-    _torch_loss("huber", nn.HuberLoss, F.huber_loss, _loss_options.huber, delta=1.0),
-    _torch_loss("huber", nn.SmoothL1Loss, F.smooth_l1_loss, _loss_options.smooth_l1, beta=1.0),
+    _torch_loss(_NAMED["huber"], nn.HuberLoss, F.huber_loss, _loss_options.huber, delta=1.0),
+    _torch_loss(
+        _NAMED["huber"], nn.SmoothL1Loss, F.smooth_l1_loss, _loss_options.smooth_l1, beta=1.0
+    ),
+    _torch_loss(_ABSOLUTE, nn.L1Loss, F.l1_loss),
 )
 _BY_CLASS = {known.kind.cls: known for known in _TORCH}
 # others whose targets, says torch, have the shape of the outputs
 _ELEMENTWISE: tuple[object, ...] = (
-    *(nn.L1Loss, nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.KLDivLoss),
-    *(F.l1_loss, F.poisson_nll_loss, F.soft_margin_loss, F.kl_div),
+    *(nn.PoissonNLLLoss, nn.SoftMarginLoss, nn.KLDivLoss),
+    *(F.poisson_nll_loss, F.soft_margin_loss, F.kl_div),
 )
 
 

@@ -241,8 +241,6 @@ def test_ignored_rows_count_for_nothing():
 @pytest.mark.parametrize("loss", [nn.MSELoss(), F.huber_loss, nn.BCEWithLogitsLoss(), nn.L1Loss()])
 def test_targets_that_torch_would_broadcast_are_refused(loss, backend):
     """[N] against [N, 1] is [N, N] for torch. Names take it as [N, 1]."""
-    if isinstance(loss, nn.L1Loss) and backend == "fused":
-        pytest.skip("not fused")
     model = il.MLP([2, 1])
     params, x, y = model.init(dtype=F64), torch.ones(4, 5, 2, dtype=F64), torch.rand(4, 5).double()
     il.loss_and_grad(params, (x, y), model=model, loss="mse", backend=backend)
@@ -346,7 +344,7 @@ ALTERATIONS = {
     "option": lambda loss: replaced(loss, "reduction", "sum"),
     "function mode": lambda loss: Doubling(),
 }
-KINDS = ("MSELoss", "HuberLoss", "SmoothL1Loss", "BCEWithLogitsLoss", "CrossEntropyLoss")
+KINDS = ("MSELoss", "HuberLoss", "SmoothL1Loss", "L1Loss", "BCEWithLogitsLoss", "CrossEntropyLoss")
 
 
 @pytest.mark.parametrize("alteration", ALTERATIONS)
@@ -384,6 +382,7 @@ INNER = {  # what F's functions call
     "MSELoss": (torch._C._nn, "mse_loss"),
     "HuberLoss": (torch._C._nn, "huber_loss"),
     "SmoothL1Loss": (torch._C._nn, "smooth_l1_loss"),
+    "L1Loss": (torch._C._nn, "l1_loss"),
     "BCEWithLogitsLoss": (torch, "binary_cross_entropy_with_logits"),
     "CrossEntropyLoss": (torch._C._nn, "cross_entropy_loss"),
 }
