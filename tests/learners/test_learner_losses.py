@@ -146,12 +146,14 @@ def test_losses_of_torch_are_read_at_every_call():
     learner = il.MAML(net, loss=loss, **RATE)
     assert learner.backend == "fused"
     learner(support, query)  # remembered as checked
-    loss.delta = 0.5
-    assert learner.backend == "batched"
-    assert "HuberLoss(delta=0.5)" in learner.explain()
-    found = learner(support, query, reduction="none")
-    assert_close(found, loop_losses(net, loss, support, query), TOLERANCE)
-    loss.delta = 1.0
+    for change, backend in (("delta", 0.5), "fused"), (("reduction", "sum"), "batched"):
+        setattr(loss, *change)
+        assert learner.backend == backend
+        assert "HuberLoss(" in learner.explain()
+        assert "delta=0.5" in learner.explain()
+        found = learner(support, query, reduction="none")
+        assert_close(found, loop_losses(net, loss, support, query), TOLERANCE)
+    loss.delta, loss.reduction = 1.0, "mean"
     assert learner.backend == "fused"
     handle = loss.register_forward_hook(lambda module, inputs, output: 3 * output)
     assert learner.backend == "batched"
