@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/objectives/all.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -218,8 +219,8 @@ Case draw_case(uint64_t seed) {
   c.tasks = random.one_of({0, 1, 2, 3, 5, 8, 9, 16, 17, 19, 40});
   c.steps = random.one_of({0, 1, 1, 2, 3, 5});
   c.order = random.chance(70) ? 2 : 1;
-  static constexpr Solver kSolvers[] = {{}, {0.5, 0, 1, 0}, {0.5, 1, 0.5, 0}, {0, 1, 0, 0.1},
-                                        {0.5, 1, 0.5, 0.1}};
+  static constexpr Solver kSolvers[] = {
+      {}, {0.5, 0, 1, 0}, {0.5, 1, 0.5, 0}, {0, 1, 0, 0.1}, {0.5, 1, 0.5, 0.1}};
   c.solver = kSolvers[random.one_of({0, 0, 0, 1, 2, 3, 4})];
   c.stepwise = random.chance(40);
   c.wants_grad = random.chance(80);
