@@ -161,6 +161,18 @@ def check_network(op: str, module: object) -> None:
         _type_error(op, "module", "be a torch.nn.Module", kind(module))
 
 
+def check_size(op: str, argument: str, value: object) -> None:
+    """Checks that a size is a positive int."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        _value_error(op, argument, "be an int of at least 1", repr(value))
+
+
+def refuse_bare_norm(op: str, module: nn.Module) -> NoReturn:
+    """Raises because a module that is a norm itself cannot be replaced in place."""
+    remedy = "make an innerloop.nn.PerStepBatchNorm"
+    _value_error(op, "module", "hold its batch norms as parts", kind(module), remedy)
+
+
 def check_tasks(op: str, tasks: object) -> list[tuple[Tensor, Tensor]]:
     """Returns tasks (x [N, ...], y [N, ...]) of any numbers of rows after checking that they can be
     stacked."""

@@ -12,7 +12,7 @@ from innerloop import _params
 from innerloop._batched.differentiation import Problem, as_constants, mean_loss, task_losses
 from innerloop._batched.factored import Moved, Outer, factored_names
 from innerloop._batched.losses import prepared
-from innerloop._batched.passes import passes_of
+from innerloop._batched.passes import Passes, passes_of
 from innerloop._batched.unroll import (
     Leaves,
     Loop,
@@ -38,14 +38,14 @@ class Batched:
     """The operations for one network, with the arguments of those in `reference`.
 
     Args:
-        programs: what it computes of each kind of rows.
+        programs: what it computes of each kind of rows: one program, or one for each inner step.
         shapes: of its floating-point parameters, in its order.
         buffers: its constants, by name.
     """
 
     def __init__(
         self,
-        programs: Mapping[Rows, Program],
+        programs: Mapping[Rows, tuple[Program, ...]],
         shapes: Mapping[str, Shape],
         buffers: Mapping[str, Tensor],
     ) -> None:
@@ -56,16 +56,20 @@ class Batched:
     @property
     def takes_statistics(self) -> bool:
         """Whether rows of a task are normalised by statistics of all of them."""
-        programs = self._programs.values()
-        return any(node.kind == "batch_norm" for program in programs for node in program.nodes)
+        every = [program for programs in self._programs.values() for program in programs]
+        return any(node.kind == "batch_norm" for program in every for node in program.nodes)
 
     def output_shape(self, x: Tensor) -> Shape:
         """Returns the shape of a row of the outputs for x."""
-        return passes_of(self._programs[rows_of(x)]).shape
+        return self._passes(x)[0].shape
 
-    def predict(self, params: Params, x: Tensor, *, model: Any = None) -> Tensor:
-        """Returns outputs [T, N, ...]."""
-        passes = passes_of(self._programs[rows_of(x)])
+    def _passes(self, x: Tensor) -> list[Passes]:
+        """Returns what runs on x: one for all inner steps, or one for each."""
+        return [passes_of(program) for program in self._programs[rows_of(x)]]
+
+    def predict(self, params: Params, x: Tensor, *, model: Any = None, at: int = 0) -> Tensor:
+        """Returns outputs [T, N, ...], in an inner step."""
+        passes = self._passes(x)[at]
         with torch.no_grad():
             parts = []
             for part in self._chunks(x):
@@ -103,7 +107,7 @@ class Batched:
             for part, (side,) in self._sides((objective, batch)):
                 step = support_step(objective, side, self._leaves(params, part, tasks))
                 direction = {k: self._leaf(vector[k], k, part, tasks) for k in self._shapes}
-                product = hessian_product(side, step, direction)
+                product = hessian_product(step, direction)
                 found.append(self._complete(product, part, batch[0]))
             result = list(_joined(found).values())
         constants = as_constants("hvp", result, [*params.values(), *vector.values()])
@@ -232,7 +236,7 @@ class Batched:
             loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
             phi = self._leaves(params, part, len(support[0]), factored)
             path = loop.path(phi, every=False)
-            values.append(query_values(outer, other, path[-1]))
+            values.append(query_values(outer, other, path[-1], steps))
         return torch.cat(values)
 
     def _meta_grad(
@@ -265,11 +269,12 @@ class Batched:
             loop = self._loop(objective, side, inner_lr, steps, momentum, adapt_params)
             trace = loop.trace(self._leaves(params, part, tasks, factored))
             last = trace.path[-1]
-            value, adjoint = query_gradient(outer, other, last, task_weight[part])
+            value, adjoint = query_gradient(outer, other, last, steps, task_weight[part])
             values.append(value)
             before.append(torch.stack(trace.losses, 1) if steps else value.new_empty(len(value), 0))
             if stepwise:
-                earlier = [query_values(outer, other, phi) for phi in trace.path[:-1]]
+                path = enumerate(trace.path[:-1])
+                earlier = [query_values(outer, other, phi, updates) for updates, phi in path]
                 after.append(torch.stack([*earlier, value], 1))
             for name, part_grad in loop.adjoint(trace, adjoint, order, rates).items():
                 if name not in grads:
@@ -315,7 +320,7 @@ class Batched:
         """Yields the tasks that are computed together."""
         size, like = 0, inputs[0]
         for x in inputs:
-            program = self._programs[rows_of(x)]
+            program = self._programs[rows_of(x)][0]
             row = size_of(program.shape) + sum(size_of(node.shape) for node in program.nodes)
             size = max(size, row * x.shape[1])
         size += sum(map(size_of, self._shapes.values()))
@@ -334,8 +339,7 @@ class Batched:
                 x, y, count, weight = (None if v is None else v.detach()[part] for v in batch)
                 assert x is not None
                 assert y is not None
-                passes = passes_of(self._programs[rows_of(x)])
-                sides.append(Side(passes, prepared(objective, x, y, count, weight)))
+                sides.append(Side(self._passes(x), prepared(objective, x, y, count, weight)))
             yield part, sides
 
     def _leaf(self, value: Tensor, name: str, part: slice, tasks: int) -> Tensor:
@@ -355,7 +359,10 @@ class Batched:
     ) -> list[str]:
         """Returns the weights that are not written out for each task: shared ones, where that
         saves numbers."""
-        programs = [self._programs[rows_of(side[0])] for side in (support, query)]
+        found = [self._programs[rows_of(side[0])] for side in (support, query)]
+        if any(len(programs) > 1 for programs in found):  # steps may use other weights
+            return []
+        programs = [each[0] for each in found]
         rows = [side[0].shape[1] for side in (support, query)]
         names = factored_names(programs, rows, self._shapes, inner_lr, steps)
         return [name for name in names if params[name].ndim == len(self._shapes[name])]

@@ -13,6 +13,7 @@ from innerloop import _checks, functional
 from innerloop._batching import with_task_axis
 from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
+from innerloop._inner_step import last_step
 from innerloop._networks import expected_network
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._tasks import alone, loop_reason
@@ -269,7 +270,14 @@ class Learner(nn.Module):
                 allow_tf32=self._allow_tf32,
             )
         constants = {k: v.detach() for k, v in adapted.items()}
-        return Adapted(self.module, constants, self._backend, self._allow_tf32, is_single=is_single)
+        return Adapted(
+            self.module,
+            constants,
+            self._backend,
+            self._allow_tf32,
+            is_single=is_single,
+            step=last_step(steps),
+        )
 
     @named
     def evaluate(
