@@ -59,32 +59,43 @@ def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str 
     """
     _checks.check_model("backend_for", model)
     objective = resolve("backend_for", loss)
-    return choice_for(model, torch.device(device), "auto", (objective,))
+    named = () if isinstance(model, MLP) else model.parameters()
+    dtype = next((p.dtype for p in named if p.is_floating_point()), torch.float32)
+    return choice_for(model, torch.device(device), dtype, "auto", (objective,))
 
 
 def choice_for(
-    model: Model, device: torch.device, backend: str, objectives: Sequence[Objective] = ()
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    objectives: Sequence[Objective] = (),
 ) -> Choice:
-    """Returns the back end that "auto", "fused" or "batched" comes to for a model and losses; the
-    last two raise instead of falling back."""
+    """Returns the back end that "auto", "fused" or "batched" comes to for a model with parameters
+    of a dtype and losses; the last two raise instead of falling back."""
     network = Network(model, (), "") if isinstance(model, MLP) else expected_network(model)
-    return _chosen(network, device, backend, objectives)
+    return _chosen(network, device, dtype, backend, objectives)
 
 
 def refusal_for(
-    model: Model, device: torch.device, backend: str, objectives: Sequence[Objective]
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    objectives: Sequence[Objective],
 ) -> str:
     """Returns why a back end that is asked for cannot be had, if that is known before a batch is;
     else an empty text."""
     if isinstance(model, nn.Module) and expected_network(model).is_unsure:
         return ""
-    choice = choice_for(model, device, backend, objectives)
+    choice = choice_for(model, device, dtype, backend, objectives)
     return "" if choice.backend == backend else choice.reason
 
 
 def _chosen(
     network: Network,
     device: torch.device,
+    dtype: torch.dtype,
     backend: str,
     objectives: Sequence[Objective],
     differentiated: str = "",
@@ -96,7 +107,7 @@ def _chosen(
     mlp = network.mlp
     reason = ""
     if backend != "batched":
-        reason = network.reason or _unavailable(device, backend, *objectives)
+        reason = network.reason or _unavailable(device, dtype, backend, *objectives)
         if differentiated and not reason:
             reason = (
                 f"{differentiated} is differentiated, in which the fused operations have no "
@@ -134,9 +145,13 @@ def _not_batched(network: Network, objectives: Sequence[Objective], differentiat
     return ""
 
 
-def _unavailable(device: torch.device, backend: str, *objectives: Objective) -> str:
-    """Returns why there are no fused kernels on a device, or for a loss, for "auto" or "fused";
-    empty if there are."""
+def _unavailable(
+    device: torch.device, dtype: torch.dtype, backend: str, *objectives: Objective
+) -> str:
+    """Returns why there are no fused kernels on a device, for a dtype or for a loss, for "auto" or
+    "fused"; empty if there are."""
+    if dtype is torch.bfloat16:
+        return "there are no kernels for torch.bfloat16"
     for objective in objectives:
         if objective.reason:
             return objective.reason
@@ -215,9 +230,13 @@ def prepare(
     leaves = mlp.leaves if mlp is not None else _module_leaves(op, model)
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     wanted = "" if backend == "torch" else _differentiated(op, data)
-    if wanted and backend == "fused" and not _unavailable(like.device, backend, *objectives):
+    if (
+        wanted
+        and backend == "fused"
+        and not _unavailable(like.device, like.dtype, backend, *objectives)
+    ):
         _checks.refuse_data_grad(op, wanted)
-    choice = _chosen(network, like.device, backend, objectives, wanted)
+    choice = _chosen(network, like.device, like.dtype, backend, objectives, wanted)
     if choice.backend == "fused":
         assert mlp is not None
         fused = Prepared(mlp, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
@@ -231,6 +250,11 @@ def prepare(
         if varying is not None:
             choice = Choice("torch", f"the loss {varying.name} has variables of its own")
             batched = None
+    if choice.backend == "torch" and like.dtype is torch.bfloat16:
+        for name, value in data.items():
+            if name.endswith("x") and value.is_floating_point():
+                _checks.check_float(op, name, value, like.dtype, "params")
+        _checks.refuse_narrow(op, like.dtype, choice.reason)
     if choice.backend == "torch" and backend != "torch":
         _fall_back(op, model, backend, choice.reason)
     check_memory(op, params=params)

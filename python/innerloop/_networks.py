@@ -22,7 +22,7 @@ from innerloop.models import MLP, describe, model_of_layers
 # rows that a module was last given, and programs that were found to give what it gives, or not
 _SEEN: WeakKeyDictionary[nn.Module, Rows] = WeakKeyDictionary()
 _CHECKED: WeakKeyDictionary[nn.Module, dict[Program, bool]] = WeakKeyDictionary()
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+_TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-9}
 _MISREAD = "its outputs are not those of the calls that were read off its forward pass"
 Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Programs = tuple[Program, ...]

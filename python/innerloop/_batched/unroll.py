@@ -23,6 +23,7 @@ from torch import Tensor
 from innerloop._batched.factored import Moved, Outer, joined
 from innerloop._batched.losses import Outputs, Rows, loss_of, value_of
 from innerloop._batched.passes import Passes, Tape
+from innerloop._batched.precision import wide_dtype
 from innerloop._one_task import rate_of
 from innerloop._params import InnerLr, is_per_step
 from innerloop.objectives import Objective
@@ -56,7 +57,7 @@ def support_step(objective: Objective, side: Side, phi: Leaves, at: int = 0) -> 
     """Returns loss and gradient at phi, in an inner step, with what they leave behind."""
     passes = side.at(at)
     if side.rows.x.shape[1] == 0:
-        nothing = side.rows.x.new_zeros(len(side.rows.x))
+        nothing = _no_losses(side)
         outputs = Outputs(nothing, nothing, torch.zeros_like)
         return Step(passes, phi, outputs, Tape([], []), {})
     z, tape = passes.forward(phi, side.rows.x)
@@ -243,10 +244,15 @@ class RateGrad:
         return self._total[""] if self._whole else self._total
 
 
+def _no_losses(side: Side) -> Tensor:
+    """Returns the losses [T] of sides without rows."""
+    return side.rows.x.new_zeros(len(side.rows.x), dtype=wide_dtype(side.rows.x.dtype))
+
+
 def query_values(objective: Objective, side: Side, phi: Leaves, updates: int) -> Tensor:
     """Returns the losses [T] at phi, which so many updates gave."""
     if side.rows.x.shape[1] == 0:
-        return side.rows.x.new_zeros(len(side.rows.x))
+        return _no_losses(side)
     z, _ = side.at(max(updates - 1, 0)).forward(phi, side.rows.x, tape=False)
     return value_of(objective, z, side.rows)
 
@@ -257,7 +263,7 @@ def query_gradient(
     """Returns the losses [T] at phi, which so many updates gave, and the gradient of each task's
     times its weight."""
     if side.rows.x.shape[1] == 0:
-        return side.rows.x.new_zeros(len(side.rows.x)), {}
+        return _no_losses(side), {}
     passes = side.at(max(updates - 1, 0))
     z, tape = passes.forward(phi, side.rows.x)
     outputs = loss_of(objective, z, side.rows)

@@ -57,8 +57,9 @@ class Adapted:
         """Where predictions run."""
         if self._backend == "torch":
             return "torch"
-        device = next(iter(self.params.values())).device
-        return choice_for(self._model(), device, self._backend).backend
+        values = list(self.params.values())
+        like = next((p for p in values if p.is_floating_point()), values[0])
+        return choice_for(self._model(), like.device, like.dtype, self._backend).backend
 
     def _model(self) -> Model:
         """Returns what predicts: the module as it is now, described if that is possible."""

@@ -181,7 +181,8 @@ def _accuracy(outputs: Tensor, query: BatchParts, ignored: int | None) -> Tensor
     if weight is not None:
         used = used & (weight != 0)
     right = used & (outputs.argmax(2) == y)
-    return right.sum(1).to(outputs.dtype) / used.sum(1)
+    wide = torch.promote_types(outputs.dtype, torch.float32)
+    return right.sum(1).to(wide) / used.sum(1)
 
 
 def _interval(values: Tensor) -> tuple[Tensor, Tensor]:

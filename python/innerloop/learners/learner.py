@@ -97,7 +97,7 @@ class Learner(nn.Module):
                 inner_lr, learn=learn_inner_lr, steps=steps, leaves=adapted, like=like, op=op
             )
         if backend in ("fused", "batched"):
-            refusal = refusal_for(module, like.device, backend, self._objectives)
+            refusal = refusal_for(module, like.device, like.dtype, backend, self._objectives)
             if refusal:
                 _checks.refuse_backend(op, refusal, backend)
 
@@ -118,9 +118,10 @@ class Learner(nn.Module):
         """The back end of the next call and the reason for it."""
         if self._backend == "torch":
             return Choice("torch", 'backend="torch" was asked for')
-        device = next(self.module.parameters()).device
+        parameters = list(self.module.parameters())
+        like = next((p for p in parameters if p.is_floating_point()), parameters[0])
         model = self._description.of(self.module)[0]
-        return choice_for(model, device, self._backend, self._objectives)
+        return choice_for(model, like.device, like.dtype, self._backend, self._objectives)
 
     @property
     def backend(self) -> str:
