@@ -24,6 +24,7 @@ _LAYERS: dict[str, type[Layer]] = {
     "reshape": shapes.Reshape,
     "mean": shapes.Mean,
     "permute": shapes.Permute,
+    "slice": shapes.Slice,
     "cat": shapes.Joined,
     "add": arithmetic.Sum,
     "multiply": arithmetic.Product,
