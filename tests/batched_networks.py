@@ -106,6 +106,23 @@ class Series(nn.Module):
         return self.last(h.mean(1)).unsqueeze(1).squeeze(1)
 
 
+class Pieces(nn.Module):
+    """Entries and pieces of what comes out, as networks of signals and with gates have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 2), nn.Conv1d(2, 6, 2, dilation=2)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        a, b = self.first(x).chunk(2, dim=1)
+        h = (a * torch.sigmoid(b))[..., 1:, :-1]
+        a, b = torch.split(self.second(h[:, :, -1])[:, None], (2, 4), 2)
+        h = torch.tanh(b[:, 0, ::2, -1]) * a.squeeze(1)[:, :, -1]
+        return self.last(torch.cat([h, h[:, -1:], a[:, 0, :1, 0]], 1))
+
+
 class Sines(nn.Module):
     """A network of sines, and other functions."""
 
@@ -307,6 +324,7 @@ FAMILIES = {
     ),
     "exponential": (lambda: activations(nn.CELU(0.5), nn.SELU()), (4,)),
     "sines": (Sines, (4,)),
+    "pieces": (Pieces, (2, 4, 6)),
     "written": (Written, (4,)),
     "arithmetic": (Arithmetic, (2, 3, 4)),
     "series": (Series, (6, 2)),

@@ -120,7 +120,7 @@ def meta_call(
     if op == "meta_grad":  # in the derivative of a weighted mean the weights are one themselves
         data["task_weight"] = task_weight
     tasks = support_parts[0].shape[0]
-    ready = prepare(op, model, backend, params, tasks, data, (objective, outer))
+    ready = prepare(op, model, backend, params, tasks, data, (objective, outer), steps)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     support_side = prepare_batch(op, "support", support_parts, objective, ready)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "fused", "batched", "torch")
 MAX_STEPS = 2**24  # more would be no inner loop; sizes made of steps stay far from overflow
-_DTYPES = (torch.float32, torch.float64)
+_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in _DTYPES}
 _PLAIN = (Tensor, nn.Parameter)
 PLAIN_REMEDY = 'unwrap it, or use backend="torch"'
@@ -161,6 +161,18 @@ def check_network(op: str, module: object) -> None:
         _type_error(op, "module", "be a torch.nn.Module", kind(module))
 
 
+def check_size(op: str, argument: str, value: object) -> None:
+    """Checks that a size is a positive int."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        _value_error(op, argument, "be an int of at least 1", repr(value))
+
+
+def refuse_bare_norm(op: str, module: nn.Module) -> NoReturn:
+    """Raises because a module that is a norm itself cannot be replaced in place."""
+    remedy = "make an innerloop.nn.PerStepBatchNorm"
+    _value_error(op, "module", "hold its batch norms as parts", kind(module), remedy)
+
+
 def check_tasks(op: str, tasks: object) -> list[tuple[Tensor, Tensor]]:
     """Returns tasks (x [N, ...], y [N, ...]) of any numbers of rows after checking that they can be
     stacked."""
@@ -218,9 +230,21 @@ def check_float(op: str, argument: str, value: Tensor, dtype: torch.dtype, like:
             op, argument, f"have the dtype of {like}, {dtype}", value.dtype, "convert one of them"
         )
     if dtype not in _DTYPES:
-        _type_error(
-            op, argument, "be float32 or float64", dtype, "convert it (or use torch.autocast)"
-        )
+        remedy = "convert it, or use torch.autocast; bfloat16 runs on the batched back end"
+        _type_error(op, argument, "be float32 or float64", dtype, remedy)
+
+
+def check_kernel_dtype(op: str, argument: str, like: Tensor) -> None:
+    """Checks that there are kernels for a dtype that was checked to be one of torch's."""
+    if like.dtype is torch.bfloat16:
+        _type_error(op, argument, "be float32 or float64", like.dtype, "convert it")
+
+
+def refuse_narrow(op: str, dtype: torch.dtype, reason: str) -> NoReturn:
+    """Raises because a call in bfloat16 would not run on the batched back end."""
+    remedy = "convert it, or use torch.autocast, which keeps the inner loop in float32"
+    got = f"{dtype}, which the batched back end alone takes: {reason}"
+    _type_error(op, "params", "be float32 or float64", got, remedy)
 
 
 def check_device(op: str, argument: str, value: Tensor, device: torch.device, like: str) -> None:

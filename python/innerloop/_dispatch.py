@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from innerloop import _calling, _checks, _kernels, _native, reference
 from innerloop._batched import Batched, has_variables
 from innerloop._derivatives import forward_mode, is_differentiated, transforms_active
+from innerloop._inner_step import HERE, at_step
 from innerloop._networks import Network, confirmed, expected_network, network_of, remember
 from innerloop._params import LeafShape, Params, Side, leaf_shapes
 from innerloop._program import program_of
@@ -58,32 +59,43 @@ def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str 
     """
     _checks.check_model("backend_for", model)
     objective = resolve("backend_for", loss)
-    return choice_for(model, torch.device(device), "auto", (objective,))
+    named = () if isinstance(model, MLP) else model.parameters()
+    dtype = next((p.dtype for p in named if p.is_floating_point()), torch.float32)
+    return choice_for(model, torch.device(device), dtype, "auto", (objective,))
 
 
 def choice_for(
-    model: Model, device: torch.device, backend: str, objectives: Sequence[Objective] = ()
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    objectives: Sequence[Objective] = (),
 ) -> Choice:
-    """Returns the back end that "auto", "fused" or "batched" comes to for a model and losses; the
-    last two raise instead of falling back."""
+    """Returns the back end that "auto", "fused" or "batched" comes to for a model with parameters
+    of a dtype and losses; the last two raise instead of falling back."""
     network = Network(model, (), "") if isinstance(model, MLP) else expected_network(model)
-    return _chosen(network, device, backend, objectives)
+    return _chosen(network, device, dtype, backend, objectives)
 
 
 def refusal_for(
-    model: Model, device: torch.device, backend: str, objectives: Sequence[Objective]
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    objectives: Sequence[Objective],
 ) -> str:
     """Returns why a back end that is asked for cannot be had, if that is known before a batch is;
     else an empty text."""
     if isinstance(model, nn.Module) and expected_network(model).is_unsure:
         return ""
-    choice = choice_for(model, device, backend, objectives)
+    choice = choice_for(model, device, dtype, backend, objectives)
     return "" if choice.backend == backend else choice.reason
 
 
 def _chosen(
     network: Network,
     device: torch.device,
+    dtype: torch.dtype,
     backend: str,
     objectives: Sequence[Objective],
     differentiated: str = "",
@@ -95,7 +107,7 @@ def _chosen(
     mlp = network.mlp
     reason = ""
     if backend != "batched":
-        reason = network.reason or _unavailable(device, backend, *objectives)
+        reason = network.reason or _unavailable(device, dtype, backend, *objectives)
         if differentiated and not reason:
             reason = (
                 f"{differentiated} is differentiated, in which the fused operations have no "
@@ -122,10 +134,10 @@ def _not_batched(network: Network, objectives: Sequence[Objective], differentiat
     """Returns why a network has no batched operations for some losses; empty if it has."""
     if any(each.is_policy for each in objectives):
         return "batched operations have no policy objectives"
-    if network.mlp is None and not network.programs:
-        return network.reason
     if torch.compiler.is_compiling():
         return "torch.compile is tracing, which the batched operations are not for"
+    if network.mlp is None and not network.programs:
+        return network.reason
     if transforms_active() or forward_mode():
         return "transforms of torch.func and forward mode do not go through batched operations"
     if differentiated:
@@ -133,9 +145,13 @@ def _not_batched(network: Network, objectives: Sequence[Objective], differentiat
     return ""
 
 
-def _unavailable(device: torch.device, backend: str, *objectives: Objective) -> str:
-    """Returns why there are no fused kernels on a device, or for a loss, for "auto" or "fused";
-    empty if there are."""
+def _unavailable(
+    device: torch.device, dtype: torch.dtype, backend: str, *objectives: Objective
+) -> str:
+    """Returns why there are no fused kernels on a device, for a dtype or for a loss, for "auto" or
+    "fused"; empty if there are."""
+    if dtype is torch.bfloat16:
+        return "there are no kernels for torch.bfloat16"
     for objective in objectives:
         if objective.reason:
             return objective.reason
@@ -196,30 +212,37 @@ def prepare(
     tasks: int,
     data: Mapping[str, Any],
     objectives: Sequence[Objective] = (),
+    steps: int = 0,
 ) -> Prepared:
-    """Returns the checked parameters and the back end for one call; warns once per kind of
-    fallback. `data` are, by name, what the fused operations have no derivative in."""
+    """Returns the checked parameters and the back end for one call with an inner loop of so many
+    steps; warns once per kind of fallback. `data` are, by name, what the fused operations have no
+    derivative in."""
+    span = range(steps) if steps else range(HERE.step, HERE.step + 1)
     if isinstance(model, MLP):
         network = Network(model, (), "")
     else:
         _checks.check_model(op, model)
         asked = backend == "torch"
-        network = Network(None, (), "") if asked else network_of(model, data)
+        network = Network(None, (), "") if asked else network_of(model, data, span)
     if backend == "fused" and network.mlp is None:
         _checks.refuse_backend(op, network.reason)
     mlp = network.mlp
     leaves = mlp.leaves if mlp is not None else _module_leaves(op, model)
     values, like = _checks.check_params(op, "params", params, leaves, tasks)
     wanted = "" if backend == "torch" else _differentiated(op, data)
-    if wanted and backend == "fused" and not _unavailable(like.device, backend, *objectives):
+    if (
+        wanted
+        and backend == "fused"
+        and not _unavailable(like.device, like.dtype, backend, *objectives)
+    ):
         _checks.refuse_data_grad(op, wanted)
-    choice = _chosen(network, like.device, backend, objectives, wanted)
+    choice = _chosen(network, like.device, like.dtype, backend, objectives, wanted)
     if choice.backend == "fused":
         assert mlp is not None
         fused = Prepared(mlp, leaves, values, like, mlp.inputs, mlp.outputs, mlp.flattens, tasks)
-        if not network.programs or _confirmed(model, network, params, data, fused):
+        if not network.programs or _confirmed(model, network, params, data, fused, span):
             return fused
-        return prepare(op, model, backend, params, tasks, data, objectives)
+        return prepare(op, model, backend, params, tasks, data, objectives, steps)
     batched = None
     if choice.backend == "batched" and tasks:
         batched = _batched(model, network, leaves, data)
@@ -227,6 +250,11 @@ def prepare(
         if varying is not None:
             choice = Choice("torch", f"the loss {varying.name} has variables of its own")
             batched = None
+    if choice.backend == "torch" and like.dtype is torch.bfloat16:
+        for name, value in data.items():
+            if name.endswith("x") and value.is_floating_point():
+                _checks.check_float(op, name, value, like.dtype, "params")
+        _checks.refuse_narrow(op, like.dtype, choice.reason)
     if choice.backend == "torch" and backend != "torch":
         _fall_back(op, model, backend, choice.reason)
     check_memory(op, params=params)
@@ -237,9 +265,9 @@ def prepare(
     if not torch.compiler.is_compiling():
         _checks.check_statistics(op, model, selects_rows=False)
     ready = Prepared(None, leaves, values, like, 0, 0, True, tasks, model, batched)
-    if batched is None or _confirmed(model, network, params, data, ready):
+    if batched is None or _confirmed(model, network, params, data, ready, span):
         return ready
-    return prepare(op, model, backend, params, tasks, data, objectives)
+    return prepare(op, model, backend, params, tasks, data, objectives, steps)
 
 
 def _batched(
@@ -252,7 +280,7 @@ def _batched(
         mlp = network.mlp
         assert mlp is not None
         programs = {
-            kind: program_of(mlp.layers, kind.shape, flattens=mlp.flattens) for kind in kinds
+            kind: (program_of(mlp.layers, kind.shape, flattens=mlp.flattens),) for kind in kinds
         }
     buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
     shapes = {leaf.name: leaf.shape for leaf in leaves if leaf.is_floating}
@@ -274,9 +302,15 @@ def _varying(
 
 
 def _confirmed(
-    model: Model, network: Network, params: Params, data: Mapping[str, Any], ready: Prepared
+    model: Model,
+    network: Network,
+    params: Params,
+    data: Mapping[str, Any],
+    ready: Prepared,
+    steps: range,
 ) -> bool:
-    """Says whether what was read off a module gives its outputs, and keeps its kind of rows."""
+    """Says whether what was read off a module gives its outputs, in each of some inner steps if
+    they differ, and keeps its kind of rows."""
     if not isinstance(model, nn.Module) or not network.programs:
         return True
     x = next(value for name, value in data.items() if name.endswith("x"))
@@ -284,13 +318,17 @@ def _confirmed(
     if x.dtype is not ready.like.dtype or x.device != ready.like.device or len(x) != ready.tasks:
         return True
 
-    def run(values: Params, rows: Tensor) -> Tensor:
+    def run(values: Params, rows: Tensor, at: int) -> Tensor:
         if ready.batched is not None:
-            return ready.batched.predict(values, rows)
+            return ready.batched.predict(values, rows, at=at)
         assert ready.mlp is not None
         return reference.predict(values, rows, model=ready.mlp)
 
-    return confirmed(model, network.programs[0], params, x, run)
+    for at, program in enumerate(network.programs[0]):
+        with at_step(steps[at]):
+            if not confirmed(model, program, params, x, functools.partial(run, at=at)):
+                return False
+    return True
 
 
 def _module_leaves(op: str, model: object) -> tuple[LeafShape, ...]:

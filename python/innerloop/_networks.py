@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from innerloop import _reading
 from innerloop._chain import NotFusible
 from innerloop._derivatives import forward_mode, transforms_active
+from innerloop._inner_step import HERE, at_step
 from innerloop._one_task import forward
 from innerloop._program import NoChain, Program, as_layers
 from innerloop._reading import Rows
@@ -21,9 +22,10 @@ from innerloop.models import MLP, describe, model_of_layers
 # rows that a module was last given, and programs that were found to give what it gives, or not
 _SEEN: WeakKeyDictionary[nn.Module, Rows] = WeakKeyDictionary()
 _CHECKED: WeakKeyDictionary[nn.Module, dict[Program, bool]] = WeakKeyDictionary()
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+_TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-9}
 _MISREAD = "its outputs are not those of the calls that were read off its forward pass"
 Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+Programs = tuple[Program, ...]
 _SIDES = (28, 84, 32, 64, 96, 105, 128, 224, *range(1, 28))  # of images and signals, to try
 
 
@@ -32,20 +34,22 @@ class Network(NamedTuple):
 
     Members:
         mlp: its description for the fused operations, or None.
-        programs: what it computes of each kind of rows that were asked about; empty if it was not
-            read, since it is a chain, or cannot be.
+        programs: what it computes of each kind of rows that were asked about: one program, or one
+            for each inner step if it asks for that; empty if it was not read, since it is a chain,
+            or cannot be.
         reason: why the fused operations do not take it; empty if they do.
         is_unsure: it was not given any rows yet, and none were found that fit it.
     """
 
     mlp: MLP | None
-    programs: tuple[Program, ...]
+    programs: tuple[Programs, ...]
     reason: str
     is_unsure: bool = False
 
 
-def network_of(module: nn.Module, data: Mapping[str, Any]) -> Network:
-    """Returns what a module is, given the data of a call by name, inputs among them.
+def network_of(module: nn.Module, data: Mapping[str, Any], steps: range) -> Network:
+    """Returns what a module is in some inner steps, given the data of a call by name, inputs among
+    them.
 
     A chain of layers is known by its parts. Any other module is read by what it computes.
     """
@@ -53,7 +57,7 @@ def network_of(module: nn.Module, data: Mapping[str, Any]) -> Network:
     if network.mlp is not None or torch.compiler.is_compiling():
         return network
     inputs = [value for name, value in data.items() if name.endswith("x")]
-    return _read(module, tuple(dict.fromkeys(map(_reading.rows_of, inputs))), network)
+    return _read(module, tuple(dict.fromkeys(map(_reading.rows_of, inputs))), network, steps)
 
 
 def _chain_of(module: nn.Module) -> Network:
@@ -66,25 +70,40 @@ def _chain_of(module: nn.Module) -> Network:
         return Network(None, (), "" if foreign else str(refusal))
 
 
-def _read(module: nn.Module, rows: Sequence[Rows], chain: Network) -> Network:
+def _programs(module: nn.Module, kind: Rows, steps: range) -> Programs:
+    """Returns what a module computes of rows of a kind: in each step if it asks which it is."""
+    HERE.was_asked = False
+    with at_step(steps[0]):
+        first = _reading.read(module, kind)
+    if not HERE.was_asked:
+        return (first,)
+    programs = [first]
+    for step in steps[1:]:
+        with at_step(step):
+            programs.append(_reading.read(module, kind))
+    return tuple(programs)
+
+
+def _read(module: nn.Module, rows: Sequence[Rows], chain: Network, steps: range) -> Network:
     """Returns what a module is that is no chain, by what it computes of rows of these kinds."""
     what = type(module).__name__
     try:
-        programs = tuple(_reading.read(module, kind) for kind in rows)
+        programs = tuple(_programs(module, kind, steps) for kind in rows)
     except NotFusible as refusal:
         return Network(None, (), chain.reason or str(refusal))
     known = _CHECKED.get(module, {})
-    if any(known.get(program) is False for program in programs):
+    every = [program for each in programs for program in each]
+    if any(known.get(program) is False for program in every):
         return Network(None, (), f"{what} cannot be fused: {_MISREAD}")
     names = tuple(name for name, _ in module.named_parameters())
     try:
-        found = [as_layers(program, names) for program in programs]
+        found = [as_layers(program, names) for program in every]
     except NoChain as misfit:
         return Network(None, programs, chain.reason or f"{what} cannot be fused: {misfit}")
     layers, flattens = found[0]
     if any(other != layers for other, _ in found):
         return Network(
-            None, programs, f"{what} cannot be fused: batches differ in what it computes"
+            None, programs, f"{what} cannot be fused: batches or steps differ in what it computes"
         )
     flattens = any(each for _, each in found)
     return Network(model_of_layers(layers, flattens=flattens), programs, "")
@@ -104,7 +123,7 @@ def expected_network(module: nn.Module) -> Network:
     seen = _SEEN.get(module)
     first: Network | None = None
     for rows in [seen] if seen is not None else _likely(module):
-        network = _read(module, (rows,), chain)
+        network = _read(module, (rows,), chain, range(HERE.step, HERE.step + 1))
         if network.programs:
             return network
         first = first or network

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from innerloop._derivatives import forward_mode
+from innerloop._inner_step import at_step
 from innerloop._params import Side
 from innerloop._policy_objectives import LOG_STD
 from innerloop._solver import Solver
@@ -176,9 +177,10 @@ def unroll(
         def support_loss(leaves: Leaves, fixed: Leaves = fixed) -> Tensor:
             return task_loss(model, objective, {**fixed, **leaves}, support)
 
-        value, grad = value_and_grad(
-            support_loss, {k: phi[k] for k in adapted}, looped, create_graph=order == 2
-        )
+        with at_step(step):
+            value, grad = value_and_grad(
+                support_loss, {k: phi[k] for k in adapted}, looped, create_graph=order == 2
+            )
         phi = dict(phi)
         for k, g in grad.items():
             change = g.detach() if order == 1 else g

@@ -277,7 +277,8 @@ class _Strays(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Calls a function of torch and looks at its arguments."""
-        if isinstance(func, FunctionType) and not is_torchs(func):
+        traced = torch.compiler.is_compiling()  # functions have no globals then
+        if not traced and isinstance(func, FunctionType) and not is_torchs(func):
             self._check_function(func)
         if self._selects and func is F.batch_norm and _is_training(args, kwargs or {}):
             refuse_statistics("predict", "F.batch_norm with training=True")

@@ -456,7 +456,7 @@ def adapt(
     parts = _checks.check_batch(op, "support", support)
     objective = suited(objective, parts)
     data = data_of("support", parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
+    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), steps)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, objective, ready)

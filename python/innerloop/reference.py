@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from innerloop._inner_step import at_step, last_step
 from innerloop._one_task import Leaves, forward, task_loss, unroll, value_and_grad
 from innerloop._params import Side
 from innerloop._policy_objectives import LOG_STD
@@ -232,8 +233,11 @@ def meta_losses(
             order=order,
             looped=looped,
         )
-        visited = path.params if stepwise else path.params[-1:]
-        after = torch.stack([task_loss(model, outer, phi, q) for phi in visited])
+        values = []
+        for updates in range(steps + 1) if stepwise else [steps]:
+            with at_step(last_step(updates)):
+                values.append(task_loss(model, outer, path.params[updates], q))
+        after = torch.stack(values)
         before = torch.stack(path.support_loss) if steps else after[:0]
         return after[-1], before, after
 

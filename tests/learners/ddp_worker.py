@@ -15,6 +15,13 @@ import innerloop as il
 TASKS = 6
 
 
+def normalised_net():
+    """A network that has no kernels."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(2, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 1)]
+    return nn.Sequential(*layers).double()
+
+
 def learners(device="cpu"):
     """The learners under test, by name. On a GPU "auto" may mean torch: kernels are demanded."""
     fused = "auto" if device == "cpu" else "fused"
@@ -23,6 +30,7 @@ def learners(device="cpu"):
             sine_net(), inner_lr=0.2, steps=2, learn_inner_lr="per_tensor", backend=fused
         ),
         "unused": il.MAML(gated_net(), inner_lr=0.2, steps=2, backend="torch"),
+        "batched": il.MAML(normalised_net(), inner_lr=0.2, steps=2, backend="batched"),
         "joint": il.JointTraining(sine_net()),
     }
     return {name: learner.to(device) for name, learner in found.items()}

@@ -34,3 +34,9 @@ def test_any_module(capsys):
     result = run("any_module", "--iterations", "2", "--tasks", "2")
     assert result.accuracy.shape == (20, 3)
     assert "back end: batched" in capsys.readouterr().out
+
+
+def test_maml_plus_plus(capsys):
+    result = run("maml_plus_plus", "--iterations", "2", "--tasks", "2", "--channels", "4")
+    assert result.accuracy.shape == (20, 4)
+    assert "back end: batched" in capsys.readouterr().out

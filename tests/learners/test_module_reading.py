@@ -204,8 +204,14 @@ UNREADABLE = {
         lambda n, x: n.last(n.first(x.flatten(1)) @ n.first(x.flatten(1)).T),
         "only of a matrix that is a parameter",
     ),
-    "an entry of a result": (
-        lambda n, x: n.last(n.first(x[:, 0])),
+    "entries by a list": (
+        lambda n, x: n.last(n.first(x[:, [0, 1]].flatten(1))),
+        "only integers, slices and None",
+    ),
+    "some of the rows": (lambda n, x: n.last(n.first(x[1:].flatten(1))), "rows that are left out"),
+    "rows in pieces": (lambda n, x: n.last(n.first(x.chunk(2)[0].flatten(1))), "left out"),
+    "entries of a parameter": (
+        lambda n, x: n.last(n.first(x.flatten(1)) + n.first.bias[:]),
         "only one entry along the first axis of a parameter",
     ),
     "rows among channels": (lambda n, x: n.last(n.first(x.transpose(0, 1).flatten(1))), "axes"),

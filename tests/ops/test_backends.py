@@ -290,8 +290,10 @@ def test_cuda_kernels_are_taken_on_demand_alone(monkeypatch):
     device = torch.device("cuda", 0)
     monkeypatch.setattr(_native, "cuda_reason", lambda index: "")
     assert il.backend_for(il.MLP([2, 1]), device="cuda:0").backend == "batched"
-    assert "have not been run on a GPU" in _dispatch._unavailable(device, "auto")
-    assert _dispatch._unavailable(device, "fused") == ""
+    assert "have not been run on a GPU" in _dispatch._unavailable(device, torch.float32, "auto")
+    assert _dispatch._unavailable(device, torch.float32, "fused") == ""
     monkeypatch.setattr(_native, "cuda_reason", lambda index: "no driver")
     for backend in ("auto", "fused"):
-        assert _dispatch._unavailable(device, backend).endswith("cannot be used: no driver")
+        assert _dispatch._unavailable(device, torch.float32, backend).endswith(
+            "cannot be used: no driver"
+        )

@@ -157,6 +157,7 @@ def test_refuses_parameters_of_other_shapes_and_dtypes():
     ):
         with pytest.raises(error, match="params"):
             rl.collect(env, {**params, name: leaf}, model=model, seed=0)
-    half = {name: leaf.half() for name, leaf in params.items()}
-    with pytest.raises(TypeError, match="float32 or float64"):
-        rl.collect(env, half, model=model, seed=0)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = {name: leaf.to(dtype) for name, leaf in params.items()}
+        with pytest.raises(TypeError, match="float32 or float64"):
+            rl.collect(env, half, model=model, seed=0)

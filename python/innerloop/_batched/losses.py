@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from innerloop._batched.precision import wide_dtype, widened
 from innerloop.objectives import Objective, check_shapes, task_value
 
 
@@ -37,7 +38,8 @@ def prepared(
     objective: Objective, x: Tensor, y: Tensor, count: Tensor | None, weight: Tensor | None
 ) -> Rows:
     """Returns the rows of a side, for a loss. What unused rows hold reaches nothing."""
-    rows = x.shape[1]
+    rows, sums = x.shape[1], wide_dtype(x.dtype)
+    y, weight = widened(y), None if weight is None else widened(weight)
     used: Tensor | None = None
     if count is not None:
         used = torch.arange(rows, device=x.device) < count[:, None]
@@ -57,7 +59,7 @@ def prepared(
         counted = used
         if counted is None:
             counted = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        share = torch.where(counted, 1 / objective.divisor(counted, y, x.dtype)[:, None], 0)
+        share = torch.where(counted, 1 / objective.divisor(counted, y, sums)[:, None], 0)
     return Rows(x, y, share, used, weight)
 
 
@@ -161,9 +163,9 @@ def has_variables(objective: Objective, shape: Sequence[int], y: Tensor, like: T
         return False
     if any(v.requires_grad for v in _held_by(objective.function)):
         return True
-    z = like.new_zeros(y.shape[1], *shape).detach()
+    z = like.new_zeros(y.shape[1], *shape, dtype=wide_dtype(like.dtype)).detach()
     try:
-        value: object = objective.function(z, y[0].detach())
+        value: object = objective.function(z, widened(y[0].detach()))
     except Exception:  # what is wrong will be said by the operation
         return False
     return isinstance(value, Tensor) and value.requires_grad

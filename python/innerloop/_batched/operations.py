@@ -12,7 +12,8 @@ from innerloop import _params
 from innerloop._batched.differentiation import Problem, as_constants, mean_loss, task_losses
 from innerloop._batched.factored import Moved, Outer, factored_names
 from innerloop._batched.losses import prepared
-from innerloop._batched.passes import passes_of
+from innerloop._batched.passes import Passes, passes_of
+from innerloop._batched.precision import NARROW, wide_dtype, widened
 from innerloop._batched.unroll import (
     Leaves,
     Loop,
@@ -39,14 +40,14 @@ class Batched:
     """The operations for one network, with the arguments of those in `reference`.
 
     Args:
-        programs: what it computes of each kind of rows.
+        programs: what it computes of each kind of rows: one program, or one for each inner step.
         shapes: of its floating-point parameters, in its order.
         buffers: its constants, by name.
     """
 
     def __init__(
         self,
-        programs: Mapping[Rows, Program],
+        programs: Mapping[Rows, tuple[Program, ...]],
         shapes: Mapping[str, Shape],
         buffers: Mapping[str, Tensor],
     ) -> None:
@@ -57,16 +58,20 @@ class Batched:
     @property
     def takes_statistics(self) -> bool:
         """Whether rows of a task are normalised by statistics of all of them."""
-        programs = self._programs.values()
-        return any(node.kind == "batch_norm" for program in programs for node in program.nodes)
+        every = [program for programs in self._programs.values() for program in programs]
+        return any(node.kind == "batch_norm" for program in every for node in program.nodes)
 
     def output_shape(self, x: Tensor) -> Shape:
         """Returns the shape of a row of the outputs for x."""
-        return passes_of(self._programs[rows_of(x)]).shape
+        return self._passes(x)[0].shape
 
-    def predict(self, params: Params, x: Tensor, *, model: Any = None) -> Tensor:
-        """Returns outputs [T, N, ...]."""
-        passes = passes_of(self._programs[rows_of(x)])
+    def _passes(self, x: Tensor) -> list[Passes]:
+        """Returns what runs on x: one for all inner steps, or one for each."""
+        return [passes_of(program, x.dtype) for program in self._programs[rows_of(x)]]
+
+    def predict(self, params: Params, x: Tensor, *, model: Any = None, at: int = 0) -> Tensor:
+        """Returns outputs [T, N, ...], in an inner step."""
+        passes = self._passes(x)[at]
         with torch.no_grad():
             parts = []
             for part in self._chunks(x):
@@ -74,7 +79,8 @@ class Batched:
                     parts.append(x.new_zeros(len(x[part]), 0, *passes.shape))
                     continue
                 phi = self._leaves(params, part, len(x))
-                parts.append(passes.forward(phi, x[part], tape=False)[0].contiguous())
+                outputs = passes.forward(phi, x[part], tape=False)[0]
+                parts.append(outputs.to(x.dtype).contiguous())
             result = torch.cat(parts)
         return as_constants("predict", [result], params.values())[0]
 
@@ -89,7 +95,7 @@ class Batched:
                 step = support_step(objective, side, self._leaves(params, part, len(batch[0])))
                 values.append(step.outputs.values)
                 found.append(self._complete(step.gradient, part, batch[0]))
-            results = [torch.cat(values), *_joined(found).values()]
+            results = [torch.cat(values), *_like(_joined(found), params).values()]
         losses, *grads = as_constants("loss_and_grad", results, params.values())
         return losses, dict(zip(self._shapes, grads, strict=True))
 
@@ -104,9 +110,9 @@ class Batched:
             for part, (side,) in self._sides((objective, batch)):
                 step = support_step(objective, side, self._leaves(params, part, tasks))
                 direction = {k: self._leaf(vector[k], k, part, tasks) for k in self._shapes}
-                product = hessian_product(side, step, direction)
+                product = hessian_product(step, direction)
                 found.append(self._complete(product, part, batch[0]))
-            result = list(_joined(found).values())
+            result = list(_like(_joined(found), params).values())
         constants = as_constants("hvp", result, [*params.values(), *vector.values()])
         return dict(zip(self._shapes, constants, strict=True))
 
@@ -136,7 +142,7 @@ class Batched:
                     found.append({k: torch.stack([p[k] for p in path], 1) for k in self._shapes})
                 else:
                     found.append({k: path[-1][k].clone() for k in self._shapes})
-            joined = _joined(found)
+            joined = _like(_joined(found), params)
         names, constants = list(joined), list(joined.values())
         inputs = [*params.values(), *_tensors(inner_lr)]
         result = dict(zip(names, as_constants("adapt", constants, inputs), strict=True))
@@ -233,7 +239,7 @@ class Batched:
             loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
             phi = self._leaves(params, part, len(support[0]), factored)
             path = loop.path(phi, every=False)
-            values.append(query_values(outer, other, path[-1]))
+            values.append(query_values(outer, other, path[-1], steps))
         return torch.cat(values)
 
     def _meta_grad(
@@ -256,21 +262,23 @@ class Batched:
         objective, outer = resolve("meta_grad", loss), resolve("meta_grad", query_loss)
         tasks, like = len(support[0]), params[next(iter(self._shapes))]
         if task_weight is None:
-            task_weight = like.new_full((tasks,), 1 / tasks)
-        task_weight = task_weight.detach()
-        rates = RateGrad(_constant(inner_lr), like)
-        grads = {k: torch.zeros_like(params[k]) for k in self._shapes}
+            task_weight = widened(like).new_full((tasks,), 1 / tasks)
+        task_weight = widened(task_weight.detach())
+        rates = RateGrad(_constant(inner_lr), widened(like))
+        sums = wide_dtype(like.dtype)
+        grads = {k: torch.zeros_like(params[k], dtype=sums) for k in self._shapes}
         factored = self._factored(params, support, query, inner_lr, steps, solver)
         values, before, after = [], [], []
         for part, (side, other) in self._sides((objective, support), (outer, query)):
             loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
             trace = loop.trace(self._leaves(params, part, tasks, factored))
             last = trace.path[-1]
-            value, adjoint = query_gradient(outer, other, last, task_weight[part])
+            value, adjoint = query_gradient(outer, other, last, steps, task_weight[part])
             values.append(value)
             before.append(torch.stack(trace.losses, 1) if steps else value.new_empty(len(value), 0))
             if stepwise:
-                earlier = [query_values(outer, other, phi) for phi in trace.path[:-1]]
+                path = enumerate(trace.path[:-1])
+                earlier = [query_values(outer, other, phi, updates) for updates, phi in path]
                 after.append(torch.stack([*earlier, value], 1))
             for name, part_grad in loop.adjoint(trace, adjoint, order, rates).items():
                 if name not in grads:
@@ -282,10 +290,15 @@ class Batched:
                     grads[name][part] = part_grad
                 else:
                     grads[name] += part_grad.sum(0)
+        of_rates = rates.result()
+        if isinstance(of_rates, Tensor):
+            of_rates = of_rates.to(like.dtype)
+        else:
+            of_rates = {k: v.to(like.dtype) for k, v in of_rates.items()}
         return ReferenceMetaGrad(
             torch.cat(values),
-            grads,
-            rates.result(),
+            _like(grads, params),
+            of_rates,
             torch.cat(before),
             torch.cat(after) if stepwise else None,
         )
@@ -316,7 +329,7 @@ class Batched:
         """Yields the tasks that are computed together."""
         size, like = 0, inputs[0]
         for x in inputs:
-            program = self._programs[rows_of(x)]
+            program = self._programs[rows_of(x)][0]
             row = size_of(program.shape) + sum(size_of(node.shape) for node in program.nodes)
             size = max(size, row * x.shape[1])
         size += sum(map(size_of, self._shapes.values()))
@@ -335,13 +348,12 @@ class Batched:
                 x, y, count, weight = (None if v is None else v.detach()[part] for v in batch)
                 assert x is not None
                 assert y is not None
-                passes = passes_of(self._programs[rows_of(x)])
-                sides.append(Side(passes, prepared(objective, x, y, count, weight)))
+                sides.append(Side(self._passes(x), prepared(objective, x, y, count, weight)))
             yield part, sides
 
     def _leaf(self, value: Tensor, name: str, part: slice, tasks: int) -> Tensor:
         """Returns one parameter of some tasks [t, ...]."""
-        value = value.detach()
+        value = widened(value.detach())
         if value.ndim > len(self._shapes[name]):
             return value[part]
         return value.expand(part.stop - part.start, *value.shape)
@@ -359,7 +371,12 @@ class Batched:
         saves numbers, unless they are themselves a part of their steps."""
         if solver.decay:
             return []
-        programs = [self._programs[rows_of(side[0])] for side in (support, query)]
+        found = [self._programs[rows_of(side[0])] for side in (support, query)]
+        if any(len(programs) > 1 for programs in found):  # steps may use other weights
+            return []
+        if support[0].dtype is NARROW:  # sums of rounded products
+            return []
+        programs = [each[0] for each in found]
         rows = [side[0].shape[1] for side in (support, query)]
         names = factored_names(programs, rows, self._shapes, inner_lr, steps)
         return [name for name in names if params[name].ndim == len(self._shapes[name])]
@@ -372,14 +389,14 @@ class Batched:
         for name in factored:
             leaves[name] = Moved(leaves[name], None)
         for name, value in self._buffers.items():
-            leaves[name] = value.detach().expand(part.stop - part.start, *value.shape)
+            leaves[name] = widened(value.detach()).expand(part.stop - part.start, *value.shape)
         return leaves
 
     def _complete(self, found: Leaves, part: slice, like: Tensor) -> Leaves:
         """Returns what was found for each parameter, zeros for those that nothing reaches."""
-        tasks = part.stop - part.start
+        tasks, sums = part.stop - part.start, wide_dtype(like.dtype)
         return {
-            name: found[name] if name in found else like.new_zeros(tasks, *shape)
+            name: found[name] if name in found else like.new_zeros(tasks, *shape, dtype=sums)
             for name, shape in self._shapes.items()
         }
 
@@ -389,11 +406,16 @@ def _joined(parts: Sequence[Leaves]) -> Leaves:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def _like(found: Leaves, params: Params) -> Leaves:
+    """Returns sums in the dtypes of the parameters."""
+    return {name: value.to(params[name].dtype) for name, value in found.items()}
+
+
 def _constant(inner_lr: InnerLr) -> InnerLr:
-    """Returns rates without history."""
+    """Returns rates without history, in the dtype of sums."""
     if isinstance(inner_lr, Mapping):
-        return {k: v.detach() if isinstance(v, Tensor) else v for k, v in inner_lr.items()}
-    return inner_lr.detach() if isinstance(inner_lr, Tensor) else inner_lr
+        return {k: widened(v.detach()) if isinstance(v, Tensor) else v for k, v in inner_lr.items()}
+    return widened(inner_lr.detach()) if isinstance(inner_lr, Tensor) else inner_lr
 
 
 def _tensors(inner_lr: InnerLr) -> list[Tensor]:

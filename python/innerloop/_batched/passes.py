@@ -13,6 +13,7 @@ from torch import Tensor
 from innerloop._batched import activations, affine, arithmetic, norms, shapes
 from innerloop._batched.blocks import NormBlock
 from innerloop._batched.layer import Layer, Maybe, channels_last, plus
+from innerloop._batched.precision import NARROW, InPrecision, widened
 from innerloop._program import Leaf, Node, Part, Program, name_of
 
 Leaves = Mapping[str, Any]  # tensors, or what `factored.py` has in their place
@@ -23,6 +24,7 @@ _LAYERS: dict[str, type[Layer]] = {
     "reshape": shapes.Reshape,
     "mean": shapes.Mean,
     "permute": shapes.Permute,
+    "slice": shapes.Slice,
     "cat": shapes.Joined,
     "add": arithmetic.Sum,
     "multiply": arithmetic.Product,
@@ -46,6 +48,10 @@ _LAYERS: dict[str, type[Layer]] = {
 }
 
 
+# layers that take statistics or exponents: in float32 where values are bfloat16
+_IN_SUMS = (NormBlock, norms.Norm, norms.FixedNorm, norms.Softmax, norms.LogSoftmax)
+
+
 class Tape(NamedTuple):
     """What a forward and a backward pass leave behind: what each layer saved, and the gradient in
     its output (None before the backward pass, and where none is used)."""
@@ -64,13 +70,17 @@ class _Call(NamedTuple):
 
 
 class Passes:
-    """A program made of layers."""
+    """A program made of layers, on values of a dtype; outputs are in the dtype of its sums, and
+    so are leaves and gradients."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, dtype: torch.dtype) -> None:
         self.shape = program.shape_of(program.output)  # of a row of the outputs
         self._values = len(program.nodes) + 1
         self._output = program.output
+        self._dtype = dtype
         self._calls = list(_calls(program))
+        if dtype is NARROW:
+            self._calls = [call._replace(layer=_narrow(call.layer)) for call in self._calls]
         moving = [False] * self._values  # whether leaves act on a value
         for call in self._calls:
             moving[call.output] = any(call.leaves) or any(moving[v] for v in call.inputs)
@@ -85,12 +95,12 @@ class Passes:
             inputs = [_there(values[v]) for v in call.inputs]
             values[call.output], kept = call.layer.forward(inputs, _of(leaves, call))
             saved.append(kept if tape else None)
-        return _there(values[self._output]), Tape(saved, [None] * len(saved))
+        return widened(_there(values[self._output])), Tape(saved, [None] * len(saved))
 
     def backward(self, leaves: Leaves, tape: Tape, g: Tensor) -> dict[str, Any]:
         """Returns the gradients [T, ...] of the leaves, given that in the outputs."""
         gradients: list[Maybe] = [None] * self._values
-        gradients[self._output] = g
+        gradients[self._output] = g.to(self._dtype)
         found: dict[str, Any] = {}
         for at in reversed(range(len(self._calls))):
             call = self._calls[at]
@@ -120,7 +130,7 @@ class Passes:
         seconds: list[Maybe] = [None] * self._values
         along = tangents[self._output]
         if along is not None:
-            seconds[self._output] = curvature(along)
+            seconds[self._output] = curvature(widened(along)).to(self._dtype)
         found: dict[str, Any] = {}
         for at in reversed(range(len(self._calls))):
             call, here = self._calls[at], tape.gradients[at]
@@ -182,6 +192,11 @@ def _calls(program: Program) -> Iterator[_Call]:
         yield _Call(layer, node.inputs, at + 1, node.leaves)
 
 
+def _narrow(layer: Layer) -> Layer:
+    """Returns a layer on values that are bfloat16."""
+    return InPrecision(layer, torch.float32 if isinstance(layer, _IN_SUMS) else NARROW)
+
+
 def _there(value: Maybe) -> Tensor:
     """Returns a value that has been computed."""
     assert value is not None
@@ -228,6 +243,6 @@ def _gather(found: dict[str, Any], call: _Call, parts: Sequence[Any], leaves: Le
 
 
 @functools.lru_cache(maxsize=256)  # a network may have one for each step
-def passes_of(program: Program) -> Passes:
-    """Returns the layers of a program; equal programs have the same ones."""
-    return Passes(program)
+def passes_of(program: Program, dtype: torch.dtype) -> Passes:
+    """Returns the layers of a program for values of a dtype; equal programs have the same ones."""
+    return Passes(program, dtype)

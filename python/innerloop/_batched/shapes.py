@@ -68,6 +68,25 @@ class Permute(Linear):
         return channels_last(g.permute(0, 1, *self._back))
 
 
+class Slice(Linear):
+    """Every so many of the entries along the axes of the rows."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        bounds: Any = node.options  # starts, stops and steps of the axes
+        self._index: Any = (..., *(slice(*each) for each in zip(*bounds, strict=True)))
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns the entries."""
+        return channels_last(x[self._index])
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns a value with the entries, zeros elsewhere."""
+        gx = g.new_zeros(*g.shape[:2], *self.shapes[0])
+        gx[self._index] = g
+        return channels_last(gx)
+
+
 class Joined(Layer):
     """Values one after the other along an axis of the rows."""
 

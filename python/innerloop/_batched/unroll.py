@@ -24,6 +24,7 @@ from torch import Tensor
 from innerloop._batched.factored import Moved, Outer, joined
 from innerloop._batched.losses import Outputs, Rows, loss_of, value_of
 from innerloop._batched.passes import Passes, Tape
+from innerloop._batched.precision import wide_dtype
 from innerloop._one_task import rate_of
 from innerloop._params import InnerLr, is_per_step
 from innerloop._solver import Solver
@@ -34,37 +35,43 @@ _KEPT_BYTES = 256 << 20
 
 
 class Side(NamedTuple):
-    """Rows with the program that runs on them."""
+    """Rows with the programs that run on them: one, or one for each inner step."""
 
-    passes: Passes
+    programs: Sequence[Passes]
     rows: Rows
+
+    def at(self, step: int) -> Passes:
+        """Returns what runs in a step."""
+        return self.programs[step if len(self.programs) > 1 else 0]
 
 
 class Step(NamedTuple):
     """A support pass at some parameters: everything that its products with the Hessian need."""
 
+    passes: Passes
     phi: Leaves
     outputs: Outputs
     tape: Tape
     gradient: Leaves
 
 
-def support_step(objective: Objective, side: Side, phi: Leaves) -> Step:
-    """Returns loss and gradient at phi with what they leave behind."""
+def support_step(objective: Objective, side: Side, phi: Leaves, at: int = 0) -> Step:
+    """Returns loss and gradient at phi, in an inner step, with what they leave behind."""
+    passes = side.at(at)
     if side.rows.x.shape[1] == 0:
-        nothing = side.rows.x.new_zeros(len(side.rows.x))
+        nothing = _no_losses(side)
         outputs = Outputs(nothing, nothing, torch.zeros_like)
-        return Step(phi, outputs, Tape([], []), {})
-    z, tape = side.passes.forward(phi, side.rows.x)
+        return Step(passes, phi, outputs, Tape([], []), {})
+    z, tape = passes.forward(phi, side.rows.x)
     outputs = loss_of(objective, z, side.rows)
-    return Step(phi, outputs, tape, side.passes.backward(phi, tape, outputs.gradient))
+    return Step(passes, phi, outputs, tape, passes.backward(phi, tape, outputs.gradient))
 
 
-def hessian_product(side: Side, step: Step, direction: Leaves) -> Leaves:
+def hessian_product(step: Step, direction: Leaves) -> Leaves:
     """Returns the Hessian of a step's loss times a direction in some of the leaves."""
     if not step.tape.saved:
         return {}
-    return side.passes.product(step.phi, step.tape, direction, step.outputs.curvature)
+    return step.passes.product(step.phi, step.tape, direction, step.outputs.curvature)
 
 
 class Trace(NamedTuple):
@@ -150,7 +157,7 @@ class Loop:
         path = [phi]
         velocity: Leaves = {}
         for s in range(self._steps):
-            step = support_step(self._objective, self._support, path[-1])
+            step = support_step(self._objective, self._support, path[-1], s)
             taken, velocity = self._step(step, velocity)
             after = self._moved(path[-1], taken, s)
             path = [*path, after] if every else [after]
@@ -162,7 +169,7 @@ class Loop:
         velocity: Leaves = {}
         size = 0
         for s in range(self._steps):
-            step = support_step(self._objective, self._support, trace.path[-1])
+            step = support_step(self._objective, self._support, trace.path[-1], s)
             trace.losses.append(step.outputs.values)
             taken, velocity = self._step(step, velocity)
             if self._solver.has_velocity:
@@ -183,7 +190,7 @@ class Loop:
             if trace.kept:
                 step = trace.kept.pop()
             else:
-                step = support_step(self._objective, self._support, trace.path[s])
+                step = support_step(self._objective, self._support, trace.path[s], s)
             taken = trace.taken[s] if solver.has_velocity else self._step(step, {})[0]
             direction: Leaves = {}
             for name in self._adapted:
@@ -197,7 +204,7 @@ class Loop:
                 for name, value in direction.items():
                     adjoint[name].sub_(value, alpha=solver.decay)
             if order == 2 and direction:
-                for name, product in hessian_product(self._support, step, direction).items():
+                for name, product in hessian_product(step, direction).items():
                     adjoint[name] = _less(adjoint.get(name), product)
         return adjoint
 
@@ -282,24 +289,31 @@ class RateGrad:
         return self._total[""] if self._whole else self._total
 
 
-def query_values(objective: Objective, side: Side, phi: Leaves) -> Tensor:
-    """Returns the losses [T] at phi."""
+def _no_losses(side: Side) -> Tensor:
+    """Returns the losses [T] of sides without rows."""
+    return side.rows.x.new_zeros(len(side.rows.x), dtype=wide_dtype(side.rows.x.dtype))
+
+
+def query_values(objective: Objective, side: Side, phi: Leaves, updates: int) -> Tensor:
+    """Returns the losses [T] at phi, which so many updates gave."""
     if side.rows.x.shape[1] == 0:
-        return side.rows.x.new_zeros(len(side.rows.x))
-    z, _ = side.passes.forward(phi, side.rows.x, tape=False)
+        return _no_losses(side)
+    z, _ = side.at(max(updates - 1, 0)).forward(phi, side.rows.x, tape=False)
     return value_of(objective, z, side.rows)
 
 
 def query_gradient(
-    objective: Objective, side: Side, phi: Leaves, weight: Tensor
+    objective: Objective, side: Side, phi: Leaves, updates: int, weight: Tensor
 ) -> tuple[Tensor, Leaves]:
-    """Returns the losses [T] at phi, and the gradient of each task's times its weight."""
+    """Returns the losses [T] at phi, which so many updates gave, and the gradient of each task's
+    times its weight."""
     if side.rows.x.shape[1] == 0:
-        return side.rows.x.new_zeros(len(side.rows.x)), {}
-    z, tape = side.passes.forward(phi, side.rows.x)
+        return _no_losses(side), {}
+    passes = side.at(max(updates - 1, 0))
+    z, tape = passes.forward(phi, side.rows.x)
     outputs = loss_of(objective, z, side.rows)
     g = outputs.gradient * weight.reshape(-1, *[1] * (z.ndim - 1))
-    return outputs.values, side.passes.backward(phi, tape, g)
+    return outputs.values, passes.backward(phi, tape, g)
 
 
 def _bytes(step: Step) -> int:

@@ -45,13 +45,6 @@ def _transposed(recorder: Recorder, input: Tensor) -> Any:
     return recorder.transposed(input, 0, 1)
 
 
-@known(Tensor.__getitem__)
-def _item(recorder: Recorder, input: Tensor, index: Any) -> Any:
-    if recorder.is_value(input) or type(index) is not int:
-        recorder.stop("only one entry along the first axis of a parameter can be read")
-    return recorder.entry(input, index)
-
-
 def numbers(recorder: Recorder, value: Any, axes: int) -> tuple[int, ...]:
     """Returns one int for each axis."""
     if isinstance(value, (tuple, list)):

@@ -24,7 +24,7 @@ from innerloop._stateless import kept_parts
 from innerloop._tasks import alone
 
 _PLAIN = (Tensor, nn.Parameter)
-_DTYPES = (torch.float32, torch.float64)
+_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
 def read(module: nn.Module, x: Rows) -> Program:

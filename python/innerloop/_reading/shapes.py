@@ -133,6 +133,79 @@ def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Any:
     return recorder.add("spread", [recorder.input], tuple(shape[1:]), (), (input,))
 
 
+@known(Tensor.__getitem__)
+def _item(recorder: Recorder, input: Tensor, index: Any) -> Any:
+    if not recorder.is_value(input):
+        if type(index) is not int:
+            recorder.stop("only one entry along the first axis of a parameter can be read")
+        return recorder.entry(input, index)
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if any(type(part) not in (int, slice, type(None), type(...)) for part in parts):
+        recorder.stop("only integers, slices and None can be read as an index")
+    given = sum(part is not None and part is not ... for part in parts)
+    at = parts.index(...) if ... in parts else len(parts)
+    parts[at : at + 1] = [slice(None)] * (input.ndim - given)
+    return _sliced(recorder, input, parts)
+
+
+def _sliced(recorder: Recorder, input: Tensor, parts: Sequence[Any]) -> Any:
+    """Notes an index of integers, slices and None for each axis."""
+    sizes, ranges = iter(input.shape), []
+    shape: list[int] = []
+    for part in parts:
+        if part is None:
+            shape.append(1)
+            continue
+        size = next(sizes, 0)
+        if type(part) is int:
+            if not -size <= part < size:
+                recorder.stop(f"there is no entry {part} of {size}")
+            ranges.append(range(part % size, part % size + 1))
+        else:
+            ranges.append(range(*part.indices(size)))
+            shape.append(len(ranges[-1]))
+    if not isinstance(parts[0], slice) or ranges[0] != range(recorder.rows):
+        recorder.stop("rows that are left out cannot be read")
+    starts, stops, steps = zip(*((r.start, r.stop, r.step) for r in ranges[1:]), strict=True)
+    kept = tuple(len(r) for r in ranges[1:])
+    result = recorder.add("slice", [input], kept, (starts, stops, steps))
+    result = recorder.same_memory(result, input)
+    return result if shape[1:] == list(kept) else _reshaped(recorder, result, shape)
+
+
+def _pieces(recorder: Recorder, input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Any, ...]:
+    """Notes that a result is cut along an axis."""
+    found, start = [], 0
+    for size in sizes:
+        parts = [slice(None)] * input.ndim
+        parts[dim] = slice(start, start + size)
+        found.append(_sliced(recorder, input, parts))
+        start += size
+    return tuple(found)
+
+
+@known(torch.chunk, Tensor.chunk)
+def _chunk(recorder: Recorder, input: Tensor, chunks: int, dim: int = 0) -> Any:
+    size = input.shape[dim]
+    each = -(-size // int(chunks))
+    return _pieces(
+        recorder, input, [min(each, size - start) for start in range(0, size, each)], dim
+    )
+
+
+@known(torch.split, Tensor.split)
+def _split(recorder: Recorder, input: Tensor, split_size: Any, dim: int = 0) -> Any:
+    size = input.shape[dim]
+    sizes = (
+        [int(n) for n in split_size]
+        if isinstance(split_size, (tuple, list))
+        else [min(split_size, size - start) for start in range(0, size, split_size)]
+    )
+    if sum(sizes) != size:
+        recorder.stop(f"pieces of {sizes} are not all of {size}")
+    return _pieces(recorder, input, sizes, dim)
+
+
 @known(torch.cat, torch.concat, torch.concatenate)
 def _cat(recorder: Recorder, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     shapes = [recorder.shape(tensor) for tensor in tensors]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from innerloop import functional
 from innerloop._calling import named
 from innerloop._dispatch import Model, choice_for
+from innerloop._inner_step import at_step
 from innerloop._tasks import alone
 from innerloop.learners import _checks
 from innerloop.learners.description import Description
@@ -40,6 +41,7 @@ class Adapted:
         allow_tf32: bool = False,
         *,
         is_single: bool = False,
+        step: int = 0,
     ) -> None:
         self.params = params
         self.tasks = next(iter(params.values())).shape[0]
@@ -48,14 +50,16 @@ class Adapted:
         self._backend = backend
         self._allow_tf32 = allow_tf32
         self._is_single = is_single
+        self._step = step  # that its passes belong to
 
     @property
     def backend(self) -> str:
         """Where predictions run."""
         if self._backend == "torch":
             return "torch"
-        device = next(iter(self.params.values())).device
-        return choice_for(self._model(), device, self._backend).backend
+        values = list(self.params.values())
+        like = next((p for p in values if p.is_floating_point()), values[0])
+        return choice_for(self._model(), like.device, like.dtype, self._backend).backend
 
     def _model(self) -> Model:
         """Returns what predicts: the module as it is now, described if that is possible."""
@@ -72,18 +76,20 @@ class Adapted:
         if self._is_single and isinstance(x, Tensor):
             x = x.unsqueeze(0)
         _checks.check_tasks("Adapted", x, self.tasks)
-        outputs = functional.predict(
-            self.params,
-            x,
-            model=self._model(),
-            backend=self._backend,
-            allow_tf32=self._allow_tf32,
-        )
+        with at_step(self._step):
+            outputs = functional.predict(
+                self.params,
+                x,
+                model=self._model(),
+                backend=self._backend,
+                allow_tf32=self._allow_tf32,
+            )
         return outputs[0] if self._is_single else outputs
 
     @named
     def module(self, task: int) -> nn.Module:
-        """Returns a copy of the module with the parameters of one task, an ordinary nn.Module."""
+        """Returns a copy of the module with the parameters of one task, an ordinary nn.Module. One
+        that asks for `il.nn.inner_step()` is called within `il.nn.at_step`."""
         _checks.check_task_index("Adapted.module", task, self.tasks)
         with alone():
             single = copy.deepcopy(self._module, _without_graphs(self._module))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from innerloop import functional
 from innerloop._dispatch import Model
+from innerloop._inner_step import at_step, last_step
 from innerloop._params import InnerLr
 from innerloop.objectives import Objective
 
@@ -146,25 +147,27 @@ def _chunk(
         visited += [{k: v[:, s] for k, v in path.items()} for s in range(1, steps + 1)]
     counts = outer.classes and query[1].dtype is torch.int64 and query[1].ndim == 2
     losses, shares = [], []
-    for phi in visited:
-        now = functional.meta_loss(
-            phi,
-            support,
-            query,
-            model=model,
-            inner_lr=0.0,
-            steps=0,
-            loss=objective,
-            query_loss=outer,
-            backend=backend,
-            allow_tf32=allow_tf32,
-        )
-        losses.append(now)
-        if counts:
-            outputs = functional.predict(
-                phi, query[0], model=model, backend=backend, allow_tf32=allow_tf32
+    for updates, phi in enumerate(visited):
+        with at_step(last_step(updates)):
+            losses.append(
+                functional.meta_loss(
+                    phi,
+                    support,
+                    query,
+                    model=model,
+                    inner_lr=0.0,
+                    steps=0,
+                    loss=objective,
+                    query_loss=outer,
+                    backend=backend,
+                    allow_tf32=allow_tf32,
+                )
             )
-            shares.append(_accuracy(outputs, query, outer.ignored))
+            if counts:
+                outputs = functional.predict(
+                    phi, query[0], model=model, backend=backend, allow_tf32=allow_tf32
+                )
+                shares.append(_accuracy(outputs, query, outer.ignored))
     return torch.stack(losses, 1), torch.stack(shares, 1) if shares else None
 
 
@@ -178,7 +181,8 @@ def _accuracy(outputs: Tensor, query: BatchParts, ignored: int | None) -> Tensor
     if weight is not None:
         used = used & (weight != 0)
     right = used & (outputs.argmax(2) == y)
-    return right.sum(1).to(outputs.dtype) / used.sum(1)
+    wide = torch.promote_types(outputs.dtype, torch.float32)
+    return right.sum(1).to(wide) / used.sum(1)
 
 
 def _interval(values: Tensor) -> tuple[Tensor, Tensor]:

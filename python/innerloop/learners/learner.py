@@ -13,6 +13,7 @@ from innerloop import _checks, functional
 from innerloop._batching import with_task_axis
 from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
+from innerloop._inner_step import last_step
 from innerloop._networks import expected_network
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._solver import OPTIONS, in_words, solver_of
@@ -102,7 +103,7 @@ class Learner(nn.Module):
                 inner_lr, learn=learn_inner_lr, steps=steps, leaves=adapted, like=like, op=op
             )
         if backend in ("fused", "batched"):
-            refusal = refusal_for(module, like.device, backend, self._objectives)
+            refusal = refusal_for(module, like.device, like.dtype, backend, self._objectives)
             if refusal:
                 _checks.refuse_backend(op, refusal, backend)
 
@@ -128,9 +129,10 @@ class Learner(nn.Module):
         """The back end of the next call and the reason for it."""
         if self._backend == "torch":
             return Choice("torch", 'backend="torch" was asked for')
-        device = next(self.module.parameters()).device
+        parameters = list(self.module.parameters())
+        like = next((p for p in parameters if p.is_floating_point()), parameters[0])
         model = self._description.of(self.module)[0]
-        return choice_for(model, device, self._backend, self._objectives)
+        return choice_for(model, like.device, like.dtype, self._backend, self._objectives)
 
     @property
     def backend(self) -> str:
@@ -280,7 +282,14 @@ class Learner(nn.Module):
                 allow_tf32=self._allow_tf32,
             )
         constants = {k: v.detach() for k, v in adapted.items()}
-        return Adapted(self.module, constants, self._backend, self._allow_tf32, is_single=is_single)
+        return Adapted(
+            self.module,
+            constants,
+            self._backend,
+            self._allow_tf32,
+            is_single=is_single,
+            step=last_step(steps),
+        )
 
     @named
     def evaluate(

@@ -29,4 +29,5 @@ def check_policy(
 
 def check_params(op: str, params: Mapping[str, Tensor], model: GaussianMLP, tasks: int) -> None:
     """Raises if parameters are not those of a policy, shared or for so many tasks."""
-    core.check_params(op, "params", params, model.leaves, tasks)
+    _, like = core.check_params(op, "params", params, model.leaves, tasks)
+    core.check_kernel_dtype(op, "params", like)
