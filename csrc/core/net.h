@@ -21,6 +21,7 @@ enum class Activation : int {
 /// core/layers says what they compute; the place of a name in python/innerloop/_chain.py.
 enum class LayerKind : int {
   kAffine = 0,
+  kLayerNorm = 1,  // constant: eps
 };
 
 /// One layer followed by an activation. Leaves are numbered weight, bias, layer by layer.

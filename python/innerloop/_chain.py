@@ -1,8 +1,11 @@
-"""Reads a module as a chain of linear layers and activations, or says why it is none."""
+"""Reads a module as a chain of linear layers, layer norms and activations, or says why it is
+none."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,13 +21,14 @@ from innerloop._real_forward import (
     torch_unchanged,
 )
 
-KINDS = ("linear",)  # of layers; the place is the code
+KINDS = ("linear", "layer_norm")  # of layers; the place is the code
 
 
 class Layer(NamedTuple):
-    """One layer and the activation after it. `slope` is leaky_relu's negative slope."""
+    """One layer and the activation after it. `slope` is leaky_relu's negative slope, `eps` a layer
+    norm's."""
 
-    weight: str
+    weight: str | None  # None: a layer norm without one
     bias: str | None
     inputs: int
     outputs: int
@@ -52,11 +56,20 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
 }
 _KINDS = {
     cls: Kind(cls)
-    for cls in (nn.Linear, nn.Flatten, nn.Dropout, nn.Identity, *_ACTIVATIONS, nn.Sequential)
+    for cls in (
+        nn.Linear,
+        nn.LayerNorm,
+        nn.Flatten,
+        nn.Dropout,
+        nn.Identity,
+        *_ACTIVATIONS,
+        nn.Sequential,
+    )
 }
 _REGISTRIES = (dict, OrderedDict)  # others could hide what they hold
 _LEAVES = (Tensor, nn.Parameter)  # others could compute something else
 _NUMBERS = (float, int)
+SMALLEST_EPS = 1e-30  # of a layer norm: constant rows stay finite in float32
 
 
 class Chain:
@@ -94,6 +107,8 @@ class Chain:
             raise _refusal(name, part, "its parts or parameters are not held in a plain dict")
         if cls is nn.Linear:
             self._linear(part, name, params)
+        elif cls is nn.LayerNorm:
+            self._layer_norm(part, name, params)
         elif params:
             raise _refusal(name, part, f"it does not use its own {next(iter(params))}")
         if cls is nn.Sequential:
@@ -113,12 +128,33 @@ class Chain:
             _check_inactive(part, name)
 
     def _linear(self, part: nn.Module, name: str, params: Any) -> None:
-        """Adds a layer."""
+        """Adds a linear layer."""
         sizes = part.__dict__.get("in_features"), part.__dict__.get("out_features")
+        if params.get("weight") is None:
+            raise _refusal(name, part, "its weight is not a plain parameter")
+        leaves = self._leaves(part, name, params, {"weight": sizes[::-1], "bias": sizes[1:]})
+        self._add(part, name, [*leaves, *sizes, "identity", 0.0])
+
+    def _layer_norm(self, part: nn.Module, name: str, params: Any) -> None:
+        """Adds a layer norm."""
+        shape: Any = part.__dict__.get("normalized_shape")
+        eps: Any = part.__dict__.get("eps")
+        if type(shape) is not tuple or len(shape) != 1 or type(shape[0]) is not int:
+            raise _refusal(name, part, "only norms over the last axis are fused")
+        if type(eps) not in _NUMBERS or not SMALLEST_EPS <= eps < math.inf:
+            raise _refusal(name, part, f"only an eps from {SMALLEST_EPS} on is fused")
+        leaves = self._leaves(part, name, params, {"weight": shape, "bias": shape})
+        fields = [*leaves, shape[0], shape[0], "identity", 0.0, "layer_norm", float(eps)]
+        self._add(part, name, fields)
+
+    def _leaves(
+        self, part: nn.Module, name: str, params: Any, shapes: Mapping[str, Any]
+    ) -> list[str | None]:
+        """Returns the full names of a part's parameters, None for one that it does without."""
         names: list[str | None] = []
-        for leaf, shape in (("weight", sizes[::-1]), ("bias", sizes[1:])):
+        for leaf, shape in shapes.items():
             parameter = params.get(leaf)
-            if leaf in part.__dict__ or leaf not in params or (parameter is None and not names):
+            if leaf in part.__dict__ or leaf not in params:
                 raise _refusal(name, part, f"its {leaf} is not a plain parameter")
             if parameter is None:
                 names.append(None)
@@ -141,9 +177,13 @@ class Chain:
         if len(params) != 2:
             own = next(key for key in params if key not in ("weight", "bias"))
             raise _refusal(name, part, f"it does not use its own {own}")
-        if self.layers and self.layers[-1][3] != sizes[0]:
+        return names
+
+    def _add(self, part: nn.Module, name: str, fields: list[Any]) -> None:
+        """Adds a layer, if it fits the one before it."""
+        if self.layers and self.layers[-1][3] != fields[2]:
             raise _refusal(name, part, f"the layer before it gives {self.layers[-1][3]} values")
-        self.layers.append([*names, *sizes, "identity", 0.0])
+        self.layers.append(fields)
         self._activated = False
 
     def _activation(self, part: nn.Module, name: str, activation: str) -> None:
@@ -161,10 +201,10 @@ class Chain:
         elif activation == "gelu" and space.get("approximate") != "none":
             raise _refusal(name, part, 'only GELU(approximate="none") is fused')
         if not self.layers:
-            raise _refusal(name, part, "an activation before the first Linear is not fused")
+            raise _refusal(name, part, "an activation before the first layer is not fused")
         if self._activated:
             raise _refusal(name, part, "two activations in a row are not fused")
-        self.layers[-1][4:] = activation, float(slope)
+        self.layers[-1][4:6] = activation, float(slope)
         self._activated = True
 
 
@@ -182,7 +222,7 @@ def read_chain(module: nn.Module) -> Chain:
             changed = changes_of_torch(kind)
             if changed is not None:
                 raise _refusal(name, part, changed)
-    if not chain.layers:
+    if not any(Layer(*fields).kind == "linear" for fields in chain.layers):
         raise _refusal("", module, "it contains no Linear layer")
     return chain
 

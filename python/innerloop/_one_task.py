@@ -20,6 +20,7 @@ from innerloop._stateless import call
 from innerloop.objectives import Objective, check_shapes, task_value
 
 if TYPE_CHECKING:
+    from innerloop._chain import Layer
     from innerloop._params import InnerLr, Params
     from innerloop.models import MLP
 
@@ -60,10 +61,21 @@ def forward(model: Model, params: Params, x: Tensor, *, selects: bool = False) -
         return output
     h = x.flatten(1) if model.flattens else x  # [N, D]
     for layer in model.layers:
+        weight = None if layer.weight is None else params[layer.weight]
         bias = None if layer.bias is None else params[layer.bias]
-        z = F.linear(h, params[layer.weight], bias)  # [N, out]
-        h = activate(layer.activation, z, layer.slope)
+        h = activate(layer.activation, _linear_part(layer, h, weight, bias), layer.slope)
     return h
+
+
+def _linear_part(layer: Layer, h: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Returns what the activation of a layer is taken of [N, out]."""
+    if layer.kind == "linear":
+        assert weight is not None
+        return F.linear(h, weight, bias)
+    # torch's batching rule of the derivative is wrong with weight and bias
+    z = F.layer_norm(h, (layer.inputs,), eps=layer.eps)
+    z = z if weight is None else z * weight
+    return z if bias is None else z + bias
 
 
 def task_loss(model: Model, objective: Objective, params: Params, side: Side) -> Tensor:

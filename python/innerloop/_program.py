@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from innerloop._chain import Layer
+from innerloop._chain import SMALLEST_EPS, Layer
 
 Shape = tuple[int, ...]
 Option = float | int | bool | str | None | Shape | tuple[float, ...]
@@ -84,12 +84,12 @@ FUSED_ACTIVATIONS: dict[str, tuple[Option, ...] | None] = {
 
 
 class NoChain(Exception):
-    """A program is no chain of linear layers and activations; the text says why."""
+    """A program is no chain of linear layers, layer norms and activations; the text says why."""
 
 
 def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bool]:
-    """Returns the layers of a program that is a chain of linear layers with at most one activation
-    each, and whether it flattens its input.
+    """Returns the layers of a program that is a chain of linear layers and layer norms with at most
+    one activation each, and whether it flattens its input.
 
     Raises:
         NoChain: it is something else, or does not use each of the parameters `names` once.
@@ -97,7 +97,7 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
     layers: list[Layer] = []
     activated, flat = True, len(program.shape) == 1
     for at, node in enumerate(program.nodes):
-        if node.kind not in ("reshape", "linear", *FUSED_ACTIVATIONS):
+        if node.kind not in ("reshape", "linear", "layer_norm", *FUSED_ACTIVATIONS):
             raise NoChain(f"{node.kind} has no kernel")
         if node.inputs != (at,):
             raise NoChain(f"{node.kind} does not follow on what is computed before it")
@@ -107,28 +107,22 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
             flat = True
         elif not flat:
             raise NoChain("rows with more than one axis have no kernel")
-        elif node.kind == "linear":
-            weight, bias = node.leaves
-            parts = [leaf.name for leaf in node.leaves if isinstance(leaf, Part)]
-            if parts:
-                raise NoChain(f"a part of {parts[0]}, or its transpose, has no kernel")
-            assert isinstance(weight, str)
-            assert not isinstance(bias, Part)
-            inputs = program.shape_of(at)[0]
-            layers.append(Layer(weight, bias, inputs, node.shape[0], "identity", 0.0))
+        elif node.kind in ("linear", "layer_norm"):
+            layers.append(_as_layer(node, program.shape_of(at)[0]))
             activated = False
         else:
             wanted = FUSED_ACTIVATIONS[node.kind]
             if wanted is not None and node.options != wanted:
                 raise NoChain(f"{node.kind} with the options {node.options} has no kernel")
             if activated:
-                where = "in a row" if layers else "before the first linear layer"
+                where = "in a row" if layers else "before the first layer"
                 raise NoChain(f"activations {where} have no kernel")
             slope = node.options[0] if node.kind == "leaky_relu" else 0.0
             assert isinstance(slope, (int, float))
             layers[-1] = layers[-1]._replace(activation=node.kind, slope=float(slope))
             activated = True
-    if not layers or program.output != len(program.nodes):
+    is_network = any(layer.kind == "linear" for layer in layers)
+    if not is_network or program.output != len(program.nodes):
         raise NoChain("it does not end with a linear layer or an activation")
     used = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
     if sorted(used) != sorted(names):
@@ -138,6 +132,21 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
             raise NoChain(f"{twice} is used twice")
         raise NoChain(f"it does not use {unused}" if unused else "it has a weight that is a buffer")
     return layers, len(program.shape) != 1
+
+
+def _as_layer(node: Node, inputs: int) -> Layer:
+    """Returns a linear layer or a layer norm, without an activation yet, or raises NoChain."""
+    weight, bias = node.leaves
+    parts = [leaf.name for leaf in node.leaves if isinstance(leaf, Part)]
+    if parts:
+        raise NoChain(f"a part of {parts[0]}, or its transpose, has no kernel")
+    assert not isinstance(weight, Part)
+    assert not isinstance(bias, Part)
+    eps = node.options[0] if node.kind == "layer_norm" else 0.0
+    assert isinstance(eps, float)
+    if node.kind == "layer_norm" and not SMALLEST_EPS <= eps < math.inf:
+        raise NoChain(f"layer_norm with an eps of {eps} has no kernel")
+    return Layer(weight, bias, inputs, node.shape[0], "identity", 0.0, node.kind, eps)
 
 
 def program_of(layers: Sequence[Layer], shape: Shape, *, flattens: bool) -> Program:
@@ -150,11 +159,12 @@ def program_of(layers: Sequence[Layer], shape: Shape, *, flattens: bool) -> Prog
     if flattens and len(shape) != 1:
         add("reshape", (), (), layers[0].inputs)
     for layer in layers:
-        add("linear", (layer.weight, layer.bias), (), layer.outputs)
+        options: tuple[Option, ...] = () if layer.kind == "linear" else (layer.eps, 1)
+        add(layer.kind, (layer.weight, layer.bias), options, layer.outputs)
         kind = layer.activation
         if kind != "identity":
-            options = FUSED_ACTIVATIONS[kind]
-            add(kind, (), (layer.slope,) if options is None else options, layer.outputs)
+            fixed = FUSED_ACTIVATIONS[kind]
+            add(kind, (), (layer.slope,) if fixed is None else fixed, layer.outputs)
     return Program(shape, tuple(nodes), len(nodes))
 
 

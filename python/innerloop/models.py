@@ -116,7 +116,9 @@ class MLP:
         fixed = tuple(layers)
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in fixed:
-            shapes[layer.weight] = (layer.outputs, layer.inputs)
+            if layer.weight is not None:
+                full = layer.kind == "linear"
+                shapes[layer.weight] = (layer.outputs, layer.inputs) if full else (layer.outputs,)
             if layer.bias is not None:
                 shapes[layer.bias] = (layer.outputs,)
         if free:
@@ -145,12 +147,12 @@ class MLP:
 
     @classmethod
     def from_module(cls, module: nn.Module) -> MLP:
-        """Returns the description of a chain of linear layers and activations.
+        """Returns the description of a chain of linear layers, layer norms and activations.
 
-        Takes nn.Linear and (nested) nn.Sequential of Linear, ReLU, LeakyReLU, Tanh, Sigmoid,
-        Softplus(1, 20), SiLU, GELU("none"), Identity, Flatten() and Dropout (p = 0 or in eval
-        mode), if calling them runs what torch wrote for them: no forward pass of their own, hooks
-        or parametrisations. Parameter names are the module's own, so
+        Takes nn.Linear and (nested) nn.Sequential of Linear, LayerNorm over the last axis, ReLU,
+        LeakyReLU, Tanh, Sigmoid, Softplus(1, 20), SiLU, GELU("none"), Identity, Flatten() and
+        Dropout (p = 0 or in eval mode), if calling them runs what torch wrote for them: no forward
+        pass of their own, hooks or parametrisations. Parameter names are the module's own, so
         `dict(module.named_parameters())` fits.
 
         Args:
@@ -177,7 +179,7 @@ class MLP:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> dict[str, Tensor]:
-        """Returns fresh parameters, drawn as nn.Linear draws them.
+        """Returns fresh parameters, as torch's layers draw them.
 
         Args:
             generator: source of randomness; torch's default when None.
@@ -185,7 +187,8 @@ class MLP:
             device: where the parameters live; the generator must live there too.
 
         Returns:
-            {name: tensor} in the order of `shapes`; each uniform in +-1/sqrt(inputs of its layer).
+            {name: tensor} in the order of `shapes`; each uniform in +-1/sqrt(inputs of its layer),
+            but weights of layer norms 1, their biases 0.
 
         Example:
             >>> params = MLP([2, 3]).init(torch.Generator().manual_seed(0))
@@ -202,9 +205,13 @@ class MLP:
         for layer in self.layers:
             bound = 1.0 / math.sqrt(layer.inputs)
             for name in (layer.weight, layer.bias):
-                if name is not None:
-                    leaf = torch.empty(self.shapes[name], dtype=dtype, device=device)
+                if name is None:
+                    continue
+                leaf = torch.empty(self.shapes[name], dtype=dtype, device=device)
+                if layer.kind == "linear":
                     params[name] = leaf.uniform_(-bound, bound, generator=generator)
+                else:
+                    params[name] = leaf.fill_(float(name == layer.weight))
         return params
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -242,12 +249,19 @@ def _width(value: object) -> int:
 
 def architecture_key(layers: Sequence[Layer]) -> str:
     """Returns the canonical text of an architecture: one `inputs>outputs:bias:activation:slope` a
-    layer."""
+    layer, and `:kind:weight:eps` after it unless it is linear."""
     return " ".join(
         f"{layer.inputs}>{layer.outputs}:{int(layer.bias is not None)}:{layer.activation}:"
-        f"{layer.slope!r}"
+        f"{layer.slope!r}" + _kind_key(layer)
         for layer in layers
     )
+
+
+def _kind_key(layer: Layer) -> str:
+    """Returns what the canonical text says of a layer that is not linear."""
+    if layer.kind == "linear":
+        return ""
+    return f":{layer.kind}:{int(layer.weight is not None)}:{layer.eps!r}"
 
 
 def from_key(key: str) -> MLP:
@@ -257,16 +271,19 @@ def from_key(key: str) -> MLP:
     *texts, last = key.split(" ")
     texts += [] if last == FREE else [last]
     for i, text in enumerate(texts):
-        sizes, bias, activation, slope = text.split(":")
+        sizes, bias, activation, slope, *rest = text.split(":")
+        kind, weight, eps = rest or ("linear", "1", "0.0")
         inputs, outputs = sizes.split(">")
         layers.append(
             Layer(
-                f"{i}.weight",
+                f"{i}.weight" if weight == "1" else None,
                 f"{i}.bias" if bias == "1" else None,
                 int(inputs),
                 int(outputs),
                 activation,
                 float(slope),
+                kind,
+                float(eps),
             )
         )
     model = MLP.__new__(MLP)

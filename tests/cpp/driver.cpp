@@ -125,7 +125,9 @@ std::vector<Array> draw_leaves(Random& random, const Case& c, std::vector<int64_
   std::vector<Array> leaves;
   const int per_task = static_cast<int>(random.one_of({0, 0, 50, 100}));
   for (const Layer& layer : c.layers) {
-    for (int64_t size : {layer.in * layer.out, layer.bias_leaf < 0 ? int64_t{0} : layer.out}) {
+    const int64_t none = 0;
+    for (int64_t size : {layer.weight_leaf < 0 ? none : layer.weight_size(),
+                         layer.bias_leaf < 0 ? none : layer.out}) {
       if (size == 0) continue;
       const bool own = random.chance(per_task);
       leaves.emplace_back(c.is_float64, own ? size * c.tasks : size);
@@ -184,12 +186,19 @@ void draw_net(Random& random, Case& c) {
     Layer layer{};
     layer.in = in;
     layer.out = random.one_of({1, 2, 3, 5, 8, 9, 16, 17, 33, 40, 64, 70});
+    const bool may_be_norm = l + 1 < depth || leaf > 0;  // some layer has leaves
+    if (may_be_norm && random.chance(25)) {
+      layer.kind = LayerKind::kLayerNorm;
+      layer.constant = 0.01;
+      layer.out = in;
+    }
     layer.activation = l + 1 < depth || random.chance(20) ? static_cast<Activation>(random.below(8))
                                                           : Activation::kIdentity;
     layer.slope = layer.activation == Activation::kLeakyRelu ? 0.2 : 0;
-    layer.weight_leaf = leaf++;
+    const bool affine = layer.kind == LayerKind::kAffine;
+    layer.weight_leaf = affine || random.chance(70) ? leaf++ : -1;
     layer.weight_offset = offset;
-    offset += layer.in * layer.out;
+    if (layer.weight_leaf >= 0) offset += layer.weight_size();
     layer.bias_leaf = random.chance(80) ? leaf++ : -1;
     layer.bias_offset = offset;
     if (layer.bias_leaf >= 0) offset += layer.out;

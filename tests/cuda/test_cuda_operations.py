@@ -63,7 +63,7 @@ def compare(problem, dtype=torch.float64, tolerance=1e-11, **changes):
 
 @pytest.mark.parametrize("seed", range(60))
 def test_meta_grad_sweep(schedule, seed):
-    compare(random_problem(seed), stepwise=seed % 4 == 0)
+    compare(random_problem(seed, norms=False), stepwise=seed % 4 == 0)
 
 
 @pytest.mark.parametrize("seed", range(100, 130))
@@ -94,7 +94,11 @@ def test_task_counts(schedule, tasks):
 
 @pytest.mark.parametrize(("rows", "query_rows"), [(0, 3), (3, 0), (0, 0), (1, 1), (70, 33)])
 def test_row_counts(schedule, rows, query_rows):
-    compare(random_problem(17, rows=rows, query_rows=query_rows, activation="silu", steps=2))
+    compare(
+        random_problem(
+            17, rows=rows, query_rows=query_rows, activation="silu", steps=2, norms=False
+        )
+    )
 
 
 @pytest.mark.parametrize("widths", [[1, 1], [33, 1, 65, 2], [70, 64, 5]])
@@ -113,7 +117,7 @@ def test_descriptions_longer_than_kernel_parameters(schedule):
 
 @pytest.mark.parametrize("seed", range(200, 220))
 def test_other_operations(schedule, seed):
-    problem = random_problem(seed)
+    problem = random_problem(seed, norms=False)
     inner = ("inner_lr", "steps", "adapt_params")
     vector = randn_like(problem.params, seed)
 

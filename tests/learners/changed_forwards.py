@@ -38,6 +38,10 @@ def network(make: Callable[[], nn.Module], before: bool = False) -> nn.Sequentia
 KINDS: dict[str, tuple[Callable[[], nn.Sequential], Place]] = {
     "Linear": (lambda: network(nn.Identity), Place(nn.Linear, (0,), (F, "linear"))),
     "last Linear": (lambda: network(nn.Identity), Place(nn.Linear, (3,), (F, "linear"))),
+    "LayerNorm": (
+        lambda: network(lambda: nn.LayerNorm(3)),
+        Place(nn.LayerNorm, (1,), (F, "layer_norm")),
+    ),
     "ReLU": (lambda: network(nn.ReLU), Place(nn.ReLU, (1,), (F, "relu"))),
     "LeakyReLU": (
         lambda: network(lambda: nn.LeakyReLU(0.2)),
@@ -459,7 +463,8 @@ WAYS: dict[str, tuple[Callable, list[str]]] = {
     "nn.Module.__call__": (_module_member("__call__"), ANY),
     "nn.Module._call_impl": (_module_member("_call_impl"), ANY),
     "function of torch": (torch_function, COMPUTED),
-    "function mode": (function_mode, COMPUTED),
+    # the torch back end applies a norm's weight and bias apart, which a mode sees (_curvature.py)
+    "function mode": (function_mode, [kind for kind in COMPUTED if kind != "LayerNorm"]),
     "parametrisation": (parametrised, LINEAR),
     "parametrisation of the bias": (parametrised_bias, LINEAR),
     "weight_norm": (_wrapper(parametrizations.weight_norm), LINEAR),

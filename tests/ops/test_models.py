@@ -159,7 +159,7 @@ REFUSED = {
     ),
     "leading activation": (
         lambda: nn.Sequential(nn.ReLU(), nn.Linear(2, 2)),
-        "before the first Linear",
+        "before the first layer",
     ),
     "dropout": (lambda: nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)), "'1' .Dropout.*random"),
     "tied": (shared_linear, "2.weight is the same parameter as 0.weight"),

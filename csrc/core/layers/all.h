@@ -2,14 +2,18 @@
 #pragma once
 
 #include "core/layers/affine.h"
+#include "core/layers/layer_norm.h"
 
 namespace innerloop {
 
-constexpr LayerKind kLastLayerKind = LayerKind::kAffine;
+constexpr LayerKind kLastLayerKind = LayerKind::kLayerNorm;
 
 /// f(struct) of a kind of layer that engine E has.
 template <class E, class F>
-IL_HD inline auto with_layer(LayerKind, F&& f) {
+IL_HD inline auto with_layer(LayerKind kind, F&& f) {
+  if constexpr (E::supports(LayerKind::kLayerNorm)) {
+    if (kind == LayerKind::kLayerNorm) return f(LayerNormLayer<E>{});
+  }
   return f(AffineLayer<E>{});
 }
 

@@ -4,6 +4,7 @@
 // by a map of each row that has no parameters, and whether W is a full matrix or a diagonal one:
 //
 //   affine (affine.h)           u = in, W full
+//   layer norm (layer_norm.h)   u = (in - mean) / sqrt(variance + eps), W diagonal
 //
 // Leaves, activations, kinds of weight (core/unroll/weight.h) and solvers are therefore the same
 // for all kinds. A kind is a struct of static functions over a sweep x, its tape t, the scratch s
