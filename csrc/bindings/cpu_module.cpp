@@ -3,6 +3,7 @@
 #include <string>
 
 #include "bindings/arguments.h"
+#include "bindings/layers.h"
 #include "bindings/out_of_memory.h"
 #include "bindings/regression.h"
 #include "cpu/dispatch.h"
@@ -124,6 +125,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
   m.def("tensor_key", &tensor_key);
+  define_layers(m);
   define_regression(m);
   m.def("simd_levels", &simd_levels);
   m.def("simd_level", &simd_level);

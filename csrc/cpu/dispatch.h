@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/kernels.h"
+#include "core/layers.h"
 #include "core/regression.h"
 
 namespace innerloop {
@@ -16,6 +17,7 @@ const std::string& simd_level();
 void set_simd_level(const std::string& name);
 /// kernels(is_float64) of the current level.
 const Kernels& kernels(bool is_float64);
+const LayerKernels& layer_kernels(bool is_float64);
 const RegressionKernels& regression_kernels();
 
 }  // namespace innerloop

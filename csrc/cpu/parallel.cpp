@@ -7,9 +7,11 @@
 #include <sys/mman.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -118,7 +120,10 @@ struct Globals {
   std::mutex busy;  // one caller at a time
   Pool* pool = new Pool;
   std::mutex memory;
+  // Blocks that nobody has, oldest first. All blocks together hold at most one and a half times of
+  // what was in use at one time since release_workspaces().
   std::vector<std::pair<void*, int64_t>> idle;
+  int64_t idle_bytes = 0, used_bytes = 0, most_bytes = 0;
 };
 
 // Never destroyed: workers may outlive static destruction. After fork the child starts afresh, for
@@ -153,32 +158,50 @@ void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int),
 }
 
 Workspace::Workspace(int64_t bytes) {
-  std::vector<std::pair<void*, int64_t>> dropped;
+  std::vector<void*> dropped;
   {
     std::lock_guard<std::mutex> lock(g->memory);
-    int best = -1;
-    for (int i = 0; i < static_cast<int>(g->idle.size()); ++i) {
-      const int64_t size = g->idle[i].second;
-      if (size >= bytes && (best < 0 || size < g->idle[best].second)) best = i;
+    auto& idle = g->idle;
+    auto best = idle.end();
+    for (auto at = idle.begin(); at != idle.end(); ++at) {
+      if (at->second >= bytes && (best == idle.end() || at->second < best->second)) best = at;
     }
-    if (best >= 0) {
-      data_ = g->idle[best].first;
-      bytes_ = g->idle[best].second;
-      g->idle.erase(g->idle.begin() + best);
+    if (best != idle.end()) {
+      data_ = best->first;
+      bytes_ = best->second;
+      idle.erase(best);
+      g->idle_bytes -= bytes_;
+      g->used_bytes += bytes_;
       return;
     }
-    dropped.swap(g->idle);  // all too small: grow by replacing, so that sizes do not pile up
+    // sizes do not pile up
+    const int64_t most = std::max(g->most_bytes, g->used_bytes + bytes);
+    size_t count = 0;
+    for (; count < idle.size() && g->used_bytes + bytes + g->idle_bytes > most + most / 2;
+         ++count) {
+      dropped.push_back(idle[count].first);
+      g->idle_bytes -= idle[count].second;
+    }
+    idle.erase(idle.begin(), idle.begin() + static_cast<std::ptrdiff_t>(count));
   }
-  for (auto& block : dropped) free(block.first);
+  for (void* block : dropped) free(block);
   data_ = allocate(bytes);
-  bytes_ = data_ ? bytes : 0;
-  if (!data_) refused_bytes() = bytes;
+  if (!data_) {
+    refused_bytes() = bytes;
+    return;
+  }
+  bytes_ = bytes;
+  std::lock_guard<std::mutex> lock(g->memory);
+  g->used_bytes += bytes;
+  g->most_bytes = std::max(g->most_bytes, g->used_bytes);
 }
 
 Workspace::~Workspace() {
   if (!data_) return;
   std::lock_guard<std::mutex> lock(g->memory);
   g->idle.emplace_back(data_, bytes_);
+  g->idle_bytes += bytes_;
+  g->used_bytes -= bytes_;
 }
 
 int64_t& refused_bytes() {
@@ -188,15 +211,15 @@ int64_t& refused_bytes() {
 
 int64_t workspace_bytes() {
   std::lock_guard<std::mutex> lock(g->memory);
-  int64_t total = 0;
-  for (auto& block : g->idle) total += block.second;
-  return total;
+  return g->idle_bytes;
 }
 
 void release_workspaces() {
   std::lock_guard<std::mutex> lock(g->memory);
   for (auto& block : g->idle) free(block.first);
   g->idle.clear();
+  g->idle_bytes = 0;
+  g->most_bytes = g->used_bytes;
 }
 
 }  // namespace innerloop

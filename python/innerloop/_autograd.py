@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from innerloop import _ops
+from innerloop import _native, _ops
 from innerloop._arguments import Arguments, arguments_of
 from innerloop._derivatives import (
     NO_COMPILED_FORWARD,
@@ -31,24 +31,10 @@ from innerloop._folding import fold, slice_weight, unfold, unfold_meta_grad
 from innerloop._kernels import KERNELS
 from innerloop._plan import Plan
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _runs_directly(x: Any) -> bool:
-    """Says whether execution is ordinary and eager on plain tensors, where the kernel itself is
-    called (5 us less a call) instead of the op that torch dispatches."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or type(x) not in _PLAIN
-        or x.device.type not in ("cpu", "cuda")
-    )
-
 
 def _call(name: str, plan: Plan, given: Arguments) -> Any:
     """Calls the kernel or op of one operation."""
-    if _runs_directly(given.support.x):
+    if _native.runs_directly(given.support.x):
         return direct(name, plan, given)
     return _ops.call(name, plan, given)
 

@@ -1,7 +1,8 @@
 """The native extension: plain functions over tensors and sizes, unchecked; see csrc/bindings.
 
 A Plan is made of what innerloop._plan.Plan says; flat rates lie as it says
-too. Outputs are contiguous tensors that are written whole. The
+too. Outputs are contiguous tensors that are written whole. `sizes` of layers are those of
+csrc/bindings/layers.cpp, the tensors of a norm those of NormBlockCall (csrc/core/layers.h). The
 functions of the linear-regression study take the addresses of NumPy arrays (0: absent).
 """
 
@@ -15,6 +16,12 @@ _RegressionLaw = tuple[int, int, float, int]  # dimension, samples, scale, key
 
 # kind and its constant, sizes, activation and slope, weight, bias
 _Layer = tuple[tuple[int, float], tuple[int, int], tuple[int, float], bool, bool]
+
+class Block:
+    """Memory of the workspace, for `torch.frombuffer`."""
+
+    def __init__(self, bytes: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class Plan:
     def __init__(
@@ -79,6 +86,36 @@ def meta_grad(
     grads: Tensor | None,
     out_rate_grad: Tensor | None,
     threads: int,
+) -> None: ...
+def convolve(
+    sizes: Sequence[int],
+    x: tuple[Tensor | None, Tensor | None],
+    w: tuple[Tensor | None, Tensor | None],
+    bias: Tensor | None,
+    y: Tensor,
+    threads: int,
+) -> None: ...
+def convolve_back(
+    sizes: Sequence[int],
+    g: tuple[Tensor | None, Tensor | None],
+    x: tuple[Tensor | None, Tensor | None],
+    w: tuple[Tensor | None, Tensor | None],
+    gx: Tensor | None,
+    gw: Tensor | None,
+    gb: Tensor | None,
+    threads: int,
+) -> None: ...
+def norm_forward(
+    sizes: Sequence[int], eps: float, tensors: dict[str, Tensor | None], threads: int
+) -> None: ...
+def norm_backward(
+    sizes: Sequence[int], eps: float, tensors: dict[str, Tensor | None], threads: int
+) -> None: ...
+def norm_tangent(
+    sizes: Sequence[int], eps: float, tensors: dict[str, Tensor | None], threads: int
+) -> None: ...
+def norm_second(
+    sizes: Sequence[int], eps: float, tensors: dict[str, Tensor | None], threads: int
 ) -> None: ...
 def tensor_key(types: tuple[type, ...], values: list[object]) -> bytes | None: ...
 def regression_trials(

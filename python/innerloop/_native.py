@@ -6,8 +6,10 @@ import importlib
 import re
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 import torch  # (first, so that a missing torch is reported as such)
+from torch import Tensor
 
 _REMEDY = 'reinstall innerloop, or use backend="torch" which needs no extension'
 
@@ -58,6 +60,18 @@ def _module(name: str) -> ModuleType:
     if module is None:
         raise RuntimeError(f"{why}; {_REMEDY}")
     return module
+
+
+def runs_directly(x: Any) -> bool:
+    """Says whether execution is ordinary and eager on plain tensors, where the kernel itself is
+    called (5 us less a call) instead of the op that torch dispatches."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or x.device.type not in ("cpu", "cuda")
+    )
 
 
 def has_cuda_module() -> bool:

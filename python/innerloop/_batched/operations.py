@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innerloop import _params
+from innerloop import _native, _params
 from innerloop._batched.differentiation import Problem, as_constants, mean_loss, task_losses
 from innerloop._batched.factored import Moved, Outer, factored_names
 from innerloop._batched.losses import prepared
+from innerloop._batched.native import laid_out, over_tasks, runs_natively
 from innerloop._batched.passes import Passes, passes_of
 from innerloop._batched.precision import NARROW, wide_dtype, widened
 from innerloop._batched.unroll import (
@@ -63,15 +64,12 @@ class Batched:
 
     def output_shape(self, x: Tensor) -> Shape:
         """Returns the shape of a row of the outputs for x."""
-        return self._passes(x)[0].shape
-
-    def _passes(self, x: Tensor) -> list[Passes]:
-        """Returns what runs on x: one for all inner steps, or one for each."""
-        return [passes_of(program, x.dtype) for program in self._programs[rows_of(x)]]
+        program = self._programs[rows_of(x)][0]
+        return program.shape_of(program.output)
 
     def predict(self, params: Params, x: Tensor, *, model: Any = None, at: int = 0) -> Tensor:
         """Returns outputs [T, N, ...], in an inner step."""
-        passes = self._passes(x)[at]
+        passes = self._passes(x, params)[at]
         with torch.no_grad():
             parts = []
             for part in self._chunks(x):
@@ -91,7 +89,7 @@ class Batched:
         objective = resolve("loss_and_grad", loss)
         with torch.no_grad():
             values, found = [], []
-            for part, (side,) in self._sides((objective, batch)):
+            for part, (side,) in self._sides(params, (objective, batch)):
                 step = support_step(objective, side, self._leaves(params, part, len(batch[0])))
                 values.append(step.outputs.values)
                 found.append(self._complete(step.gradient, part, batch[0]))
@@ -107,7 +105,7 @@ class Batched:
         tasks = len(batch[0])
         with torch.no_grad():
             found = []
-            for part, (side,) in self._sides((objective, batch)):
+            for part, (side,) in self._sides(params, (objective, batch)):
                 step = support_step(objective, side, self._leaves(params, part, tasks))
                 direction = {k: self._leaf(vector[k], k, part, tasks) for k in self._shapes}
                 product = hessian_product(step, direction)
@@ -135,7 +133,7 @@ class Batched:
         tasks = len(support[0])
         found = []
         with torch.no_grad():
-            for part, (side,) in self._sides((objective, support)):
+            for part, (side,) in self._sides(params, (objective, support)):
                 loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
                 path = loop.path(self._leaves(params, part, tasks), every=stepwise)
                 if stepwise:
@@ -235,7 +233,7 @@ class Batched:
         objective, outer = resolve("meta_loss", loss), resolve("meta_loss", query_loss)
         factored = self._factored(params, support, query, inner_lr, steps, solver)
         values = []
-        for part, (side, other) in self._sides((objective, support), (outer, query)):
+        for part, (side, other) in self._sides(params, (objective, support), (outer, query)):
             loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
             phi = self._leaves(params, part, len(support[0]), factored)
             path = loop.path(phi, every=False)
@@ -269,7 +267,7 @@ class Batched:
         grads = {k: torch.zeros_like(params[k], dtype=sums) for k in self._shapes}
         factored = self._factored(params, support, query, inner_lr, steps, solver)
         values, before, after = [], [], []
-        for part, (side, other) in self._sides((objective, support), (outer, query)):
+        for part, (side, other) in self._sides(params, (objective, support), (outer, query)):
             loop = self._loop(objective, side, inner_lr, steps, solver, adapt_params)
             trace = loop.trace(self._leaves(params, part, tasks, factored))
             last = trace.path[-1]
@@ -289,7 +287,7 @@ class Batched:
                 elif params[name].ndim > len(self._shapes[name]):
                     grads[name][part] = part_grad
                 else:
-                    grads[name] += part_grad.sum(0)
+                    grads[name] += over_tasks(part_grad)
         of_rates = rates.result()
         if isinstance(of_rates, Tensor):
             of_rates = of_rates.to(like.dtype)
@@ -339,7 +337,7 @@ class Batched:
             yield slice(start, min(start + step, tasks))
 
     def _sides(
-        self, *batches: tuple[Objective, _params.Side]
+        self, params: Params, *batches: tuple[Objective, _params.Side]
     ) -> Iterator[tuple[slice, list[Side]]]:
         """Yields some tasks with their rows, ready for the passes and for the losses on them."""
         for part in self._chunks(*(batch[0] for _, batch in batches)):
@@ -348,8 +346,15 @@ class Batched:
                 x, y, count, weight = (None if v is None else v.detach()[part] for v in batch)
                 assert x is not None
                 assert y is not None
-                sides.append(Side(self._passes(x), prepared(objective, x, y, count, weight)))
+                passes = self._passes(x, params)
+                sides.append(Side(passes, prepared(objective, x, y, count, weight)))
             yield part, sides
+
+    def _passes(self, x: Tensor, params: Params) -> list[Passes]:
+        """Returns what runs on x, by kernels where there are some: one for all inner steps, or one
+        for each."""
+        native = runs_natively(x.detach(), params.values())
+        return [passes_of(program, x.dtype, native) for program in self._programs[rows_of(x)]]
 
     def _leaf(self, value: Tensor, name: str, part: slice, tasks: int) -> Tensor:
         """Returns one parameter of some tasks [t, ...]."""
@@ -384,8 +389,11 @@ class Batched:
     def _leaves(
         self, params: Params, part: slice, tasks: int, factored: Sequence[str] = ()
     ) -> Leaves:
-        """Returns parameters and constants of some tasks, {name: [t, ...]}."""
+        """Returns parameters and constants of some tasks, {name: [t, ...]}, those of convolutions
+        as the kernels read them."""
         leaves: Leaves = {k: self._leaf(params[k], k, part, tasks) for k in self._shapes}
+        if _native.is_available():
+            leaves = {k: laid_out(v) for k, v in leaves.items()}
         for name in factored:
             leaves[name] = Moved(leaves[name], None)
         for name, value in self._buffers.items():

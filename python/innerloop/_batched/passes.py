@@ -13,6 +13,7 @@ from torch import Tensor
 from innerloop._batched import activations, affine, arithmetic, norms, shapes
 from innerloop._batched.blocks import NormBlock
 from innerloop._batched.layer import Layer, Maybe, channels_last, plus
+from innerloop._batched.native import NativeConvolution, NativeNormBlock
 from innerloop._batched.precision import NARROW, InPrecision, widened
 from innerloop._program import Leaf, Node, Part, Program, name_of
 
@@ -70,15 +71,15 @@ class _Call(NamedTuple):
 
 
 class Passes:
-    """A program made of layers, on values of a dtype; outputs are in the dtype of its sums, and
-    so are leaves and gradients."""
+    """A program made of layers, on values of a dtype, by kernels where there are some and `native`
+    says so; outputs are in the dtype of its sums, and so are leaves and gradients."""
 
-    def __init__(self, program: Program, dtype: torch.dtype) -> None:
+    def __init__(self, program: Program, dtype: torch.dtype, native: bool) -> None:
         self.shape = program.shape_of(program.output)  # of a row of the outputs
         self._values = len(program.nodes) + 1
         self._output = program.output
         self._dtype = dtype
-        self._calls = list(_calls(program))
+        self._calls = list(_calls(program, native))
         if dtype is NARROW:
             self._calls = [call._replace(layer=_narrow(call.layer)) for call in self._calls]
         moving = [False] * self._values  # whether leaves act on a value
@@ -152,7 +153,7 @@ class Passes:
         return found
 
 
-def _calls(program: Program) -> Iterator[_Call]:
+def _calls(program: Program, native: bool) -> Iterator[_Call]:
     """Yields the layers of a program, batch norms together with the relu and the max pool that
     alone follow them."""
     nodes = program.nodes
@@ -178,18 +179,21 @@ def _calls(program: Program) -> Iterator[_Call]:
             value += pool is not None
             taken.update(range(at + 1, value))
             source = node.inputs[0]
-            owned = source and nodes[source - 1].kind in ("convolution", "linear")
-            block = NormBlock(
-                node,
-                relu,
-                pool,
-                program.shape_of(source),
-                owns_input=bool(owned) and uses[source] == 1,
-            )
+            shape = program.shape_of(source)
+            block: Layer
+            if native and NativeNormBlock.takes(pool):
+                block = NativeNormBlock(node, relu, pool, shape)
+            else:
+                owned = source and nodes[source - 1].kind in ("convolution", "linear")
+                owned = bool(owned) and uses[source] == 1
+                block = NormBlock(node, relu, pool, shape, owns_input=owned)
             yield _Call(block, node.inputs, value, node.leaves)
             continue
-        layer = _LAYERS[node.kind](node, [program.shape_of(value) for value in node.inputs])
-        yield _Call(layer, node.inputs, at + 1, node.leaves)
+        rows = [program.shape_of(value) for value in node.inputs]
+        made = _LAYERS[node.kind]
+        if native and made is affine.Convolution and NativeConvolution.takes(node, rows):
+            made = NativeConvolution
+        yield _Call(made(node, rows), node.inputs, at + 1, node.leaves)
 
 
 def _narrow(layer: Layer) -> Layer:
@@ -243,6 +247,6 @@ def _gather(found: dict[str, Any], call: _Call, parts: Sequence[Any], leaves: Le
 
 
 @functools.lru_cache(maxsize=256)  # a network may have one for each step
-def passes_of(program: Program, dtype: torch.dtype) -> Passes:
+def passes_of(program: Program, dtype: torch.dtype, native: bool) -> Passes:
     """Returns the layers of a program for values of a dtype; equal programs have the same ones."""
-    return Passes(program, dtype)
+    return Passes(program, dtype, native)

@@ -282,7 +282,10 @@ class RateGrad:
         if place.ndim:
             place -= (adjoint * gradient).sum(0)
         else:
-            place -= torch.dot(adjoint.reshape(-1), gradient.reshape(-1))
+            # in the order of memory, which is that of the kernels for weights of convolutions
+            order = sorted(range(adjoint.ndim), key=adjoint.stride, reverse=True)
+            one, other = (value.permute(order).reshape(-1) for value in (adjoint, gradient))
+            place -= torch.dot(one, other)
 
     def result(self) -> Tensor | Leaves:
         """Returns the gradient."""
