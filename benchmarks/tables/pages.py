@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from contact import record
-from tables import compare, contact, cuda, routines, speed, study, tightness
+from tables import compare, contact, cuda, rl, routines, speed, study, tightness
 from tables.formatting import Run, megabytes, milliseconds, ratio_to, speed_runs, times
 
 DOCUMENTS = (
     "docs/benchmarks.md",
     "docs/compare.md",
     "docs/cuda.md",
+    "docs/meta-rl.md",
     "docs/studies.md",
     "docs/torch-compile.md",
     "docs/theory/nonconvex.md",
@@ -88,6 +89,7 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "regression-trials": study.trials,
     "regression-agreement": study.agreement,
     "regression-verdict": study.verdict,
+    "rl": rl.rl,
     "tightness": tightness.tightness,
     "crossover-coverage": compare.crossover_coverage,
     "real-tables": compare.real_tables,
