@@ -19,6 +19,7 @@ NAMES_ON = {
         "memory",
         "networks",
         "regression-study",
+        "rl",
     ),
     "cuda": ("device-memory", "capacity"),
 }

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from contact import record
-from tables import compare, contact, cuda, routines, speed, study, tightness
+from tables import compare, contact, cuda, meta_rl, rl, routines, speed, study, tightness
 from tables.formatting import Run, megabytes, milliseconds, ratio_to, speed_runs, times
 
 DOCUMENTS = (
     "docs/benchmarks.md",
     "docs/compare.md",
     "docs/cuda.md",
+    "docs/meta-rl.md",
     "docs/studies.md",
     "docs/torch-compile.md",
     "docs/theory/nonconvex.md",
@@ -35,6 +36,8 @@ def newest_runs(folder: Path, include_quick: bool = False) -> list[Run]:
         document = json.loads(path.read_text())
         if document.get("format") == record.FORMAT:
             newest["first-contact", path.name] = ("", visit(document, path.name))
+        if document.get("format") == meta_rl.FORMAT:
+            newest[meta_rl.KIND, path.name] = ("", meta_rl.as_run(document, path.name))
         if document.get("format") != 1 or (document["quick"] and not include_quick):
             continue
         for run in document["runs"]:
@@ -88,6 +91,10 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "regression-trials": study.trials,
     "regression-agreement": study.agreement,
     "regression-verdict": study.verdict,
+    "rl": rl.rl,
+    "meta-rl-verdict": meta_rl.verdict,
+    "meta-rl-differences": meta_rl.differences,
+    "meta-rl-gains": meta_rl.gains,
     "tightness": tightness.tightness,
     "crossover-coverage": compare.crossover_coverage,
     "real-tables": compare.real_tables,

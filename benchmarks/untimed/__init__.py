@@ -7,6 +7,7 @@ import importlib
 NAMES = (
     "compile-first-order",
     "crossover-coverage",
+    "meta-rl",
     "real-tables",
     "regression-agreement",
     "tightness",

@@ -124,6 +124,14 @@ def test_maps_are_those_of_the_runs(whole: Path) -> None:
         assert np.array_equal(rl.tradeoff(*sides), made["map"])
         difference = np.mean(sides[0], 0) - np.mean(sides[2], 0)
         np.testing.assert_allclose(made["difference"], difference, atol=1e-12)
+        for side, returns in (("drs", sides[0]), ("maml", sides[2])):
+            last = np.array(returns)[:, -1]
+            mean, error = made["gain"][side]
+            assert mean == pytest.approx(np.mean(last[:, -1] - last[:, 0]))
+            assert (error > 0) == (mean != 0)
+        assert made["sides"]["drs"].startswith("DRS+")
+        assert ("step size" in made["sides"]["maml"]) == (made["control"] == "step-size")
+        assert ("test rate" in made["sides"]["drs"]) == (made["control"] == "adapts")
 
 
 def test_a_run_is_what_train_and_evaluate_give(whole: Path) -> None:

@@ -10,7 +10,12 @@ import numpy as np
 from innerloop.rl.meta_world import BENCHMARKS
 from innerloop.runs.document import versions
 from innerloop.studies.meta_rl.settings import Settings
-from innerloop.studies.meta_rl.summary import Comparison, comparisons, mean_and_error
+from innerloop.studies.meta_rl.summary import (
+    Comparison,
+    comparisons,
+    mean_and_error,
+    update_gain,
+)
 from innerloop.studies.meta_rl.units import ADAPTS, PUBLISHED, Unit, all_units
 
 FORMAT = "innerloop.study.meta-rl/1"
@@ -45,7 +50,9 @@ def results_document(settings: Settings, results: Results, key: str) -> dict[str
     """The content of results.json.
 
     `runs` holds the seeds of which both algorithms of a pair are finished: steps [C], returns and
-    stderr [C][U + 1]; `controls` what else was trained or tested; `tradeoff` the maps [C][U + 1].
+    stderr [C][U + 1]; `controls` what else was trained or tested; `tradeoff` the maps [C][U + 1],
+    with the names of both sides and what the updates add to each at the last checkpoint (mean and
+    standard error).
     """
     units = all_units(settings)
     return {
@@ -123,9 +130,11 @@ def _tradeoff(made: Comparison) -> dict[str, Any]:
         "environment": made.environment,
         "pair": made.pair,
         "control": made.control,
+        "sides": {"drs": made.drs.label, "maml": made.maml.label},
         "seeds": made.seeds,
         "steps": made.steps.tolist(),
         "map": made.tradeoff.tolist(),
         "difference": made.difference.tolist(),
         "stderr": made.error.tolist(),
+        "gain": {"drs": update_gain(made.drs), "maml": update_gain(made.maml)},
     }
