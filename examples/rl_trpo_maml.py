@@ -45,8 +45,7 @@ def main(given: list[str] | None = None) -> dict[str, Tensor]:
 
         meta = il.meta_grad(params, support, query, query_loss="pg_ratio", **once)
 
-        def product(vector, params=params, rows=(support, query)):
-            return il.meta_fisher_product(params, *rows, vector, **inner)
+        product = il.meta_fisher(params, support, query, **inner)
 
         def evaluate(candidate, rows=(support, query)):
             loss = il.meta_loss(candidate, *rows, query_loss="pg_ratio", **once)

@@ -18,6 +18,7 @@ NAMES_ON = {
         "tasks",
         "memory",
         "networks",
+        "policies",
         "regression-study",
         "rl",
     ),

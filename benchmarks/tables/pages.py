@@ -85,6 +85,7 @@ TABLES: dict[str, Callable[[Sequence[Run]], str]] = {
     "tasks": routines.tasks,
     "memory": routines.memory,
     "networks": routines.networks,
+    "policies": routines.policies,
     "compile-first-order": routines.compile_first_order,
     "machine": routines.machine,
     "regression-study": study.speed,

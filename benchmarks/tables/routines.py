@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tables.formatting import Run, markdown, megabytes, milliseconds, of_kind
+from tables.formatting import Run, markdown, megabytes, milliseconds, of_kind, times
 
 
 def first_call(runs: Sequence[Run]) -> str:
@@ -132,6 +132,25 @@ def networks(runs: Sequence[Run]) -> str:
             rows.append(cells)
     header = ["network", "back end", "innerloop", "than the loop", "than torch back end"]
     return markdown([*header, "of the GEMM rate"], rows)
+
+
+def policies(runs: Sequence[Run]) -> str:
+    """What meta reinforcement learning computes: seconds, and how much faster than each rival."""
+    rows = []
+    for run in of_kind(runs, "policies"):
+        where = f"{run['environment']['threads']} thread(s)"
+        for row in run["rows"]:
+            cells = [f"{row['operation']}, T={row['tasks']}, N={row['rows']}, {where}"]
+            for name in ("innerloop", "autograd", "JAX"):
+                rival = row["rivals"].get(name, {"failed": "-"})
+                shown = milliseconds(rival["median_s"]) if "median_s" in rival else rival["failed"]
+                cells.append(shown)
+                if name != "innerloop":
+                    gain = rival.get("times")
+                    cells.append("-" if gain is None else times(gain["median"]))
+            rows.append(cells)
+    header = ["operation", "innerloop", "autograd, baddbmm", "faster", "JAX", "faster"]
+    return markdown(header, rows)
 
 
 def compile_first_order(runs: Sequence[Run]) -> str:

@@ -246,11 +246,12 @@ struct Arguments {
 class VectorArguments : public Arguments {
  public:
   VectorArguments(const NativePlan& plan, const py::sequence& params, const py::sequence& vector,
-                  const py::tuple& batch, py::handle out, int threads, bool reads)
+                  const py::tuple& batch, py::handle out, int threads, bool reads,
+                  void* tape = nullptr)
       : Arguments(plan, rows_of(batch), params, threads, reads),
         direction_("vector", extent, vector, reader),
         call_{problem, read_side("batch", batch, plan.support(), extent, reader), direction_.view(),
-              reader.result(out, extent.per_task(extent.parameters()), {"out"})} {}
+              reader.result(out, extent.per_task(extent.parameters()), {"out"}), tape} {}
   const HvpCall& call() const { return call_; }
 
  private:

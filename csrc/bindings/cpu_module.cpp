@@ -1,6 +1,9 @@
 // innerloop._cpu: unpack tensors, call the kernels without the GIL, translate the status.
 #include <atomic>
+#include <memory>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "bindings/arguments.h"
 #include "bindings/layers.h"
@@ -73,6 +76,82 @@ void metric(const NativePlan& plan, const py::sequence& params, const py::sequen
   dispatch(&Kernels::metric, a.extent.is_float64(), a.call(), plan);
 }
 
+/// Products of one matrix with one vector after another: what they share lies in a tape that is
+/// written at the first. Parameters and rows are read anew by each, and must not have changed.
+class Linearization {
+ public:
+  Linearization(py::object plan, py::sequence params, py::tuple batch, bool is_metric)
+      : plan_(std::move(plan)),
+        params_(std::move(params)),
+        batch_(std::move(batch)),
+        entry_(is_metric ? &Kernels::metric : &Kernels::hvp) {}
+  Linearization(const Linearization&) = delete;
+
+  void product(const py::sequence& vector, py::handle out, int threads) {
+    const auto& plan = plan_.cast<const NativePlan&>();
+    const std::lock_guard<Turn> turn(turn_);  // products write to the tape
+    const VectorArguments a(plan, params_, vector, batch_, out, threads, true);
+    HvpCall call = a.call();
+    if (!tape_) begin(a.extent.is_float64(), call);
+    if (a.extent.is_float64() != is_float64_ || kernels_->tape_bytes(call, strategy_) != bytes_) {
+      throw std::invalid_argument("Linearization: parameters and rows must stay as they are");
+    }
+    call.tape = tape_->data();
+    Status status = Status::kOk;
+    {
+      py::gil_scoped_release release;
+      if (!is_written_) {
+        HvpCall writes = call;
+        writes.out = nullptr;
+        status = (kernels_->*entry_)(writes, strategy_);
+      }
+      if (status == Status::kOk) status = (kernels_->*entry_)(call, strategy_);
+    }
+    check(status, plan);
+    is_written_ = true;
+  }
+
+ private:
+  /// One product at a time; who waits does so without the GIL, which the other needs.
+  class Turn {
+   public:
+    void lock() {
+      py::gil_scoped_release release;
+      mutex_.lock();
+    }
+    void unlock() { mutex_.unlock(); }
+
+   private:
+    std::mutex mutex_;
+  };
+  /// Fixes how the tape lies in memory, and allocates it.
+  void begin(bool is_float64, const HvpCall& call) {
+    is_float64_ = is_float64;
+    kernels_ = &kernels(is_float64);
+    strategy_ = static_cast<Strategy>(strategy.load());
+    bytes_ = kernels_->tape_bytes(call, strategy_);
+    if (bytes_ < 0) {
+      refused_bytes() = 0;
+      throw_out_of_memory();
+    }
+    auto tape = std::make_unique<Workspace>(bytes_ + 64);
+    if (!tape->data()) throw_out_of_memory();
+    tape_ = std::move(tape);
+  }
+
+  const py::object plan_;
+  const py::sequence params_;
+  const py::tuple batch_;
+  Status (*Kernels::* const entry_)(const HvpCall&, Strategy);
+  Turn turn_;
+  const Kernels* kernels_ = nullptr;
+  Strategy strategy_ = Strategy::kAuto;
+  bool is_float64_ = false;
+  int64_t bytes_ = 0;
+  std::unique_ptr<Workspace> tape_;
+  bool is_written_ = false;
+};
+
 void adapt(const NativePlan& plan, const py::sequence& params, py::handle rates,
            const py::tuple& support, py::handle out, py::handle out_support_loss, int threads) {
   UnrollArguments a(plan, params, rates, support, out_support_loss, threads);
@@ -122,6 +201,11 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.def("loss_and_grad", &loss_and_grad);
   m.def("hvp", &hvp);
   m.def("metric", &metric);
+  py::class_<Linearization>(m, "Linearization", py::module_local())
+      .def(py::init<py::object, py::sequence, py::tuple, bool>(), py::arg("plan"),
+           py::arg("params"), py::arg("batch"), py::arg("is_metric"))
+      .def("product", &Linearization::product, py::arg("vector"), py::arg("out"),
+           py::arg("threads"));
   m.def("adapt", &adapt);
   m.def("meta_grad", &meta_grad);
   m.def("tensor_key", &tensor_key);

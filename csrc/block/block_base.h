@@ -57,6 +57,7 @@ class BlockBase {
   IL_HD static int64_t direction_size() { return 0; }
   IL_HD int64_t parameter_count() const { return options_.parameters; }
 
+  IL_HD int64_t first() const { return first_; }
   IL_HD void select(int64_t first, int64_t count) {
     first_ = first;
     used_ = static_cast<int>(count);

@@ -24,7 +24,7 @@
 //   row_count(r)                    rows of all tasks of the group
 //
 // The group
-//   select(first, count)            which tasks
+//   select(first, count)            which tasks; first() is the first of them
 //   set_sinks(weights, rates)       where sums over tasks grow
 //   carve(c), carve_side(c, side)   lay out, or count, what the engine needs
 //   load_side(data, side, task_weight, is_query)

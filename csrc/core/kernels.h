@@ -62,12 +62,15 @@ struct LossAndGradCall {
   void* out_grad;
 };
 
-/// out [T, P]: Hessian, or Gauss-Newton matrix, of each task's loss times its vector.
+/// out [T, P]: Hessian, or Gauss-Newton matrix, of each task's loss times its vector. Several
+/// vectors may share what does not depend on them: `tape`, of as many bytes as `tape_bytes` says,
+/// is written where `out` is null and read where it is not.
 struct HvpCall {
   Problem problem;
   Side side;
   Leaves vector;
   void* out;
+  void* tape = nullptr;
 };
 
 /// K inner steps; gradients of the query loss with respect to initial parameters and rates.
@@ -103,6 +106,7 @@ struct Kernels {
   Status (*hvp)(const HvpCall&, Strategy);
   Status (*metric)(const HvpCall&, Strategy);
   Status (*meta_grad)(const MetaGradCall&, Strategy);
+  int64_t (*tape_bytes)(const HvpCall&, Strategy);  // -1: more than can be addressed
 };
 
 }  // namespace innerloop

@@ -30,14 +30,13 @@ class ForwardPass {
 
   IL_HD ForwardPass(E& engine, const Plan& plan) : e_(engine), plan_(plan), sweep_(engine, plan) {}
 
-  IL_HD void carve(Carver<Elem>& c, const Side& side) {
+  IL_HD void carve(Carver<Elem>& c, const Side& side, bool has_tape = false) {
     e_.carve(c);
     side_ = e_.carve_side(c, side);
-    tape_ = {c.take(plan_.copies * side.rows, plan_.tape_row), side.rows};
+    tape_ = {c.take(has_tape ? 0 : plan_.copies * side.rows, plan_.tape_row), side.rows};
     params_ = {&e_, c.take(e_.initial_size())};
   }
   IL_HD void forward() {
-    e_.load_params(params_.imported);
     for (int l = 0; l < plan_.depth; ++l) {
       sweep_.forward_layer(tape_, input(l), params_, l, nullptr);
     }
@@ -94,6 +93,7 @@ class PredictPass : public ForwardPass<E> {
   }
   IL_HD void run() {
     this->e_.load_inputs(this->side_.x, call_.x);
+    this->e_.load_params(this->params_.imported);
     this->forward();
     this->e_.export_rows(static_cast<Real*>(call_.out), this->output());
   }
@@ -118,6 +118,7 @@ class LossPass : public ForwardPass<E> {
   IL_HD void run() {
     E& e = this->e_;
     e.load_side(this->side_, call_.side, nullptr, false);
+    e.load_params(this->params_.imported);
     this->forward();
     this->loss_gradient(losses_);
     e.store_per_task(static_cast<Real*>(call_.out_loss), 1, 0, losses_);
@@ -130,7 +131,7 @@ class LossPass : public ForwardPass<E> {
   Elem *losses_ = nullptr, *result_ = nullptr;
 };
 
-/// What products with a vector share: the pass along it.
+/// What products with a vector share: what comes before it, and the pass along it.
 template <class E>
 class VectorPass : public ForwardPass<E> {
  public:
@@ -140,7 +141,7 @@ class VectorPass : public ForwardPass<E> {
   IL_HD VectorPass(E& engine, const Plan& plan, const HvpCall& call)
       : ForwardPass<E>(engine, plan), call_(call) {}
   IL_HD void carve(Carver<Elem>& c) {
-    ForwardPass<E>::carve(c, call_.side);
+    ForwardPass<E>::carve(c, call_.side, call_.tape != nullptr);
     losses_ = c.take(this->plan_.copies);
     vector_ = c.take(this->e_.direction_size());
     result_ = c.take(E::kBuildsResults ? this->plan_.block : 0);
@@ -149,6 +150,17 @@ class VectorPass : public ForwardPass<E> {
   }
 
  protected:
+  /// Loads the group, with its tape if the caller keeps it. Says whether the tape is to be written.
+  IL_HD bool begin() {
+    this->e_.load_side(this->side_, call_.side, nullptr, false);
+    this->e_.load_params(this->params_.imported);
+    if (!call_.tape) return true;
+    // a task's part is as long in Reals in every engine, whether Elems are one task's or several
+    const int64_t part = call_.side.rows * this->plan_.tape_row;
+    this->tape_.p =
+        reinterpret_cast<Elem*>(static_cast<Real*>(call_.tape) + this->e_.first() * part);
+    return !call_.out;
+  }
   /// R{.} of all outputs.
   IL_CALL void r_forward() {
     for (int l = 0; l < this->plan_.depth; ++l) {
@@ -192,10 +204,12 @@ class HvpPass : public VectorPass<E> {
     const auto& sweep = this->sweep_;
     const auto &tape = this->tape_, &scratch = this->scratch_;
     const int top = plan.depth - 1;
-    e.load_side(this->side_, this->call_.side, nullptr, false);
-    this->forward();
-    this->loss_gradient(this->losses_);
-    this->sweep_.backward(tape, this->params_, 0);
+    if (this->begin()) {
+      this->forward();
+      this->loss_gradient(this->losses_);
+      this->sweep_.backward(tape, this->params_, 0);
+    }
+    if (!this->call_.out) return;
     this->r_forward();
     e.loss_curvature(this->side_, this->output(), this->free(), sweep.rh(scratch, top),
                      this->free_direction(), false, sweep.rdelta(scratch, top),
@@ -235,8 +249,8 @@ class MetricPass : public VectorPass<E> {
   IL_HD void run() {
     E& e = this->e_;
     const int top = this->plan_.depth - 1;
-    e.load_side(this->side_, this->call_.side, nullptr, false);
-    this->forward();
+    if (this->begin()) this->forward();
+    if (!this->call_.out) return;
     this->r_forward();
     e.loss_curvature(this->side_, this->output(), this->free(),
                      this->sweep_.rh(this->scratch_, top), this->free_direction(), true,

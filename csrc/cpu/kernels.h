@@ -46,20 +46,41 @@ Status loss_and_grad(const LossAndGradCall& call, Strategy strategy) {
   return run<Real, LossPass>(call, r, strategy);
 }
 
-template <class Real>
-Status hvp(const HvpCall& call, Strategy strategy) {
+Request vector_request(const HvpCall& call) {
   Request r{call.problem};
   r.support_rows = call.side.rows;
   r.steps = 1;
-  return run<Real, HvpPass>(call, r, strategy);
+  return r;
+}
+
+template <class Real>
+Status hvp(const HvpCall& call, Strategy strategy) {
+  return run<Real, HvpPass>(call, vector_request(call), strategy);
 }
 
 template <class Real>
 Status metric(const HvpCall& call, Strategy strategy) {
-  Request r{call.problem};
-  r.support_rows = call.side.rows;
-  r.steps = 1;
-  return run<Real, MetricPass>(call, r, strategy);
+  return run<Real, MetricPass>(call, vector_request(call), strategy);
+}
+
+/// The tapes of all tasks, the last group's whole: one after another, as `VectorPass` reads them.
+template <class Real>
+int64_t tape_bytes(const HvpCall& call, Strategy strategy) {
+  const Request r = vector_request(call);
+  Workspace layers((r.problem.net->depth + 1) * static_cast<int64_t>(sizeof(LayerPlan)));
+  if (!layers.data()) return -1;
+  Plan plan;
+  plan.layers = static_cast<LayerPlan*>(layers.data());
+  int64_t group = LaneEngine<Real>::kWidth;
+  if (prefers_lanes<Real>(r, plan, strategy)) {
+    make_plan<LaneEngine<Real>>(plan = Plan{plan.layers}, r, 1);
+  } else {
+    group = stacked_tasks(r);
+    make_plan<RowEngine<Real>>(plan = Plan{plan.layers}, r, group);
+  }
+  Carver<Real> c(nullptr);
+  c.take(round_up(r.problem.tasks, group) * call.side.rows, plan.tape_row);
+  return c.fits() ? c.used() * static_cast<int64_t>(sizeof(Real)) : -1;
 }
 
 template <class Real>
@@ -81,8 +102,8 @@ Status meta_grad(const MetaGradCall& call, Strategy strategy) {
 }
 
 template <class Real>
-constexpr Kernels kTable = {predict<Real>, loss_and_grad<Real>, hvp<Real>, metric<Real>,
-                            meta_grad<Real>};
+constexpr Kernels kTable = {predict<Real>, loss_and_grad<Real>, hvp<Real>,
+                            metric<Real>,  meta_grad<Real>,     tape_bytes<Real>};
 
 }  // namespace
 }  // namespace INNERLOOP_LEVEL

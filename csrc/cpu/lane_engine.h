@@ -53,6 +53,7 @@ class LaneEngine {
   int64_t parameter_count() const { return net_.parameters; }
   int64_t row_count(const R& r) const { return r.rows; }
   Status status() const { return status_; }
+  int64_t first() const { return first_; }
 
   void select(int64_t first, int64_t count) {
     first_ = first;

@@ -67,6 +67,7 @@ class RowEngine {
   int64_t parameter_count() const { return net_.parameters; }
   int64_t row_count(const R& r) const { return used_ * r.rows; }
   Status status() const { return status_; }
+  int64_t first() const { return first_; }
 
   static int64_t prepared_size(const Plan& plan) {
     int64_t size = 0;

@@ -20,7 +20,7 @@ from innerloop.functional import (
 from innerloop.learners import ANIL, FOMAML, MAML, JointTraining, MetaSGD
 from innerloop.models import MLP
 from innerloop.policies import GaussianMLP, PolicyBatch
-from innerloop.policy_products import fisher_product, kl, meta_fisher_product
+from innerloop.policy_products import fisher_product, kl, meta_fisher, meta_fisher_product
 from innerloop.schedule import fixed_plan, plan
 from innerloop.workspace import release_workspace, workspace_bytes
 
@@ -46,6 +46,7 @@ __all__ = [
     "kl",
     "learners",
     "loss_and_grad",
+    "meta_fisher",
     "meta_fisher_product",
     "meta_grad",
     "meta_loss",

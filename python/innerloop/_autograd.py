@@ -9,7 +9,7 @@ with anything that is not a plain tensor in memory, it goes to the registered op
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -28,7 +28,7 @@ from innerloop._derivatives import (
     wants_grad,
 )
 from innerloop._folding import fold, slice_weight, unfold, unfold_meta_grad
-from innerloop._kernels import KERNELS
+from innerloop._kernels import KERNELS, linearize
 from innerloop._plan import Plan
 
 
@@ -96,6 +96,34 @@ def run(name: str, plan: Plan, given: Arguments, *, constant: bool = False) -> A
     ):
         return _eager_apply(_Opaque, asked, name, plan, *given.flat())
     return _call(name, plan, given)
+
+
+def vector_product(
+    name: str, plan: Plan, given: Arguments, *, keeps: bool
+) -> Callable[[list[Tensor]], Tensor]:
+    """Returns the function vector -> product [T, P] of "hvp" or "fisher_product". `keeps`: what
+    products share is kept between them, where nothing but the kernel runs."""
+
+    def alone(vector: list[Tensor]) -> Tensor:
+        result: Tensor = run(name, plan, given._replace(vector=vector))
+        return result
+
+    def is_ordinary(tensors: Sequence[Any]) -> bool:
+        return _runs_directly(given.support.x) and not forward_mode() and not wants_grad(tensors)
+
+    linear = linearize(name, plan, given) if keeps and is_ordinary(given.flat()) else None
+    if linear is None:
+        return alone
+
+    def together(vector: list[Tensor]) -> Tensor:
+        if is_ordinary(vector):
+            try:
+                return linear(vector)
+            except BufferError:  # as in `direct`
+                pass
+        return alone(vector)
+
+    return together
 
 
 def meta_loss(plan: Plan, given: Arguments) -> Tensor:

@@ -64,6 +64,13 @@ def metric(
     out: Tensor,
     threads: int,
 ) -> None: ...
+
+class Linearization:
+    def __init__(
+        self, plan: Plan, params: Sequence[Tensor], batch: Side, is_metric: bool
+    ) -> None: ...
+    def product(self, vector: Sequence[Tensor], out: Tensor, threads: int) -> None: ...
+
 def adapt(
     plan: Plan,
     params: Sequence[Tensor],

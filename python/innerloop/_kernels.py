@@ -4,7 +4,7 @@ dispatcher (`_ops.py` registers what is here)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -125,6 +125,27 @@ def fisher_product(plan: Plan, given: Arguments) -> Tensor:
     out = x.new_empty(x.shape[0], plan.parameters)
     module.metric(native, given.params, given.vector, given.support, out, place)
     return out
+
+
+def linearize(
+    name: str, plan: Plan, given: Arguments
+) -> Callable[[Sequence[Tensor]], Tensor] | None:
+    """Returns the function vector -> product [T, P] of "hvp" or "fisher_product" that keeps what
+    does not depend on the vector; None where kernels do not."""
+    x = given.support.x
+    module, native, place = _target(plan, x)
+    if not hasattr(module, "Linearization"):
+        return None
+    linear = module.Linearization(
+        native, list(given.params), given.support, is_metric=name == "fisher_product"
+    )
+
+    def product(vector: Sequence[Tensor]) -> Tensor:
+        out = x.new_empty(x.shape[0], plan.parameters)
+        linear.product(vector, out, place)
+        return out
+
+    return product
 
 
 def adapt(plan: Plan, given: Arguments) -> tuple[Tensor, Tensor]:

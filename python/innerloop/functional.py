@@ -38,6 +38,7 @@ from innerloop._params import (
 from innerloop._plan import Execution, Options, find_plan, options_of_one
 from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
+from innerloop._products import matrix_product
 from innerloop._solver import solver_of
 from innerloop._storage import check_memory
 from innerloop.objectives import FusedObjective, Loss, resolve, suited
@@ -517,27 +518,16 @@ def hvp(
         >>> il.hvp(model.init(), (x, x), model.init(), model=model)["1.bias"].shape
         torch.Size([4, 1])
     """
-    op = "hvp"
-    _checks.check_options(op, 0, 2, backend)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
-    batch, objective = policy_rows(op, "batch", batch, model, resolve(op, loss), clip)
-    parts = _checks.check_batch(op, "batch", batch)
-    objective = suited(objective, parts)
-    data = data_of("batch", parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
-    direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
-    _checks.check_float(op, "vector", like, ready.like.dtype, "params")
-    _checks.check_device(op, "vector", like, ready.like.device, "params")
-    side = prepare_batch(op, "batch", parts, objective, ready)
-    if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_of_one(objective.fused, allow_tf32))
-        given = Arguments(ready.params, support=side, vector=direction)
-        return leaf_dict(ready, _autograd.run("hvp", plan, given))
-    check_memory(op, vector=vector)
-    products: dict[str, Tensor] = ready.operations.hvp(
-        params, side, vector, model=model, loss=objective
+    product = matrix_product(
+        *("hvp", params, batch),
+        op="hvp",
+        model=model,
+        loss=loss,
+        backend=backend,
+        clip=clip,
+        allow_tf32=allow_tf32,
     )
-    return products
+    return product(vector)
 
 
 @operation

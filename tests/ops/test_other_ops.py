@@ -164,8 +164,9 @@ def test_hvp_of_a_linear_model_is_the_second_moment():
 def test_vector_names_and_shapes_are_checked():
     problem = random_problem(73, depth=2, bias=True)
     vector = random_vector(problem, 0)
+    options = {"model": problem.model, "loss": problem.options["loss"]}
     missing = {k: v for k, v in vector.items() if k != "0.bias"}
     with pytest.raises(ValueError, match=r"hvp: vector must hold '0.bias'"):
-        il.hvp(problem.params, problem.support, missing, model=problem.model)
+        il.hvp(problem.params, problem.support, missing, **options)
     with pytest.raises(TypeError, match=r"hvp: vector must have the dtype of params"):
-        il.hvp(problem.params, problem.support, narrow(vector, torch.float32), model=problem.model)
+        il.hvp(problem.params, problem.support, narrow(vector, torch.float32), **options)

@@ -4,6 +4,8 @@ written out, with every option of a batch.
 Tolerances, relative to each leaf's norm: float64 1e-11, float32 1e-5 (tests/ops/test_meta_grad.py).
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -207,6 +209,85 @@ def test_meta_fisher_product_is_the_hessian_of_the_adapted_kl(backend, order):
     slope = sum((g * vector[k]).sum() for k, g in zip(leaves, grads, strict=True))
     expected = torch.autograd.grad(slope, list(leaves.values()))
     assert_close(found, dict(zip(leaves, expected, strict=True)), 1e-10, "product")
+
+
+BATCHES = {
+    "plain": {},
+    "ragged": {"ragged": True},
+    "weighted": {"weighted": True},
+    "stacked": {"tasks": 50, "rows": 5},
+    "one task": {"tasks": 1, "rows": 40},
+}
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("case", BATCHES.values(), ids=BATCHES)
+def test_products_that_share_their_tapes_are_the_single_ones(backend, case, order):
+    params, support, query = make(11, **case)
+    options = {"model": MODEL, "inner_lr": 0.1, "order": order, "backend": backend}
+    product = il.meta_fisher(params, support, query, **options)
+    generator = torch.Generator().manual_seed(12)
+    for _ in range(3):
+        vector = {k: normal(generator, *s) for k, s in MODEL.shapes.items()}
+        found = product(vector)
+        expected = il.meta_fisher_product(params, support, query, vector, **options)
+        for name, leaf in expected.items():
+            assert found[name].equal(leaf), name
+
+
+def test_a_shared_tape_stays_as_it_was_laid_out():
+    params, support, query = make(13)
+    vector = {k: normal(torch.Generator().manual_seed(14), *s) for k, s in MODEL.shapes.items()}
+    options = {"model": MODEL, "inner_lr": 0.1, "backend": "fused"}
+    cpu = _native.native()
+    cpu.set_strategy("rows")
+    product = il.meta_fisher(params, support, query, **options)
+    first = product(vector)
+    cpu.set_strategy("lanes")
+    second = product(vector)
+    cpu.set_strategy("auto")
+    for name, leaf in first.items():
+        assert second[name].equal(leaf), name
+
+
+def test_products_that_share_their_tapes_from_several_python_threads():
+    params, support, query = make(15, tasks=8, rows=60)
+    options = {"model": MODEL, "inner_lr": 0.1, "backend": "fused"}
+    generator = torch.Generator().manual_seed(16)
+    vectors = [{k: normal(generator, *s) for k, s in MODEL.shapes.items()} for _ in range(12)]
+    product = il.meta_fisher(params, support, query, **options)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(product, vectors))
+    for vector, each in zip(vectors, found, strict=True):
+        expected = il.meta_fisher_product(params, support, query, vector, **options)
+        for name, leaf in expected.items():
+            assert each[name].equal(leaf), name
+
+
+def test_meta_fisher_where_something_else_than_the_kernel_runs():
+    params, support, query = make(17)
+    vector = {k: normal(torch.Generator().manual_seed(18), *s) for k, s in MODEL.shapes.items()}
+    options = {"model": MODEL, "inner_lr": 0.1, "backend": "fused"}
+    expected = il.meta_fisher_product(params, support, query, vector, **options)
+    product = il.meta_fisher(params, support, query, **options)
+    mapped = torch.vmap(product)({k: torch.stack([v, -v]) for k, v in vector.items()})
+    for name, leaf in expected.items():
+        assert_close(mapped[name], torch.stack([leaf, -leaf]), 1e-12, name)
+    leaves = {k: v.clone().requires_grad_() for k, v in params.items()}
+    recorded = il.meta_fisher(leaves, support, query, **options)(vector)
+    with pytest.raises(RuntimeError, match="cannot be differentiated"):
+        sum(v.sum() for v in recorded.values()).backward()
+
+
+def test_meta_fisher_refuses_what_does_not_fit():
+    params, support, query = make(19)
+    options = {"model": MODEL, "inner_lr": 0.1}
+    with pytest.raises(TypeError, match=r"meta_fisher: support must be an innerloop.PolicyBatch"):
+        il.meta_fisher(params, support.x, query, **options)
+    product = il.meta_fisher(params, support, query, **options)
+    wrong = {k: v for k, v in params.items() if k != "log_std"}
+    with pytest.raises(ValueError, match=r"vector must hold 'log_std'"):
+        product(wrong)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

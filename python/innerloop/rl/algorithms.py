@@ -17,7 +17,7 @@ from torch import Tensor
 from innerloop._one_task import Leaves
 from innerloop.functional import adapt, loss_and_grad, meta_grad, meta_loss
 from innerloop.policies import LOG_STD, GaussianMLP, PolicyBatch
-from innerloop.policy_products import fisher_product, kl, meta_fisher_product
+from innerloop.policy_products import fisher_product, kl, meta_fisher
 from innerloop.rl import settings
 from innerloop.rl.advantage import advantages
 from innerloop.rl.environment import Environment
@@ -278,12 +278,10 @@ class TRPOMAML(JointTRPO):
         after = self.sample(adapt(self.params, before.batch, **once), derived(seed, AFTER))
         support, query = before.batch, after.batch
 
+        curvature = meta_fisher(self.params, support, query, order=chosen.order, **inner)
+
         def product(vector: Mapping[str, Tensor]) -> Leaves:
-            return self.mean(
-                meta_fisher_product(
-                    self.params, support, query, vector, order=chosen.order, **inner
-                )
-            )
+            return self.mean(curvature(vector))
 
         def evaluate(params: Mapping[str, Tensor]) -> tuple[float, float]:
             loss = meta_loss(params, support, query, query_loss="pg_ratio", **once)
