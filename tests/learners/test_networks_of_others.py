@@ -342,7 +342,7 @@ NETWORKS = {
     "context parameters": (Context, (4,), "batched", "spread has no kernel"),
     "modulation": (Modulated, (3, 8, 8), "batched", "convolution"),
     "sines": (Siren, (4,), "batched", "scale has no kernel"),
-    "a chain": (chained, (4,), "fused", "fused CPU kernels"),
+    "a chain": (chained, (4,), "fused", "CPU kernels"),
     "weight norm": (normalised_weights, (4,), "torch", "parametrised"),
     "cosines": (cosine, (4,), "torch", "normalize, is not one"),
 }
