@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop._batched import activations, affine, arithmetic, norms, shapes
 from innerloop._batched.blocks import NormBlock
-from innerloop._batched.layer import Layer, Maybe, channels_last, plus
+from innerloop._batched.layer import Layer, Maybe, channels_last, is_shared, plus
 from innerloop._batched.native import NativeConvolution, NativeNormBlock
 from innerloop._batched.precision import NARROW, InPrecision, widened
 from innerloop._program import Leaf, Node, Part, Program, name_of
@@ -218,8 +218,11 @@ def _part(whole: Any, leaf: Leaf) -> Any:
     """Returns what a call reads of a leaf [T, ...]."""
     if whole is None or not isinstance(leaf, Part):
         return whole
-    part = whole if leaf.entry is None else whole[:, leaf.entry]
-    return part.transpose(1, 2) if leaf.is_transposed else part
+    if leaf.entry is not None:  # dense, as kernels read it
+        entry = whole[:, leaf.entry]
+        shared = is_shared(entry)
+        whole = entry[:1].contiguous().expand_as(entry) if shared else entry.contiguous()
+    return whole.transpose(1, 2) if leaf.is_transposed else whole
 
 
 def _collect(values: list[Maybe], call: _Call, parts: Sequence[Maybe]) -> None:
