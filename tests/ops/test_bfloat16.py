@@ -73,7 +73,8 @@ def error(found, wanted):
 def test_meta_gradients_are_those_of_float64_but_for_rounding(name):
     net, exact, shape, layers = networks(name)
     data = sides(shape)
-    options = {"inner_lr": 0.05, "steps": STEPS, "momentum": 0.5, "backend": "batched"}
+    solver = {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}
+    options = {"inner_lr": 0.05, "steps": STEPS, "backend": "batched", **solver}
     found = il.meta_grad(params_of(net), *data, model=net, **options)
     wanted = il.meta_grad(params_of(exact), *wide(data), model=exact, **options)
     passes = (4 * STEPS + 2) * layers
