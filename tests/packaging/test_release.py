@@ -77,3 +77,63 @@ def test_recipe_has_the_version_and_the_requirements():
     conda = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
     for name, floor in re.findall(r'"([a-z]+)>=([\d.]+)"', f"{core}, {extra}"):
         assert f"- {conda.get(name, name)} >={floor}\n" in recipe
+
+
+# ---------------------------------------------------------------- release/check.py
+LISTED = """torch (2.15.0)
+Available versions: 2.15.0, 2.13.0+cpu, 2.13.0, 2.9.1+cpu, 2.10.0+cpu, 2.4.1+cpu, 2.4.0, 2.3.1+cpu
+  INSTALLED: 2.13.0
+"""
+
+
+@pytest.fixture
+def check(monkeypatch):
+    pytest.importorskip("tomllib", reason="the script needs Python 3.11")
+    monkeypatch.syspath_prepend(str(ROOT / "release"))
+    import check
+
+    return check
+
+
+def test_oldest_middle_and_newest_torch(check):
+    cpu = check.torches(LISTED, check.oldest_torch(), any_build=False)
+    assert cpu == ["2.4.1+cpu", "2.9.1+cpu", "2.10.0+cpu", "2.13.0+cpu"]
+    assert check.three_of(cpu) == ["2.4.1+cpu", "2.10.0+cpu", "2.13.0+cpu"]
+    every = check.torches(LISTED, check.oldest_torch(), any_build=True)
+    assert (every[0], every[-1]) == ("2.4.0", "2.15.0")
+    assert check.torches("ERROR: none", (2, 4), any_build=True) == check.three_of([]) == []
+    assert check.three_of(["2.13.0+cpu"]) == ["2.13.0+cpu"]
+
+
+def test_a_package_that_cannot_be_tested_says_so_and_fails(check, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(check, "environment", lambda folder, python: folder / "bin" / "python")
+    monkeypatch.setattr(check, "wheel_of", lambda *_: tmp_path / "a.whl")
+
+    def run(*command, **_):
+        if "--sdist" in command:
+            (command[command.index("-o") + 1] / "a.tar.gz").touch()
+        return "Available versions: 2.15.0" if "index" in command else ""
+
+    monkeypatch.setattr(check, "run", run)
+    monkeypatch.setattr(check.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(check.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sys, "argv", ["check.py", "torch", "python9"])
+    assert check.main() == 1
+    said = capsys.readouterr().out
+    assert "NOT TESTED: torch 2.4: pip has no CPU build of it for python9 here\n" in said
+    assert said.endswith("FAILED: no test was run\n")
+
+
+def test_the_reduced_suite_has_a_case_of_every_test(tmp_path):
+    cases = "import pytest\n@pytest.mark.parametrize('i', range(21))\n"
+    (tmp_path / "test_a.py").write_text(f"{cases}def test_many(i): pass\ndef test_one(): pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "reduced", "-p", "no:cacheprovider", "."],
+        env={"PYTHONPATH": str(ROOT / "release"), "PATH": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "4 passed, 18 deselected" in done.stdout
