@@ -162,7 +162,8 @@ def meta_fisher(
     Differentiability: none.
 
     Cost: of each product after the first time O(T N P), two thirds of `meta_fisher_product`;
-        memory O(T (N + Q) H), with H the sum of the widths.
+        memory O(T (N + Q) H), with H the sum of the widths, which goes back to the workspaces
+        (`innerloop.workspace`) when the function is gone.
 
     Source: as `meta_fisher_product`.
 
