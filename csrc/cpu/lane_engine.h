@@ -6,7 +6,7 @@
 #include "core/objectives/all.h"
 #include "core/plan.h"
 #include "core/side_rows.h"
-#include "cpu/lane_gemm.h"
+#include "cpu/lane_products.h"
 #include "cpu/row_values.h"
 #include "cpu/vector_math.h"
 
@@ -198,20 +198,20 @@ class LaneEngine {
 
   // ---- products --------------------------------------------------------------------------------
   void nt(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
-    if (w.diagonal) return scale_columns(c, a, w, rate, sign, add);
-    product(c, a.rows, w.out, w.in, a.p, a.ld, 1, w, 1, w.ld, rate, sign, add);
+    if (w.diagonal) return lane_scale_columns<Real>(c, a, w, rate, sign, add);
+    lane_weight_product<Real>(c, a.rows, w.out, w.in, a.p, a.ld, 1, w, 1, w.ld, rate, sign, add);
   }
   void nn(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
-    if (w.diagonal) return scale_columns(c, a, w, rate, sign, add);
-    product(c, a.rows, w.in, w.out, a.p, a.ld, 1, w, w.ld, 1, rate, sign, add);
+    if (w.diagonal) return lane_scale_columns<Real>(c, a, w, rate, sign, add);
+    lane_weight_product<Real>(c, a.rows, w.in, w.out, a.p, a.ld, 1, w, w.ld, 1, rate, sign, add);
   }
   void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
           const R* a2, const R* b2, const Real* rate, Real sign) {
     if (p.diagonal) {
       const WeightRef base = from ? *from : WeightRef{};
-      return column_products(to.p, base.own, base.shared, a, b, a2, b2, rate, sign);
+      return lane_column_products<Real>(to.p, base.own, base.shared, a, b, a2, b2, rate, sign);
     }
-    LaneProduct<Real> x = outer(p, a, b, a2, b2);
+    LaneProduct<Real> x = lane_outer<Real>(p, a, b, a2, b2);
     x.c = to.p;
     x.c_row = to.ld;
     if (from) {
@@ -225,9 +225,9 @@ class LaneEngine {
   void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2, Real sign) {
     if (p.diagonal) {
       V* sink = sink_ + p.sink_w;
-      return column_products(sink, sink, nullptr, a, b, a2, b2, nullptr, sign);
+      return lane_column_products<Real>(sink, sink, nullptr, a, b, a2, b2, nullptr, sign);
     }
-    LaneProduct<Real> x = outer(p, a, b, a2, b2);
+    LaneProduct<Real> x = lane_outer<Real>(p, a, b, a2, b2);
     x.c = sink_ + p.sink_w;
     x.c_row = p.in;
     x.c0 = x.c;
@@ -235,13 +235,15 @@ class LaneEngine {
     lane_multiply(x);
   }
   void rows_nt(const R& c, const R& a, const R& b) {
-    rows_product(c, a.rows, b.rows, a.cols, a.p, a.ld, 1, b.p, 1, b.ld, nullptr, 1, false);
+    lane_rows_product<Real>(c, a.rows, b.rows, a.cols, a.p, a.ld, 1, b.p, 1, b.ld, nullptr, 1,
+                            false);
   }
   void rows_nn(const R& c, const R& a, const R& b, const Real* rate, Real sign, bool add) {
-    rows_product(c, a.rows, b.cols, a.cols, a.p, a.ld, 1, b.p, b.ld, 1, rate, sign, add);
+    lane_rows_product<Real>(c, a.rows, b.cols, a.cols, a.p, a.ld, 1, b.p, b.ld, 1, rate, sign, add);
   }
   void rows_tn(const R& c, const R& a, const R& b) {
-    rows_product(c, a.cols, b.cols, a.rows, a.p, 1, a.ld, b.p, b.ld, 1, nullptr, 1, false);
+    lane_rows_product<Real>(c, a.cols, b.cols, a.rows, a.p, 1, a.ld, b.p, b.ld, 1, nullptr, 1,
+                            false);
   }
 
   // ---- elementwise -----------------------------------------------------------------------------
@@ -316,7 +318,7 @@ class LaneEngine {
   }
   void column_sums(const Out& to, const BiasRef* from, const R& r, const Real* rate, Real sign) {
     const V scale = rate ? sign * S::load(rate) : S::set(sign);
-    sum_columns(
+    sum_columns<Real>(
         r, [&](int64_t j, V total) { to.p[j] = (from ? bias_at(*from, j) : V{}) + scale * total; });
   }
   /// -<a, b> for every task, in several sums: shorter chains of roundings and of latencies.
@@ -343,7 +345,7 @@ class LaneEngine {
   }
   void minus_dot_bias(Real* to, const LayerPlan&, const R& delta, const Out& lambda) {
     V total{};
-    sum_columns(delta, [&](int64_t j, V sum) { total -= lambda.p[j] * sum; });
+    sum_columns<Real>(delta, [&](int64_t j, V sum) { total -= lambda.p[j] * sum; });
     S::store(to, total);
   }
 
@@ -484,29 +486,6 @@ class LaneEngine {
   static V bias_at(const BiasRef& b, int64_t j) {
     return b.own ? b.own[j] : b.shared ? S::set(b.shared[j]) : V{};
   }
-  /// Calls f(j, sum of column j).
-  template <class F>
-  static void sum_columns(const R& r, F&& f) {
-    sum_columns_of(r.rows, r.cols, [&](int64_t i, int64_t j) { return r.p[i * r.ld + j]; }, f);
-  }
-  /// The same of value(i, j); several columns at a time, so that rows are read in runs.
-  template <class Value, class F>
-  static INNERLOOP_INLINE void sum_columns_of(int64_t rows, int64_t cols, Value&& value, F&& f) {
-    constexpr int64_t kBlock = 8;
-    for (int64_t j = 0; j < cols; j += kBlock) {
-      const int64_t n = smaller(kBlock, cols - j);
-      V total[kBlock] = {};
-      for (int64_t i = 0; i < rows; ++i) {
-        if (n == kBlock) {
-#pragma GCC unroll 8
-          for (int64_t k = 0; k < kBlock; ++k) total[k] += value(i, j + k);
-        } else {
-          for (int64_t k = 0; k < n; ++k) total[k] += value(i, j + k);
-        }
-      }
-      for (int64_t k = 0; k < n; ++k) f(j + k, total[k]);
-    }
-  }
   static WeightRef empty_weight(const LayerPlan& p) {
     WeightRef w;
     w.out = p.weight_rows();
@@ -579,78 +558,6 @@ class LaneEngine {
     }
   }
 
-  void product(const R& c, int64_t m, int64_t n, int64_t k, const V* a, int64_t a_row,
-               int64_t a_col, const WeightRef& w, int64_t b_row, int64_t b_col, const Real* rate,
-               Real sign, bool add) {
-    LaneProduct<Real> x = make(m, n, k, a, a_row, a_col, b_row, b_col);
-    x.b = w.own;
-    x.b_shared = w.own ? nullptr : w.shared;
-    x.c = c.p;
-    x.c_row = c.ld;
-    x.c0 = add ? c.p : nullptr;
-    x.rate = rate;
-    x.sign = sign;
-    lane_multiply(x);
-  }
-  void rows_product(const R& c, int64_t m, int64_t n, int64_t k, const V* a, int64_t a_row,
-                    int64_t a_col, const V* b, int64_t b_row, int64_t b_col, const Real* rate,
-                    Real sign, bool add) {
-    LaneProduct<Real> x = make(m, n, k, a, a_row, a_col, b_row, b_col);
-    x.b = b;
-    x.c = c.p;
-    x.c_row = c.ld;
-    x.c0 = add ? c.p : nullptr;
-    x.rate = rate;
-    x.sign = sign;
-    lane_multiply(x);
-  }
-  static LaneProduct<Real> make(int64_t m, int64_t n, int64_t k, const V* a, int64_t a_row,
-                                int64_t a_col, int64_t b_row, int64_t b_col) {
-    LaneProduct<Real> x;
-    x.m = m;
-    x.n = n;
-    x.k = k;
-    x.a = a;
-    x.a_row = a_row;
-    x.a_col = a_col;
-    x.b_row = b_row;
-    x.b_col = b_col;
-    return x;
-  }
-  static LaneProduct<Real> outer(const LayerPlan& p, const R& a, const R& b, const R* a2,
-                                 const R* b2) {
-    LaneProduct<Real> x = make(p.out, p.in, a.rows, a.p, 1, a.ld, b.ld, 1);
-    x.b = b.p;
-    x.a2 = a2 ? a2->p : nullptr;
-    x.b2 = b2 ? b2->p : nullptr;
-    return x;
-  }
-
-  /// c = sign * rate * a diag(w), where w may be empty: the identity.
-  static void scale_columns(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign,
-                            bool add) {
-    const V scale = rate ? sign * S::load(rate) : S::set(sign);
-    for (int64_t i = 0; i < a.rows; ++i) {
-      for (int64_t j = 0; j < a.cols; ++j) {
-        V value = scale * a.p[i * a.ld + j];
-        if (w) value *= w.own ? w.own[j] : S::set(w.shared[j]);
-        V& to = c.p[i * c.ld + j];
-        to = add ? to + value : value;
-      }
-    }
-  }
-  /// to = from + sign * rate * the column sums of a b + a2 b2: the diagonal of a^T b + a2^T b2.
-  static void column_products(V* to, const V* own, const Real* shared, const R& a, const R& b,
-                              const R* a2, const R* b2, const Real* rate, Real sign) {
-    const V scale = rate ? sign * S::load(rate) : S::set(sign);
-    const auto value = [&](int64_t i, int64_t j) {
-      const V first = a.p[i * a.ld + j] * b.p[i * b.ld + j];
-      return a2 ? first + a2->p[i * a2->ld + j] * b2->p[i * b2->ld + j] : first;
-    };
-    sum_columns_of(a.rows, a.cols, value, [&](int64_t j, V total) {
-      to[j] = (own ? own[j] : shared ? S::set(shared[j]) : V{}) + scale * total;
-    });
-  }
   static void combine(const Out& to, const V* own, const Real* shared, Real keep, const Out& x,
                       const PerTask* rate, Real sign, int64_t n) {
     const V scale = rate ? S::set(sign) * S::load(rate) : S::set(sign);

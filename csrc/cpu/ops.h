@@ -111,7 +111,7 @@ class Runner {
     Carver<char> total(nullptr);
     if constexpr (kIsRow) {
       total.take(aligned(plan_.entries * static_cast<int64_t>(sizeof(PreparedLeaf<Real>))));
-      total.take(aligned(E::prepared_size(plan_)), real);
+      total.take(aligned(prepared_size<Real>(plan_)), real);
     }
     slots_at_ = total.used();
     total.take(slots_, slot_reals_ * real);
@@ -128,7 +128,7 @@ class Runner {
       const int64_t used =
           aligned(plan_.entries * static_cast<int64_t>(sizeof(PreparedLeaf<Real>)));
       for (int l = 0; l < plan_.entries; ++l) leaves[l] = PreparedLeaf<Real>{};
-      E::prepare(request_.problem, plan_, leaves, reinterpret_cast<Real*>(base_ + used));
+      prepare_leaves<Real>(request_.problem, plan_, leaves, reinterpret_cast<Real*>(base_ + used));
       shared_ = leaves;
     }
   }

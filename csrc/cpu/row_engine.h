@@ -7,21 +7,11 @@
 #include "core/objectives/all.h"
 #include "core/plan.h"
 #include "core/side_rows.h"
-#include "cpu/row_gemm.h"
-#include "cpu/row_values.h"
+#include "cpu/row_products.h"
 #include "cpu/vector_math.h"
 
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
-
-/// Shared leaves made ready once per call: padded rows, and transposed panels for X W^T.
-template <class Real>
-struct PreparedLeaf {
-  const Real* weight = nullptr;
-  int64_t ld = 0;
-  const Real* turned = nullptr;
-  const Real* bias = nullptr;
-};
 
 template <class RealT>
 class RowEngine {
@@ -39,7 +29,6 @@ class RowEngine {
   using Row = PaddedRow<Real>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = false;  // results are written in place
-  static constexpr int kPanel = kPanelVectors * S::kLanes;
   static constexpr int64_t kFewRows = 8;  // up to here a dot product beats turning the weights
 
   struct SideData {
@@ -59,7 +48,7 @@ class RowEngine {
 
   static constexpr bool supports(LayerKind) { return true; }
   static int64_t pad(int64_t n) { return round_up(n, kWidth); }
-  static int64_t turned(int64_t out, int64_t in) { return round_up(out, kPanel) * in; }
+  static int64_t turned(int64_t out, int64_t in) { return turned_size<Real>(out, in); }
   int64_t per_task_reals() const { return plan_.copies; }
   static Real* per_task(Real* values) { return values; }
   int64_t initial_size() const { return plan_.has_per_task_leaf ? plan_.block : 0; }
@@ -68,47 +57,6 @@ class RowEngine {
   int64_t row_count(const R& r) const { return used_ * r.rows; }
   Status status() const { return status_; }
   int64_t first() const { return first_; }
-
-  static int64_t prepared_size(const Plan& plan) {
-    int64_t size = 0;
-    for (int l = 0; l < plan.entries; ++l) {
-      const LayerPlan& p = plan.layers[l];
-      const int64_t turned_size = p.diagonal ? 0 : turned(p.out, p.in);
-      size += round_up(p.weight_size() + turned_size + p.ld_out, kWidth);
-    }
-    return size;
-  }
-  static void prepare(const Problem& problem, const Plan& plan, PreparedLeaf<Real>* prepared,
-                      Real* memory) {
-    Carver<Real> c(memory);
-    for (int l = 0; l < plan.entries; ++l) {
-      const LayerPlan& p = plan.layers[l];
-      PreparedLeaf<Real>& leaf = prepared[l];
-      if (p.weight_leaf >= 0 && !p.weight_per_task) {
-        const Real* w = static_cast<const Real*>(problem.params.data[p.weight_leaf]);
-        const int64_t rows = p.weight_rows(), cols = p.weight_cols(), ld = p.weight_ld();
-        if (!p.diagonal) {
-          Real* turned_copy = c.take(turned(p.out, p.in));
-          pack_transposed(turned_copy, w, p.in, p.out, p.in);
-          leaf.turned = turned_copy;
-        }
-        leaf.weight = w;
-        leaf.ld = cols;
-        if (ld != cols) {
-          Real* padded = c.take(rows * ld);
-          copy_padded(padded, ld, w, cols, rows, cols);
-          leaf.weight = padded;
-          leaf.ld = ld;
-        }
-      }
-      if (p.bias_leaf >= 0 && !p.bias_per_task) {
-        Real* bias = c.take(p.ld_out);
-        copy_padded(bias, p.ld_out, static_cast<const Real*>(problem.params.data[p.bias_leaf]),
-                    p.out, 1, p.out);
-        leaf.bias = bias;
-      }
-    }
-  }
 
   void select(int64_t first, int64_t count) {
     first_ = first;
@@ -191,7 +139,7 @@ class RowEngine {
   WeightRef initial_weight(int l, Real*) const {
     const LayerPlan& p = plan_.layers[l];
     if (p.weight_per_task) return leaf_weight(p, problem_.params);
-    WeightRef w = empty_weight(p);
+    WeightRef w = empty_weight<Real>(p);
     if (p.weight_leaf < 0) return w;
     w.shared = prepared_[l].weight;
     w.shared_turned = prepared_[l].turned;
@@ -209,7 +157,7 @@ class RowEngine {
   }
   WeightRef block_weight(int l, Real* block) const {
     const LayerPlan& p = plan_.layers[l];
-    WeightRef w = empty_weight(p);
+    WeightRef w = empty_weight<Real>(p);
     w.own = block + p.w;
     w.ld = p.weight_ld();
     w.task_stride = p.weight_size();
@@ -274,8 +222,8 @@ class RowEngine {
       if (w.own_turned) {
         turned_product(c, rows, a, t, w.own_turned + t * w.turned_stride, w, factor, add);
       } else if (rows <= kFewRows) {
-        dot_product(at(c, t), c.ld, rows, w.out, w.in, at(a, t), a.ld, w.own + t * w.task_stride,
-                    w.ld, factor, add);
+        dot_product<Real>(rows_at(c, t), c.ld, rows, w.out, w.in, rows_at(a, t), a.ld,
+                          w.own + t * w.task_stride, w.ld, factor, add);
       } else {
         pack_transposed(turned_, w.own + t * w.task_stride, w.ld, w.out, w.in);
         turned_product(c, rows, a, t, turned_, w, factor, add);
@@ -286,35 +234,33 @@ class RowEngine {
     if (w.diagonal) return scale_columns(c, a, w, rate, sign, add);
     const int64_t n = w.ld >= c.ld ? c.ld : w.in;
     if (w.shared) {
-      flat_product(at(c, 0), c.ld, used_ * a.rows, n, w.out, at(a, 0), a.ld, 1, w.shared, w.ld,
-                   sign, add);
+      flat_product<Real>(rows_at(c, 0), c.ld, used_ * a.rows, n, w.out, rows_at(a, 0), a.ld, 1,
+                         w.shared, w.ld, sign, add);
       return;
     }
     for (int64_t t = 0; t < used_; ++t) {
-      flat_product(at(c, t), c.ld, a.rows, n, w.out, at(a, t), a.ld, 1, w.own + t * w.task_stride,
-                   w.ld, rate ? sign * rate[t] : sign, add);
+      flat_product<Real>(rows_at(c, t), c.ld, a.rows, n, w.out, rows_at(a, t), a.ld, 1,
+                         w.own + t * w.task_stride, w.ld, rate ? sign * rate[t] : sign, add);
     }
   }
   void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
           const R* a2, const R* b2, const Real* rate, Real sign) {
     if (p.diagonal) {
       for (int64_t t = 0; t < used_; ++t) {
-        const Real* base = !from          ? nullptr
-                           : from->shared ? from->shared
-                                          : from->own + t * from->task_stride;
+        const Real* base = from ? weight_of(*from, t) : nullptr;
         column_products(to.p + t * to.task_stride, to.ld, base, t * a.rows, a.rows, a, b, a2, b2,
                         rate ? sign * rate[t] : sign);
       }
       return;
     }
     for (int64_t t = 0; t < used_; ++t) {
-      Product<Real> x = outer(p, a, b, a2, b2, t, a.rows);
+      Product<Real> x = outer_product(p, a, b, a2, b2, t, a.rows);
       const bool whole = to.ld >= p.ld_in && b.ld >= p.ld_in && (!from || from->ld >= p.ld_in);
       x.n = whole ? p.ld_in : p.in;
       x.c = to.p + t * to.task_stride;
       x.c_row = to.ld;
       if (from) {
-        x.c0 = from->shared ? from->shared : from->own + t * from->task_stride;
+        x.c0 = weight_of(*from, t);
         x.c0_row = from->ld;
       }
       x.alpha = rate ? sign * rate[t] : sign;
@@ -324,9 +270,10 @@ class RowEngine {
   void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2, Real sign) {
     if (p.diagonal) {
       Real* sink = sink_ + p.sink_w;
-      return column_products(sink, p.weight_ld(), sink, 0, used_ * a.rows, a, b, a2, b2, sign);
+      return column_products<Real>(sink, p.weight_ld(), sink, 0, used_ * a.rows, a, b, a2, b2,
+                                   sign);
     }
-    Product<Real> x = outer(p, a, b, a2, b2, 0, used_ * a.rows);
+    Product<Real> x = outer_product(p, a, b, a2, b2, 0, used_ * a.rows);
     x.n = b.ld >= p.ld_in ? p.ld_in : p.in;
     x.c = sink_ + p.sink_w;
     x.c_row = p.ld_in;
@@ -337,19 +284,20 @@ class RowEngine {
   }
   void rows_nt(const R& c, const R& a, const R& b) {
     for (int64_t t = 0; t < used_; ++t) {
-      dot_product(at(c, t), c.ld, a.rows, b.rows, a.cols, at(a, t), a.ld, at(b, t), b.ld, 1, false);
+      dot_product<Real>(rows_at(c, t), c.ld, a.rows, b.rows, a.cols, rows_at(a, t), a.ld,
+                        rows_at(b, t), b.ld, 1, false);
     }
   }
   void rows_nn(const R& c, const R& a, const R& b, const Real* rate, Real sign, bool add) {
     for (int64_t t = 0; t < used_; ++t) {
-      flat_product(at(c, t), c.ld, a.rows, c.ld, a.cols, at(a, t), a.ld, 1, at(b, t), b.ld,
-                   rate ? sign * rate[t] : sign, add);
+      flat_product<Real>(rows_at(c, t), c.ld, a.rows, c.ld, a.cols, rows_at(a, t), a.ld, 1,
+                         rows_at(b, t), b.ld, rate ? sign * rate[t] : sign, add);
     }
   }
   void rows_tn(const R& c, const R& a, const R& b) {
     for (int64_t t = 0; t < used_; ++t) {
-      flat_product(at(c, t), c.ld, a.cols, c.ld, a.rows, at(a, t), 1, a.ld, at(b, t), b.ld, 1,
-                   false);
+      flat_product<Real>(rows_at(c, t), c.ld, a.cols, c.ld, a.rows, rows_at(a, t), 1, a.ld,
+                         rows_at(b, t), b.ld, 1, false);
     }
   }
 
@@ -432,7 +380,7 @@ class RowEngine {
       Real* out = to.p + t * to.task_stride;
       for (int64_t j = 0; j < r.cols; j += kWidth) {
         V total{};
-        for (int64_t i = 0; i < r.rows; ++i) total += S::load(at(r, t) + i * r.ld + j);
+        for (int64_t i = 0; i < r.rows; ++i) total += S::load(rows_at(r, t) + i * r.ld + j);
         const V value = (base ? S::load(base + j) : V{}) + scale * total;
         if (j + kWidth <= to.ld) {
           S::store(out + j, value);
@@ -447,7 +395,7 @@ class RowEngine {
     for (int64_t t = 0; t < used_; ++t) {
       V total{};
       for (int64_t i = 0; i < a.rows; ++i) {
-        const Real *x = at(a, t) + i * a.ld, *y = at(b, t) + i * b.ld;
+        const Real *x = rows_at(a, t) + i * a.ld, *y = rows_at(b, t) + i * b.ld;
         for (int64_t j = 0; j < a.cols; j += kWidth) {
           const int64_t n = smaller(kWidth, a.cols - j);
           total = add_product<Real>(total, S::load_part(x + j, n), S::load_part(y + j, n));
@@ -462,7 +410,7 @@ class RowEngine {
       for (int64_t i = 0; i < delta.rows; ++i) {
         for (int64_t j = 0; j < delta.cols; j += kWidth) {
           const int64_t n = smaller(kWidth, delta.cols - j);
-          total += S::load_part(at(delta, t) + i * delta.ld + j, n) *
+          total += S::load_part(rows_at(delta, t) + i * delta.ld + j, n) *
                    S::load_part(lambda.p + t * lambda.task_stride + j, n);
         }
       }
@@ -523,7 +471,7 @@ class RowEngine {
   void combine_weight(const Out& to, const WeightRef& from, Real keep, const Out& x,
                       const PerTask* rate, Real sign, const LayerPlan& p) {
     for (int64_t t = 0; t < used_; ++t) {
-      const Real* base = from.shared ? from.shared : from.own + t * from.task_stride;
+      const Real* base = weight_of(from, t);
       for (int64_t i = 0; i < p.weight_rows(); ++i) {
         accelerate(at(to, t, i), base + i * from.ld, keep, at(x, t, i),
                    rate ? sign * rate[t] : sign, p.weight_cols(), p.weight_ld());
@@ -541,8 +489,7 @@ class RowEngine {
                    const Real* rates, int64_t task_stride) {
     for (int64_t t = 0; t < used_; ++t) {
       for (int64_t i = 0; i < p.weight_rows(); ++i) {
-        const Real* base =
-            (from.shared ? from.shared : from.own + t * from.task_stride) + i * from.ld;
+        const Real* base = weight_of(from, t) + i * from.ld;
         const Real* rate = rates + (first_ + t) * task_stride + i * p.weight_cols();
         combine(at(to, t, i), base, rate, at(g, t, i), p.weight_cols());
       }
@@ -628,7 +575,7 @@ class RowEngine {
   }
   void export_weight(Real* out, int64_t stride, const LayerPlan& p, const WeightRef& w) const {
     for (int64_t t = 0; t < used_; ++t) {
-      const Real* from = w.shared ? w.shared : w.own + t * w.task_stride;
+      const Real* from = weight_of(w, t);
       Real* to = out + p.weight_offset + (first_ + t) * stride;
       for (int64_t i = 0; i < w.out; ++i) {
         std::memcpy(to + i * w.in, from + i * w.ld, w.in * sizeof(Real));
@@ -657,14 +604,10 @@ class RowEngine {
   void publish(int, Real*, Real*, int64_t) const {}
 
  private:
-  static Real* at(const R& r, int64_t task) { return r.p + task * r.rows * r.ld; }
   static Real* at(const Out& o, int64_t task, int64_t row) {
     return o.p + task * o.task_stride + row * o.ld;
   }
   int64_t size(const R& r) const { return used_ * r.rows * r.ld; }
-  static const Real* bias_of(const BiasRef& b, int64_t task) {
-    return b.shared ? b.shared : b.own ? b.own + task * b.task_stride : nullptr;
-  }
   /// Numbers of rows as lanes. Targets of a policy are three times the outputs and one.
   int64_t head_columns() const { return net_.free > 0 ? 3 * net_.last().out + 1 : net_.last().out; }
   V* heads(int i) const { return reinterpret_cast<V*>(head_ + i * kWidth * head_columns()); }
@@ -688,13 +631,6 @@ class RowEngine {
     for (int64_t j = 0; j < to.cols; ++j) g[j] = w == zero ? zero : gw * g[j];
     deinterleave(to.p + r * to.ld, to.ld, reinterpret_cast<Real*>(g), to.cols, n);
   }
-  static void copy_padded(Real* to, int64_t to_ld, const Real* from, int64_t from_ld, int64_t rows,
-                          int64_t columns) {
-    for (int64_t i = 0; i < rows; ++i) {
-      std::memcpy(to + i * to_ld, from + i * from_ld, columns * sizeof(Real));
-      std::memset(to + i * to_ld + columns, 0, (to_ld - columns) * sizeof(Real));
-    }
-  }
   void load_biases(const Leaves& leaves, Real* block, bool only_per_task) {
     for (int l = 0; l < plan_.entries; ++l) {
       const LayerPlan& p = plan_.layers[l];
@@ -708,15 +644,8 @@ class RowEngine {
       copy_padded(block + p.b + t * p.ld_out, p.ld_out, from + t * stride, p.out, 1, p.out);
     }
   }
-  static WeightRef empty_weight(const LayerPlan& p) {
-    WeightRef w;
-    w.out = p.weight_rows();
-    w.in = p.weight_cols();
-    w.diagonal = p.diagonal;
-    return w;
-  }
   WeightRef leaf_weight(const LayerPlan& p, const Leaves& leaves) const {
-    WeightRef w = empty_weight(p);
+    WeightRef w = empty_weight<Real>(p);
     w.ld = w.in;
     w.task_stride = leaves.task_stride[p.weight_leaf];
     w.own = static_cast<const Real*>(leaves.data[p.weight_leaf]) + first_ * w.task_stride;
@@ -783,7 +712,7 @@ class RowEngine {
     for (int64_t r = 0; r < row_count(a); ++r) {
       const int64_t task = r / a.rows;
       const V scale = S::set(rate ? sign * rate[task] : sign);
-      const Real* weight = w.shared ? w.shared : w.own ? w.own + task * w.task_stride : nullptr;
+      const Real* weight = weight_of(w, task);
       const Real* from = a.p + r * a.ld;
       Real* to = c.p + r * c.ld;
       row.each([&](int64_t i) {
@@ -792,97 +721,6 @@ class RowEngine {
         row.store(to, i, add ? row.load(to, i) + value : value);
       });
     }
-  }
-  /// to = from + scale * the sums over rows of a b + a2 b2: the diagonal of a^T b + a2^T b2.
-  static void column_products(Real* to, int64_t to_ld, const Real* from, int64_t first,
-                              int64_t rows, const R& a, const R& b, const R* a2, const R* b2,
-                              Real scale) {
-    const Row row(a.cols);
-    const auto product = [&](const R& x, const R& y, int64_t r, int64_t i) {
-      return row.load(x.p + r * x.ld, i) * row.load(y.p + r * y.ld, i);
-    };
-    row.each([&](int64_t i) {
-      V total{};
-      for (int64_t r = first; r < first + rows; ++r) {
-        total += a2 ? product(a, b, r, i) + product(*a2, *b2, r, i) : product(a, b, r, i);
-      }
-      V value = S::set(scale) * total;
-      if (from) value += row.load(from, i);
-      const int64_t j = i * kWidth;
-      S::store_part(to + j, value, smaller(kWidth, to_ld - j));
-    });
-  }
-
-  void turned_product(const R& c, int64_t m, const R& a, int64_t task, const Real* turned_w,
-                      const WeightRef& w, Real factor, bool add) const {
-    Product<Real> x;
-    x.m = m;
-    x.n = c.ld;
-    x.k = w.in;
-    x.a = at(a, task);
-    x.a_row = a.ld;
-    x.a_col = 1;
-    x.b = turned_w;
-    x.b_row = kPanel;
-    x.b_panel = w.in * kPanel;
-    x.c = at(c, task);
-    x.c_row = c.ld;
-    x.c0 = add ? x.c : nullptr;
-    x.c0_row = c.ld;
-    x.alpha = factor;
-    multiply(x);
-  }
-  static void flat_product(Real* c, int64_t c_row, int64_t m, int64_t n, int64_t k, const Real* a,
-                           int64_t a_row, int64_t a_col, const Real* b, int64_t b_row, Real alpha,
-                           bool add) {
-    Product<Real> x;
-    x.m = m;
-    x.n = n;
-    x.k = k;
-    x.a = a;
-    x.a_row = a_row;
-    x.a_col = a_col;
-    x.b = b;
-    x.b_row = b_row;
-    x.b_panel = kPanel;
-    x.c = c;
-    x.c_row = c_row;
-    x.c0 = add ? c : nullptr;
-    x.c0_row = c_row;
-    x.alpha = alpha;
-    multiply(x);
-  }
-  static void dot_product(Real* c, int64_t c_row, int64_t m, int64_t n, int64_t k, const Real* a,
-                          int64_t a_row, const Real* b, int64_t b_row, Real alpha, bool add) {
-    DotProduct<Real> x;
-    x.m = m;
-    x.n = n;
-    x.k = k;
-    x.a = a;
-    x.a_row = a_row;
-    x.b = b;
-    x.b_row = b_row;
-    x.c = c;
-    x.c_row = c_row;
-    x.c0 = add ? c : nullptr;
-    x.c0_row = c_row;
-    x.alpha = alpha;
-    multiply_dot(x);
-  }
-  static Product<Real> outer(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2,
-                             int64_t task, int64_t rows) {
-    Product<Real> x;
-    x.m = p.out;
-    x.k = rows;
-    x.a = at(a, task);
-    x.a_row = 1;
-    x.a_col = a.ld;
-    x.b = at(b, task);
-    x.b_row = b.ld;
-    x.b_panel = kPanel;
-    x.a2 = a2 ? at(*a2, task) : nullptr;
-    x.b2 = b2 ? at(*b2, task) : nullptr;
-    return x;
   }
   void scaled(const R& to, const R& from, const Real* rate, bool add) {
     const int64_t n = to.rows * to.ld;
@@ -893,17 +731,6 @@ class RowEngine {
         S::store(to.p + i, add ? S::load(to.p + i) + value : value);
       }
     }
-  }
-  static void accelerate(Real* to, const Real* from, Real keep, const Real* x, Real scale,
-                         int64_t n, int64_t padded) {
-    for (int64_t j = 0; j < n; ++j) to[j] = (keep == 0 ? Real(0) : keep * from[j]) + scale * x[j];
-    for (int64_t j = n; j < padded; ++j) to[j] = 0;
-  }
-  static void combine(Real* to, const Real* base, const Real* rate, const Real* g, int64_t n) {
-    for (int64_t j = 0; j < n; ++j) to[j] = base[j] - rate[j] * g[j];
-  }
-  static void accumulate(Real* to, const Real* from, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) to[i] += from[i];
   }
   void rate_grad(const MetaGradCall& call, int64_t offset, int64_t task, int64_t n,
                  const Real* lambda, const Real* g) {
