@@ -109,7 +109,8 @@ def vector_product(
         return result
 
     def is_ordinary(tensors: Sequence[Any]) -> bool:
-        return _runs_directly(given.support.x) and not forward_mode() and not wants_grad(tensors)
+        direct = _native.runs_directly(given.support.x)
+        return direct and not forward_mode() and not wants_grad(tensors)
 
     linear = linearize(name, plan, given) if keeps and is_ordinary(given.flat()) else None
     if linear is None:
