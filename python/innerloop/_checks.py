@@ -63,10 +63,18 @@ def check_not_negative(op: str, argument: str, value: object) -> float:
         _type_error(op, argument, "be a number", repr(value))
     if not value:
         return 0.0  # also of a symbol under torch.compile, which plans cannot hold
-    number = float(value)  # type: ignore[arg-type]
+    number = plain_number(value)  # type: ignore[arg-type]
     if not 0 <= number < math.inf:
         _value_error(op, argument, "be finite and not negative", repr(value))
     return number
+
+
+def plain_number(value: float) -> float:
+    """Returns a number as a float, and what torch.compile holds as a symbol as the number that it
+    stands for, since plans cannot hold symbols: other numbers are compiled anew."""
+    if not torch.compiler.is_compiling():
+        return float(value)
+    return float.fromhex(float(value).hex())
 
 
 def check_policy(op: str, argument: str, batch: object, model: Any, objective: Objective) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from innerloop import _loss_options, _policy_objectives
-from innerloop._checks import _sizes, _type_error, _value_error, kind
+from innerloop._checks import _sizes, _type_error, _value_error, kind, plain_number
 from innerloop._loss_options import Numbers, Option, Variant, check_classes, mean_over_outputs
 from innerloop._real_forward import Kind, changes_of_torch, own_forward, torch_unchanged
 
@@ -269,7 +269,7 @@ def _plain(options: Mapping[str, Any]) -> tuple[dict[str, Option], str]:
                 return {}, f"the loss cannot be fused: {found}"
             plain[name] = found
         elif value is None or isinstance(value, (int, float)):
-            plain[name] = value
+            plain[name] = None if value is None else float(value)
         else:
             return {}, f"the loss cannot be fused: its {name} is {kind(value)}"
     return plain, ""
@@ -322,6 +322,7 @@ _remembered_with_options: Callable[..., Objective | None] = functools.lru_cache(
 def _of_instance(loss: nn.Module, known: _TorchLoss) -> Objective:
     """Returns the objective of an instance of a torch loss."""
     options = {k: getattr(loss, k) for k in known.usual}
+    options = {k: plain_number(v) if type(v) is float else v for k, v in options.items()}
     texts = [
         f"{k}={'...' if isinstance(v, Tensor) else repr(v)}"
         for k, v in options.items()

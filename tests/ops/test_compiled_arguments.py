@@ -94,6 +94,8 @@ VARIED = {
     "loss": ("mse", "huber", "mse"),
     "adapt_params": (None, ("0.weight",), ["0.bias"]),
     "backend": ("fused", "auto"),
+    "momentum": (0.5, 0.6, 0.0),
+    "weight_decay": (0.1, 0.2, 0),
 }
 
 

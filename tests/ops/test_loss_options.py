@@ -446,3 +446,17 @@ def test_compiled(loss, is_fused):
         torch._dynamo.reset()
         with pytest.raises(Exception, match=r"torch.compile does not read|NotImplementedError"):
             torch.compile(fused, backend="aot_eager", fullgraph=True)(batch, batch)
+
+
+@needs_compile
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("dynamic", [True, None], ids=["dynamic", "by default"])
+def test_compiled_with_options_that_change(dynamic):
+    torch.manual_seed(0)
+    x, y = torch.randn(3, 4, 2), torch.randn(3, 4, 1)
+    learner = il.MAML(nn.Linear(2, 1), inner_lr=0.1, steps=2, loss=nn.HuberLoss(delta=0.3))
+    torch._dynamo.reset()
+    compiled = torch.compile(learner, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for delta in (0.3, 0.4, 0.5, 1.0):
+        learner.loss.delta = delta
+        torch.testing.assert_close(compiled((x, y), (x, y)), learner((x, y), (x, y)))
