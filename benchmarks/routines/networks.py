@@ -4,8 +4,10 @@ the plain loop, in one process and run."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
+import innerloop as il
 import torch
 from innerloop import MAML, _reading
 from torch import Tensor, nn
@@ -46,6 +48,8 @@ def _row(request: Request, name: str, case: NetworkCase) -> dict[str, Any]:
         "case": name,
         "backend": learner.backend,
         "flops": flops(net, case),
+        "formula_bytes": formula_bytes(net, case),
+        "peak_bytes": {name: _peak_bytes(call) for name, call in calls.items()},
         "rivals": {
             rival: {**each.summary(), "error": each.disagreement}
             if isinstance(each, timing.Timing)
@@ -86,6 +90,12 @@ def _calls(
     return {**calls, "plain loop": loop}, learners["innerloop"]
 
 
+def _peak_bytes(call: Callable[[], Tensor]) -> int | None:
+    """How far resident memory grows during calls, kept workspace included."""
+    il.release_workspace()
+    return timing.peak_growth_bytes(call)
+
+
 def _gradient(net: nn.Module) -> Tensor:
     """The whole gradient, flat and in float64."""
     return torch.cat([p.grad.double().reshape(-1) for p in net.parameters() if p.grad is not None])
@@ -95,11 +105,9 @@ def flops(net: nn.Module, case: NetworkCase) -> int:
     """Operations of products and convolutions in one meta-step: of a layer with weights one each
     for the forward pass, gradients in input and weight, two for the derivative of the first and
     four for those of the others; the first layer needs none in its input."""
-    kind = _reading.Rows(case.support, case.shape, torch.float32, torch.device("cpu"))
-    net = net.float()
     total, first = 0, True
     sizes = {k: p.shape for k, p in net.named_parameters()}
-    for node in _reading.read(net, kind).nodes:
+    for node in _program(net, case).nodes:
         if node.kind not in ("linear", "convolution"):
             continue
         assert node.leaves[0] is not None
@@ -109,3 +117,30 @@ def flops(net: nn.Module, case: NetworkCase) -> int:
         total += each * (case.steps * case.support * inner + case.query * outer)
         first = False
     return total * case.tasks
+
+
+def formula_bytes(net: nn.Module, case: NetworkCase) -> int:
+    """Memory of the batched back end at the end of the query rows' backward pass, in float32
+    (docs/memory.md): of the tasks at hand, parameters and gradients of each step and the gradient
+    in the last parameters; of all rows the values that layers keep, and the gradients in them."""
+    nodes = _program(net, case).nodes
+    parameters = sum(p.numel() for p in net.parameters())
+    kept = 0
+    for at, node in enumerate(nodes):
+        following = nodes[at + 1].kind if at + 1 < len(nodes) else ""
+        size = torch.Size(node.shape).numel()
+        # a batch norm is one layer with its relu and pool, and a pool keeps its choices
+        if node.kind in ("reshape", "batch_norm") or (node.kind, following) == ("relu", "max_pool"):
+            continue
+        kept += (3 if node.kind == "max_pool" else 2) * size
+    rows = case.steps * case.support + case.query
+    row = sum(torch.Size(node.shape).numel() for node in nodes) + torch.Size(case.shape).numel()
+    at_once = max(1, (64 << 20) // (4 * (row * max(case.support, case.query) + parameters)))
+    tasks = min(case.tasks, at_once)
+    return 4 * tasks * ((2 * case.steps + 1) * parameters + rows * kept)
+
+
+def _program(net: nn.Module, case: NetworkCase) -> Any:
+    """What a network computes of a case's rows."""
+    kind = _reading.Rows(case.support, case.shape, torch.float32, torch.device("cpu"))
+    return _reading.read(deepcopy(net).float(), kind)

@@ -119,19 +119,24 @@ def networks(runs: Sequence[Run]) -> str:
         here = run["environment"]
         for row in run["rows"]:
             ours = row["rivals"]["innerloop"]
-            cells = [f"{row['case']}, {here['threads']} thread(s)"]
+            cells = [f"{row['case']}, {here['threads']} thread(s)", row["backend"]]
+            cells.append(f"{row['flops'] / 1e9:.3g} GFLOP")
             if "median_s" not in ours:
-                rows.append([*cells, row["backend"], ours["failed"], "-", "-", "-"])
+                rows.append([*cells, ours["failed"], *"-" * 6])
                 continue
-            cells += [row["backend"], milliseconds(ours["median_s"])]
+            rate = row["flops"] / ours["median_s"] / 1e9
+            cells += [milliseconds(ours["median_s"]), f"{rate / here['gemm_gflops']:.0%}"]
             for rival in ("plain loop", "torch back end"):
                 gain = row["rivals"][rival].get("times")
                 cells.append("-" if gain is None else f"{gain['median']:.1f}×")
-            rate = row["flops"] / ours["median_s"] / 1e9
-            cells.append(f"{rate / here['gemm_gflops']:.0%}")
+            peaks = row["peak_bytes"]
+            cells += [megabytes(peaks["innerloop"])]
+            cells += [megabytes(row["formula_bytes"] if row["backend"] == "batched" else None)]
+            cells += [megabytes(peaks["plain loop"])]
             rows.append(cells)
-    header = ["network", "back end", "innerloop", "than the loop", "than torch back end"]
-    return markdown([*header, "of the GEMM rate"], rows)
+    header = ["network", "back end", "operations", "innerloop", "of the GEMM rate"]
+    header += ["than the loop", "than torch back end", "peak memory", "formula", "loop's"]
+    return markdown(header, rows)
 
 
 def policies(runs: Sequence[Run]) -> str:

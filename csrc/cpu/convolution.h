@@ -75,16 +75,18 @@ class Patches {
     int64_t oy = first % l.places() / l.out_width, ox = first % l.out_width;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t left = ox * l.stride[1] - l.padding[1];
+      const Run at_left = clip(left, wide);  // the same for all rows of the kernel
       for (int64_t ky = 0; ky < l.kernel[0]; ++ky) {
         const int64_t y = oy * l.stride[0] - l.padding[0] + ky * l.dilation[0];
         const bool inside = y >= 0 && y < l.height;
+        const int64_t line = (row * l.height + y) * l.width;
         for (int64_t r = 0; r < runs; ++r) {
-          const int64_t start = left + r * l.dilation[1];
-          const int64_t low = larger(start, 0), high = smaller(start + wide, l.width);
-          const int64_t length = inside ? larger(high - low, 0) : 0;
-          const int64_t before = length ? low - start : wide;
-          f(before * l.in, ((row * l.height + y) * l.width + low) * l.in, length * l.in,
-            (wide - before - length) * l.in);
+          const Run run = r ? clip(left + r * l.dilation[1], wide) : at_left;
+          if (inside && run.length) {
+            f(run.before * l.in, (line + run.low) * l.in, run.length * l.in, run.after * l.in);
+          } else {
+            f(wide * l.in, 0, 0, 0);
+          }
         }
       }
       if (++ox == l.out_width) {
@@ -95,6 +97,15 @@ class Patches {
         }
       }
     }
+  }
+
+  /// What of `wide` places from `start` on is there: `length` of them, from `low` on.
+  struct Run {
+    int64_t low, before, length, after;
+  };
+  Run clip(int64_t start, int64_t wide) const {
+    const int64_t low = larger(start, 0), high = smaller(start + wide, layer_.width);
+    return {low, low - start, larger(high - low, 0), start + wide - high};
   }
 
   /// Both write a whole last vector: what follows is written later.

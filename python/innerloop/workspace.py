@@ -1,4 +1,4 @@
-"""The memory that the fused operations keep between calls: how much it is, and how to give it
+"""The memory that the CPU kernels keep between calls: how much it is, and how to give it
 back."""
 
 from __future__ import annotations
@@ -7,9 +7,10 @@ from innerloop import _native
 
 
 def workspace_bytes() -> int:
-    """Returns the bytes of workspace that are kept for the next fused call in this process.
+    """Returns the bytes of workspace that are kept for the next call in this process.
 
-    Tensors are not part of it: they are torch's. The formula is in docs/memory.md.
+    Tensors are not part of it, but for what the layers of the batched back end have given back. The
+    formula is in docs/memory.md.
 
     Example:
         >>> workspace_bytes() >= 0

@@ -78,3 +78,43 @@ def test_counted_operations_of_the_sine_network() -> None:
     first, rest = 2 * 40, 2 * (1600 + 40)
     each = 10 * (4 * first + 9 * rest) + 10 * (2 * first + 3 * rest)
     assert flops(case.make(), case) == 100 * each
+
+
+def test_counted_memory_of_a_convolutional_network() -> None:
+    from cases.networks import CASES
+    from routines.networks import formula_bytes
+
+    case = CASES["OmniglotCNN, 64 channels, T = 4"]
+    net = case.make()
+    outputs = 64 * (14**2 + 7**2 + 4**2 + 2**2)  # of the convolutions, and of their norms
+    row = 2 * outputs + 2 * outputs + 2 * 64 + 2 * 5  # and of the mean and the linear layer
+    parameters = sum(p.numel() for p in net.parameters())
+    assert formula_bytes(net, case) == 4 * 4 * (3 * parameters + 20 * row)
+
+
+def test_table_of_networks() -> None:
+    from tables.routines import networks
+
+    row = {
+        "case": "a network",
+        "backend": "batched",
+        "flops": 2 * 10**9,
+        "formula_bytes": 30 * 10**6,
+        "peak_bytes": {"innerloop": 40 * 10**6, "torch back end": None, "plain loop": 9 * 10**6},
+        "rivals": {
+            "innerloop": {"median_s": 0.04},
+            "plain loop": {"times": {"median": 2.5}},
+            "torch back end": {"failed": "no"},
+        },
+    }
+    broken = {**row, "rivals": {**row["rivals"], "innerloop": {"failed": "wrong"}}}
+    here = {"threads": 1, "gemm_gflops": 100.0}
+    table = networks([{"kind": "networks", "environment": here, "rows": [row, broken]}])
+    _, _, first, second = table.splitlines()
+    assert first == (
+        "| a network, 1 thread(s) | batched | 2 GFLOP | 40 ms | 50% | 2.5× | - | 40 MB | 30 MB "
+        "| 9 MB |"
+    )
+    assert (
+        second == "| a network, 1 thread(s) | batched | 2 GFLOP | wrong | - | - | - | - | - | - |"
+    )
