@@ -107,7 +107,7 @@ def _sampling(request: Request, family: Family) -> dict[str, Any]:
                 play = partial(_play, vector, control[:, lanes], request.seed)
                 rivals[name] = timing.LocalRival(play)
                 steps[name] = len(lanes) * horizon
-            found = timing.interleave(rivals, _effort(2 if request.quick else 4))
+            found = timing.interleave(rivals, _effort(2 if request.quick else 3))
         finally:
             for vector, _ in vectors.values():
                 vector.close()

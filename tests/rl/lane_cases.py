@@ -44,6 +44,15 @@ class Failing(Counter):
         return super().step(action)
 
 
+class Broken(Counter):
+    """Shows NaN where the task is negative: in its first observation or after a step."""
+
+    def _observe(self):
+        if self.task == -1.0 or (self.task < 0 and self.steps):
+            return np.array([self.task, np.nan, self.steps])
+        return super()._observe()
+
+
 class Discrete(Counter):
     """Has actions that no Gaussian policy gives."""
 

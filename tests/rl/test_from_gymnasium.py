@@ -134,6 +134,7 @@ def test_death_of_a_worker_is_told():
         ({"make_env": cases.Discrete}, TypeError, "action_space must be a gymnasium.spaces.Box"),
         ({"make_env": 3}, TypeError, "make_env must be a function"),
         ({"tasks": 0}, ValueError, "tasks must lie"),
+        ({"tasks": 10**4, "rollouts": 10**4}, ValueError, r"tasks \* rollouts must lie between"),
         ({"threads": 1.5}, TypeError, "threads must be an int"),
         ({"action_range": -1.0}, ValueError, "action_range must be"),
         ({"make_env": lambda: cases.Counter(), "threads": 2}, ValueError, "must be picklable"),
@@ -142,6 +143,17 @@ def test_death_of_a_worker_is_told():
 def test_refuses(change, error, text):
     with pytest.raises(error, match=text):
         made(**change)
+
+
+def test_observations_that_are_not_finite_are_told():
+    env = made(cases.Broken)
+    env.set_tasks([1.0, -1.0, 1.0])
+    with pytest.raises(ValueError, match=r"reset: observations of Broken must be finite .*lane 2"):
+        env.reset(0)
+    env.set_tasks([1.0, 1.0, -2.0])
+    env.reset(0)
+    with pytest.raises(ValueError, match=r"step: observations of Broken must be finite .*lane 4"):
+        env.step(np.zeros((6, 2)))
 
 
 def test_refuses_a_sampler_that_gives_another_number():

@@ -1,10 +1,13 @@
 """Logs as callbacks: every row once, also when a training is taken up again."""
 
+import errno
+import io
 import json
 
 import pytest
 
 from innerloop import rl
+from innerloop.rl import logs
 
 pytest.importorskip("mujoco", reason="needs innerloop[rl]")
 
@@ -56,3 +59,42 @@ def test_tensorboard(tmp_path):
         wanted = [row[name] for row in training.history]
         assert [event.value for event in events] == pytest.approx(wanted, rel=1e-6)
     assert "adapted_return" not in held.Tags()["scalars"]  # there is none
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path, monkeypatch):
+    path = tmp_path / "run.jsonl"
+    training, log = made(), rl.JsonLines(path)
+    training.step()
+    log(training)
+    before = path.read_bytes()
+    training.step()
+
+    class Full(io.FileIO):
+        def write(self, content):
+            if self.tell() == len(before):  # half a row fits
+                return super().write(content[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            logs,
+            "open",
+            lambda file, mode, buffering: Full(file, mode.replace("b", "")),
+            raising=False,
+        )
+        with pytest.raises(
+            OSError, match=r"rl.JsonLines: the file cannot be written \(No space"
+        ) as e:
+            log(training)
+    assert (e.value.errno, e.value.filename) == (errno.ENOSPC, str(path))
+    assert path.read_bytes() == before
+    log(training)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == training.history
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    training = made()
+    training.step()
+    with pytest.raises(FileNotFoundError, match=r"cannot be written .*nowhere/run.jsonl"):
+        rl.JsonLines(tmp_path / "nowhere" / "run.jsonl")(training)

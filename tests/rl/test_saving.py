@@ -71,3 +71,9 @@ def test_a_file_that_was_cut_or_lacks_a_tensor(tmp_path):
     path.write_bytes(safetensors.save(params, header["__metadata__"]))
     with pytest.raises(ValueError, match=r"rl.load_policy: params must hold"):
         rl.load_policy(path)
+
+
+def test_the_error_of_a_missing_folder_names_the_file(tmp_path):
+    model = il.GaussianMLP([3, 4, 2])
+    with pytest.raises(FileNotFoundError, match=r"cannot be written .*nowhere/policy\.st'"):
+        rl.save_policy(tmp_path / "nowhere" / "policy.st", model.init(), model=model)

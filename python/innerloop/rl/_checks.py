@@ -86,6 +86,12 @@ def array(
     return np.asarray(found, dtype=np.float64)
 
 
+def unwritable(op: str, path: object, error: OSError) -> OSError:
+    """Returns an error of the same kind that names the file that was asked for."""
+    why = error.strerror or str(error)
+    return OSError(error.errno, f"{op}: the file cannot be written ({why})", str(path))
+
+
 def package(op: str, name: str, extra: str) -> Any:
     """Returns an imported package of an extra, or says in one line what to install."""
     try:

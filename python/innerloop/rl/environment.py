@@ -16,6 +16,7 @@ from innerloop.rl import _checks
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 SPLITS = ("train", "test")
+MOST_LANES = 10**6
 
 
 class Environment(ABC):
@@ -53,7 +54,7 @@ class Environment(ABC):
         self.name = name
         self.tasks = tasks
         self.rollouts = rollouts
-        self.lanes = tasks * rollouts
+        self.lanes = _checks.integer(name, "tasks * rollouts", tasks * rollouts, most=MOST_LANES)
         self.horizon = horizon
         self.observation_size = observation_size
         self.action_size = action_size
@@ -137,6 +138,7 @@ class Environment(ABC):
 
         Raises:
             RuntimeError: no tasks have been set, or the environment is closed.
+            ValueError: an observation is not finite.
         """
         self._check_open("reset")
         if not self._has_tasks:
@@ -149,7 +151,7 @@ class Environment(ABC):
         if self.success is not None:
             self.success = np.zeros(self.lanes, dtype=np.bool_)
         self._is_reset = True
-        return self._restart(np.arange(self.lanes), self._resets)
+        return self._finite("reset", self._restart(np.arange(self.lanes), self._resets))
 
     def step(self, action: object) -> tuple[Array, Array, Flags, Flags]:
         """Moves every lane by one control step.
@@ -162,7 +164,7 @@ class Environment(ABC):
             observation belongs to the lane's new episode where one of the flags is set.
 
         Raises:
-            ValueError: the shape does not fit, or an action is not finite.
+            ValueError: the shape does not fit, or an action or an observation is not finite.
             TypeError: the action does not hold real numbers.
             RuntimeError: `reset` has not been called, or the environment is closed.
 
@@ -191,7 +193,7 @@ class Environment(ABC):
             self._clock[over] = 0
             self._resets[over] += 1
             observation[over] = self._restart(over, self._resets[over])
-        return observation, reward, terminated, truncated
+        return self._finite("step", observation), reward, terminated, truncated
 
     @property
     def qpos(self) -> Array:
@@ -265,6 +267,19 @@ class Environment(ABC):
     def _restart(self, lanes: NDArray[np.int64], counts: NDArray[np.int64]) -> Array:
         """Begins an episode in some lanes, number `counts` since reset(); returns their first
         observations."""
+
+    def _finite(self, op: str, observation: Array) -> Array:
+        """Returns observations, or raises if a policy could not act on them."""
+        if not np.isfinite(observation).all():
+            lane = int(np.flatnonzero(~np.isfinite(observation).all(1))[0])
+            _checks.refuse(
+                op,
+                f"observations of {self.name}",
+                "be finite",
+                f"{observation[lane].tolist()} in lane {lane}",
+                "end the episode of an environment that has broken down",
+            )
+        return observation
 
     def _check_open(self, op: str) -> None:
         """Raises if the environment has been closed."""

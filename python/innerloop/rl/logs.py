@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -21,7 +22,8 @@ class JsonLines:
         path: of the file, which is replaced.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written (a full disk); it keeps whole rows, and the next call
+            writes those that are missing.
 
     Example:
         >>> from innerloop import rl
@@ -33,13 +35,31 @@ class JsonLines:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._written = 0
+        self._bytes = 0
 
     def __call__(self, training: Training) -> None:
         """Writes the rows that are new."""
-        with open(self._path, "a" if self._written else "w", encoding="utf-8") as stream:
-            for row in training.history[self._written :]:
-                stream.write(json.dumps(row) + "\n")
+        rows = [json.dumps(row) + "\n" for row in training.history[self._written :]]
+        content = "".join(rows).encode()
+        try:
+            with open(self._path, "r+b" if self._bytes else "wb", buffering=0) as stream:
+                stream.seek(self._bytes)
+                _write_whole(stream, content)
+        except OSError as error:
+            raise _checks.unwritable("rl.JsonLines", self._path, error) from None
         self._written = len(training.history)
+        self._bytes += len(content)
+
+
+def _write_whole(stream: io.FileIO, content: bytes) -> None:
+    """Writes at the end of a file, all or nothing."""
+    end = stream.tell()
+    try:
+        while content:
+            content = content[stream.write(content) :]
+    except OSError:
+        stream.truncate(end)  # half a row would be read as none
+        raise
 
 
 class TensorBoard:

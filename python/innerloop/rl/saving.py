@@ -57,6 +57,8 @@ def save_policy(
     try:
         part.write_bytes(content)
         os.replace(part, target)
+    except OSError as error:
+        raise _checks.unwritable(op, target, error) from None
     finally:
         part.unlink(missing_ok=True)
 
