@@ -138,7 +138,9 @@ def test_many_tasks_add_up():
     assert error(all_of_them.grad, one.grad) < 2 * ROUNDOFF
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", F.mse_loss, nn.L1Loss()], ids=str)
+@pytest.mark.parametrize(
+    "loss", ["cross_entropy", F.mse_loss, nn.L1Loss()], ids=["named", "function", "object"]
+)
 def test_losses_are_in_float32(loss):
     net, exact, shape, layers = networks("convolution")
     support, query = sides(shape)
