@@ -4,7 +4,7 @@ include(CheckCXXCompilerFlag)
 
 function(innerloop_add_level name)
   add_library(innerloop_${name} OBJECT
-    csrc/cpu/kernels_float32.cpp csrc/cpu/kernels_float64.cpp csrc/cpu/layers.cpp
+    csrc/cpu/kernels_float32.cpp csrc/cpu/kernels_float64.cpp csrc/cpu/image_layers.cpp
     csrc/cpu/regression.cpp)
   target_include_directories(innerloop_${name} PRIVATE csrc)
   target_compile_definitions(innerloop_${name} PRIVATE INNERLOOP_LEVEL=${name})

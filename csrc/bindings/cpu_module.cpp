@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "bindings/arguments.h"
-#include "bindings/layers.h"
+#include "bindings/image_layers.h"
 #include "bindings/out_of_memory.h"
 #include "bindings/regression.h"
 #include "cpu/dispatch.h"

@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/layers.h"
+#include "core/image_layers.h"
 #include "cpu/parallel.h"
 #include "cpu/row_gemm.h"
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "core/image_layers.h"
 #include "core/kernels.h"
-#include "core/layers.h"
 #include "core/regression.h"
 
 namespace innerloop {

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "core/layers.h"
+#include "core/image_layers.h"
 #include "cpu/parallel.h"
 #include "cpu/simd.h"
 

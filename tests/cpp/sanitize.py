@@ -57,7 +57,7 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         drivers = build(options.build or Path(temporary), options.sanitizers, options.jobs)
         run(drivers / "innerloop_regression_driver", cases, options.seed)
-        run(drivers / "innerloop_layers_driver", cases, options.seed)
+        run(drivers / "innerloop_image_layers_driver", cases, options.seed)
         run(drivers / "innerloop_driver", cases, options.seed, 1)
         run(drivers / "innerloop_driver", max(cases // 6, 1), options.seed, 6)
     print(f"sanitize: {options.sanitizers} found nothing")

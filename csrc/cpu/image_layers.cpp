@@ -1,4 +1,4 @@
-// The layers of core/layers.h at one instruction level, in both dtypes.
+// The layers of core/image_layers.h at one instruction level, in both dtypes.
 #include "cpu/convolution.h"
 #include "cpu/norm_block.h"
 

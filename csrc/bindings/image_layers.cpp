@@ -1,5 +1,5 @@
 // Unpacks the tensors of one layer's passes, calls them without the GIL.
-#include "bindings/layers.h"
+#include "bindings/image_layers.h"
 
 #include <pybind11/stl.h>
 

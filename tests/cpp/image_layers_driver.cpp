@@ -3,7 +3,7 @@
 // the workspace is given back after each call. At every level all thread counts must give the same
 // bits, and all numbers must be finite.
 //
-// usage: innerloop_layers_driver CASES SEED
+// usage: innerloop_image_layers_driver CASES SEED
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -175,7 +175,7 @@ std::string check(uint64_t seed) {
 int main(int argc, char** argv) {
   using namespace innerloop;
   if (argc != 3) {
-    std::fprintf(stderr, "usage: innerloop_layers_driver CASES SEED\n");
+    std::fprintf(stderr, "usage: innerloop_image_layers_driver CASES SEED\n");
     return 2;
   }
   const int cases = std::atoi(argv[1]);
