@@ -242,7 +242,8 @@ def test_stub_classes_match_the_module(stub_and_module):
     assert sorted(classes) == sorted(n for n, v in vars(module).items() if inspect.isclass(v))
     (init,) = [n for n in classes["Plan"].body if isinstance(n, ast.FunctionDef)]
     names = [argument.arg for argument in init.args.args[1:]]
-    made_of = ([2, 3], [1], [0.0], [True], 0, (0, ()), (4, (1.0,)), 1, 2, 0.0, [True, False], False)
+    layer = ((0, 0.0), (2, 3), (1, 0.0), True, True)
+    made_of = ([layer], 0, (0, ()), (4, (1.0,)), 1, 2, (0.0, 1.0, 0.0, 0.0), [True, False], False)
     module.Plan(**dict(zip(names, (*made_of, (False, False), "model"), strict=True)))
 
 
