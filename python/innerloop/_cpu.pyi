@@ -2,8 +2,9 @@
 
 A Plan is made of what innerloop._plan.Plan says; flat rates lie as it says
 too. Outputs are contiguous tensors that are written whole. `sizes` of layers are those of
-csrc/bindings/image_layers.cpp, the tensors of a norm those of NormBlockCall (csrc/core/image_layers.h). The
-functions of the linear-regression study take the addresses of NumPy arrays (0: absent).
+csrc/bindings/image_layers.cpp, the tensors of a norm those of NormBlockCall
+(csrc/core/image_layers.h). The functions of the linear-regression study take the addresses of
+NumPy arrays (0: absent).
 """
 
 from collections.abc import Sequence

@@ -116,7 +116,7 @@ def _chosen(
         if not reason:
             assert mlp is not None
             kind = "CUDA" if device.type == "cuda" else "CPU"
-            return Choice("fused", f"fused {kind} kernels for {mlp.key}")
+            return Choice("fused", f"{kind} kernels for the network {mlp.summary}")
         of_loss = next((each.reason for each in objectives if each.reason), "")
         if network.reason and of_loss:
             reason += f"; {of_loss}"

@@ -60,6 +60,7 @@ class MLP:
         "outputs",
         "parameters",
         "shapes",
+        "summary",
     )
 
     layers: tuple[Layer, ...]
@@ -68,6 +69,7 @@ class MLP:
     leaves: tuple[LeafShape, ...]
     names: tuple[str, ...]
     key: str  # canonical text of the architecture, without names
+    summary: str  # the same for people, such as "1-40-40-1 (relu)"
     inputs: int  # D
     outputs: int  # K
     parameters: int  # P
@@ -130,6 +132,7 @@ class MLP:
             "leaves": leaf_shapes(shapes),
             "names": tuple(shapes),
             "key": architecture_key(fixed) + (f" {FREE}" if free else ""),
+            "summary": _summary(fixed),
             "free": fixed[-1].outputs if free else 0,
             "inputs": fixed[0].inputs,
             "outputs": fixed[-1].outputs,
@@ -245,6 +248,15 @@ def _width(value: object) -> int:
     if width > MOST_WIDTH:
         raise ValueError(f"MLP: widths must be at most {MOST_WIDTH} (got {value!r})")
     return width
+
+
+def _summary(layers: Sequence[Layer]) -> str:
+    """Returns widths, norms and activations in words."""
+    linear = [layer for layer in layers if layer.kind == "linear"]
+    widths = "-".join(str(n) for n in (layers[0].inputs, *(layer.outputs for layer in linear)))
+    kinds = dict.fromkeys(word for layer in layers for word in (layer.kind, layer.activation))
+    named = [kind for kind in kinds if kind not in ("linear", "identity")]
+    return f"{widths} ({', '.join(named) or 'linear'})"
 
 
 def architecture_key(layers: Sequence[Layer]) -> str:

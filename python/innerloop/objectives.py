@@ -433,12 +433,24 @@ def _name(loss: Any) -> str:
     return name.rpartition("<locals>.")[2] if isinstance(name, str) else kind(loss)
 
 
+_OTHER_NAMES = {  # what other libraries call a loss
+    **dict.fromkeys(("mae", "l1", "l1_loss", "mean_absolute_error"), "nn.L1Loss()"),
+    **dict.fromkeys(
+        ("ce", "nll", "nll_loss", "xent", "categorical_crossentropy"), "'cross_entropy'"
+    ),
+    **dict.fromkeys(("bce", "binary_cross_entropy", "binary_crossentropy"), "'bce_with_logits'"),
+    **dict.fromkeys(("l2", "mean_squared_error"), "'mse'"),
+    "smooth_l1": "nn.SmoothL1Loss()",
+}
+
+
 def _refuse_name(op: str, loss: str, argument: str) -> NoReturn:
     """Raises for a name that no loss has."""
     key = loss.lower().replace("-", "_").replace(" ", "_")
     near = [name for name in NAMES if key and (name.startswith(key) or key.startswith(name))]
     near = near or difflib.get_close_matches(key, NAMES, 1, 0.5)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    meant = _OTHER_NAMES.get(key) or (repr(near[0]) if near else "")
+    guess = f"did you mean {meant}? " if meant else ""
     remedy = f"{guess}torch's losses and callables loss(outputs, targets) are taken as well"
     _value_error(op, argument, f"be one of {', '.join(NAMES)}", repr(loss), remedy)
 

@@ -226,13 +226,19 @@ def test_what_a_loss_must_return(name, operation):
 
 
 REFUSED = {
-    "l1": (ValueError, r"one of mse, .*, huber \(got 'l1'\); torch's losses and callables"),
+    "l1": (
+        ValueError,
+        r"one of mse, .*, huber \(got 'l1'\); did you mean nn\.L1Loss\(\)\? torch's",
+    ),
+    "l7": (ValueError, r"one of mse, .*, huber \(got 'l7'\); torch's losses and callables"),
     "mse_loss": (ValueError, r"\(got 'mse_loss'\); did you mean 'mse'\?"),
     "MSELoss": (ValueError, r"did you mean 'mse'\?"),
     "Cross-Entropy": (ValueError, r"did you mean 'cross_entropy'\?"),
     "crossentropy": (ValueError, r"did you mean 'cross_entropy'\?"),
     "bce": (ValueError, r"did you mean 'bce_with_logits'\?"),
     "BCEWithLogitsLoss": (ValueError, r"did you mean 'bce_with_logits'\?"),
+    "mae": (ValueError, r"did you mean nn\.L1Loss\(\)\?"),
+    "nll_loss": (ValueError, r"did you mean 'cross_entropy'\?"),
     "halfmse": (ValueError, r"did you mean 'half_mse'\?"),
     "": (ValueError, r"\(got ''\); torch's losses"),
     nn.MSELoss: (TypeError, r"\(got the class MSELoss\); pass an instance, MSELoss\(...\)"),

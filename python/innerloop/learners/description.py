@@ -37,12 +37,3 @@ class Description:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Description, ())
-
-
-def summary(mlp: MLP) -> str:
-    """Returns widths, norms and activations in words, such as "1-40-40-1 (relu)"."""
-    linear = [layer for layer in mlp.layers if layer.kind == "linear"]
-    widths = "-".join(str(n) for n in (mlp.inputs, *(layer.outputs for layer in linear)))
-    kinds = dict.fromkeys(word for layer in mlp.layers for word in (layer.kind, layer.activation))
-    named = [kind for kind in kinds if kind not in ("linear", "identity")]
-    return f"{widths} ({', '.join(named) or 'linear'})"

@@ -14,16 +14,14 @@ from innerloop._batching import with_task_axis
 from innerloop._calling import named
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
 from innerloop._inner_step import last_step
-from innerloop._networks import expected_network
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._solver import OPTIONS, in_words, solver_of
 from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.adapted import Adapted
-from innerloop.learners.description import Description, summary
+from innerloop.learners.description import Description
 from innerloop.learners.evaluation import Evaluation, evaluate
 from innerloop.learners.rates import InnerRates
-from innerloop.models import MLP
 from innerloop.objectives import Loss, Objective, resolve, suited
 
 
@@ -143,15 +141,10 @@ class Learner(nn.Module):
         """Returns in words what the learner does: back end and reason, settings, which parameters
         adapt."""
         choice = self.choice
-        model, (objective, outer) = self._description.of(self.module)[0], self._objectives
-        reason = choice.reason
-        mlp = model if isinstance(model, MLP) else expected_network(model).mlp
-        if choice.backend == "fused" and mlp is not None:
-            kind = "CUDA" if next(self.module.parameters()).is_cuda else "CPU"
-            reason = f"{kind} kernels for the network {summary(mlp)}"
+        objective, outer = self._objectives
         lines = [
             f"{type(self).__name__}: {self._settings()}",
-            f"back end: {choice.backend}, {reason}",
+            f"back end: {choice.backend}, {choice.reason}",
         ]
         foreign = objective if objective.rows is None else outer
         looped = loop_reason(self.module, foreign)
