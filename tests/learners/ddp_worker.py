@@ -113,6 +113,6 @@ def run(rank: int, processes: int, folder: str, on_gpu: bool = False) -> None:
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")
     distributed.destroy_process_group()
-    # torch keeps a group's threads alive once DistributedDataParallel was made, and one that still
-    # lets go of its last tensor while Python winds up aborts the process: nothing is left to wind up
+    # torch keeps a group's threads alive once DistributedDataParallel was made; one that still lets
+    # go of its last tensor while Python winds up aborts the process. Nothing is left to wind up
     os._exit(0)
