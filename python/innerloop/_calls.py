@@ -24,12 +24,12 @@ from innerloop._params import (
     number_tensor,
 )
 from innerloop._plan import Execution, InnerLoop, Options, Plan, find_plan
-from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
 from innerloop._solver import Solver
 from innerloop._storage import check_memory
 from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve, suited
+from innerloop.objectives.policy import CLIP
 
 
 class Call(NamedTuple):

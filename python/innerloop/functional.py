@@ -36,12 +36,12 @@ from innerloop._params import (
     unflatten_rate_grad,
 )
 from innerloop._plan import Execution, Options, find_plan, options_of_one
-from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
 from innerloop._products import matrix_product
 from innerloop._solver import solver_of
 from innerloop._storage import check_memory
 from innerloop.objectives import FusedObjective, Loss, resolve, suited
+from innerloop.objectives.policy import CLIP
 from innerloop.policies import GaussianMLP
 
 __all__ = [

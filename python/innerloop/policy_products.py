@@ -11,11 +11,11 @@ from torch import Tensor
 from innerloop import _checks
 from innerloop._dispatch import operation
 from innerloop._params import InnerLr, Params
-from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
 from innerloop._products import Product, matrix_product
 from innerloop.functional import adapt, meta_loss
 from innerloop.objectives import resolve
+from innerloop.objectives.policy import CLIP
 from innerloop.policies import GaussianMLP, PolicyBatch
 
 __all__ = ["fisher_product", "kl", "meta_fisher", "meta_fisher_product"]
