@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from innerloop import _autograd, _checks
+from innerloop import _autograd
 from innerloop._arguments import Arguments
 from innerloop._calls import check_room, inner_loop, leaf_dict, meta_call
+from innerloop._checks.objective import refuse_kl
+from innerloop._checks.options import check_flag, check_number
+from innerloop._checks.rows import check_batch, check_rows
+from innerloop._checks.solver import check_inner_lr, check_options
 from innerloop._dispatch import (
     Choice,
     Model,
@@ -86,10 +90,10 @@ def _anchor_options(
     if it is not wanted."""
     if type(kl_coefficient) is float and kl_coefficient == 0:
         return None
-    if _checks.check_number(op, "kl_coefficient", kl_coefficient) == 0:
+    if check_number(op, "kl_coefficient", kl_coefficient) == 0:
         return None
     if not isinstance(model, GaussianMLP):
-        _checks.refuse_kl(op, kl_coefficient)
+        refuse_kl(op, kl_coefficient)
     common = {"model": model, "backend": backend, "allow_tf32": allow_tf32}
     return {"inner_lr": 0.0, "steps": 0, "loss": "kl", **common}
 
@@ -449,17 +453,17 @@ def adapt(
         torch.Size([4, 8, 1])
     """
     op = "adapt"
-    _checks.check_flag(op, "stepwise", stepwise)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
-    steps = _checks.check_options(op, steps, 2, backend)
+    check_flag(op, "stepwise", stepwise)
+    check_flag(op, "allow_tf32", allow_tf32)
+    steps = check_options(op, steps, 2, backend)
     solver = solver_of(op, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     support, objective = policy_rows(op, "support", support, model, resolve(op, loss), clip)
-    parts = _checks.check_batch(op, "support", support)
+    parts = check_batch(op, "support", support)
     objective = suited(objective, parts)
     data = data_of("support", parts)
     ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), steps)
     adapted = adapted_names(op, adapt_params, ready.leaves)
-    _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, objective, ready)
     check_room(op, ready, adapted, steps, side[0].shape[1], order=2, stepwise=stepwise)
     if ready.mlp is not None:
@@ -558,10 +562,10 @@ def loss_and_grad(
         torch.Size([4])
     """
     op = "loss_and_grad"
-    _checks.check_options(op, 0, 2, backend)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
+    check_options(op, 0, 2, backend)
+    check_flag(op, "allow_tf32", allow_tf32)
     batch, objective = policy_rows(op, "batch", batch, model, resolve(op, loss), clip)
-    parts = _checks.check_batch(op, "batch", batch)
+    parts = check_batch(op, "batch", batch)
     objective = suited(objective, parts)
     data = data_of("batch", parts)
     ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
@@ -604,9 +608,9 @@ def predict(
         torch.Size([4, 5, 2])
     """
     op = "predict"
-    _checks.check_options(op, 0, 2, backend)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
-    _checks.check_rows(op, "x", x)
+    check_options(op, 0, 2, backend)
+    check_flag(op, "allow_tf32", allow_tf32)
+    check_rows(op, "x", x)
     ready = prepare(op, model, backend, params, x.shape[0], {"x": x})
     x = prepare_inputs(op, "", x, ready)
     if ready.mlp is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from innerloop import _checks
+from innerloop._checks.solver import check_options
 from innerloop._dispatch import operation
 from innerloop._params import InnerLr, Params
 from innerloop._policy_rows import policy_rows
@@ -203,7 +203,7 @@ def _meta_fisher(
     keeps: bool,
 ) -> Product:
     """Returns vector -> mean over tasks of J' F J vector."""
-    _checks.check_options(op, 1, order, backend)
+    check_options(op, 1, order, backend)
     objective = resolve(op, loss)
     before, _ = policy_rows(op, "support", support, model, objective, clip)
     after, _ = policy_rows(op, "query", query, model, objective, clip)

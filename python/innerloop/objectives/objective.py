@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from innerloop._checks import _sizes, kind
+from innerloop._checks.messages import kind, sizes
 
 Function = Callable[..., Tensor]
 
@@ -139,7 +139,7 @@ def task_value(objective: Objective, z: Tensor, y: Tensor, weight: Tensor | None
     if value.ndim:
         raise ValueError(
             f"reference: {got} one number, or one value per row [{y.shape[0]}] (got shape "
-            f"{_sizes(value)}); take means, or sums, over the other axes"
+            f"{sizes(value)}); take means, or sums, over the other axes"
         )
     if weight is not None:
         raise ValueError(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from innerloop._checks import kind, plain_number
+from innerloop._checks.messages import kind
+from innerloop._checks.options import plain_number
 from innerloop._derivatives import is_differentiated
 from innerloop._real_forward import changes_of_torch, own_forward, torch_unchanged
 from innerloop.objectives.objective import Function, Objective, name_of

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from innerloop._checks import _type_error, _value_error
+from innerloop._checks.messages import type_error, value_error
 from innerloop.objectives.named import NAMED, NAMES
 from innerloop.objectives.objective import Function, Objective, name_of
 from innerloop.objectives.recognition import is_elementwise, torch_objective
@@ -81,7 +81,7 @@ def _refuse_name(op: str, loss: str, argument: str) -> NoReturn:
     meant = _OTHER_NAMES.get(key) or (repr(near[0]) if near else "")
     guess = f"did you mean {meant}? " if meant else ""
     remedy = f"{guess}torch's losses and callables loss(outputs, targets) are taken as well"
-    _value_error(op, argument, f"be one of {', '.join(NAMES)}", repr(loss), remedy)
+    value_error(op, argument, f"be one of {', '.join(NAMES)}", repr(loss), remedy)
 
 
 def _refuse_kind(op: str, loss: object, argument: str) -> NoReturn:
@@ -89,8 +89,8 @@ def _refuse_kind(op: str, loss: object, argument: str) -> NoReturn:
     wanted = f"be one of {', '.join(NAMES)}, a torch loss or a callable loss(outputs, targets)"
     if isinstance(loss, type):
         name = loss.__name__
-        _type_error(op, argument, wanted, f"the class {name}", f"pass an instance, {name}(...)")
-    _type_error(op, argument, wanted, repr(loss))
+        type_error(op, argument, wanted, f"the class {name}", f"pass an instance, {name}(...)")
+    type_error(op, argument, wanted, repr(loss))
 
 
 def _check_parameters(op: str, loss: Any, name: str, argument: str) -> None:
@@ -105,4 +105,4 @@ def _check_parameters(op: str, loss: Any, name: str, argument: str) -> None:
     except TypeError:
         got = f"{name}({', '.join(signature.parameters)})"
         remedy = "wrap it in a function of these two"
-        _type_error(op, argument, "take the outputs and targets of one task", got, remedy)
+        type_error(op, argument, "take the outputs and targets of one task", got, remedy)
