@@ -35,6 +35,7 @@ def resolve(op: str, loss: object, argument: str = "loss") -> Objective:
         each time, as layers are).
 
     Example:
+        >>> from torch.nn import functional as F
         >>> [resolve("", loss).name for loss in ("mse", nn.CrossEntropyLoss(), F.smooth_l1_loss)]
         ['mse', 'cross_entropy', 'huber']
         >>> resolve("", nn.HuberLoss(delta=2.0)).fused
