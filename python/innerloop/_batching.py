@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from innerloop import _checks
+from innerloop._checks.rows import check_tasks
 from innerloop._params import Batch, BatchLike
 
 
@@ -35,7 +35,7 @@ def batch(tasks: Sequence[tuple[Tensor, Tensor]]) -> Batch:
         >>> whole.x.shape, whole.count.tolist()
         (torch.Size([2, 5, 2]), [3, 5])
     """
-    found = _checks.check_tasks("batch", tasks)
+    found = check_tasks("batch", tasks)
     numbers = [x.shape[0] for x, _ in found]
     x, y = (pad_sequence([task[at] for task in found], batch_first=True) for at in (0, 1))
     if min(numbers) == max(numbers):

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from innerloop import _checks
 from innerloop._arguments import Arguments
 from innerloop._capacity import check_fits
+from innerloop._checks.options import check_flag
+from innerloop._checks.rows import check_batch, check_task_weight
+from innerloop._checks.solver import check_inner_lr, check_options
 from innerloop._dispatch import Model, Prepared, adapted_names, data_of, prepare, prepare_batch
 from innerloop._memory import Known, recall, remember, signature, whole_side
 from innerloop._params import (
@@ -24,12 +26,12 @@ from innerloop._params import (
     number_tensor,
 )
 from innerloop._plan import Execution, InnerLoop, Options, Plan, find_plan
-from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
 from innerloop._solver import Solver
 from innerloop._storage import check_memory
 from innerloop.models import MLP
 from innerloop.objectives import Loss, resolve, suited
+from innerloop.objectives.policy import CLIP
 
 
 class Call(NamedTuple):
@@ -106,12 +108,12 @@ def meta_call(
     outer = objective if query_loss is None else resolve(op, query_loss, "query_loss")
     support, objective = policy_rows(op, "support", support, model, objective, clip)
     query, outer = policy_rows(op, "query", query, model, outer, clip)
-    steps = _checks.check_options(op, steps, order, backend)
+    steps = check_options(op, steps, order, backend)
     order = operator.index(order)  # under torch.compile it may be a symbol
-    _checks.check_flag(op, "stepwise", stepwise)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
-    support_parts = _checks.check_batch(op, "support", support)
-    query_parts = _checks.check_batch(op, "query", query)
+    check_flag(op, "stepwise", stepwise)
+    check_flag(op, "allow_tf32", allow_tf32)
+    support_parts = check_batch(op, "support", support)
+    query_parts = check_batch(op, "query", query)
     if query_loss is None:
         objective = outer = suited(objective, support_parts, query_parts)
     else:
@@ -122,11 +124,11 @@ def meta_call(
     tasks = support_parts[0].shape[0]
     ready = prepare(op, model, backend, params, tasks, data, (objective, outer), steps)
     adapted = adapted_names(op, adapt_params, ready.leaves)
-    _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     support_side = prepare_batch(op, "support", support_parts, objective, ready)
     query_side = prepare_batch(op, "query", query_parts, outer, ready)
     if task_weight is not None:
-        _checks.check_task_weight(op, task_weight, ready.tasks, ready.like)
+        check_task_weight(op, task_weight, ready.tasks, ready.like)
     check_room(op, ready, adapted, steps, support_side[0].shape[1], order=order)
     names = tuple([leaf.name for leaf in ready.leaves])
     if ready.mlp is None:

@@ -11,8 +11,20 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from innerloop import _calling, _checks, _kernels, _native, reference
+from innerloop import _calling, _kernels, _native, reference
 from innerloop._batched import Batched, has_variables
+from innerloop._checks.engine import (
+    check_device,
+    check_float,
+    check_tensor,
+    refuse_backend,
+    refuse_data_grad,
+    refuse_narrow,
+)
+from innerloop._checks.network import check_model, check_params, check_statistics, refuse_statistics
+from innerloop._checks.objective import check_indices, check_loss, check_targets
+from innerloop._checks.rows import check_inputs
+from innerloop._checks.solver import check_adapt_params
 from innerloop._derivatives import forward_mode, is_differentiated, transforms_active
 from innerloop._inner_step import HERE, at_step
 from innerloop._networks import Network, confirmed, expected_network, network_of, remember
@@ -57,7 +69,7 @@ def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str 
         >>> backend_for(nn.Conv2d(1, 1, 3)).backend
         'batched'
     """
-    _checks.check_model("backend_for", model)
+    check_model("backend_for", model)
     objective = resolve("backend_for", loss)
     named = () if isinstance(model, MLP) else model.parameters()
     dtype = next((p.dtype for p in named if p.is_floating_point()), torch.float32)
@@ -221,21 +233,21 @@ def prepare(
     if isinstance(model, MLP):
         network = Network(model, (), "")
     else:
-        _checks.check_model(op, model)
+        check_model(op, model)
         asked = backend == "torch"
         network = Network(None, (), "") if asked else network_of(model, data, span)
     if backend == "fused" and network.mlp is None:
-        _checks.refuse_backend(op, network.reason)
+        refuse_backend(op, network.reason)
     mlp = network.mlp
     leaves = mlp.leaves if mlp is not None else _module_leaves(op, model)
-    values, like = _checks.check_params(op, "params", params, leaves, tasks)
+    values, like = check_params(op, "params", params, leaves, tasks)
     wanted = "" if backend == "torch" else _differentiated(op, data)
     if (
         wanted
         and backend == "fused"
         and not _unavailable(like.device, like.dtype, backend, *objectives)
     ):
-        _checks.refuse_data_grad(op, wanted)
+        refuse_data_grad(op, wanted)
     choice = _chosen(network, like.device, like.dtype, backend, objectives, wanted)
     if choice.backend == "fused":
         assert mlp is not None
@@ -253,8 +265,8 @@ def prepare(
     if choice.backend == "torch" and like.dtype is torch.bfloat16:
         for name, value in data.items():
             if name.endswith("x") and value.is_floating_point():
-                _checks.check_float(op, name, value, like.dtype, "params")
-        _checks.refuse_narrow(op, like.dtype, choice.reason)
+                check_float(op, name, value, like.dtype, "params")
+        refuse_narrow(op, like.dtype, choice.reason)
     if choice.backend == "torch" and backend != "torch":
         _fall_back(op, model, backend, choice.reason)
     check_memory(op, params=params)
@@ -263,7 +275,7 @@ def prepare(
         known = mlp.inputs, mlp.outputs, mlp.flattens
         return Prepared(None, leaves, values, like, *known, tasks, None, batched)
     if not torch.compiler.is_compiling():
-        _checks.check_statistics(op, model, selects_rows=False)
+        check_statistics(op, model, selects_rows=False)
     ready = Prepared(None, leaves, values, like, 0, 0, True, tasks, model, batched)
     if batched is None or _confirmed(model, network, params, data, ready, span):
         return ready
@@ -337,7 +349,7 @@ def _module_leaves(op: str, model: object) -> tuple[LeafShape, ...]:
     named = dict(model.named_parameters())
     for name, value in named.items():
         if type(value) is not nn.Parameter:
-            _checks.check_tensor(op, f"parameter {name!r} of the model", value)
+            check_tensor(op, f"parameter {name!r} of the model", value)
     constant = [k for k, v in named.items() if not v.is_floating_point()]
     return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)
 
@@ -348,7 +360,7 @@ def _differentiated(op: str, data: Mapping[str, Any]) -> str:
     for name, value in data.items():
         if value is None:
             continue
-        _checks.check_tensor(op, name, value)
+        check_tensor(op, name, value)
         if is_differentiated(value):
             return name
     return ""
@@ -362,7 +374,7 @@ def data_of(name: str, batch: tuple[Any, Any, Any, Any]) -> dict[str, Any]:
 def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
     """Raises if another back end was demanded; otherwise leaves a visible trace, once per kind."""
     if backend != "auto":
-        _checks.refuse_backend(op, reason, backend)
+        refuse_backend(op, reason, backend)
     if (type(model), reason) not in _WARNED:
         _WARNED.add((type(model), reason))
         warn_of_fallback(
@@ -379,25 +391,25 @@ def prepare_batch(
     x, y, count, weight = batch
     like = ready.like
     x = prepare_inputs(op, f"{name} ", x, ready)
-    _checks.check_loss(op, objective, ready.outputs, like)
-    _checks.check_targets(op, name, y, x, objective, ready.outputs)
+    check_loss(op, objective, ready.outputs, like)
+    check_targets(op, name, y, x, objective, ready.outputs)
     if objective.rows is None or objective.classes:
         pass
     elif y.dtype is not like.dtype:
-        _checks.check_float(op, f"{name} y", y, like.dtype, "params")
+        check_float(op, f"{name} y", y, like.dtype, "params")
     if weight is not None:
-        _checks.check_float(op, f"{name} weight", weight, like.dtype, "params")
+        check_float(op, f"{name} weight", weight, like.dtype, "params")
     if ready.mlp is None:
         check_memory(op, **{name: (x, y, count, weight)})
         if not torch.compiler.is_compiling() and not transforms_active():
             with_classes = objective.classes and y.ndim == 2 and y.dtype is torch.int64
             classes = ready.outputs if with_classes else 0
-            _checks.check_indices(op, name, y, count, classes, objective.ignored)
+            check_indices(op, name, y, count, classes, objective.ignored)
             selects = count is not None or weight is not None
             if ready.module is not None:
-                _checks.check_statistics(op, ready.module, selects_rows=selects)
+                check_statistics(op, ready.module, selects_rows=selects)
             if selects and ready.batched is not None and ready.batched.takes_statistics:
-                _checks.refuse_statistics(op, "F.batch_norm with training=True")
+                refuse_statistics(op, "F.batch_norm with training=True")
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             x, y, weight = (  # autograd keeps no tensor of inference_mode
                 v.clone() if v is not None and v.is_inference() else v for v in (x, y, weight)
@@ -409,13 +421,13 @@ def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:
     """Returns x checked against the model; [T, N, D] on the fused back end."""
     like = ready.like
     if ready.features:
-        _checks.check_inputs(op, f"{prefix}x", x, ready.tasks, ready.features, ready.flattens)
+        check_inputs(op, f"{prefix}x", x, ready.tasks, ready.features, ready.flattens)
     elif x.shape[0] != ready.tasks:
-        _checks.check_inputs(op, f"{prefix}x", x, ready.tasks, 0, False)
+        check_inputs(op, f"{prefix}x", x, ready.tasks, 0, False)
     if x.dtype is not like.dtype and (ready.features or x.is_floating_point()):
-        _checks.check_float(op, f"{prefix}x", x, like.dtype, "params")
+        check_float(op, f"{prefix}x", x, like.dtype, "params")
     if x.device != like.device:
-        _checks.check_device(op, f"{prefix}x", x, like.device, "params")
+        check_device(op, f"{prefix}x", x, like.device, "params")
     if ready.mlp is None:
         return x
     if x.ndim != 3:
@@ -430,7 +442,7 @@ def adapted_names(
     """Returns the names of the leaves that the inner loop changes, in model order."""
     if adapt_params is None:
         return tuple([leaf.name for leaf in leaves if leaf.is_floating])
-    _checks.check_adapt_params(op, adapt_params, leaves)
+    check_adapt_params(op, adapt_params, leaves)
     return tuple(leaf.name for leaf in leaves if leaf.name in adapt_params)
 
 

@@ -1,5 +1,5 @@
 """One task in plain PyTorch: network, loss, gradient and inner loop. `reference.py` maps them over
-tasks; `objectives.py` says what a loss is. Depends on torch alone; read `unroll` first."""
+tasks; `objectives/` says what a loss is. Depends on torch alone; read `unroll` first."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from innerloop._derivatives import forward_mode
 from innerloop._inner_step import at_step
 from innerloop._params import Side
-from innerloop._policy_objectives import LOG_STD
 from innerloop._solver import Solver
 from innerloop._stateless import call
 from innerloop.objectives import Objective, check_shapes, task_value
+from innerloop.objectives.policy import LOG_STD
 
 if TYPE_CHECKING:
     from innerloop._chain import Layer

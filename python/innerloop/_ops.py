@@ -5,7 +5,7 @@ Every op takes plain tensors and the text of a Plan. Each has an autograd formul
 `meta_loss`, one that raises for the others, so that no path can drop a gradient silently.
 `_autograd.py` adds what torch.func and forward mode need: torch's library has no place for a jvp,
 so that an op called by itself does not see tangents. Nothing here checks arguments;
-`functional.py` has done so.
+`functional/` has done so.
 """
 
 from __future__ import annotations

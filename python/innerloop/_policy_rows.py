@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from innerloop import _checks
+from innerloop._checks.objective import check_policy, check_policy_batch
+from innerloop._checks.options import check_number
 from innerloop.objectives import Objective, policy_objective
 
 
@@ -26,11 +27,11 @@ def policy_rows(
 ) -> tuple[Any, Objective]:
     """Returns a batch and an objective as every operation takes them: of a policy, its rows and
     the objective with its constants; of anything else what was given."""
-    clip = _checks.check_number(op, "clip", clip, 0.0)
-    if not _checks.check_policy(op, argument, batch, model, objective):
+    clip = check_number(op, "clip", clip, 0.0)
+    if not check_policy(op, argument, batch, model, objective):
         return batch, objective
     if not isinstance(batch, PolicyRows):
-        _checks.check_policy_batch(op, argument, batch, model.outputs)
+        check_policy_batch(op, argument, batch, model.outputs)
         old = batch.log_std if batch.log_std.ndim == 1 else batch.log_std[:, None]
         parts = (batch.action, batch.mean, old.expand(batch.mean.shape), batch.advantage[..., None])
         batch = PolicyRows(batch.x, torch.cat(parts, dim=-1), batch.count, batch.weight)

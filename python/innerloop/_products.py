@@ -8,9 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from innerloop import _autograd, _checks
+from innerloop import _autograd
 from innerloop._arguments import Arguments
 from innerloop._calls import leaf_dict
+from innerloop._checks.engine import check_device, check_float
+from innerloop._checks.network import check_params
+from innerloop._checks.options import check_flag
+from innerloop._checks.rows import check_batch
+from innerloop._checks.solver import check_options
 from innerloop._dispatch import Model, data_of, prepare, prepare_batch
 from innerloop._params import Params
 from innerloop._plan import find_plan, options_of_one
@@ -37,10 +42,10 @@ def matrix_product(
     """Returns the function {name: [...] or [T, ...]} -> {name: [T, ...]} that multiplies with the
     matrix of "hvp" or "fisher_product" at checked parameters and rows. `keeps`: several vectors
     are to come, which then must find both as they are now."""
-    _checks.check_options(op, 0, 2, backend)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
+    check_options(op, 0, 2, backend)
+    check_flag(op, "allow_tf32", allow_tf32)
     batch, objective = policy_rows(op, "batch", batch, model, resolve(op, loss), clip)
-    parts = _checks.check_batch(op, "batch", batch)
+    parts = check_batch(op, "batch", batch)
     objective = suited(objective, parts)
     data = data_of("batch", parts)
     ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
@@ -52,9 +57,9 @@ def matrix_product(
         multiply = _autograd.vector_product(name, plan, given, keeps=keeps)
 
     def product(vector: Params) -> dict[str, Tensor]:
-        direction, like = _checks.check_params(op, "vector", vector, ready.leaves, ready.tasks)
-        _checks.check_float(op, "vector", like, ready.like.dtype, "params")
-        _checks.check_device(op, "vector", like, ready.like.device, "params")
+        direction, like = check_params(op, "vector", vector, ready.leaves, ready.tasks)
+        check_float(op, "vector", like, ready.like.dtype, "params")
+        check_device(op, "vector", like, ready.like.device, "params")
         if multiply is not None:
             return leaf_dict(ready, multiply(direction))
         check_memory(op, vector=vector)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from innerloop import _checks
-from innerloop._checks import _value_error
+from innerloop._checks.messages import value_error
+from innerloop._checks.options import check_flag, check_not_negative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,11 @@ def solver_of(op: str, *, momentum: float, nesterov: bool, weight_decay: float) 
     """
     if nesterov is False and _is_zero(momentum) and _is_zero(weight_decay):
         return GRADIENT_DESCENT
-    momentum = _checks.check_not_negative(op, "momentum", momentum)
-    _checks.check_flag(op, "nesterov", nesterov)
+    momentum = check_not_negative(op, "momentum", momentum)
+    check_flag(op, "nesterov", nesterov)
     if nesterov and not momentum:
-        _value_error(op, "momentum", "be above 0 with nesterov=True", momentum)
-    decay = _checks.check_not_negative(op, "weight_decay", weight_decay)
+        value_error(op, "momentum", "be above 0 with nesterov=True", momentum)
+    decay = check_not_negative(op, "weight_decay", weight_decay)
     if not momentum:
         return Solver(decay=decay)
     a, b = (1.0, momentum) if nesterov else (0.0, 1.0)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-from innerloop._checks import refuse_statistics
+from innerloop._checks.network import refuse_statistics
 from innerloop._real_forward import is_torchs
 from innerloop._storage import has_own_functions
 from innerloop._tasks import warn_of_fallback

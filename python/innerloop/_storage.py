@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor
 
-from innerloop import _checks
+from innerloop._checks.engine import PLAIN_REMEDY, refuse_functions, refuse_kind, refuse_memory
+from innerloop._checks.messages import kind
 from innerloop._derivatives import transforms_active
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -30,10 +31,10 @@ def check_memory(op: str, **arguments: Any) -> None:
         if is_batchedtensor(value):
             _refuse_foreign(op, {name: value})
         if type(value) not in _PLAIN and has_own_functions(type(value)):
-            _checks.refuse_functions(op, name, _checks.kind(value))
+            refuse_functions(op, name, kind(value))
         missing = _missing_bytes(value)
         if missing:
-            _checks.refuse_memory(op, name, value, missing)
+            refuse_memory(op, name, value, missing)
 
 
 def has_own_functions(cls: type[Tensor]) -> bool:
@@ -59,7 +60,7 @@ def refuse_unreadable(
     arguments = signature(function).bind(*args, **kwargs).arguments
     check_memory(op, **arguments)
     _refuse_foreign(op, arguments)
-    raise ValueError(f"{op}: {error}; {_checks.PLAIN_REMEDY}") from None
+    raise ValueError(f"{op}: {error}; {PLAIN_REMEDY}") from None
 
 
 _USUAL = {"Tensor", "Parameter"}
@@ -88,7 +89,7 @@ def check_foreign(
         arguments = signature(function).bind(*args, **kwargs).arguments
     except TypeError:
         return  # a name that the operation does not have, say
-    kinds = {_checks.kind(value) for _, value in _tensors(arguments)}
+    kinds = {kind(value) for _, value in _tensors(arguments)}
     text = str(error)
     if text.startswith(_OF_FOREIGN_TENSORS) or any(f"'{kind}'" in text for kind in kinds - _USUAL):
         _refuse_foreign(op, arguments)
@@ -98,9 +99,9 @@ def _refuse_foreign(op: str, arguments: Mapping[str, Any]) -> None:
     """Raises if some arguments hold a tensor that is not plain, naming the first."""
     for name, value in _tensors(arguments):
         if is_batchedtensor(value) and not transforms_active():
-            _checks.refuse_kind(op, name, "one of a transform that has ended")
+            refuse_kind(op, name, "one of a transform that has ended")
         if type(value) not in _PLAIN:
-            _checks.refuse_kind(op, name, _checks.kind(value))
+            refuse_kind(op, name, kind(value))
 
 
 _MEMBERS = ("x", "y", "count", "weight")

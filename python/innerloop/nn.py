@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from innerloop import _checks
+from innerloop._checks.network import check_network, refuse_bare_norm
+from innerloop._checks.options import check_size
 from innerloop._inner_step import at_step, inner_step
 
 __all__ = ["PerStepBatchNorm", "at_step", "inner_step", "per_pass_statistics", "per_step_norms"]
@@ -36,7 +37,7 @@ def per_pass_statistics(module: nn.Module) -> tuple[str, ...]:
         >>> per_pass_statistics(net)
         ('1',)
     """
-    _checks.check_network("per_pass_statistics", module)
+    check_network("per_pass_statistics", module)
     changed = []
     for name, part in module.named_modules():
         if isinstance(part, _NormBase) and (
@@ -78,8 +79,8 @@ class PerStepBatchNorm(nn.Module):
 
     def __init__(self, channels: int, steps: int, eps: float = 1e-5) -> None:
         super().__init__()
-        _checks.check_size("PerStepBatchNorm", "channels", channels)
-        _checks.check_size("PerStepBatchNorm", "steps", steps)
+        check_size("PerStepBatchNorm", "channels", channels)
+        check_size("PerStepBatchNorm", "steps", steps)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(steps, channels))
         self.bias = nn.Parameter(torch.zeros(steps, channels))
@@ -117,10 +118,10 @@ def per_step_norms(module: nn.Module, steps: int) -> tuple[str, ...]:
         >>> net[1]
         PerStepBatchNorm(8, steps=5, eps=1e-05)
     """
-    _checks.check_network("per_step_norms", module)
-    _checks.check_size("per_step_norms", "steps", steps)
+    check_network("per_step_norms", module)
+    check_size("per_step_norms", "steps", steps)
     if isinstance(module, _BatchNorm):
-        _checks.refuse_bare_norm("per_step_norms", module)
+        refuse_bare_norm("per_step_norms", module)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     made: dict[nn.Module, PerStepBatchNorm] = {}
     changed = []

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from innerloop._policy_objectives import LOG_STD as LOG_STD
 from innerloop.models import MLP
+from innerloop.objectives.policy import LOG_STD as LOG_STD
 
 MIN_LOG_STD = math.log(1e-6)
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from innerloop import _checks
+from innerloop._checks.solver import check_options
 from innerloop._dispatch import operation
 from innerloop._params import InnerLr, Params
-from innerloop._policy_objectives import CLIP
 from innerloop._policy_rows import policy_rows
 from innerloop._products import Product, matrix_product
 from innerloop.functional import adapt, meta_loss
 from innerloop.objectives import resolve
+from innerloop.objectives.policy import CLIP
 from innerloop.policies import GaussianMLP, PolicyBatch
 
 __all__ = ["fisher_product", "kl", "meta_fisher", "meta_fisher_product"]
@@ -203,7 +203,7 @@ def _meta_fisher(
     keeps: bool,
 ) -> Product:
     """Returns vector -> mean over tasks of J' F J vector."""
-    _checks.check_options(op, 1, order, backend)
+    check_options(op, 1, order, backend)
     objective = resolve(op, loss)
     before, _ = policy_rows(op, "support", support, model, objective, clip)
     after, _ = policy_rows(op, "query", query, model, objective, clip)

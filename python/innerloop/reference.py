@@ -17,11 +17,11 @@ from torch.autograd import forward_ad
 from innerloop._inner_step import at_step, last_step
 from innerloop._one_task import Leaves, forward, task_loss, unroll, value_and_grad
 from innerloop._params import Side
-from innerloop._policy_objectives import LOG_STD
 from innerloop._ragged import over_ragged_tasks
 from innerloop._solver import GRADIENT_DESCENT, Solver
 from innerloop._tasks import over_tasks
 from innerloop.objectives import Loss, Objective, resolve, suited
+from innerloop.objectives.policy import LOG_STD
 
 if TYPE_CHECKING:
     from innerloop._one_task import Model

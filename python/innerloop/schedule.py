@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from innerloop import _checks, _native
+from innerloop import _native
+from innerloop._checks.engine import refuse_backend
+from innerloop._checks.options import check_choice
 from innerloop._kernels import native_plan
 from innerloop._params import RateForm, Side
 from innerloop._plan import Execution, InnerLoop, Options, find_plan
@@ -91,10 +93,10 @@ def plan(
         >>> schedule.H100.multiprocessors
         132
     """
-    _checks.check_choice("plan", "operation", operation, OPERATIONS)
+    check_choice("plan", "operation", operation, OPERATIONS)
     objective = resolve("plan", loss)
     if objective.reason:
-        _checks.refuse_backend("plan", objective.reason)
+        refuse_backend("plan", objective.reason)
     module = _native.cuda()
     if facts is None:
         index = torch.cuda.current_device() if device is None else device

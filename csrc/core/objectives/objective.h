@@ -2,7 +2,7 @@
 //
 // An objective is a struct template over the arithmetic M of an engine (`M::V` is a number for each
 // of its lanes, which are rows or tasks; `M::Cell` is how an array holds one), in a file of its own
-// here, with a row in all.h and a twin in python/innerloop/objectives.py:
+// here, with a row in all.h and a twin in python/innerloop/objectives:
 //
 //   layout     a base that says what its targets are: ValueTargets, ClassTargets, PolicyTargets
 //   O(o)       reads its constants from an Objective
@@ -23,7 +23,7 @@
 
 namespace innerloop {
 
-/// The place of a name in python/innerloop/objectives.py.
+/// The place of a name in python/innerloop/objectives/named.py.
 enum class ObjectiveKind : int {
   kMse = 0,
   kHalfMse = 1,

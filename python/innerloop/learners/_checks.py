@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from innerloop._checks import _sizes, _type_error, _value_error, check_device, check_tensor, kind
+from innerloop._checks.engine import check_device, check_tensor
+from innerloop._checks.messages import kind, sizes, type_error, value_error
 
 REDUCTIONS = ("mean", "none")
 LEARNED_FORMS = ("per_step", "per_tensor", "per_parameter")
@@ -18,42 +19,42 @@ def check_module(op: str, module: object) -> None:
     """Checks that there are parameters to learn."""
     if not isinstance(module, nn.Module):
         remedy = "for an il.MLP and a dict of parameters use il.meta_loss or il.meta_grad"
-        _type_error(op, "module", "be a torch.nn.Module", kind(module), remedy)
+        type_error(op, "module", "be a torch.nn.Module", kind(module), remedy)
     if not any(p.is_floating_point() for p in module.parameters()):
-        _value_error(op, "module", "have at least one floating-point parameter", "none")
+        value_error(op, "module", "have at least one floating-point parameter", "none")
 
 
 def check_reduction(op: str, reduction: str, task_weight: Tensor | None) -> None:
     """Checks how task losses are put together."""
     if reduction not in REDUCTIONS:
-        _value_error(op, "reduction", "be 'mean' or 'none'", repr(reduction))
+        value_error(op, "reduction", "be 'mean' or 'none'", repr(reduction))
     if reduction == "none" and task_weight is not None:
         remedy = "multiply the losses by the weights yourself"
-        _value_error(op, "task_weight", "be None with reduction='none'", "a tensor", remedy)
+        value_error(op, "task_weight", "be None with reduction='none'", "a tensor", remedy)
 
 
 def check_learned_form(op: str, learn: object, steps: int) -> None:
     """Checks which rates are to be learned."""
     if not isinstance(learn, bool) and learn not in LEARNED_FORMS:
-        _value_error(
+        value_error(
             op,
             "learn_inner_lr",
             f"be False, True or one of {', '.join(LEARNED_FORMS)}",
             repr(learn),
         )
     if learn == "per_step" and steps == 0:
-        _value_error(op, "steps", "be at least 1 with learn_inner_lr='per_step'", steps)
+        value_error(op, "steps", "be at least 1 with learn_inner_lr='per_step'", steps)
 
 
 def refuse_rate_form(op: str, learn: object, form: str, remedy: str) -> NoReturn:
     """Raises because the given rates are finer than the form that is to be learned."""
-    _value_error(op, "inner_lr", f"be no finer than learn_inner_lr={learn!r}", form, remedy)
+    value_error(op, "inner_lr", f"be no finer than learn_inner_lr={learn!r}", form, remedy)
 
 
 def check_plain_rate(op: str, value: object) -> None:
     """Checks that a rate which the learner copies is not one that somebody means to learn."""
     if isinstance(value, Tensor) and value.requires_grad:
-        _value_error(
+        value_error(
             op,
             "inner_lr",
             "not require grad, since the learner keeps a copy",
@@ -65,7 +66,7 @@ def check_plain_rate(op: str, value: object) -> None:
 def check_some_adapted(op: str, adapted: tuple[str, ...], names: list[str]) -> None:
     """Checks that the inner loop changes something."""
     if not adapted:
-        _value_error(
+        value_error(
             op,
             "module",
             "have a parameter that requires grad",
@@ -79,7 +80,7 @@ def check_same_parameters(op: str, params: Mapping[str, Tensor], known: frozense
     whether the inner loop changes new ones."""
     if params.keys() != known:
         new, gone = sorted(params.keys() - known), sorted(known - params.keys())
-        _value_error(
+        value_error(
             op,
             "module",
             "have the parameters that it had when the learner was made",
@@ -90,25 +91,25 @@ def check_same_parameters(op: str, params: Mapping[str, Tensor], known: frozense
 
 def refuse_without_rate(op: str) -> NoReturn:
     """Raises because a learner that trains without an inner loop was not told how to adapt."""
-    _value_error(op, "inner_lr", "be given to adapt", "None", "pass it here or to the constructor")
+    value_error(op, "inner_lr", "be given to adapt", "None", "pass it here or to the constructor")
 
 
 def check_tasks(op: str, x: object, tasks: int) -> None:
     """Checks that new inputs have one set of rows for each adapted task."""
     check_tensor(op, "x", x)
     if isinstance(x, Tensor) and (x.ndim < 2 or x.shape[0] != tasks):
-        _value_error(
+        value_error(
             op,
             "x",
             f"have shape [{tasks}, N, ...], one set of rows for each of the {tasks} adapted tasks",
-            _sizes(x),
+            sizes(x),
         )
 
 
 def check_task_index(op: str, task: int, tasks: int) -> None:
     """Checks the number of a task."""
     if not 0 <= task < tasks:
-        _value_error(op, "task", f"lie in [0, {tasks})", task)
+        value_error(op, "task", f"lie in [0, {tasks})", task)
 
 
 def leaves_rows_out(batch: Any) -> bool:
@@ -120,18 +121,16 @@ def check_head(op: str, head: str, inside: list[str], module: nn.Module) -> None
     """Checks that the head has parameters."""
     if not inside:
         owners = sorted({name.rpartition(".")[0] for name, _ in module.named_parameters()})
-        _value_error(op, "head", f"name a submodule with parameters, such as {owners}", repr(head))
+        value_error(op, "head", f"name a submodule with parameters, such as {owners}", repr(head))
 
 
 def check_same_rows(op: str, xs: Tensor, xq: Tensor, ys: Tensor, yq: Tensor) -> None:
     """Checks that support and query rows can be put one after another."""
     for name, s, q in (("x", xs, xq), ("y", ys, yq)):
         if s.ndim != q.ndim or s.shape[:1] != q.shape[:1] or s.shape[2:] != q.shape[2:]:
-            _value_error(
-                op, f"query {name}", f"match support {name}, {_sizes(s)}, but for rows", _sizes(q)
+            value_error(
+                op, f"query {name}", f"match support {name}, {sizes(s)}, but for rows", sizes(q)
             )
         if s.dtype is not q.dtype:
-            _type_error(
-                op, f"query {name}", f"have the dtype of support {name}, {s.dtype}", q.dtype
-            )
+            type_error(op, f"query {name}", f"have the dtype of support {name}, {s.dtype}", q.dtype)
         check_device(op, f"query {name}", q, s.device, f"support {name}")

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from innerloop import _checks, functional
+from innerloop import functional
 from innerloop._calling import ERRORS, named
+from innerloop._checks.engine import check_float
+from innerloop._checks.rows import check_batch
 from innerloop._dispatch import Model, autocast_device, data_of, prepare, prepare_batch, widen
 from innerloop._params import Batch, BatchLike, InnerLr, Side
 from innerloop._ragged import in_front, rows_in_use
@@ -135,7 +137,7 @@ class JointTraining(Learner):
     ) -> None:
         """Raises what is wrong with one side, in terms of the rows that the caller gave."""
         for name, batch in (("support", support), ("query", query)):
-            parts = _checks.check_batch(op, name, batch)
+            parts = check_batch(op, name, batch)
             tasks, data = parts[0].shape[0], data_of(name, parts)
             ready = prepare(op, model, self._backend, params, tasks, data, (objective,))
             prepare_batch(op, name, parts, objective, ready)
@@ -150,8 +152,8 @@ def _union(
 ) -> tuple[Batch, Batch]:
     """Returns an empty batch, and one with the rows of both, counted or weighted so that its loss
     is the joint one."""
-    xs, ys, s_count, s_weight = _checks.check_batch(op, "support", support)
-    xq, yq, q_count, q_weight = _checks.check_batch(op, "query", query)
+    xs, ys, s_count, s_weight = check_batch(op, "support", support)
+    xq, yq, q_count, q_weight = check_batch(op, "query", query)
     learner_checks.check_same_rows(op, xs, xq, ys, yq)
     check_memory(op, support=(xs, ys, s_count, s_weight), query=(xq, yq, q_count, q_weight))
     x, y = torch.cat([xs, xq], 1), torch.cat([ys, yq], 1)
@@ -165,7 +167,7 @@ def _union(
         return none, Batch(rows.x, rows.y, count)
     for name, given in (("support weight", s_weight), ("query weight", q_weight)):
         if given is not None:
-            _checks.check_float(op, name, given, dtype, "params")
+            check_float(op, name, given, dtype, "params")
     s_weight, s_number = _row_weights(s_used, s_weight, dtype)
     q_weight, q_number = _row_weights(q_used, q_weight, dtype)
     total = (s_number + q_number).clamp(min=1)  # [T, 1]

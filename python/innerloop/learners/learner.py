@@ -9,9 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from innerloop import _checks, functional
+from innerloop import functional
 from innerloop._batching import with_task_axis
 from innerloop._calling import named
+from innerloop._checks.engine import refuse_backend
+from innerloop._checks.network import check_statistics
+from innerloop._checks.options import check_flag
+from innerloop._checks.rows import check_batch
+from innerloop._checks.solver import check_adapt_params, check_inner_lr, check_options
 from innerloop._dispatch import Choice, Model, choice_for, refusal_for
 from innerloop._inner_step import last_step
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
@@ -64,11 +69,11 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         op = type(self).__name__
-        _checks.check_options(op, steps, order, backend)
+        check_options(op, steps, order, backend)
         resolve(op, loss)
         if query_loss is not None:
             resolve(op, query_loss, "query_loss")
-        _checks.check_flag(op, "allow_tf32", allow_tf32)
+        check_flag(op, "allow_tf32", allow_tf32)
         learner_checks.check_module(op, module)
         self.module = module
         self.steps = steps
@@ -91,11 +96,11 @@ class Learner(nn.Module):
             )
             learner_checks.check_some_adapted(op, self.adapted_names, list(named))
         else:
-            _checks.check_adapt_params(op, adapt_params, leaves)
+            check_adapt_params(op, adapt_params, leaves)
             self.adapted_names = tuple(leaf.name for leaf in leaves if leaf.name in adapt_params)
         self.rates = None
         if inner_lr is not None:
-            _checks.check_inner_lr(op, inner_lr, leaves, self.adapted_names, steps, like)
+            check_inner_lr(op, inner_lr, leaves, self.adapted_names, steps, like)
             adapted = [leaf for leaf in leaves if leaf.name in self.adapted_names]
             self.rates = InnerRates(
                 inner_lr, learn=learn_inner_lr, steps=steps, leaves=adapted, like=like, op=op
@@ -103,7 +108,7 @@ class Learner(nn.Module):
         if backend in ("fused", "batched"):
             refusal = refusal_for(module, like.device, like.dtype, backend, self._objectives)
             if refusal:
-                _checks.refuse_backend(op, refusal, backend)
+                refuse_backend(op, refusal, backend)
 
     # ------------------------------------------------------------ back end
 
@@ -203,7 +208,7 @@ class Learner(nn.Module):
         learner_checks.check_same_parameters(type(self).__name__, params, self._parameter_names)
         if model is self.module:
             selects = any(map(learner_checks.leaves_rows_out, (support, query)))
-            _checks.check_statistics(type(self).__name__, self.module, selects_rows=selects)
+            check_statistics(type(self).__name__, self.module, selects_rows=selects)
         return model, params, objective, outer
 
     def _batch(self, batch: BatchLike) -> BatchLike:
@@ -320,9 +325,9 @@ class Learner(nn.Module):
         """
         steps = self.steps if steps is None else steps
         op = f"{type(self).__name__}.evaluate"
-        _checks.check_options(op, steps, self.order, self._backend)
-        support_parts = _checks.check_batch(op, "support", self._batch(support))
-        query_parts = _checks.check_batch(op, "query", self._batch(query))
+        check_options(op, steps, self.order, self._backend)
+        support_parts = check_batch(op, "support", self._batch(support))
+        query_parts = check_batch(op, "query", self._batch(query))
         rates: InnerLr = 0.0 if not steps else self._rates_for(op, inner_lr, steps)
         model, params, objective, outer = self._model(support_parts, query_parts)
         with torch.no_grad():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from innerloop import _checks as core
+from innerloop._checks import engine, network
 from innerloop.policies import GaussianMLP
 from innerloop.rl import _checks
 from innerloop.rl.environment import Environment
@@ -29,5 +29,5 @@ def check_policy(
 
 def check_params(op: str, params: Mapping[str, Tensor], model: GaussianMLP, tasks: int) -> None:
     """Raises if parameters are not those of a policy, shared or for so many tasks."""
-    _, like = core.check_params(op, "params", params, model.leaves, tasks)
-    core.check_kernel_dtype(op, "params", like)
+    _, like = network.check_params(op, "params", params, model.leaves, tasks)
+    engine.check_kernel_dtype(op, "params", like)

@@ -1,20 +1,21 @@
-"""What torch's losses mean with their options: for the kernels a name and constants
-(csrc/core/objectives), in plain PyTorch the values of rows. Depends on torch alone."""
+"""Objective: torch's losses that mean a named one, and what their options mean: for the kernels a
+name and constants (csrc/core/objectives), in plain PyTorch the values of rows."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from innerloop._derivatives import is_differentiated
-
-Function = Callable[..., Tensor]
+from innerloop._real_forward import Kind
+from innerloop.objectives.named import NAMED, check_classes, mean_over_outputs
+from innerloop.objectives.objective import Function, Objective
 
 
 class Numbers(NamedTuple):
@@ -53,51 +54,10 @@ class Variant(NamedTuple):
     dtype: torch.dtype | None = None
 
 
-def numbers_of(name: str, value: Tensor) -> Numbers | str:
-    """Returns the numbers of a tensor that a loss holds, or why it cannot be told to the kernels.
-    They are read anew at each call, since they may be changed in place."""
-    if torch.compiler.is_compiling():
-        return f"torch.compile does not read the numbers of its {name}"
-    if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided:
-        return f"its {name} is no plain tensor"
-    if is_differentiated(value):
-        return f"its {name} is differentiated"
-    if torch._C._functorch.is_functorch_wrapped_tensor(value):
-        return f"a transform hides the numbers of its {name}"
-    if value.device.type != "cpu":
-        return f"its {name} is on {value.device}, and kernels get such numbers from the CPU alone"
-    if value.ndim > 1 or value.numel() == 0:
-        return f"its {name} has shape {list(value.shape)}, not one number for each output"
-    return Numbers(tuple(value.detach().reshape(-1).tolist()), value.dtype)
+# ---------------------------------------------------------------- options
 
 
-# ---------------------------------------------------------------- the losses
-
-
-def check_classes(z: Tensor, y: Tensor) -> None:
-    """Checks the outputs [N, K] and classes [N] of one task."""
-    if z.ndim != 2 or y.ndim != 1:
-        raise ValueError(
-            "reference: model outputs must have shape [T, N, K] for y [T, N] with cross entropy "
-            f"(got rows of shape {list(z.shape[1:])} for targets of shape {list(y.shape[1:])})"
-        )
-
-
-def mean_over_outputs(values: Function) -> Function:
-    """Returns the rows whose values are the means of `values` over their outputs."""
-
-    def rows(z: Tensor, y: Tensor) -> Tensor:
-        if z.reshape(len(z), -1).shape != y.reshape(len(y), -1).shape:
-            raise ValueError(
-                "reference: y must have one value per output of the model "
-                f"(got {y[0].numel()} targets for {z[0].numel()} outputs)"
-            )
-        return values(z, y.reshape(z.shape)).reshape(len(z), -1).mean(1)
-
-    return rows
-
-
-def huber(*, delta: float) -> Variant | None:
+def _huber(*, delta: float) -> Variant | None:
     """Returns huber's loss, or None if torch refuses the options."""
     if not 0 < delta < math.inf:
         return None
@@ -105,7 +65,7 @@ def huber(*, delta: float) -> Variant | None:
     return Variant("huber", (delta, delta), mean_over_outputs(values))
 
 
-def smooth_l1(*, beta: float) -> Variant | None:
+def _smooth_l1(*, beta: float) -> Variant | None:
     """Returns huber's loss over beta, |z - y| for 0, or None if torch refuses the options."""
     if not 0 <= beta < math.inf:
         return None
@@ -114,7 +74,7 @@ def smooth_l1(*, beta: float) -> Variant | None:
     return Variant("huber", (beta, 1.0), mean_over_outputs(values))
 
 
-def cross_entropy(*, weight: Numbers | None, label_smoothing: float) -> Variant | None:
+def _cross_entropy(*, weight: Numbers | None, label_smoothing: float) -> Variant | None:
     """Returns cross entropy with classes as targets, or None if torch refuses the options."""
     if not 0 <= label_smoothing <= 1:
         return None
@@ -135,7 +95,7 @@ def cross_entropy(*, weight: Numbers | None, label_smoothing: float) -> Variant 
     return Variant("soft_cross_entropy", constants, rows, values, len(values), dtype)
 
 
-def bce_with_logits(*, weight: Numbers | None, pos_weight: Numbers | None) -> Variant | None:
+def _bce_with_logits(*, weight: Numbers | None, pos_weight: Numbers | None) -> Variant | None:
     """Returns binary cross entropy of logits, or None if the options are for different numbers of
     outputs."""
     whole, positive = (Numbers((1.0,), torch.float64) if v is None else v
@@ -155,3 +115,67 @@ def bce_with_logits(*, weight: Numbers | None, pos_weight: Numbers | None) -> Va
     a = tuple(v * s for v, s in zip(b, scale, strict=True))
     rows = mean_over_outputs(values)
     return Variant("weighted_bce", (*a, *b), rows, outputs=max(sizes, default=0))
+
+
+# ---------------------------------------------------------------- the losses
+
+
+class TorchLoss(NamedTuple):
+    """A loss of torch, as a class and as a function, and the named loss that it is with `usual`
+    options. `alone` is a set of the kind. `variant` takes the options that may be others and says
+    what it is with them; the rest must be as usual."""
+
+    kind: Kind
+    alone: frozenset[Kind]
+    function: Function
+    usual: Mapping[str, Any]
+    objective: Objective
+    variant: Callable[..., Variant | None] | None
+    free: tuple[str, ...]
+
+
+def _torch_loss(
+    objective: Objective,
+    cls: type[nn.Module],
+    function: Function,
+    variant: Callable[..., Variant | None] | None = None,
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    **free: object,
+) -> TorchLoss:
+    """Returns one row of the table below."""
+    objective = dataclasses.replace(objective, strict=True)
+    if objective.classes:
+        objective = dataclasses.replace(
+            objective, strict=False, ignored=-100, probabilities=function
+        )
+    kind, usual = Kind(cls), {"reduction": "mean", **(fixed or {}), **free}
+    return TorchLoss(kind, frozenset([kind]), function, usual, objective, variant, tuple(free))
+
+
+_L1 = _smooth_l1(beta=0.0)
+assert _L1 is not None
+_ABSOLUTE = Objective("L1Loss", _L1.rows, kernel=_L1.kernel, constants=_L1.constants)
+TORCH = (
+    _torch_loss(NAMED["mse"], nn.MSELoss, F.mse_loss),
+    _torch_loss(
+        NAMED["cross_entropy"],
+        nn.CrossEntropyLoss,
+        F.cross_entropy,
+        _cross_entropy,
+        fixed={"ignore_index": -100},
+        weight=None,
+        label_smoothing=0.0,
+    ),
+    _torch_loss(
+        NAMED["bce_with_logits"],
+        nn.BCEWithLogitsLoss,
+        F.binary_cross_entropy_with_logits,
+        _bce_with_logits,
+        weight=None,
+        pos_weight=None,
+    ),
+    _torch_loss(NAMED["huber"], nn.HuberLoss, F.huber_loss, _huber, delta=1.0),
+    _torch_loss(NAMED["huber"], nn.SmoothL1Loss, F.smooth_l1_loss, _smooth_l1, beta=1.0),
+    _torch_loss(_ABSOLUTE, nn.L1Loss, F.l1_loss),
+)

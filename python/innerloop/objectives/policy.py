@@ -1,5 +1,5 @@
-"""The policy objectives row by row, in plain PyTorch: the twins of csrc/core/objectives/policy.h,
-derived in docs/math.md.
+"""Objective: the policy objectives row by row, in plain PyTorch: the twins of
+csrc/core/objectives/policy.h, derived in docs/math.md.
 
 Targets y [..., N, 3 K + 1] hold a row's action [K], the recorded mean [K] and log-standard
 deviation [K], and its advantage. Depends on torch alone.

@@ -1,9 +1,4 @@
-"""The stateless operations: tensors in, tensors out, first axis T = tasks. Each checks its
-arguments, chooses a back end and calls it; nothing is computed here.
-
-Shapes: T tasks, N support rows, Q query rows, D inputs, K outputs, S inner steps, P parameters.
-What `params`, a batch, `inner_lr`, `adapt_params` and `loss` may be is said once, at `meta_grad`.
-"""
+"""Solver: the operations with an inner loop: a solver meets a network and its objectives."""
 
 from __future__ import annotations
 
@@ -12,50 +7,23 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from innerloop import _autograd, _checks
+from innerloop import _autograd
 from innerloop._arguments import Arguments
 from innerloop._calls import check_room, inner_loop, leaf_dict, meta_call
-from innerloop._dispatch import (
-    Choice,
-    Model,
-    adapted_names,
-    backend_for,
-    data_of,
-    operation,
-    prepare,
-    prepare_batch,
-    prepare_inputs,
-)
+from innerloop._checks.objective import refuse_kl
+from innerloop._checks.options import check_flag, check_number
+from innerloop._checks.rows import check_batch
+from innerloop._checks.solver import check_inner_lr, check_options
+from innerloop._dispatch import Model, adapted_names, data_of, operation, prepare, prepare_batch
 from innerloop._ops import split_grads
-from innerloop._params import (
-    BatchLike,
-    InnerLr,
-    Params,
-    Side,
-    named_leaves,
-    unflatten_rate_grad,
-)
-from innerloop._plan import Execution, Options, find_plan, options_of_one
-from innerloop._policy_objectives import CLIP
+from innerloop._params import BatchLike, InnerLr, Params, named_leaves, unflatten_rate_grad
+from innerloop._plan import Execution, Options, find_plan
 from innerloop._policy_rows import policy_rows
-from innerloop._products import matrix_product
 from innerloop._solver import solver_of
 from innerloop._storage import check_memory
-from innerloop.objectives import FusedObjective, Loss, resolve, suited
+from innerloop.objectives import Loss, resolve, suited
+from innerloop.objectives.policy import CLIP
 from innerloop.policies import GaussianMLP
-
-__all__ = [
-    "Choice",
-    "MetaGrad",
-    "adapt",
-    "backend_for",
-    "hvp",
-    "loss_and_grad",
-    "mean_meta_loss",
-    "meta_grad",
-    "meta_loss",
-    "predict",
-]
 
 
 class MetaGrad(NamedTuple):
@@ -86,10 +54,10 @@ def _anchor_options(
     if it is not wanted."""
     if type(kl_coefficient) is float and kl_coefficient == 0:
         return None
-    if _checks.check_number(op, "kl_coefficient", kl_coefficient) == 0:
+    if check_number(op, "kl_coefficient", kl_coefficient) == 0:
         return None
     if not isinstance(model, GaussianMLP):
-        _checks.refuse_kl(op, kl_coefficient)
+        refuse_kl(op, kl_coefficient)
     common = {"model": model, "backend": backend, "allow_tf32": allow_tf32}
     return {"inner_lr": 0.0, "steps": 0, "loss": "kl", **common}
 
@@ -449,17 +417,17 @@ def adapt(
         torch.Size([4, 8, 1])
     """
     op = "adapt"
-    _checks.check_flag(op, "stepwise", stepwise)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
-    steps = _checks.check_options(op, steps, 2, backend)
+    check_flag(op, "stepwise", stepwise)
+    check_flag(op, "allow_tf32", allow_tf32)
+    steps = check_options(op, steps, 2, backend)
     solver = solver_of(op, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     support, objective = policy_rows(op, "support", support, model, resolve(op, loss), clip)
-    parts = _checks.check_batch(op, "support", support)
+    parts = check_batch(op, "support", support)
     objective = suited(objective, parts)
     data = data_of("support", parts)
     ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), steps)
     adapted = adapted_names(op, adapt_params, ready.leaves)
-    _checks.check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
     side = prepare_batch(op, "support", parts, objective, ready)
     check_room(op, ready, adapted, steps, side[0].shape[1], order=2, stepwise=stepwise)
     if ready.mlp is not None:
@@ -482,139 +450,3 @@ def adapt(
         stepwise=stepwise,
     )
     return adapted_leaves
-
-
-@operation
-def hvp(
-    params: Params,
-    batch: BatchLike,
-    vector: Params,
-    *,
-    model: Model,
-    loss: Loss = "mse",
-    backend: str = "auto",
-    allow_tf32: bool = False,
-    clip: float = CLIP,
-) -> dict[str, Tensor]:
-    """Returns the Hessian of each task's loss times a vector, {name: [T, ...]}.
-
-    Args:
-        vector: {name: tensor} with the names of `params`; each shared [...] or per task [T, ...].
-        others: see `meta_grad`; `batch` is like its `support`.
-
-    Raises: see `meta_grad`.
-
-    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of
-        times on the torch back end.
-
-    Cost: time O(T N P), about two gradients; memory O(T P).
-
-    Source: Pearlmutter 1994.
-
-    Example:
-        >>> import torch
-        >>> import innerloop as il
-        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
-        >>> il.hvp(model.init(), (x, x), model.init(), model=model)["1.bias"].shape
-        torch.Size([4, 1])
-    """
-    product = matrix_product(
-        *("hvp", params, batch),
-        op="hvp",
-        model=model,
-        loss=loss,
-        backend=backend,
-        clip=clip,
-        allow_tf32=allow_tf32,
-    )
-    return product(vector)
-
-
-@operation
-def loss_and_grad(
-    params: Params,
-    batch: BatchLike,
-    *,
-    model: Model,
-    loss: Loss = "mse",
-    backend: str = "auto",
-    allow_tf32: bool = False,
-    clip: float = CLIP,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns each task's loss [T] and its gradient {name: [T, ...]}.
-
-    Args, Raises: see `meta_grad`; `batch` is like its `support`.
-
-    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of
-        times on the torch back end.
-
-    Cost: time O(T N P); memory O(T P).
-
-    Example:
-        >>> import torch
-        >>> import innerloop as il
-        >>> model, x = il.MLP([1, 8, 1]), torch.ones(4, 5, 1)
-        >>> il.loss_and_grad(model.init(), (x, x), model=model)[0].shape
-        torch.Size([4])
-    """
-    op = "loss_and_grad"
-    _checks.check_options(op, 0, 2, backend)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
-    batch, objective = policy_rows(op, "batch", batch, model, resolve(op, loss), clip)
-    parts = _checks.check_batch(op, "batch", batch)
-    objective = suited(objective, parts)
-    data = data_of("batch", parts)
-    ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,))
-    side = prepare_batch(op, "batch", parts, objective, ready)
-    if ready.mlp is not None:
-        plan = find_plan(ready.mlp, options_of_one(objective.fused, allow_tf32))
-        given = Arguments(ready.params, support=side)
-        losses, flat = _autograd.run("loss_and_grad", plan, given)
-        return losses, leaf_dict(ready, flat)
-    found: tuple[Tensor, dict[str, Tensor]] = ready.operations.loss_and_grad(
-        params, side, model=model, loss=objective
-    )
-    return found
-
-
-@operation
-def predict(
-    params: Params,
-    x: Tensor,
-    *,
-    model: Model,
-    backend: str = "auto",
-    allow_tf32: bool = False,
-) -> Tensor:
-    """Returns the model's outputs [T, N, K] for x [T, N, D], each task with its own parameters if
-    it has them.
-
-    Args, Raises: see `meta_grad`.
-
-    Differentiability: none on the fused back end (a backward raises RuntimeError); any number of
-        times on the torch back end.
-
-    Cost: time O(T N P); memory O(T N K).
-
-    Example:
-        >>> import torch
-        >>> import innerloop as il
-        >>> model = il.MLP([1, 8, 2])
-        >>> il.predict(model.init(), torch.ones(4, 5, 1), model=model).shape
-        torch.Size([4, 5, 2])
-    """
-    op = "predict"
-    _checks.check_options(op, 0, 2, backend)
-    _checks.check_flag(op, "allow_tf32", allow_tf32)
-    _checks.check_rows(op, "x", x)
-    ready = prepare(op, model, backend, params, x.shape[0], {"x": x})
-    x = prepare_inputs(op, "", x, ready)
-    if ready.mlp is not None:
-        unused = FusedObjective("kl" if ready.mlp.free else "mse")
-        plan = find_plan(ready.mlp, options_of_one(unused, allow_tf32))
-        given = Arguments(ready.params, support=Side(x, None))  # type: ignore[arg-type]
-        result: Tensor = _autograd.run("predict", plan, given)
-        return result
-    check_memory(op, x=x)
-    outputs: Tensor = ready.operations.predict(params, x, model=model)
-    return outputs
