@@ -26,7 +26,7 @@ LIBRARY = False
 SOURCE_VARIABLE = "LEARN2LEARN_SOURCE"
 
 
-def _maml_class() -> Any:
+def maml_class() -> Any:
     """The MAML wrapper, from the installed package or from an unpacked source distribution."""
     source = os.environ.get(SOURCE_VARIABLE)
     if source is None:
@@ -43,7 +43,7 @@ def _maml_class() -> Any:
 def missing() -> str | None:
     """Why learn2learn cannot run here, or None."""
     try:
-        _maml_class()
+        maml_class()
     except ImportError as error:
         return f"import failed: {error} (see {SOURCE_VARIABLE} in docs/measuring.md)"
     return None
@@ -61,7 +61,7 @@ def settings(device: str) -> dict[str, dict[str, Any]]:
 
 def _build(problem: Problem) -> Callable[[], Any]:
     case = problem.case
-    maml = _maml_class()(module_of(problem), lr=case.inner_lr, first_order=False)
+    maml = maml_class()(module_of(problem), lr=case.inner_lr, first_order=False)
     (xs, ys), (xq, yq) = problem.support, problem.query
     loss_of = LOSSES[case.loss]
 

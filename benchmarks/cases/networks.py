@@ -154,3 +154,34 @@ def plain_loop(net: nn.Module, support: Batch, query: Batch, steps: int, loss: s
         value.backward()
         total += value.detach()
     return total
+
+
+def vmapped(net: nn.Module, support: Batch, query: Batch, steps: int, loss: str) -> list[Tensor]:
+    """The gradient of the mean query loss with torch.func: vmap over tasks, grad of grad."""
+    objective = F.mse_loss if loss == "mse" else F.cross_entropy
+
+    def task_loss(phi: dict[str, Tensor], xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> Tensor:
+        def support_loss(phi: dict[str, Tensor]) -> Tensor:
+            return objective(torch.func.functional_call(net, phi, (xs,)), ys)
+
+        for _ in range(steps):
+            grads = torch.func.grad(support_loss)(phi)
+            phi = {k: v - RATE * grads[k] for k, v in phi.items()}
+        return objective(torch.func.functional_call(net, phi, (xq,)), yq)
+
+    def mean_loss(phi: dict[str, Tensor]) -> Tensor:
+        return torch.vmap(task_loss, (None, 0, 0, 0, 0))(phi, *support, *query).mean()
+
+    initial = {k: v.detach() for k, v in net.named_parameters()}
+    return list(torch.func.grad(mean_loss)(initial).values())
+
+
+def cloned(maml: Any, support: Batch, query: Batch, steps: int, loss: str) -> None:
+    """Backward of the mean query loss as learn2learn's examples write it: clone, adapt, backward,
+    one task after another. `maml` is its wrapper of the network."""
+    objective = F.mse_loss if loss == "mse" else F.cross_entropy
+    for xs, ys, xq, yq in zip(*support, *query, strict=True):
+        learner = maml.clone()
+        for _ in range(steps):
+            learner.adapt(objective(learner(xs), ys))
+        (objective(learner(xq), yq) / len(support[0])).backward()

@@ -1,9 +1,9 @@
-"""Networks as public MAML code has them: innerloop as it chooses by itself, its torch back end, and
-the plain loop, in one process and run."""
+"""Networks as public MAML code has them: innerloop as it chooses by itself, its torch back end, the
+plain loop, torch.func and, where it can be had, learn2learn, in one process and run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from innerloop import MAML, _reading
 from torch import Tensor, nn
 
-from cases.networks import CASES, RATE, Batch, NetworkCase, plain_loop
+from baselines import learn2learn_baseline
+from cases.networks import CASES, RATE, Batch, NetworkCase, cloned, plain_loop, vmapped
 from measure import timing
 from measure.worker import Request
 
@@ -87,7 +88,21 @@ def _calls(
         return _gradient(net)
 
     calls = {name: ours(learner) for name, learner in learners.items()}
-    return {**calls, "plain loop": loop}, learners["innerloop"]
+
+    def functional() -> Tensor:
+        return _flat(vmapped(net, support, query, case.steps, case.loss))
+
+    calls |= {"plain loop": loop, "torch.func": functional}
+    if learn2learn_baseline.missing() is None:
+        maml = learn2learn_baseline.maml_class()(net, lr=RATE, first_order=False)
+
+        def cloning() -> Tensor:
+            net.zero_grad()
+            cloned(maml, support, query, case.steps, case.loss)
+            return _gradient(net)
+
+        calls["learn2learn"] = cloning
+    return calls, learners["innerloop"]
 
 
 def _peak_bytes(call: Callable[[], Tensor]) -> int | None:
@@ -97,8 +112,13 @@ def _peak_bytes(call: Callable[[], Tensor]) -> int | None:
 
 
 def _gradient(net: nn.Module) -> Tensor:
-    """The whole gradient, flat and in float64."""
-    return torch.cat([p.grad.double().reshape(-1) for p in net.parameters() if p.grad is not None])
+    """The gradient that was left in a network, as `_flat` gives it."""
+    return _flat([p.grad for p in net.parameters() if p.grad is not None])
+
+
+def _flat(gradient: Iterable[Tensor]) -> Tensor:
+    """A whole gradient, flat and in float64."""
+    return torch.cat([leaf.double().reshape(-1) for leaf in gradient])
 
 
 def flops(net: nn.Module, case: NetworkCase) -> int:

@@ -111,9 +111,11 @@ def memory(runs: Sequence[Run]) -> str:
     return markdown(["case", "", "peak", "workspace", "formula", "results"], rows)
 
 
+NETWORK_RIVALS = ("plain loop", "learn2learn", "torch.func", "torch back end")
+
+
 def networks(runs: Sequence[Run]) -> str:
-    """Networks as public code has them: how much faster than the plain loop and the torch back
-    end."""
+    """Networks as public code has them: how much faster than each rival."""
     rows = []
     for run in of_kind(runs, "networks"):
         here = run["environment"]
@@ -122,12 +124,12 @@ def networks(runs: Sequence[Run]) -> str:
             cells = [f"{row['case']}, {here['threads']} thread(s)", row["backend"]]
             cells.append(f"{row['flops'] / 1e9:.3g} GFLOP")
             if "median_s" not in ours:
-                rows.append([*cells, ours["failed"], *"-" * 6])
+                rows.append([*cells, ours["failed"], *"-" * 8])
                 continue
             rate = row["flops"] / ours["median_s"] / 1e9
             cells += [milliseconds(ours["median_s"]), f"{rate / here['gemm_gflops']:.0%}"]
-            for rival in ("plain loop", "torch back end"):
-                gain = row["rivals"][rival].get("times")
+            for rival in NETWORK_RIVALS:
+                gain = row["rivals"].get(rival, {}).get("times")
                 cells.append("-" if gain is None else f"{gain['median']:.1f}×")
             peaks = row["peak_bytes"]
             cells += [megabytes(peaks["innerloop"])]
@@ -135,7 +137,8 @@ def networks(runs: Sequence[Run]) -> str:
             cells += [megabytes(peaks["plain loop"])]
             rows.append(cells)
     header = ["network", "back end", "operations", "innerloop", "of the GEMM rate"]
-    header += ["than the loop", "than torch back end", "peak memory", "formula", "loop's"]
+    header += ["than the loop", "than learn2learn", "than torch.func", "than torch back end"]
+    header += ["peak memory", "formula", "loop's"]
     return markdown(header, rows)
 
 

@@ -43,11 +43,15 @@ def small(prefix: str):
     [pytest.param(k, marks=pytest.mark.slow if slow else ()) for k, (_, slow) in NETWORKS.items()],
 )
 def test_networks_have_the_gradient_of_the_plain_loop(prefix: str) -> None:
-    from cases.networks import RATE, plain_loop
+    from cases.networks import RATE, plain_loop, vmapped
 
     case, (net, support, query) = small(prefix)
     expected_loss = plain_loop(net, support, query, case.steps, case.loss)
     expected = torch.cat([p.grad.flatten() for p in net.parameters()])
+    rival = torch.cat([g.flatten() for g in vmapped(net, support, query, case.steps, case.loss)])
+    # vmap rules of norms lose a term of the second order: docs/what-we-test-for.md
+    known = 1e-10 if prefix in ("sine", "OmniglotFC, no norm") else 5e-3
+    assert (rival - expected).norm() <= known * expected.norm()
     net.zero_grad()
     learner = il.MAML(net, inner_lr=RATE, steps=case.steps, loss=case.loss)
     loss = learner(support, query)
@@ -105,6 +109,7 @@ def test_table_of_networks() -> None:
             "innerloop": {"median_s": 0.04},
             "plain loop": {"times": {"median": 2.5}},
             "torch back end": {"failed": "no"},
+            "torch.func": {"times": {"median": 1.25}},
         },
     }
     broken = {**row, "rivals": {**row["rivals"], "innerloop": {"failed": "wrong"}}}
@@ -112,9 +117,10 @@ def test_table_of_networks() -> None:
     table = networks([{"kind": "networks", "environment": here, "rows": [row, broken]}])
     _, _, first, second = table.splitlines()
     assert first == (
-        "| a network, 1 thread(s) | batched | 2 GFLOP | 40 ms | 50% | 2.5× | - | 40 MB | 30 MB "
-        "| 9 MB |"
+        "| a network, 1 thread(s) | batched | 2 GFLOP | 40 ms | 50% | 2.5× | - | 1.2× | - | 40 MB "
+        "| 30 MB | 9 MB |"
     )
     assert (
-        second == "| a network, 1 thread(s) | batched | 2 GFLOP | wrong | - | - | - | - | - | - |"
+        second
+        == "| a network, 1 thread(s) | batched | 2 GFLOP | wrong | - | - | - | - | - | - | - | - |"
     )
