@@ -1,8 +1,8 @@
-// Products of the lane engine, as lane_gemm.h takes them, and sums over columns.
+// Network: products of the lane engine, as lane_gemm.h takes them, and sums over columns.
 #pragma once
 
-#include "core/plan.h"
 #include "cpu/lane_gemm.h"
+#include "cpu/lane_group.h"
 
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
@@ -123,6 +123,67 @@ static void lane_column_products(Vector<Real>* to, const Vector<Real>* own, cons
     to[j] = (own ? own[j] : shared ? Simd<Real>::set(shared[j]) : Vector<Real>{}) + scale * total;
   });
 }
+
+template <class RealT>
+class LaneProducts : public LaneGroup<RealT> {
+ public:
+  using Base = LaneGroup<RealT>;
+  using Base::Base;
+  using typename Base::Out, typename Base::WeightRef;
+  using typename Base::Real, typename Base::V, typename Base::R;
+
+  void nt(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
+    if (w.diagonal) return lane_scale_columns<Real>(c, a, w, rate, sign, add);
+    lane_weight_product<Real>(c, a.rows, w.out, w.in, a.p, a.ld, 1, w, 1, w.ld, rate, sign, add);
+  }
+  void nn(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
+    if (w.diagonal) return lane_scale_columns<Real>(c, a, w, rate, sign, add);
+    lane_weight_product<Real>(c, a.rows, w.in, w.out, a.p, a.ld, 1, w, w.ld, 1, rate, sign, add);
+  }
+  void tn(const Out& to, const WeightRef* from, const LayerPlan& p, const R& a, const R& b,
+          const R* a2, const R* b2, const Real* rate, Real sign) {
+    if (p.diagonal) {
+      const WeightRef base = from ? *from : WeightRef{};
+      return lane_column_products<Real>(to.p, base.own, base.shared, a, b, a2, b2, rate, sign);
+    }
+    LaneProduct<Real> x = lane_outer<Real>(p, a, b, a2, b2);
+    x.c = to.p;
+    x.c_row = to.ld;
+    if (from) {
+      x.c0 = from->own;
+      x.c0_shared = from->own ? nullptr : from->shared;
+    }
+    x.rate = rate;
+    x.sign = sign;
+    lane_multiply(x);
+  }
+  void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2, Real sign) {
+    if (p.diagonal) {
+      V* sink = sink_ + p.sink_w;
+      return lane_column_products<Real>(sink, sink, nullptr, a, b, a2, b2, nullptr, sign);
+    }
+    LaneProduct<Real> x = lane_outer<Real>(p, a, b, a2, b2);
+    x.c = sink_ + p.sink_w;
+    x.c_row = p.in;
+    x.c0 = x.c;
+    x.sign = sign;
+    lane_multiply(x);
+  }
+  void rows_nt(const R& c, const R& a, const R& b) {
+    lane_rows_product<Real>(c, a.rows, b.rows, a.cols, a.p, a.ld, 1, b.p, 1, b.ld, nullptr, 1,
+                            false);
+  }
+  void rows_nn(const R& c, const R& a, const R& b, const Real* rate, Real sign, bool add) {
+    lane_rows_product<Real>(c, a.rows, b.cols, a.cols, a.p, a.ld, 1, b.p, b.ld, 1, rate, sign, add);
+  }
+  void rows_tn(const R& c, const R& a, const R& b) {
+    lane_rows_product<Real>(c, a.cols, b.cols, a.rows, a.p, 1, a.ld, b.p, b.ld, 1, nullptr, 1,
+                            false);
+  }
+
+ protected:
+  using Base::sink_;
+};
 
 }  // namespace INNERLOOP_LEVEL
 }  // namespace innerloop

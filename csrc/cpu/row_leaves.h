@@ -1,5 +1,5 @@
-// Leaves of the row engine: those that all tasks share made ready once per call, and what a step
-// does to the numbers of one leaf.
+// Engine: leaves of the row engine: where a task's lie, and those that all tasks share made ready
+// once per call.
 #pragma once
 
 #include "core/plan.h"
@@ -92,23 +92,6 @@ static const Real* bias_of(const Bias<Real, Real>& b, int64_t task) {
 template <class Real>
 static const Real* weight_of(const Weight<Real, Real>& w, int64_t task) {
   return w.shared ? w.shared : w.own ? w.own + task * w.task_stride : nullptr;
-}
-
-/// to = keep * from + scale * x, padded with zeros; `from` is not read where keep is 0.
-template <class Real>
-static void accelerate(Real* to, const Real* from, Real keep, const Real* x, Real scale, int64_t n,
-                       int64_t padded) {
-  for (int64_t j = 0; j < n; ++j) to[j] = (keep == 0 ? Real(0) : keep * from[j]) + scale * x[j];
-  for (int64_t j = n; j < padded; ++j) to[j] = 0;
-}
-/// to = base - rate * g, a rate for each number.
-template <class Real>
-static void combine(Real* to, const Real* base, const Real* rate, const Real* g, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) to[j] = base[j] - rate[j] * g[j];
-}
-template <class Real>
-static void accumulate(Real* to, const Real* from, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
 
 }  // namespace INNERLOOP_LEVEL
