@@ -15,7 +15,7 @@ from innerloop._capacity import check_fits
 from innerloop._checks.options import check_flag
 from innerloop._checks.rows import check_batch, check_task_weight
 from innerloop._checks.solver import check_inner_lr, check_options
-from innerloop._dispatch import Model, Prepared, adapted_names, data_of, prepare, prepare_batch
+from innerloop._choice import Model
 from innerloop._memory import Known, recall, remember, signature, whole_side
 from innerloop._params import (
     BatchLike,
@@ -27,6 +27,7 @@ from innerloop._params import (
 )
 from innerloop._plan import Execution, InnerLoop, Options, Plan, find_plan
 from innerloop._policy_rows import policy_rows
+from innerloop._preparation import Prepared, adapted_names, data_of, prepare, prepare_batch
 from innerloop._solver import Solver
 from innerloop._storage import check_memory
 from innerloop.models import MLP

@@ -16,10 +16,11 @@ from innerloop._checks.network import check_params
 from innerloop._checks.options import check_flag
 from innerloop._checks.rows import check_batch
 from innerloop._checks.solver import check_options
-from innerloop._dispatch import Model, data_of, prepare, prepare_batch
+from innerloop._choice import Model
 from innerloop._params import Params
 from innerloop._plan import find_plan, options_of_one
 from innerloop._policy_rows import policy_rows
+from innerloop._preparation import data_of, prepare, prepare_batch
 from innerloop._storage import check_memory
 from innerloop.objectives import Loss, resolve, suited
 

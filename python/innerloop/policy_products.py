@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from innerloop._checks.solver import check_options
-from innerloop._dispatch import operation
+from innerloop._operation import operation
 from innerloop._params import InnerLr, Params
 from innerloop._policy_rows import policy_rows
 from innerloop._products import Product, matrix_product

@@ -8,7 +8,7 @@ from torch import nn
 
 import innerloop as il
 from helpers import assert_close
-from innerloop import _dispatch, _kernels
+from innerloop import _kernels, _preparation
 
 
 class Residual(nn.Module):
@@ -74,7 +74,7 @@ def forget_warnings():
     from innerloop import _memory, _tasks
 
     _memory._KNOWN.clear()
-    _dispatch._WARNED.clear()
+    _preparation._WARNED.clear()
     _tasks._WARNED.clear()
 
 
@@ -285,15 +285,15 @@ def test_data_have_gradients_on_the_torch_back_end():
 
 def test_cuda_kernels_are_taken_on_demand_alone(monkeypatch):
     """Until they have run on a GPU, and never without one."""
-    from innerloop import _dispatch, _native
+    from innerloop import _choice, _native
 
     device = torch.device("cuda", 0)
     monkeypatch.setattr(_native, "cuda_reason", lambda index: "")
     assert il.backend_for(il.MLP([2, 1]), device="cuda:0").backend == "batched"
-    assert "have not been run on a GPU" in _dispatch._unavailable(device, torch.float32, "auto")
-    assert _dispatch._unavailable(device, torch.float32, "fused") == ""
+    assert "have not been run on a GPU" in _choice.unavailable(device, torch.float32, "auto")
+    assert _choice.unavailable(device, torch.float32, "fused") == ""
     monkeypatch.setattr(_native, "cuda_reason", lambda index: "no driver")
     for backend in ("auto", "fused"):
-        assert _dispatch._unavailable(device, torch.float32, backend).endswith(
+        assert _choice.unavailable(device, torch.float32, backend).endswith(
             "cannot be used: no driver"
         )

@@ -6,7 +6,7 @@ import torch
 
 import innerloop as il
 from helpers import assert_close
-from innerloop import _dispatch
+from innerloop import _preparation
 from innerloop.functional import mean_meta_loss
 from problems import RATES, random_problem
 
@@ -237,7 +237,7 @@ def test_gradients_of_the_data_are_refused_or_taken_by_torch(side, member):
         NotImplementedError, match=rf'{side} {member} must not require grad.*"torch"'
     ):
         il.meta_loss(*arguments, backend="fused", **options)
-    _dispatch._WARNED.clear()
+    _preparation._WARNED.clear()
     with pytest.warns(il.FallbackWarning, match=f"{side} {member} is differentiated"):
         auto = il.meta_loss(*arguments, **options).sum()
     plain = il.meta_loss(*arguments, backend="torch", **options).sum()

@@ -5,7 +5,7 @@ Shapes: T tasks, N support rows, Q query rows, D inputs, K outputs, S inner step
 What `params`, a batch, `inner_lr`, `adapt_params` and `loss` may be is said once, at `meta_grad`.
 """
 
-from innerloop._dispatch import Choice, backend_for
+from innerloop._choice import Choice, backend_for
 from innerloop.functional.adaptation import MetaGrad, adapt, mean_meta_loss, meta_grad, meta_loss
 from innerloop.functional.at_parameters import hvp, loss_and_grad, predict
 

@@ -14,11 +14,13 @@ from innerloop._checks.objective import refuse_kl
 from innerloop._checks.options import check_flag, check_number
 from innerloop._checks.rows import check_batch
 from innerloop._checks.solver import check_inner_lr, check_options
-from innerloop._dispatch import Model, adapted_names, data_of, operation, prepare, prepare_batch
+from innerloop._choice import Model
+from innerloop._operation import operation
 from innerloop._ops import split_grads
 from innerloop._params import BatchLike, InnerLr, Params, named_leaves, unflatten_rate_grad
 from innerloop._plan import Execution, Options, find_plan
 from innerloop._policy_rows import policy_rows
+from innerloop._preparation import adapted_names, data_of, prepare, prepare_batch
 from innerloop._solver import solver_of
 from innerloop._storage import check_memory
 from innerloop.objectives import Loss, resolve, suited

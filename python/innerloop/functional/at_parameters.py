@@ -10,10 +10,12 @@ from innerloop._calls import leaf_dict
 from innerloop._checks.options import check_flag
 from innerloop._checks.rows import check_batch, check_rows
 from innerloop._checks.solver import check_options
-from innerloop._dispatch import Model, data_of, operation, prepare, prepare_batch, prepare_inputs
+from innerloop._choice import Model
+from innerloop._operation import operation
 from innerloop._params import BatchLike, Params, Side
 from innerloop._plan import find_plan, options_of_one
 from innerloop._policy_rows import policy_rows
+from innerloop._preparation import data_of, prepare, prepare_batch, prepare_inputs
 from innerloop._products import matrix_product
 from innerloop._storage import check_memory
 from innerloop.objectives import FusedObjective, Loss, resolve, suited

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from innerloop import functional
 from innerloop._calling import named
-from innerloop._dispatch import Model, choice_for
+from innerloop._choice import Model, choice_for
 from innerloop._inner_step import at_step
 from innerloop._tasks import alone
 from innerloop.learners import _checks

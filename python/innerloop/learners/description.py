@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop._chain import Memory, NotFusible, read_chain
-from innerloop._dispatch import Model
+from innerloop._choice import Model
 from innerloop.models import MLP, model_of
 
 

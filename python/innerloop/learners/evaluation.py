@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from innerloop import functional
-from innerloop._dispatch import Model
+from innerloop._choice import Model
 from innerloop._inner_step import at_step, last_step
 from innerloop._params import InnerLr
 from innerloop.objectives import Objective

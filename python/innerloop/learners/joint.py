@@ -13,8 +13,10 @@ from innerloop import functional
 from innerloop._calling import ERRORS, named
 from innerloop._checks.engine import check_float
 from innerloop._checks.rows import check_batch
-from innerloop._dispatch import Model, autocast_device, data_of, prepare, prepare_batch, widen
+from innerloop._choice import Model
+from innerloop._operation import autocast_device, widen
 from innerloop._params import Batch, BatchLike, InnerLr, Side
+from innerloop._preparation import data_of, prepare, prepare_batch
 from innerloop._ragged import in_front, rows_in_use
 from innerloop._solver import in_words
 from innerloop._storage import check_memory

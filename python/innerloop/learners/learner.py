@@ -17,7 +17,7 @@ from innerloop._checks.network import check_statistics
 from innerloop._checks.options import check_flag
 from innerloop._checks.rows import check_batch
 from innerloop._checks.solver import check_adapt_params, check_inner_lr, check_options
-from innerloop._dispatch import Choice, Model, choice_for, refusal_for
+from innerloop._choice import Choice, Model, choice_for, refusal_for
 from innerloop._inner_step import last_step
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._solver import OPTIONS, in_words, solver_of

@@ -1,0 +1,70 @@
+"""For all four words: what every operation has around it: autocast, modules, unreadable tensors and
+errors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from innerloop import _calling
+from innerloop._storage import check_memory, refuse_unreadable
+from innerloop._tasks import alone
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def autocast_device() -> str | None:
+    """Returns the device type whose autocast is on."""
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            return kind
+    return None
+
+
+def widen(value: Any) -> Any:
+    """Returns the same structure with lower-precision floating tensors as float32,
+    differentiably."""
+    if isinstance(value, Tensor):
+        narrow = value.is_floating_point() and value.element_size() < 4
+        return value.to(torch.float32) if narrow else value
+    if isinstance(value, Mapping):
+        return {k: widen(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
+        return tuple(widen(v) for v in value)
+    return value
+
+
+def operation(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns the operation with its policy for autocast (inputs as float32, autocast off inside),
+    for modules (one Python thread at a time), for tensors that cannot be read and for errors (they
+    begin with its name)."""
+
+    def widened(device: str | None, args: Any, kwargs: Any) -> R:
+        if device is None:
+            return function(*args, **kwargs)
+        check_memory(function.__name__, **signature(function).bind(*args, **kwargs).arguments)
+        wide = {k: widen(v) for k, v in kwargs.items()}
+        with torch.autocast(device, enabled=False):
+            return function(*(widen(v) for v in args), **wide)
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            device = autocast_device()
+            if isinstance(kwargs.get("model"), nn.Module):
+                with alone():
+                    return widened(device, args, kwargs)
+            return function(*args, **kwargs) if device is None else widened(device, args, kwargs)
+        except BufferError as error:
+            refuse_unreadable(function, args, kwargs, error)
+        except _calling.ERRORS as error:
+            _calling.restate(error, function.__name__, function, args, kwargs)
+            raise
+
+    return wrapped
