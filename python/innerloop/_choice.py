@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from innerloop import _calling, _kernels, _native
+from innerloop import _calling, _kernels, _native, _torch_calls
 from innerloop._checks.network import check_model
 from innerloop._derivatives import forward_mode, transforms_active
 from innerloop._networks import Network, expected_network
@@ -125,6 +125,8 @@ def _not_batched(network: Network, objectives: Sequence[Objective], differentiat
         return "torch.compile is tracing, which the batched operations are not for"
     if network.mlp is None and not network.programs:
         return network.reason
+    if reason := _torch_calls.replaced():
+        return f"{reason}, which batched operations would call as well"
     if transforms_active() or forward_mode():
         return "transforms of torch.func and forward mode do not go through batched operations"
     if differentiated:

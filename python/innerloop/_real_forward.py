@@ -52,7 +52,7 @@ _NEVER_OWN = frozenset(_ON_CLASS) - {"_compiled_call_impl"}
 _SMALL = 40  # names; more than these are compared faster one by one than all together
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Names in a namespace of torch, and what each stood for when innerloop was imported."""
 
     label: str
@@ -71,12 +71,12 @@ class _Place(NamedTuple):
         return None
 
 
-class _Glance:
+class Glance:
     """The quick question whether a place is as it was. `no` may be wrong, `yes` is not."""
 
     __slots__ = ("_absent", "_all", "_pick", "_space", "_values")
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: Place) -> None:
         self._space = place.namespace
         names = list(place.values)
         self._pick = itemgetter(*names, *names[:1]) if names else None
@@ -96,11 +96,11 @@ class _Glance:
         return bool(same and self._space.keys().isdisjoint(self._absent))
 
 
-def _place(label: str, namespace: Mapping[str, Any], names: Iterable[str]) -> _Place:
+def place_of(label: str, namespace: Mapping[str, Any], names: Iterable[str]) -> Place:
     """Returns a place as it is now. What somebody else has put there already counts as changed."""
     values = {name: namespace[name] for name in sorted(names) if name in namespace}
     theirs = {name: value if is_torchs(value) else object() for name, value in values.items()}
-    return _Place(label, namespace, theirs, frozenset(names) - values.keys())
+    return Place(label, namespace, theirs, frozenset(names) - values.keys())
 
 
 def is_torchs(value: object) -> bool:
@@ -110,28 +110,28 @@ def is_torchs(value: object) -> bool:
     return True
 
 
-def _names_in(code: CodeType) -> set[str]:
+def names_in(code: CodeType) -> set[str]:
     """Returns the names that a function looks up, its inner functions included."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*map(_names_in, inner))
+    return set(code.co_names).union(*map(names_in, inner))
 
 
-def _callees(function: object, seen: set[int]) -> Iterator[_Place]:
+def _callees(function: object, seen: set[int]) -> Iterator[Place]:
     """Yields the places where a function of torch finds the functions that it calls."""
     if not isinstance(function, FunctionType) or id(function) in seen:
         return
     seen.add(id(function))
-    space, names = function.__globals__, _names_in(function.__code__)
+    space, names = function.__globals__, names_in(function.__code__)
     found = [name for name in names if name in space]
-    yield _place(str(space["__name__"]), space, found)
+    yield place_of(str(space["__name__"]), space, found)
     modules = [space[name] for name in found if isinstance(space[name], ModuleType)]
     for module in modules:  # F.relu, or torch._C._nn.silu
         inside = {name: vars(module)[name] for name in names if name in vars(module)}
         modules += [m for m in inside.values() if isinstance(m, ModuleType) and m not in modules]
-        yield _place(module.__name__, vars(module), inside)
+        yield place_of(module.__name__, vars(module), inside)
         if type(module) is not ModuleType:  # torch._VF, which hands on what it has not itself
-            yield _place(module.__name__, vars(module), names)
-            yield _place(module.__name__, vars(type(module)), ["__getattr__"])
+            yield place_of(module.__name__, vars(module), names)
+            yield place_of(module.__name__, vars(type(module)), ["__getattr__"])
         for value in inside.values():
             yield from _callees(value, seen)
 
@@ -146,13 +146,13 @@ class Kind:
         forward = next(vars(base)["forward"] for base in cls.__mro__ if "forward" in vars(base))
         read = set(_LOOKED_UP)
         if isinstance(forward, FunctionType):
-            read |= _names_in(forward.__code__)
+            read |= names_in(forward.__code__)
         bases = [base for base in cls.__mro__ if base not in (nn.Module, object)]
-        places = [_place(f"{b.__module__}.{b.__qualname__}", vars(b), read) for b in bases]
+        places = [place_of(f"{b.__module__}.{b.__qualname__}", vars(b), read) for b in bases]
         places += _callees(forward, set())
         if cls is nn.Flatten:
             bases = [torch.Tensor, torch._C.TensorBase]
-            places += [_place("torch.Tensor", vars(base), ["flatten"]) for base in bases]
+            places += [place_of("torch.Tensor", vars(base), ["flatten"]) for base in bases]
         self.places = [place for place in places if place.values or place.absent]
 
     def changed(self) -> str | None:
@@ -168,23 +168,23 @@ def _replaced(name: str) -> str:
     return f"{name} is not torch's own"
 
 
-_MODULE = _place("torch.nn.Module", vars(nn.Module), _LOOKED_UP | {"training"})
+_MODULE = place_of("torch.nn.Module", vars(nn.Module), _LOOKED_UP | {"training"})
 
 
 @functools.cache
-def _glances(kinds: frozenset[Kind]) -> tuple[_Glance, ...]:
+def _glances(kinds: frozenset[Kind]) -> tuple[Glance, ...]:
     """Returns the places of some kinds, each namespace once."""
-    merged: dict[int, _Place] = {}
+    merged: dict[int, Place] = {}
     for place in (_MODULE, *(place for kind in kinds for place in kind.places)):
         known = merged.get(id(place.namespace), place)
         values, absent = {**known.values, **place.values}, known.absent | place.absent
-        merged[id(place.namespace)] = _Place(place.label, place.namespace, values, absent)
-    return tuple(_Glance(place) for place in merged.values())
+        merged[id(place.namespace)] = Place(place.label, place.namespace, values, absent)
+    return tuple(Glance(place) for place in merged.values())
 
 
 def torch_unchanged(kinds: frozenset[Kind]) -> bool:
     """Says, in a few microseconds, whether torch computes these kinds as it did on import."""
-    return surroundings() is None and all(map(_Glance.unchanged, _glances(kinds)))
+    return surroundings() is None and all(map(Glance.unchanged, _glances(kinds)))
 
 
 def surroundings() -> str | None:

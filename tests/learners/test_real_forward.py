@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import innerloop as il
-from innerloop import _real_forward
+from innerloop import _real_forward, _torch_calls
 from innerloop._chain import _KINDS
 
 pytestmark = [
@@ -444,3 +444,47 @@ def test_every_name_that_a_call_looks_up_is_watched(cls):
     place = _KINDS[cls].places[0]
     watched = place.absent | place.values.keys()
     assert seen - {"__dict__", "__class__"} <= watched
+
+
+@pytest.mark.parametrize("owner", [torch, F, torch.Tensor], ids=["torch", "functional", "Tensor"])
+def test_a_replaced_function_is_not_called_by_batched_operations(owner, monkeypatch):
+    """Whatever they look up by name: it would act when the module is read, and once more."""
+    (watched,) = [w for w, _ in _torch_calls._watched() if w.namespace == vars(owner)]
+    names = [*watched.values, *watched.absent]
+    assert len(names) > 20
+    assert _torch_calls.replaced() == ""
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *args: None)
+            assert _torch_calls.replaced() == f"{watched.label}.{name} is not torch's own"
+    assert _torch_calls.replaced() == ""
+
+
+class Squashed(nn.Module):
+    """A forward pass of its own, batched for the sake of its softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(2, 3), nn.Linear(3, 1)
+
+    def forward(self, x):
+        """Returns one value a row."""
+        return self.outer(torch.softmax(torch.tanh(self.inner(x.flatten(1))), -1))
+
+
+def test_a_replaced_function_in_a_forward_of_ones_own_acts_once(monkeypatch):
+    torch.manual_seed(0)
+    net = Squashed().double()
+    learner = il.MAML(net, **OPTIONS)
+    plain = results(learner, net)
+    assert learner.backend == "batched"
+    original = torch.tanh
+    monkeypatch.setattr(torch, "tanh", lambda x: 2 * original(x))
+    expected = results(il.MAML(net, **OPTIONS, backend="torch"), net)
+    assert not torch.equal(expected["loss"], plain["loss"])
+    for each in (learner, il.MAML(net, **OPTIONS)):
+        assert_same(results(each, net), expected)
+        assert each.backend == "torch"
+        assert "torch.tanh is not torch's own" in each.explain()
+    with pytest.raises(NotImplementedError, match=r"torch\.tanh is not torch's own"):
+        il.MAML(net, **OPTIONS, backend="batched")(SUPPORT, QUERY)
