@@ -286,7 +286,7 @@ def test_patches_of_one_kind_leave_the_others_fused(monkeypatch):
     monkeypatch.setattr(nn.SiLU, "forward", lambda self, x: 2 * x)
     for kind in KINDS:
         net, _, _ = build(kind)
-        expected = "batched" if kind in ("GELU", "SiLU") else "fused"
+        expected = "torch" if kind in ("GELU", "SiLU") else "fused"
         assert il.MAML(net, **OPTIONS).backend == expected, kind
 
 
