@@ -13,6 +13,19 @@ needs_compile = pytest.mark.skipif(
     reason="torch.compile of the operations needs torch 2.6",
 )
 
+# seconds that the quick suite does without: .ci/run has a step for them
+IN_CI = (pytest.mark.slow, pytest.mark.ci)
+
+
+def sweep(cases, quick):
+    """Returns the cases of a sweep, of which the quick suite runs some."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=() if case in quick else IN_CI
+        )
+        for case in cases
+    ]
+
 
 def hear_interrupts():
     """For `preexec_fn`: a shell starts what runs in its background deaf to Ctrl-C, and children

@@ -97,6 +97,8 @@ def test_operation_count_by_hand() -> None:
     assert flops.nominal(replace(CASES["linear"], tasks=1)) == 6 * one
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_rivals_are_timed_in_processes_of_their_own() -> None:
     from measure.speed import measure_case
     from measure.worker import Request

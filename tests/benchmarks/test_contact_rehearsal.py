@@ -28,6 +28,7 @@ FOLDER = ROOT / "benchmarks"
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.ci,
     pytest.mark.skipif(not FOLDER.is_dir(), reason="benchmarks/ is not part of this checkout"),
     pytest.mark.skipif(sys.platform != "linux", reason="the script is for Linux"),
 ]

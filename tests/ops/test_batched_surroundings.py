@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import innerloop as il
-from helpers import assert_close, needs_compile
+from helpers import assert_close, needs_compile, sweep
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:innerloop.*:innerloop.FallbackWarning"),
@@ -84,7 +84,11 @@ def known(net, params, sides):
 
 @needs_compile
 @pytest.mark.parametrize(
-    ("name", "fullgraph"), [("batch norm", False), *((name, True) for name in NETWORKS)]
+    ("name", "fullgraph"),
+    sweep(
+        [("batch norm", False), *((name, True) for name in NETWORKS)],
+        [("batch norm", False), ("per step", True)],
+    ),
 )
 def test_compiled_auto_takes_the_torch_back_end(name, fullgraph):
     net, params, sides = problem(name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import innerloop as il
-from helpers import assert_close, needs_compile
+from helpers import assert_close, needs_compile, sweep
 from innerloop import _native
 from problems import RATES, SOLVERS, random_problem, random_problem_away_from_kinks
 
@@ -201,7 +201,7 @@ def test_options_may_change_between_calls():
 
 @needs_compile
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", sweep(SOLVERS, [*SOLVERS][-2:]))
 def test_learners(solver):
     """Training, adaptation, evaluation and torch.compile take the options of the learner."""
     torch.manual_seed(0)

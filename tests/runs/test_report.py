@@ -142,6 +142,8 @@ def test_equal_reports_give_equal_bytes(made: Report, tmp_path: Path) -> None:
     assert write_report(other, made).read_bytes() == first
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_figures_have_equal_bytes_in_every_process(tmp_path: Path) -> None:
     """Also where hashes of strings differ."""
     source = (

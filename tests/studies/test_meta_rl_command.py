@@ -195,6 +195,8 @@ def test_interrupted_within_a_unit_it_goes_on(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by POSIX signal")
+@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_it_goes_on_in_two_processes_with_the_same_bytes(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -224,6 +226,8 @@ def test_killed_it_goes_on_in_two_processes_with_the_same_bytes(
     assert not list((tmp_path / "unfinished").iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_jobs_of_a_cluster_give_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="needs innerloop[cluster]")
     settings = preset_settings("tiny", **SIZES, hidden=(4,), controls=False)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from helpers import hear_interrupts
+from helpers import hear_interrupts, sweep
 from innerloop import _native, cli
 from innerloop.studies import linear_regression
 from innerloop.studies.linear_regression import simulation
@@ -216,9 +216,20 @@ def test_figures(tmp_path):
     assert report.count("<img") == len(FIGURES) + 2
 
 
+ONE_CELL = ["--tasks", "25", "--samples", "5"]
+
+
 @pytest.mark.parametrize(
     "changes",
-    [["--tasks", "25"], ["--tasks", "25", "--samples", "5"], ["--samples", "1"], ["--no-theory"]],
+    sweep(
+        [
+            ["--tasks", "25"],
+            ["--tasks", "25", "--samples", "5"],
+            ["--samples", "1"],
+            ["--no-theory"],
+        ],
+        [["--tasks", "25", "--samples", "5"]],
+    ),
     ids=["one M", "one cell", "one N", "no theory"],
 )
 def test_figures_of_small_grids(tmp_path, changes):
