@@ -145,23 +145,37 @@ def check_wheels(pythons: list[str], place: Path, cuda_builds: bool) -> list[str
     run(tools, "-m", "pip", "install", "-q", *TOOLS)
     run(tools, "-m", "build", "--sdist", "-o", place, ROOT)
     (sdist,) = place.glob("*.tar.gz")
-    tested = []
+    tested, failed = [], []
     for number, name in enumerate(pythons):
-        python = environment(place / f"python{number}", name)
-        version = run(python, "-V").strip()
-        wheel = wheel_of(python, sdist, place / f"wheel{number}")
-        say(f"{version}: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
-        say(f"{version}: {check_files(tools, sdist, wheel)}")
-        run(python, "-m", "pip", "install", "-q", "--no-deps", wheel)
-        say(f"{version}: extension without torch: {run(python, '-c', ALONE).strip()}")
-        versions = available(python, cuda_builds)
-        if not versions:
-            say(f"{version}: NOT TESTED: pip has no CPU build of torch for it here")
-            continue
-        install(python, wheel, versions[-1])
-        tested.append(f"{version}, torch {versions[-1]}: {suite(python, reduced=False)}")
-        say(tested[-1])
+        folder = place / f"python{number}"
+        try:
+            tested += check_python(name, folder, tools, sdist, cuda_builds)
+        except Failed as failure:
+            failed.append(name)
+            say(f"{name}: FAILED: {failure}")
+    if failed:
+        raise Failed(", ".join(failed))
     return tested
+
+
+def check_python(name: str, folder: Path, tools: Path, sdist: Path, cuda_builds: bool) -> list[str]:
+    """One Python: its wheel, the extension alone, the tests if there is a torch; returns a line on
+    what was tested."""
+    python = environment(folder / "environment", name)
+    version = run(python, "-V").strip()
+    wheel = wheel_of(python, sdist, folder / "wheel")
+    say(f"{version}: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
+    say(f"{version}: {check_files(tools, sdist, wheel)}")
+    run(python, "-m", "pip", "install", "-q", "--no-deps", wheel)
+    say(f"{version}: extension without torch: {run(python, '-c', ALONE).strip()}")
+    versions = available(python, cuda_builds)
+    if not versions:
+        say(f"{version}: NOT TESTED: pip has no CPU build of torch for it here")
+        return []
+    install(python, wheel, versions[-1])
+    line = f"{version}, torch {versions[-1]}: {suite(python, reduced=False)}"
+    say(line)
+    return [line]
 
 
 def check_torch(name: str, place: Path, cuda_builds: bool) -> list[str]:
