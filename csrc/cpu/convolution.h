@@ -27,97 +27,127 @@ class Patches {
   static constexpr int64_t kBlockBytes = 128 << 10;
   static constexpr int64_t kBlockRows = 12;  // places, a multiple of the tallest tile
   static constexpr int64_t kMaxRows = 240;
-  static constexpr int64_t kItems = 8;  // wanted at least
+  static constexpr int64_t kItems = 8;  // wanted at least, if each has as many places as
+  static constexpr int64_t kItemPlaces = 240;
 
   explicit Patches(const Convolution& layer) : layer_(layer), size_(layer.patch()) {
     const int64_t fit = kBlockBytes / (size_ * static_cast<int64_t>(sizeof(Real)));
     block_ = larger(kBlockRows, smaller(fit, kMaxRows) / kBlockRows * kBlockRows);
     groups_ = smaller(layer.rows, (kItems + layer.tasks - 1) / larger(layer.tasks, 1));
-    groups_ = larger(groups_, 1);
+    groups_ = larger(smaller(groups_, layer.rows * layer.places() / kItemPlaces), 1);
   }
 
   int64_t block() const { return block_; }
   int64_t groups() const { return groups_; }
   int64_t items() const { return layer_.tasks * groups_; }
   int64_t first_row(int64_t group) const { return layer_.rows * group / groups_; }
-  /// Numbers of a block of patches: the copies of a gather end with a whole vector.
-  int64_t block_size() const { return round_up(block_ * size_ + S::kLanes, kAligned); }
+  /// Numbers of a block of patches.
+  int64_t block_size() const { return round_up(block_ * size_, kAligned); }
   static constexpr int64_t kAligned = 64 / sizeof(Real);
 
   /// out [count, taps, in]: the patches of places first .. first + count of the rows x.
   void gather(const Real* x, int64_t first, int64_t count, Real* out) const {
-    each_run(first, count, [&](int64_t before, int64_t from, int64_t length, int64_t after) {
-      out = fill(out, before);
-      out = copy(out, x + from, length);
-      out = fill(out, after);
+    each_line(first, count, [&](const Line& line, int64_t at) {
+      const int64_t whole = line.wide * layer_.in;
+      if (line.from < 0) {
+        for (int64_t i = 0; i < line.count; ++i) fill(out + at + i * size_, whole);
+        return;
+      }
+      each_place(
+          line, [&](int64_t i, int64_t place) { copy(out + at + i * size_, x + place, whole); },
+          [&](int64_t i, int64_t before, int64_t place, int64_t length) {
+            Real* to = out + at + i * size_;
+            fill(to, before);
+            copy(to + before, x + place, length);
+            fill(to + before + length, whole - before - length);
+          });
     });
   }
 
   /// Adds patches to the places of x that they were gathered from.
   void scatter(const Real* in, int64_t first, int64_t count, Real* x) const {
-    each_run(first, count, [&](int64_t before, int64_t from, int64_t length, int64_t after) {
-      in += before;
-      add(x + from, in, length);
-      in += length + after;
+    each_line(first, count, [&](const Line& line, int64_t at) {
+      if (line.from < 0) return;
+      each_place(
+          line,
+          [&](int64_t i, int64_t place) {
+            add(x + place, in + at + i * size_, line.wide * layer_.in);
+          },
+          [&](int64_t i, int64_t before, int64_t place, int64_t length) {
+            add(x + place, in + at + i * size_ + before, length);
+          });
     });
   }
 
  private:
-  /// f(before, from, length, after) for the runs of places that lie together in memory, in order:
-  /// `before` numbers of padding, then `length` numbers at x + from, then padding again.
+  /// Some places of one line of outputs, and the line of x that some taps of theirs read: `wide`
+  /// taps that lie together, the first one of the first place `start` places right of the line's
+  /// left end, which is number `from` of x (negative: the line is padding).
+  struct Line {
+    int64_t count, wide, start, from;
+  };
+
+  /// f(line, where the taps are in the first patch) for all lines of places and all rows of taps.
   template <class F>
-  INNERLOOP_INLINE void each_run(int64_t first, int64_t count, F f) const {
+  INNERLOOP_INLINE void each_line(int64_t first, int64_t count, F f) const {
     const Convolution& l = layer_;
     // taps of one row of the kernel lie together if they are not dilated
     const bool together = l.dilation[1] == 1;
     const int64_t runs = together ? 1 : l.kernel[1], wide = together ? l.kernel[1] : 1;
     int64_t row = first / l.places();
     int64_t oy = first % l.places() / l.out_width, ox = first % l.out_width;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t left = ox * l.stride[1] - l.padding[1];
-      const Run at_left = clip(left, wide);  // the same for all rows of the kernel
+    for (int64_t done = 0; done < count;) {
+      const int64_t here = smaller(count - done, l.out_width - ox);
+      int64_t at = done * size_;
       for (int64_t ky = 0; ky < l.kernel[0]; ++ky) {
         const int64_t y = oy * l.stride[0] - l.padding[0] + ky * l.dilation[0];
         const bool inside = y >= 0 && y < l.height;
-        const int64_t line = (row * l.height + y) * l.width;
-        for (int64_t r = 0; r < runs; ++r) {
-          const Run run = r ? clip(left + r * l.dilation[1], wide) : at_left;
-          if (inside && run.length) {
-            f(run.before * l.in, (line + run.low) * l.in, run.length * l.in, run.after * l.in);
-          } else {
-            f(wide * l.in, 0, 0, 0);
-          }
+        const int64_t from = inside ? (row * l.height + y) * l.width * l.in : -1;
+        for (int64_t r = 0; r < runs; ++r, at += wide * l.in) {
+          f(Line{here, wide, ox * l.stride[1] - l.padding[1] + r * l.dilation[1], from}, at);
         }
       }
-      if (++ox == l.out_width) {
-        ox = 0;
-        if (++oy == l.out_height) {
-          oy = 0;
-          ++row;
-        }
+      done += here;
+      ox = 0;
+      if (++oy == l.out_height) {
+        oy = 0;
+        ++row;
       }
     }
   }
 
-  /// What of `wide` places from `start` on is there: `length` of them, from `low` on.
-  struct Run {
-    int64_t low, before, length, after;
-  };
-  Run clip(int64_t start, int64_t wide) const {
-    const int64_t low = larger(start, 0), high = smaller(start + wide, layer_.width);
-    return {low, low - start, larger(high - low, 0), start + wide - high};
+  /// whole(i, number of x) for the places of a line whose taps are all there, and part(i, numbers
+  /// of padding before, number of x, numbers of x) for those at its ends.
+  template <class Whole, class Part>
+  INNERLOOP_INLINE void each_place(const Line& line, Whole whole, Part part) const {
+    const int64_t step = layer_.stride[1], in = layer_.in;
+    const int64_t last = layer_.width - line.wide - line.start;  // the last whole one begins here
+    int64_t low = line.start < 0 ? (step - 1 - line.start) / step : 0;
+    int64_t high = last < 0 ? 0 : last / step + 1;
+    low = smaller(low, line.count);
+    high = larger(smaller(high, line.count), low);
+    const auto at_end = [&](int64_t i) {
+      const int64_t left = line.start + i * step, begin = larger(left, 0);
+      const int64_t length = larger(smaller(left + line.wide, layer_.width) - begin, 0);
+      const int64_t before = smaller(begin - left, line.wide - length);
+      part(i, before * in, line.from + (length ? begin * in : 0), length * in);
+    };
+    for (int64_t i = 0; i < low; ++i) at_end(i);
+    const int64_t from = line.from + line.start * in;
+    for (int64_t i = low; i < high; ++i) whole(i, from + i * step * in);
+    for (int64_t i = high; i < line.count; ++i) at_end(i);
   }
 
-  /// Both write a whole last vector: what follows is written later.
-  static INNERLOOP_INLINE Real* fill(Real* out, int64_t n) {
-    for (int64_t i = 0; i < n; i += S::kLanes) S::store(out + i, typename S::V{});
-    return out + n;
+  static INNERLOOP_INLINE void fill(Real* out, int64_t n) {
+    const typename S::V zero{};
+    int64_t i = 0;
+    for (; i + S::kLanes <= n; i += S::kLanes) S::store(out + i, zero);
+    if (i < n) S::store_part(out + i, zero, n - i);
   }
-  static INNERLOOP_INLINE Real* copy(Real* out, const Real* in, int64_t n) {
+  static INNERLOOP_INLINE void copy(Real* out, const Real* in, int64_t n) {
     int64_t i = 0;
     for (; i + S::kLanes <= n; i += S::kLanes) S::store(out + i, S::load(in + i));
-    if (i < n) S::store(out + i, S::load_part(in + i, n - i));
-    return out + n;
+    if (i < n) S::store_part(out + i, S::load_part(in + i, n - i), n - i);
   }
   static INNERLOOP_INLINE void add(Real* out, const Real* in, int64_t n) {
     int64_t i = 0;
