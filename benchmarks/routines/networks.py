@@ -163,4 +163,4 @@ def formula_bytes(net: nn.Module, case: NetworkCase) -> int:
 def _program(net: nn.Module, case: NetworkCase) -> Any:
     """What a network computes of a case's rows."""
     kind = _reading.Rows(case.support, case.shape, torch.float32, torch.device("cpu"))
-    return _reading.read(deepcopy(net).float(), kind)
+    return _reading.read(deepcopy(net).float(), kind).program

@@ -45,7 +45,8 @@ def direct(name: str, plan: Plan, given: Arguments) -> Any:
     try:
         return KERNELS[name](plan, given)
     except BufferError:  # some tensor is none that lies in memory: torch knows what it is
-        return _ops.call(name, plan, given)
+        pass  # and what it raises is not about this
+    return _ops.call(name, plan, given)
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:

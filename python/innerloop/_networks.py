@@ -70,25 +70,34 @@ def _chain_of(module: nn.Module) -> Network:
         return Network(None, (), "" if foreign else str(refusal))
 
 
-def _programs(module: nn.Module, kind: Rows, steps: range) -> Programs:
-    """Returns what a module computes of rows of a kind: in each step if it asks which it is."""
-    HERE.was_asked = False
-    with at_step(steps[0]):
-        first = _reading.read(module, kind)
-    if not HERE.was_asked:
-        return (first,)
-    programs = [first]
-    for step in steps[1:]:
-        with at_step(step):
-            programs.append(_reading.read(module, kind))
-    return tuple(programs)
+def _programs(module: nn.Module, kinds: Sequence[Rows], steps: range) -> tuple[Programs, ...]:
+    """Returns what a module computes of rows of each kind: in each step if it asks which it is.
+    Kinds that differ in the number of rows are read once if nothing in the pass depends on it."""
+    found: list[Programs] = []
+    alike: dict[Rows, Programs] = {}
+    for kind in kinds:
+        any_number = kind._replace(number=0)
+        if any_number not in alike:
+            HERE.was_asked = False
+            with at_step(steps[0]):
+                readings = [_reading.read(module, kind)]
+            for step in steps[1:] if HERE.was_asked else ():
+                with at_step(step):
+                    readings.append(_reading.read(module, kind))
+            programs = tuple(reading.program for reading in readings)
+            if any(reading.counts_rows for reading in readings):
+                found.append(programs)
+                continue
+            alike[any_number] = programs
+        found.append(alike[any_number])
+    return tuple(found)
 
 
 def _read(module: nn.Module, rows: Sequence[Rows], chain: Network, steps: range) -> Network:
     """Returns what a module is that is no chain, by what it computes of rows of these kinds."""
     what = type(module).__name__
     try:
-        programs = tuple(_programs(module, kind, steps) for kind in rows)
+        programs = _programs(module, rows, steps)
     except NotFusible as refusal:
         return Network(None, (), chain.reason or str(refusal))
     known = _CHECKED.get(module, {})

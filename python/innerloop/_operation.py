@@ -62,9 +62,10 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
                     return widened(device, args, kwargs)
             return function(*args, **kwargs) if device is None else widened(device, args, kwargs)
         except BufferError as error:
-            refuse_unreadable(function, args, kwargs, error)
+            unreadable = error
         except _calling.ERRORS as error:
             _calling.restate(error, function.__name__, function, args, kwargs)
             raise
+        refuse_unreadable(function, args, kwargs, unreadable)
 
     return wrapped

@@ -395,6 +395,52 @@ def test_outputs_are_compared_once_with_the_modules_own(monkeypatch):
     assert_close(found, results(il.MAML(net, **OPTIONS, backend="torch"), net), 1e-11)
 
 
+ROW_DEPENDENT = {
+    "len": lambda n, x, h: torch.tanh(h) if len(x) == 4 else h,
+    "shape": lambda n, x, h: torch.tanh(h) if h.shape[0] == 4 else h,
+    "size": lambda n, x, h: torch.tanh(h) if x.size(0) == 4 else h,
+    "numel": lambda n, x, h: torch.tanh(h) if torch.numel(h) == 20 else h,
+    "a factor": lambda n, x, h: h * x.size()[0],
+    "slice": lambda n, x, h: h[:4] if n.flag else h,
+    "view of so many rows": lambda n, x, h: h.view(4, 5),
+    "pieces": lambda n, x, h: torch.split(h, 4)[0],
+    "statistics of a count": lambda n, x, h: F.batch_norm(h, None, None, training=True) / len(h),
+}
+
+
+@pytest.mark.parametrize("name", ROW_DEPENDENT)
+def test_what_depends_on_the_number_of_rows_is_read_for_each(name):
+    how = ROW_DEPENDENT[name]
+    net = build(lambda n, x: n.last(how(n, x, F.relu(n.first(x.flatten(1))))))
+    found, want = [], []
+    for backend, list_of in (("auto", found), ("torch", want)):
+        try:
+            list_of.append(results(il.MAML(net, **OPTIONS, backend=backend), net))
+        except (RuntimeError, ValueError) as error:  # rows that are left out fit no targets
+            list_of.append(type(error))
+    if isinstance(want[0], dict):
+        assert_close(found[0], want[0], 1e-11)
+    else:
+        assert found == want
+
+
+def test_what_does_not_is_read_once_for_both_sides(monkeypatch):
+    from innerloop import _reading
+
+    real, numbers = _reading.read, []
+
+    def counted(module, rows):
+        """Notes what is read."""
+        numbers.append(rows.number)
+        return real(module, rows)
+
+    monkeypatch.setattr(_reading, "read", counted)
+    for name, expected in (("flatten", [4]), ("functional", [4, 5])):  # of these one asks for rows
+        numbers.clear()
+        il.MAML(build(READABLE[name]), **OPTIONS)(SUPPORT, QUERY)
+        assert numbers == expected
+
+
 def test_one_parameter_used_twice_is_not_fused():
     net = build(lambda n, x: n.last(n.first(F.pad(x.flatten(1), (0, 0)))))
     assert "pad, is not one" in il.MAML(net, **OPTIONS).explain()

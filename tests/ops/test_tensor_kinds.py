@@ -89,7 +89,21 @@ def test_every_kind_in_every_argument(name, expected, backend):
             got = outcome(name, replaced(argument, make), backend)
             if not any(fits(name, backend, argument, kind, got) for fits in accept):
                 wrong.append((argument, kind, got))
+            if isinstance(getattr(got, "__context__", None), BufferError):
+                wrong.append((argument, kind, got, "shows how memory was asked for"))
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "name", ["meta_grad", "meta_loss", "mean_meta_loss", "adapt", "hvp", "loss_and_grad", "MAML"]
+)
+def test_errors_about_one_argument_do_not_mention_the_kind_of_another(name):
+    for argument in TAKES[name]:
+        given = replaced(argument, RIGHT["trivial subclass"])
+        given["support count"] = torch.tensor([3, 9])  # kernels find this while they read
+        got = outcome(name, given, "fused")
+        assert isinstance(got, ValueError), (argument, got)
+        assert got.__context__ is None, (argument, got)
 
 
 @pytest.mark.parametrize("backend", ["fused", "torch"])

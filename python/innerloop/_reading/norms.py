@@ -32,6 +32,7 @@ def _batch_norm(
         return recorder.add("fixed_norm", [input], shape, (float(eps),), leaves)
     recorder.fill(running_mean, F.batch_norm)
     recorder.fill(running_var, F.batch_norm)
+    recorder.counts_rows |= size_of(shape[1:]) < 2
     if recorder.rows * size_of(shape[1:]) < 2:
         recorder.stop("statistics of one value", F.batch_norm)
     return recorder.add("batch_norm", [input], shape, (float(eps),), (weight, bias))
@@ -69,6 +70,7 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Any:
     shape = recorder.shape(input)
+    recorder.counts_rows |= size_of(shape) < 2 * num_groups
     if not shape or shape[0] % num_groups or recorder.rows * size_of(shape) < 2 * num_groups:
         recorder.stop(f"{num_groups} groups do not fit rows of {list(shape)}", F.group_norm)
     options = (float(eps), int(num_groups))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,14 @@ _PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
-def read(module: nn.Module, x: Rows) -> Program:
+class Reading(NamedTuple):
+    """What a module computes of one task's rows, and whether that may depend on their number."""
+
+    program: Program
+    counts_rows: bool
+
+
+def read(module: nn.Module, x: Rows) -> Reading:
     """Returns what the module computes of one task's rows.
 
     Raises:
@@ -39,7 +47,7 @@ def read(module: nn.Module, x: Rows) -> Program:
         return _read(module, x)
 
 
-def _read(module: nn.Module, x: Rows) -> Program:
+def _read(module: nn.Module, x: Rows) -> Reading:
     """See `read`; other threads leave the module alone."""
     what = type(module).__name__
     reason = _unsuited(module, x)
@@ -68,7 +76,7 @@ def _read(module: nn.Module, x: Rows) -> Program:
         recorder.reason = "its forward pass draws random numbers"
     if recorder.reason:
         raise NotFusible(f"{what} cannot be fused: {recorder.reason}")
-    return program
+    return Reading(program, recorder.counts_rows)
 
 
 def _unsuited(module: nn.Module, x: Rows) -> str:

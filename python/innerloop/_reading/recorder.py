@@ -62,6 +62,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, module: nn.Module, x: Rows) -> None:
         super().__init__()
         self.reason = ""
+        self.counts_rows = False  # whether what was noted may depend on how many there are
         self.rows = x.number or 2  # what a pass computes is the same without rows
         self.device, self.dtype = x.device, x.dtype
         self.nodes: list[Node] = []

@@ -14,13 +14,16 @@ from innerloop._reading.recorder import HANDLERS, Recorder, known
 
 def _pass_through() -> None:
     """Registers what only asks for a tensor's shape or type."""
-    attributes = [Tensor.shape, Tensor.ndim, Tensor.dtype]
-    asks = [attribute.__get__ for attribute in attributes]  # type: ignore[attr-defined]
-    asks += [Tensor.size, Tensor.dim, Tensor.ndimension, Tensor.numel, Tensor.__len__]
-    asks += [Tensor.is_floating_point, torch.is_floating_point, torch.numel]
-    for ask in asks:
+    counting = [Tensor.shape.__get__, Tensor.size, Tensor.numel, Tensor.__len__, torch.numel]  # type: ignore[attr-defined]
+    asks = [Tensor.ndim.__get__, Tensor.dtype.__get__, Tensor.dim, Tensor.ndimension]  # type: ignore[attr-defined]
+    asks += [Tensor.is_floating_point, torch.is_floating_point]
+    for ask in (*counting, *asks):
+        counts = ask in counting
 
-        def handler(recorder: Recorder, *args: Any, ask: Any = ask, **kwargs: Any) -> Any:
+        def handler(
+            recorder: Recorder, *args: Any, ask: Any = ask, counts: bool = counts, **kwargs: Any
+        ) -> Any:
+            recorder.counts_rows |= counts
             return ask(*args, **kwargs)
 
         HANDLERS[ask] = handler
@@ -50,12 +53,14 @@ def _reshaped(recorder: Recorder, input: Tensor, shape: Sequence[Any]) -> Any:
 @known(Tensor.view, Tensor.reshape)
 def _view(recorder: Recorder, input: Tensor, *shape: Any) -> Any:
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-    return _reshaped(recorder, input, sizes)
+    return _reshape(recorder, input, sizes)
 
 
 @known(torch.reshape)
 def _reshape(recorder: Recorder, input: Tensor, shape: Any) -> Any:
-    return _reshaped(recorder, input, shape)
+    sizes = [int(n) for n in shape]
+    recorder.counts_rows |= sizes[:1] != [-1]
+    return _reshaped(recorder, input, sizes)
 
 
 @known(Tensor.flatten, torch.flatten)
@@ -73,6 +78,7 @@ def _flatten(recorder: Recorder, input: Tensor, start_dim: int = 0, end_dim: int
 def _unflatten(recorder: Recorder, input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
     shape = list(input.shape)
     axis = int(dim) % len(shape)
+    recorder.counts_rows |= axis == 0
     inner = [int(n) for n in sizes]
     if inner.count(-1) == 1:
         inner[inner.index(-1)] = shape[axis] // -size_of(tuple(inner))
@@ -84,6 +90,7 @@ def _squeeze(recorder: Recorder, input: Tensor, *dim: Any) -> Any:
     sizes = list(input.shape)
     given = dim[0] if len(dim) == 1 and isinstance(dim[0], (tuple, list)) else dim
     axes = [int(axis) % len(sizes) for axis in given] if dim else range(len(sizes))
+    recorder.counts_rows |= 0 in axes
     gone = [axis for axis in axes if sizes[axis] == 1]
     return _reshaped(recorder, input, [n for axis, n in enumerate(sizes) if axis not in gone])
 
@@ -126,6 +133,7 @@ def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Any:
     wanted = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
     if recorder.is_value(input):
         recorder.stop("only a parameter can be expanded over the rows")
+    recorder.counts_rows = True
     own = [1] * (len(wanted) - input.ndim) + list(input.shape)
     shape = [n if int(size) == -1 else int(size) for size, n in zip(wanted, own, strict=True)]
     if shape[0] != recorder.rows or own[0] != 1 or shape[1:] != own[1:]:
@@ -164,6 +172,7 @@ def _sliced(recorder: Recorder, input: Tensor, parts: Sequence[Any]) -> Any:
         else:
             ranges.append(range(*part.indices(size)))
             shape.append(len(ranges[-1]))
+    recorder.counts_rows |= parts[0] != slice(None)
     if not isinstance(parts[0], slice) or ranges[0] != range(recorder.rows):
         recorder.stop("rows that are left out cannot be read")
     starts, stops, steps = zip(*((r.start, r.stop, r.step) for r in ranges[1:]), strict=True)
