@@ -155,7 +155,7 @@ def formula_bytes(net: nn.Module, case: NetworkCase) -> int:
         kept += (3 if node.kind == "max_pool" else 2) * size
     rows = case.steps * case.support + case.query
     row = sum(torch.Size(node.shape).numel() for node in nodes) + torch.Size(case.shape).numel()
-    at_once = max(1, (64 << 20) // (4 * (row * max(case.support, case.query) + parameters)))
+    at_once = max(1, (128 << 20) // (4 * (row * max(case.support, case.query) + parameters)))
     tasks = min(case.tasks, at_once)
     return 4 * tasks * ((2 * case.steps + 1) * parameters + rows * kept)
 

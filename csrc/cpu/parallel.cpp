@@ -1,6 +1,7 @@
 // Worker threads and workspaces kept between calls.
 #include "cpu/parallel.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdlib.h>
 #if defined(__linux__)
@@ -116,9 +117,40 @@ class Pool {
   std::condition_variable wake_;
 };
 
+/// GOMP_parallel(function, its data, threads, flags): of GNU's OpenMP, and of those that stand in
+/// for it.
+using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+/// The threads of the OpenMP runtime in the process, which are torch's: after each of its
+/// operations they look for more to do for milliseconds, so that others would have half of every
+/// core. Null: there is none.
+Team find_team() { return reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel")); }
+
+/// One job of a team, whose members call it each.
+struct Shared {
+  int64_t items;
+  void (*work)(void*, int64_t, int);
+  void* context;
+  std::atomic<int64_t> next_item{0};
+  std::atomic<int> next_worker{0};
+
+  static void member(void* self) { static_cast<Shared*>(self)->drain(); }
+  /// Members that find nothing to do count for no worker: there are no more of these than items.
+  void drain() {
+    int64_t item = next_item.fetch_add(1, std::memory_order_relaxed);
+    if (item >= items) return;
+    const int worker = next_worker.fetch_add(1, std::memory_order_relaxed);
+    for (; item < items; item = next_item.fetch_add(1, std::memory_order_relaxed)) {
+      work(context, item, worker);
+    }
+  }
+};
+
 struct Globals {
   std::mutex busy;  // one caller at a time
   Pool* pool = new Pool;
+  Team team = nullptr;
+  bool may_have_team = true;  // and it has not been looked for
   std::mutex memory;
   // Blocks that nobody has, oldest first. All blocks together hold at most one and a half times of
   // what was in use at one time since release_workspaces().
@@ -129,7 +161,10 @@ struct Globals {
 // Never destroyed: workers may outlive static destruction. After fork the child starts afresh, for
 // its copies of the threads do not exist and its locks may be held by nobody.
 Globals* g = new Globals;
-void after_fork() { g = new Globals; }
+void after_fork() {
+  g = new Globals;
+  g->may_have_team = false;  // it would wait for its threads
+}
 const int kForkHandler = pthread_atfork(nullptr, nullptr, after_fork);
 
 void* allocate(int64_t bytes) {
@@ -146,11 +181,17 @@ void* allocate(int64_t bytes) {
 }  // namespace
 
 void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context) {
-  if (threads > items) threads = static_cast<int>(items);
-  if (threads > 1) {
+  if (threads > 1 && items > 1) {
     std::unique_lock<std::mutex> lock(g->busy, std::try_to_lock);
     if (lock.owns_lock()) {
-      g->pool->run(items, threads, work, context);
+      if (g->may_have_team) g->team = find_team();
+      g->may_have_team = false;
+      if (g->team) {  // whole, as torch calls it: one that changes its size starts threads anew
+        Shared job{items, work, context};
+        g->team(Shared::member, &job, static_cast<unsigned>(threads), 0);
+      } else {
+        g->pool->run(items, static_cast<int>(std::min<int64_t>(threads, items)), work, context);
+      }
       return;
     }
   }

@@ -1,6 +1,6 @@
-// A small pool of worker threads. The caller always works itself and never waits for a worker that
-// has not started: when other processes hold the cores, a call degrades to one thread instead of
-// stalling. No OpenMP: nothing to share or clash with torch's runtime, and safe after fork.
+// Threads to work on: those of the OpenMP runtime that torch brought into the process, else a small
+// pool of our own (in a forked child, say, where a team's threads are gone). The caller of the pool
+// always works itself and never waits for a worker that has not started. Nothing is linked.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 namespace innerloop {
 
 /// Calls work(context, item, worker) once for every item < items, each on some thread; worker is
-/// below `threads` and no two calls with the same worker overlap. If the pool is busy with another
-/// caller, this one works alone.
+/// below `threads` and `items`, and no two calls with the same worker overlap. While another caller
+/// has the threads, this one works alone.
 void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context);
 
 /// A block of 64-byte-aligned memory kept between calls.

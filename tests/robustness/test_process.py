@@ -1,5 +1,6 @@
 """The operations inside a process: forks, threads, memory, and bits that depend on neither."""
 
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -90,6 +91,27 @@ def test_bits_do_not_depend_on_other_callers():
         thread.join(timeout=120)
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
+
+
+# ---------------------------------------------------------------- threads
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "GOMP_parallel"),
+    reason="torch has no OpenMP with GNU's interface here",
+)
+def test_works_on_the_threads_that_torch_has():
+    """A pool beside OpenMP's would share every core with threads that spin."""
+    code = """
+import os
+torch.randn(1 << 20).exp_()
+before = set(os.listdir("/proc/self/task"))
+call()
+print(len(before), len(set(os.listdir("/proc/self/task")) - before))
+"""
+    had, new = map(int, python(code).split())
+    assert had > 1
+    assert new == 0
 
 
 # ---------------------------------------------------------------- forks

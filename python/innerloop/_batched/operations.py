@@ -33,7 +33,7 @@ from innerloop.objectives import Loss, Objective, resolve
 from innerloop.reference import ReferenceMetaGrad
 
 # parameters and activations that are in use at a time
-_CHUNK_BYTES = {"cpu": 64 << 20}
+_CHUNK_BYTES = {"cpu": 128 << 20}
 _CHUNK_ELSEWHERE = 1 << 30
 
 
