@@ -73,7 +73,12 @@ def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
 
 def _rows(x: Tensor) -> Tensor:
     """Returns a value [T, N, C, *places] as [T, N, *places, C], dense."""
-    return x.movedim(2, -1).contiguous()
+    return x.permute(0, 1, *range(3, x.ndim), 2).contiguous()
+
+
+def _channels_second(x: Tensor) -> Tensor:
+    """Returns a view [T, N, C, *places] of [T, N, *places, C]."""
+    return x.permute(0, 1, x.ndim - 1, *range(2, x.ndim - 1))
 
 
 def _maybe_rows(x: Maybe) -> Maybe:
@@ -120,7 +125,7 @@ class NativeConvolution(Layer):
             self._sizes(x, w), tuple(xs), tuple(map(_weights, ws)), _once(b), y,
             torch.get_num_threads(),
         )  # fmt: skip
-        return y.movedim(-1, 2)
+        return _channels_second(y)
 
     def _gradients(
         self,
@@ -149,7 +154,7 @@ class NativeConvolution(Layer):
             torch.get_num_threads(),
         )  # fmt: skip
         return (
-            None if gx is None else gx.movedim(-1, 2),
+            None if gx is None else _channels_second(gx),
             None if gw is None else _as_leaf(gw),
             gb,
         )
@@ -274,7 +279,7 @@ class NativeNormBlock(Layer):
             "norm_forward", x.shape[1],
             x=x, statistics=statistics, chosen=chosen, y=y, w=_once(w), b=_once(b),
         )  # fmt: skip
-        return y.movedim(-1, 2), _Kept(x, statistics, chosen, y, [])
+        return _channels_second(y), _Kept(x, statistics, chosen, y, [])
 
     def backward(
         self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
@@ -290,7 +295,7 @@ class NativeNormBlock(Layer):
             "norm_backward", x.shape[1],
             **self._known(saved, w), g=g, gx=gx, gw=gw, gb=gb, sums=sums,
         )  # fmt: skip
-        return [None if gx is None else gx.movedim(-1, 2)], [gw, gb]
+        return [None if gx is None else _channels_second(gx)], [gw, gb]
 
     def tangent(
         self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
@@ -306,7 +311,7 @@ class NativeNormBlock(Layer):
             **self._known(saved, w), g=saved.sums[1], x_dot=x_dot, w_dot=_once(w_dot),
             b_dot=_once(b_dot), y_dot=y_dot, dot_sums=sums,
         )  # fmt: skip
-        return y_dot.movedim(-1, 2), (sums, x_dot)
+        return _channels_second(y_dot), (sums, x_dot)
 
     def second(
         self,
@@ -334,4 +339,4 @@ class NativeNormBlock(Layer):
             **self._known(saved, w), g=g, g_dot=_maybe_rows(g_dot), x_dot=x_dot,
             w_dot=_once(w_dot), sums=sums, dot_sums=dot_sums, gx=gx, gw=gw, gb=gb,
         )  # fmt: skip
-        return [None if gx is None else gx.movedim(-1, 2)], [gw, gb]
+        return [None if gx is None else _channels_second(gx)], [gw, gb]

@@ -205,12 +205,20 @@ class Batched:
     ) -> Problem:
         """Returns a meta-loss as a function of parameters and rates."""
 
+        wants_rates = any(rate.requires_grad for rate in _tensors(inner_lr))
+
         def value(params: Params, rates: InnerLr) -> Tensor:
             return self._values(params, support, query, inner_lr=rates, **options)
 
         def gradient(params: Params, rates: InnerLr, weight: Tensor | None) -> ReferenceMetaGrad:
             return self._meta_grad(
-                params, support, query, inner_lr=rates, task_weight=weight, **options
+                params,
+                support,
+                query,
+                inner_lr=rates,
+                task_weight=weight,
+                with_rates=wants_rates,
+                **options,
             )
 
         return Problem(value, gradient, dict(params), inner_lr, tuple(self._shapes))
@@ -255,14 +263,15 @@ class Batched:
         adapt_params: Sequence[str],
         task_weight: Tensor | None = None,
         stepwise: bool = False,
+        with_rates: bool = True,
     ) -> ReferenceMetaGrad:
-        """See `meta_grad`."""
+        """See `meta_grad`; without `with_rates` the gradient in the rates is NaN."""
         objective, outer = resolve("meta_grad", loss), resolve("meta_grad", query_loss)
         tasks, like = len(support[0]), params[next(iter(self._shapes))]
         if task_weight is None:
             task_weight = widened(like).new_full((tasks,), 1 / tasks)
         task_weight = widened(task_weight.detach())
-        rates = RateGrad(_constant(inner_lr), widened(like))
+        rates = RateGrad(_constant(inner_lr), widened(like), with_rates)
         sums = wide_dtype(like.dtype)
         grads = {k: torch.zeros_like(params[k], dtype=sums) for k in self._shapes}
         factored = self._factored(params, support, query, inner_lr, steps, solver)

@@ -14,6 +14,7 @@ fit `_KEPT_BYTES` (of one at least), and computed again for the others.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -111,6 +112,15 @@ class Loop:
         """Returns the rate of one leaf at one step, a number or a tensor that broadcasts to it."""
         return rate_of(self._inner_lr, name, self._shapes[name], step)
 
+    def _common_rate(self, step: int) -> float | Tensor | None:
+        """Returns a step's rate where it is one number for all leaves that nothing else is mixed
+        with: products along the adjoint times the rate are then the rate times those along it."""
+        plain = not (self._solver.has_velocity or self._solver.decay)
+        if isinstance(self._inner_lr, Mapping) or not plain or not self._adapted:
+            return None
+        rate: float | Tensor = self._rate(self._adapted[0], step)
+        return rate
+
     def _step(self, step: Step, before: Leaves) -> tuple[Leaves, Leaves]:
         """Returns what a step takes, but for the rates, and its velocities, given those before."""
         solver, gradient = self._solver, step.gradient
@@ -192,12 +202,15 @@ class Loop:
             else:
                 step = support_step(self._objective, self._support, trace.path[s], s)
             taken = trace.taken[s] if solver.has_velocity else self._step(step, {})[0]
+            common = self._common_rate(s)
             direction: Leaves = {}
             for name in self._adapted:
                 if name in adjoint:
                     if name in taken:
                         rates.add(name, s, adjoint[name], taken[name])
-                    direction[name] = _scaled(adjoint[name], self._rate(name, s))
+                    direction[name] = adjoint[name]
+                    if common is None:
+                        direction[name] = _scaled(adjoint[name], self._rate(name, s))
             if solver.has_velocity:
                 carried, direction = _carried(carried, direction, solver)
             if solver.decay:
@@ -205,7 +218,8 @@ class Loop:
                     adjoint[name].sub_(value, alpha=solver.decay)
             if order == 2 and direction:
                 for name, product in hessian_product(step, direction).items():
-                    adjoint[name] = _less(adjoint.get(name), product)
+                    rate = 1.0 if common is None else common
+                    adjoint[name] = _less(adjoint.get(name), product, rate)
         return adjoint
 
 
@@ -252,26 +266,34 @@ def _sum(value: Any, past: Any) -> Any:
     return value.plus(past) if isinstance(value, Outer) else value.add_(past)
 
 
-def _less(value: Any, product: Any) -> Any:
-    """Returns a leaf's adjoint less a product; None stands for zero."""
+def _less(value: Any, product: Any, factor: float | Tensor) -> Any:
+    """Returns a leaf's adjoint less a factor times a product; None stands for zero."""
     if isinstance(product, Outer):
-        return joined(value, product.scaled(-1.0))
-    return -product if value is None else value.sub_(product)
+        return joined(value, product.scaled(-factor))
+    if value is None:
+        return product * -factor
+    if isinstance(factor, Tensor):
+        return value.addcmul_(product, factor, value=-1)
+    return value.sub_(product, alpha=factor)
 
 
 class RateGrad:
-    """The gradient in the inner rates, in their own structure."""
+    """The gradient in the inner rates, in their own structure; NaN if it is not wanted."""
 
-    def __init__(self, inner_lr: InnerLr, like: Tensor) -> None:
+    def __init__(self, inner_lr: InnerLr, like: Tensor, wanted: bool) -> None:
+        self._wanted = wanted
         self._whole = not isinstance(inner_lr, Mapping)
         entries = inner_lr if isinstance(inner_lr, Mapping) else {"": inner_lr}
+        start = 0.0 if wanted else math.nan
         self._total = {
-            key: like.new_zeros(value.shape if isinstance(value, Tensor) else ())
+            key: like.new_full(value.shape if isinstance(value, Tensor) else (), start)
             for key, value in entries.items()
         }
 
     def add(self, name: str, step: int, adjoint: Any, gradient: Any) -> None:
         """Adds what one leaf contributes at one step: minus adjoint times gradient [T, ...]."""
+        if not self._wanted:
+            return
         total = self._total["" if self._whole else name]
         if isinstance(adjoint, Outer):
             place = total[step] if total.ndim else total
