@@ -2,6 +2,8 @@
 // losses.
 #pragma once
 
+#include <type_traits>
+
 #include "core/side_rows.h"
 #include "cpu/lane_maps.h"
 
@@ -62,17 +64,19 @@ class LaneObjectives : public LaneMaps<RealT> {
     const V zero{};
     load_free(free_, free, nullptr);
     with_objective<M>(d.objective, [&](const auto& objective) {
-      for (int64_t i = 0; i < out.rows; ++i) {
+      each_row(objective, out, [&](int64_t i, int64_t columns) __attribute__((always_inline)) {
         V* g = gradient.p + i * gradient.ld;
         V* g_free = free_gradient.p + i * free_gradient.ld;
-        const V value = objective.gradient(sample(d, out, i), g, g_free);
+        const V value = objective.gradient(sample(d, out, i, columns), g, g_free);
         const V w = d.weight[i], gw = d.gradient[i];
         total += w == zero ? zero : w * value;
-        for (int64_t k = 0; k < out.cols; ++k) g[k] = w == zero ? zero : gw * g[k];
-        for (int64_t k = 0; k < free_gradient.cols; ++k) {
-          g_free[k] = w == zero ? zero : gw * g_free[k];
+        for (int64_t k = 0; k < columns; ++k) g[k] = w == zero ? zero : gw * g[k];
+        if constexpr (std::decay_t<decltype(objective)>::kFree) {
+          for (int64_t k = 0; k < free_gradient.cols; ++k) {
+            g_free[k] = w == zero ? zero : gw * g_free[k];
+          }
         }
-      }
+      });
     });
     S::store(losses, total);
   }
@@ -84,10 +88,10 @@ class LaneObjectives : public LaneMaps<RealT> {
     load_free(free_, free, nullptr);
     load_free(r_free_, r_free.bias, r_free.bias_rate);
     with_objective<M>(d.objective, [&](const auto& objective) {
-      for (int64_t i = 0; i < out.rows; ++i) {
+      each_row(objective, out, [&](int64_t i, int64_t columns) __attribute__((always_inline)) {
         V* g = r_gradient.p + i * r_gradient.ld;
         V* g_free = r_free_gradient.p + i * r_free_gradient.ld;
-        const Sample<M> s = sample(d, out, i);
+        const Sample<M> s = sample(d, out, i, columns);
         const V* rz = r_out.p + i * r_out.ld;
         if (metric) {
           objective.metric(s, rz, r_free_, g, g_free);
@@ -95,11 +99,13 @@ class LaneObjectives : public LaneMaps<RealT> {
           objective.curvature(s, rz, r_free_, g, g_free);
         }
         const V w = d.weight[i], gw = d.gradient[i];
-        for (int64_t k = 0; k < out.cols; ++k) g[k] = w == zero ? zero : gw * g[k];
-        for (int64_t k = 0; k < r_free_gradient.cols; ++k) {
-          g_free[k] = w == zero ? zero : gw * g_free[k];
+        for (int64_t k = 0; k < columns; ++k) g[k] = w == zero ? zero : gw * g[k];
+        if constexpr (std::decay_t<decltype(objective)>::kFree) {
+          for (int64_t k = 0; k < r_free_gradient.cols; ++k) {
+            g_free[k] = w == zero ? zero : gw * g_free[k];
+          }
         }
-      }
+      });
     });
   }
 
@@ -111,7 +117,10 @@ class LaneObjectives : public LaneMaps<RealT> {
   static void keep_if_weighted(V& value, V weight) { value = weight == V{} ? V{} : value; }
   void load_row_weights(SideData& d, const Side& side, const void* task_weight, bool is_query) {
     V scale = S::set(1);
-    if (is_query) {
+    const bool whole = used_ == kWidth;
+    if (is_query && whole && !task_weight) {
+      scale = S::set(Real(1) / static_cast<Real>(problem_.tasks));
+    } else if (is_query) {
       for (int i = 0; i < kWidth; ++i) {
         scale[i] = i >= used_    ? Real(0)
                    : task_weight ? static_cast<const Real*>(task_weight)[first_ + i]
@@ -121,9 +130,13 @@ class LaneObjectives : public LaneMaps<RealT> {
     V even{};
     const bool plain = !side.weight && !side.count;
     int64_t counts[kWidth] = {};
-    for (int i = 0; i < used_; ++i) {
-      counts[i] = rows_in_use(side, first_ + i);
-      even[i] = even_weight<Real>(side, d.targets, net_.last().out, first_ + i, counts[i]);
+    if (plain && whole && !d.targets.class_weights) {
+      even = S::set(Real(1) / static_cast<Real>(side.rows));
+    } else {
+      for (int i = 0; i < used_; ++i) {
+        counts[i] = rows_in_use(side, first_ + i);
+        even[i] = even_weight<Real>(side, d.targets, net_.last().out, first_ + i, counts[i]);
+      }
     }
     for (int64_t r = 0; r < side.rows; ++r) {
       V w = even;
@@ -175,8 +188,21 @@ class LaneObjectives : public LaneMaps<RealT> {
     for (int64_t k = 0; k < net_.free; ++k)
       to[k] = rate ? scale * bias_at(from, k) : bias_at(from, k);
   }
-  Sample<M> sample(const SideData& d, const R& out, int64_t i) const {
-    return {out.p + i * out.ld, d.y + i * d.targets.columns, out.cols, free_};
+  /// f(row, columns) for all rows of outputs; where one number is compared with another, with one
+  /// column that the compiler knows of.
+  template <class O, class F>
+  static INNERLOOP_INLINE void each_row(const O&, const R& out, F f) {
+    if constexpr (!O::kFree && !O::kClasses) {
+      if (out.cols == 1) {
+        for (int64_t i = 0; i < out.rows; ++i) f(i, 1);
+        return;
+      }
+    }
+    for (int64_t i = 0; i < out.rows; ++i) f(i, out.cols);
+  }
+  INNERLOOP_INLINE Sample<M> sample(const SideData& d, const R& out, int64_t i,
+                                    int64_t columns) const {
+    return {out.p + i * out.ld, d.y + i * d.targets.columns, columns, free_};
   }
 };
 
