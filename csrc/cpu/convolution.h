@@ -207,7 +207,7 @@ class Convolve {
                      static_cast<int64_t>(sizeof(Real)));
     if (!memory.data()) return Status::kOutOfMemory;
     base_ = static_cast<Real*>(memory.data());
-    parallel_for(
+    parallel_beside_torch(
         patches_.items(), workers,
         [](void* self, int64_t item, int worker) {
           static_cast<Convolve*>(self)->run_item(item, worker);
@@ -269,14 +269,14 @@ class ConvolveBack {
     if (!memory.data()) return Status::kOutOfMemory;
     base_ = static_cast<Real*>(memory.data());
     leaves_ = base_ + workers * worker_size_;
-    parallel_for(
+    parallel_beside_torch(
         patches_.items(), workers,
         [](void* self, int64_t item, int worker) {
           static_cast<ConvolveBack*>(self)->run_item(item, worker);
         },
         this);
     if (leaves) {
-      parallel_for(
+      parallel_beside_torch(
           layer_.tasks, workers,
           [](void* self, int64_t task, int) { static_cast<ConvolveBack*>(self)->sum(task); }, this);
     }

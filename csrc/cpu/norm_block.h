@@ -452,7 +452,7 @@ class NormRunner {
   Status run() {
     const int64_t vectors = (call_.layer.channels + n - 1) / n;
     strips_ = (vectors + kWide - 1) / kWide;
-    parallel_for(
+    parallel_beside_torch(
         call_.layer.tasks * strips_, call_.layer.threads,
         [](void* self, int64_t item, int) { static_cast<NormRunner*>(self)->run_item(item); },
         this);

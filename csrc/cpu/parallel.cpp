@@ -121,9 +121,7 @@ class Pool {
 /// for it.
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-/// The threads of the OpenMP runtime in the process, which are torch's: after each of its
-/// operations they look for more to do for milliseconds, so that others would have half of every
-/// core. Null: there is none.
+/// The threads of the OpenMP runtime in the process, which are torch's. Null: there is none.
 Team find_team() { return reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel")); }
 
 /// One job of a team, whose members call it each.
@@ -180,22 +178,42 @@ void* allocate(int64_t bytes) {
 
 }  // namespace
 
-void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context) {
+namespace {
+
+/// Calls run() if there is work for several threads and no other caller has them, else works alone.
+template <class Run>
+void unless_alone(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context,
+                  Run run) {
   if (threads > 1 && items > 1) {
     std::unique_lock<std::mutex> lock(g->busy, std::try_to_lock);
     if (lock.owns_lock()) {
-      if (g->may_have_team) g->team = find_team();
-      g->may_have_team = false;
-      if (g->team) {  // whole, as torch calls it: one that changes its size starts threads anew
-        Shared job{items, work, context};
-        g->team(Shared::member, &job, static_cast<unsigned>(threads), 0);
-      } else {
-        g->pool->run(items, static_cast<int>(std::min<int64_t>(threads, items)), work, context);
-      }
+      run();
       return;
     }
   }
   for (int64_t item = 0; item < items; ++item) work(context, item, 0);
+}
+
+}  // namespace
+
+void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context) {
+  unless_alone(items, threads, work, context, [&] {
+    g->pool->run(items, static_cast<int>(std::min<int64_t>(threads, items)), work, context);
+  });
+}
+
+void parallel_beside_torch(int64_t items, int threads, void (*work)(void*, int64_t, int),
+                           void* context) {
+  unless_alone(items, threads, work, context, [&] {
+    if (g->may_have_team) g->team = find_team();
+    g->may_have_team = false;
+    if (g->team) {  // whole, as torch calls it: one that changes its size starts threads anew
+      Shared job{items, work, context};
+      g->team(Shared::member, &job, static_cast<unsigned>(threads), 0);
+    } else {
+      g->pool->run(items, static_cast<int>(std::min<int64_t>(threads, items)), work, context);
+    }
+  });
 }
 
 Workspace::Workspace(int64_t bytes) {

@@ -1,6 +1,6 @@
-// Threads to work on: those of the OpenMP runtime that torch brought into the process, else a small
-// pool of our own (in a forked child, say, where a team's threads are gone). The caller of the pool
-// always works itself and never waits for a worker that has not started. Nothing is linked.
+// Threads to work on: a small pool of our own, and those of torch. The caller of the pool always
+// works itself and never waits for a worker that has not started: when other processes hold the
+// cores, a call degrades to one thread instead of stalling. Safe after fork; nothing is linked.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,12 @@ namespace innerloop {
 /// below `threads` and `items`, and no two calls with the same worker overlap. While another caller
 /// has the threads, this one works alone.
 void parallel_for(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context);
+
+/// The same for calls between torch's own parallel operations, on the threads of its OpenMP runtime
+/// if it has one with GNU's interface. After each of these operations they look for more to do for
+/// milliseconds, and a pool would have half of every core; but they all meet at the end.
+void parallel_beside_torch(int64_t items, int threads, void (*work)(void*, int64_t, int),
+                           void* context);
 
 /// A block of 64-byte-aligned memory kept between calls.
 class Workspace {

@@ -100,18 +100,24 @@ def test_bits_do_not_depend_on_other_callers():
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "GOMP_parallel"),
     reason="torch has no OpenMP with GNU's interface here",
 )
-def test_works_on_the_threads_that_torch_has():
+def test_layers_work_on_the_threads_that_torch_has():
     """A pool beside OpenMP's would share every core with threads that spin."""
     code = """
 import os
+from torch import nn
+norm = nn.BatchNorm2d(16, track_running_stats=False)
+net = nn.Sequential(nn.Conv2d(3, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16 * 144, 2))
+maml = il.MAML(net, inner_lr=0.1, steps=1, loss="cross_entropy")
+data = torch.randn(4, 8, 3, 14, 14), torch.randint(2, (4, 8))
 torch.randn(1 << 20).exp_()
 before = set(os.listdir("/proc/self/task"))
-call()
-print(len(before), len(set(os.listdir("/proc/self/task")) - before))
+maml(data, data)
+print(maml.backend, len(before), len(set(os.listdir("/proc/self/task")) - before))
 """
-    had, new = map(int, python(code).split())
-    assert had > 1
-    assert new == 0
+    backend, had, new = python(code).split()
+    assert backend == "batched"
+    assert int(had) > 1
+    assert int(new) == 0
 
 
 # ---------------------------------------------------------------- forks
