@@ -172,10 +172,25 @@ def check_python(name: str, folder: Path, tools: Path, sdist: Path, cuda_builds:
     if not versions:
         say(f"{version}: NOT TESTED: pip has no CPU build of torch for it here")
         return []
-    install(python, wheel, versions[-1])
-    line = f"{version}, torch {versions[-1]}: {suite(python, reduced=False)}"
+    torch = newest_that_installs(python, wheel, versions)
+    line = f"{version}, torch {torch}: {suite(python, reduced=False)}"
     say(line)
     return [line]
+
+
+def newest_that_installs(python: Path, wheel: Path, versions: list[str]) -> str:
+    """Installs the newest torch that pip takes, of the last three that an index lists: it may have
+    no file for this Python, or a constraint may refuse one. Returns its version."""
+    failures = []
+    for torch in versions[:-4:-1]:
+        try:
+            install(python, wheel, torch)
+        except Failed as failure:
+            failures.append(str(failure))
+            say(f"torch {torch} cannot be installed here")
+        else:
+            return torch
+    raise Failed(failures[0])
 
 
 def check_torch(name: str, place: Path, cuda_builds: bool) -> list[str]:
