@@ -216,6 +216,31 @@ def test_probabilities_round_as_well_as_torchs(label, backend):
     assert (found - right).abs().max() < 3.5 * 2**-25
 
 
+@pytest.mark.parametrize("tasks", [1, 17])
+@pytest.mark.parametrize("gap", [4.0, 8.0, 12.0])
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_curvature_keeps_its_digits_near_certainty(classes, gap, tasks):
+    """The likeliest class's share is a sum of small numbers, not a difference of numbers near one,
+    whose rounding errors would be exp(gap) units in the last place."""
+    generator = torch.Generator().manual_seed(0)
+    model = il.MLP([1, classes])
+    z = -gap - torch.rand(classes, generator=generator)
+    z[0] = 0
+    params = {"0.weight": torch.zeros(classes, 1), "0.bias": z}
+    vector = {k: torch.randn(v.shape, generator=generator) for k, v in params.items()}
+    batch = torch.ones(tasks, 1, 1), torch.zeros(tasks, 1, dtype=torch.int64)
+
+    def product(dtype, backend):
+        """The Hessian's product with a direction."""
+        args = [{k: v.to(dtype) for k, v in d.items()} for d in (params, vector)]
+        sides = batch[0].to(dtype), batch[1]
+        return il.hvp(args[0], sides, args[1], model=model, loss="cross_entropy", backend=backend)
+
+    truth, found = product(torch.float64, "torch"), product(torch.float32, "fused")
+    for name, right in truth.items():
+        torch.testing.assert_close(found[name].double(), right, rtol=2e-6, atol=0)
+
+
 @pytest.mark.parametrize("multiples", [[1, -1], [1, -2, 1], [0.5, 0.5, -2, 1]], ids=len)
 @pytest.mark.parametrize("width", [5, 40, 200])
 @pytest.mark.parametrize("tasks", [1, 3, 9, 17])
