@@ -208,7 +208,7 @@ class Convolve {
     if (!memory.data()) return Status::kOutOfMemory;
     base_ = static_cast<Real*>(memory.data());
     parallel_beside_torch(
-        patches_.items(), workers,
+        patches_.items(), layer_.threads,
         [](void* self, int64_t item, int worker) {
           static_cast<Convolve*>(self)->run_item(item, worker);
         },
@@ -270,14 +270,14 @@ class ConvolveBack {
     base_ = static_cast<Real*>(memory.data());
     leaves_ = base_ + workers * worker_size_;
     parallel_beside_torch(
-        patches_.items(), workers,
+        patches_.items(), layer_.threads,
         [](void* self, int64_t item, int worker) {
           static_cast<ConvolveBack*>(self)->run_item(item, worker);
         },
         this);
     if (leaves) {
       parallel_beside_torch(
-          layer_.tasks, workers,
+          layer_.tasks, layer_.threads,
           [](void* self, int64_t task, int) { static_cast<ConvolveBack*>(self)->sum(task); }, this);
     }
     return Status::kOk;

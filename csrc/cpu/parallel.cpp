@@ -176,10 +176,6 @@ void* allocate(int64_t bytes) {
   return p;
 }
 
-}  // namespace
-
-namespace {
-
 /// Calls run() if there is work for several threads and no other caller has them, else works alone.
 template <class Run>
 void unless_alone(int64_t items, int threads, void (*work)(void*, int64_t, int), void* context,
