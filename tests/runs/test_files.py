@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,21 @@ while True:
 """
 
 
-def start_writer(folder: Path, pause: float = 0.0) -> subprocess.Popen:
+@contextmanager
+def writer(folder: Path, pause: float) -> Iterator[None]:
+    """A process that writes files into the folder, and is killed when the block ends."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER.replace("{pause}", str(pause)), str(folder)],
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    return process
-
-
-def kill(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def parts(folder: Path) -> list[str]:
@@ -97,9 +99,8 @@ def kill_and_write(folder: Path, seed: int, rounds: int) -> int:
     source = random.Random(seed)
     left = 0
     for _ in range(rounds):
-        process = start_writer(folder, pause=source.choice((0.0, 0.0005)))
-        time.sleep(source.uniform(0.0, 0.1))
-        kill(process)
+        with writer(folder, pause=source.choice((0.0, 0.0005))):
+            time.sleep(source.uniform(0.0, 0.1))
         left += len(parts(folder))
         write_json(folder / "next.json", {})
         assert not parts(folder)
@@ -116,19 +117,18 @@ def test_what_killed_writers_leave_is_removed(tmp_path: Path) -> None:
 
 @posix
 def test_parts_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path) -> None:
-    dead = start_writer(tmp_path, pause=0.01)
-    while not parts(tmp_path):
-        time.sleep(0.01)
-    kill(dead)
+    with writer(tmp_path, pause=600):
+        while not parts(tmp_path):
+            time.sleep(0.01)
     (stale,) = parts(tmp_path)
-    living = start_writer(tmp_path, pause=0.01)
-    while parts(tmp_path) in ([], [stale]):
-        time.sleep(0.01)
-    (live,) = parts(tmp_path)  # the second writer removed what the first had left
-    assert live != stale
-    files.remove_stale_parts(tmp_path)
-    assert parts(tmp_path) == [live]
-    kill(living)
+    with writer(tmp_path, pause=600):
+        while parts(tmp_path) in ([], [stale]):
+            time.sleep(0.01)
+        (live,) = parts(tmp_path)  # the second writer removed what the first had left
+        while not (tmp_path / live).stat().st_size:  # it is locked before it is written
+            time.sleep(0.01)
+        files.remove_stale_parts(tmp_path)
+        assert parts(tmp_path) == [live]
     files.remove_stale_parts(tmp_path)
     assert not parts(tmp_path)
 
