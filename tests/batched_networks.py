@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrizations
 
 
 def norm(channels, dims=2, **options):
@@ -134,6 +135,88 @@ class Sines(nn.Module):
         """Returns three outputs."""
         h = torch.sin(3.0 * self.first(x))
         return self.last(torch.exp(-self.second(h).cos()))
+
+
+class Quotients(nn.Module):
+    """Powers, quotients, limits and norms of what comes out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+        self.heat = nn.Parameter(torch.linspace(0.5, 1.5, 6))
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h = self.first(x)
+        h = torch.erf(h) / self.heat + torch.log1p(h.abs()) / (1 + h**2).sqrt()
+        h = (0.3 / (1.5 + torch.atan(h))).clamp(0.1, 1).log() - torch.expm1(h).clamp_min(-0.5)
+        h = F.normalize(h, dim=1) + h / h.norm(dim=-1, keepdim=True)
+        h = self.second(h) * torch.rsqrt(1 + torch.linalg.vector_norm(h, dim=1, keepdim=True))
+        h = (2 + h.abs()).pow(1.5).reciprocal() * F.normalize(h, p=1, dim=-1)
+        return self.last(h) / 2
+
+
+class Padded(nn.Module):
+    """Images that are padded by each mode, enlarged, turned and shifted."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode="reflect")
+        self.second = nn.Conv2d(3, 3, (2, 3), padding=1, padding_mode="circular")
+        self.third = nn.Conv2d(3, 3, 3, padding=1, padding_mode="replicate")
+        self.larger, self.last = nn.Upsample(scale_factor=2), nn.Linear(6, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h = torch.tanh(self.first(F.pad(x, (1, -1, 0, 1), value=0.5)))
+        h = torch.tanh(self.second(h.flip(2).roll((1, -2), (2, 3)) + h.clone()))
+        h = self.larger(torch.tanh(self.third(h)))
+        h = F.interpolate(h, (3, 7)).repeat_interleave(2, 1) + F.pad(h, (-5, -4, -6, -5)).repeat(
+            1, 2, 1, 1
+        )
+        return self.last(torch.stack([h.mean((2, 3)), h[..., 0, 0] ** 3], 2).narrow(2, 0, 2).sum(2))
+
+
+class Attention(nn.Module):
+    """Attention, written out and by torch's function, with two heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mixed = nn.Linear(4, 12), nn.Linear(4, 12, bias=False)
+        self.norm, self.last = nn.LayerNorm(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        parts = [h.unflatten(-1, (2, 2)).transpose(1, 2) for h in self.first(x).chunk(3, -1)]
+        h = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        x = self.norm(x + h)
+        query, key, value = self.mixed(x).unflatten(-1, (3, 4)).unbind(2)
+        h = torch.softmax(torch.bmm(query, key.mT) / 2, -1) @ value
+        return self.last((x + h).mean(1))
+
+
+class Weights(nn.Module):
+    """Weights that are computed: standardised, normalised by torch's parametrisation and as
+    directions, masked, and a temperature that is an exponential."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.middle = parametrizations.weight_norm(nn.Linear(4, 5))
+        self.directions = nn.Parameter(torch.randn(2, 3, 5))
+        self.heat, self.shift = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.randn(4))
+        self.register_buffer("mask", torch.arange(4) > 0)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        w = self.conv.weight
+        w = w - w.mean(dim=(1, 2, 3), keepdim=True)
+        w = w / (w.view(w.size(0), -1).std(dim=1).view(-1, 1, 1, 1) + 0.1).expand_as(w)
+        h = torch.tanh(F.conv2d(x, w, self.conv.bias * self.mask))
+        h = torch.tanh(self.middle(h.mean((2, 3))))
+        one, other = F.normalize(self.directions, dim=-1).unbind(0)
+        h = F.normalize(h) @ one.t() - F.linear(h, other) + self.shift[1:]
+        return self.heat.exp() * h
 
 
 class PlainBlock(nn.Module):
@@ -322,6 +405,31 @@ FAMILIES = {
         lambda: activations(nn.Mish(), nn.LogSigmoid(), nn.Softsign()),
         (4,),
     ),
+    "shrinking": (
+        lambda: activations(
+            nn.Softshrink(0.1), nn.Hardshrink(0.05), nn.Tanhshrink(), nn.Threshold(-0.2, 0.3)
+        ),
+        (4,),
+    ),
+    "gates": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 10),
+            nn.GLU(),
+            nn.Linear(5, 4),
+            nn.Unflatten(1, (2, 2)),
+            nn.GLU(1),
+            nn.Flatten(),
+            nn.Linear(2, 5),
+            nn.AlphaDropout().eval(),
+            nn.Linear(5, 3),
+            nn.Softmin(dim=1),
+        ),
+        (4,),
+    ),
+    "quotients": (Quotients, (4,)),
+    "padded": (Padded, (2, 5, 6)),
+    "attention": (Attention, (3, 4)),
+    "computed weights": (Weights, (2, 5, 5)),
     "exponential": (lambda: activations(nn.CELU(0.5), nn.SELU()), (4,)),
     "sines": (Sines, (4,)),
     "pieces": (Pieces, (2, 4, 6)),

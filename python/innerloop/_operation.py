@@ -40,8 +40,22 @@ def widen(value: Any) -> Any:
     return value
 
 
+def recordable(value: Any) -> Any:
+    """Returns the same structure with copies of tensors that come from inference_mode, which
+    autograd does not keep."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, Mapping):
+        return {k: recordable(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
+        parts = [recordable(v) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
 def operation(function: Callable[P, R]) -> Callable[P, R]:
     """Returns the operation with its policy for autocast (inputs as float32, autocast off inside),
+    for inference_mode (off inside, without gradients: derivatives are a part of what is computed),
     for modules (one Python thread at a time), for tensors that cannot be read and for errors (they
     begin with its name)."""
 
@@ -55,6 +69,10 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                named: Any = {k: recordable(v) for k, v in kwargs.items()}
+                return wrapped(*map(recordable, args), **named)
         try:
             device = autocast_device()
             if isinstance(kwargs.get("model"), nn.Module):

@@ -4,8 +4,8 @@ that each of them reads. Equal networks have equal programs, whatever their modu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from innerloop._chain import SMALLEST_EPS, Layer
 
@@ -27,10 +27,73 @@ class Part(NamedTuple):
     is_transposed: bool
 
 
-Leaf = str | Part
+class Made(NamedTuple):
+    """What a node of the kind "computed" makes of parameters alone.
+
+    Members:
+        value: what the node gives.
+    """
+
+    value: int
 
 
-def name_of(leaf: Leaf) -> str:
+Leaf = str | Part | Made
+
+
+class Reference(NamedTuple):
+    """A tensor among the arguments of a computation: a leaf of its node, by place, or after those
+    the result of an earlier computation."""
+
+    at: int
+
+
+class Sequenced(NamedTuple):
+    """A list or a tuple among the arguments of a computation."""
+
+    parts: tuple[Any, ...]
+
+
+class Sliced(NamedTuple):
+    """A slice among the arguments of a computation (slices have no hash)."""
+
+    start: Any
+    stop: Any
+    step: Any
+
+
+class Computation(NamedTuple):
+    """One call of torch on parameters alone.
+
+    Members:
+        function: what is called.
+        arguments: with what; tensors are references.
+        keywords: likewise, by name.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+
+
+def run(computation: Computation, tensors: Sequence[Any]) -> Any:
+    """Returns what a computation gives, with tensors in the place of references to them."""
+    arguments = [_filled(value, tensors) for value in computation.arguments]
+    keywords = {name: _filled(value, tensors) for name, value in computation.keywords}
+    return computation.function(*arguments, **keywords)
+
+
+def _filled(template: Any, tensors: Sequence[Any]) -> Any:
+    """Returns an argument with tensors in the place of references."""
+    if isinstance(template, Reference):
+        return tensors[template.at]
+    if isinstance(template, Sequenced):
+        return tuple(_filled(part, tensors) for part in template.parts)
+    if isinstance(template, Sliced):
+        return slice(*template)
+    return template
+
+
+def name_of(leaf: str | Part) -> str:
     """Returns the name of the parameter or buffer that a call reads, or reads a part of."""
     return leaf if isinstance(leaf, str) else leaf.name
 
@@ -41,9 +104,10 @@ class Node(NamedTuple):
     Members:
         kind: what is computed ("linear", "convolution", "relu", ...).
         inputs: the values that go in: 0 is the network's input, i + 1 what node i gives.
-        leaves: the parameters and buffers that go in, by name, or parts of them; None for one that
-            is absent.
-        options: what else determines the result, in an order of the kind's own.
+        leaves: the parameters and buffers that go in, by name, or parts of them, or what is made
+            of them alone; None for one that is absent.
+        options: what else determines the result, in an order of the kind's own; of the kind
+            "computed" its computations in order.
         shape: of one row of the result.
     """
 
@@ -56,7 +120,7 @@ class Node(NamedTuple):
     @property
     def names(self) -> list[str]:
         """The parameters and buffers that go in, whole or in part."""
-        return [name_of(leaf) for leaf in self.leaves if leaf is not None]
+        return [name_of(leaf) for leaf in self.leaves if leaf and not isinstance(leaf, Made)]
 
 
 class Program(NamedTuple):
@@ -97,6 +161,8 @@ def as_layers(program: Program, names: tuple[str, ...]) -> tuple[list[Layer], bo
     layers: list[Layer] = []
     activated, flat = True, len(program.shape) == 1
     for at, node in enumerate(program.nodes):
+        if node.kind == "computed":
+            raise NoChain("a weight that is computed from parameters has no kernel")
         if node.kind not in ("reshape", "linear", "layer_norm", *FUSED_ACTIVATIONS):
             raise NoChain(f"{node.kind} has no kernel")
         if node.inputs != (at,):
@@ -140,8 +206,8 @@ def _as_layer(node: Node, inputs: int) -> Layer:
     parts = [leaf.name for leaf in node.leaves if isinstance(leaf, Part)]
     if parts:
         raise NoChain(f"a part of {parts[0]}, or its transpose, has no kernel")
-    assert not isinstance(weight, Part)
-    assert not isinstance(bias, Part)
+    assert not isinstance(weight, (Part, Made))
+    assert not isinstance(bias, (Part, Made))
     eps = node.options[0] if node.kind == "layer_norm" else 0.0
     assert isinstance(eps, float)
     if node.kind == "layer_norm" and not SMALLEST_EPS <= eps < math.inf:

@@ -95,6 +95,9 @@ READABLE = {
     ),
     "in place": lambda n, x: n.last(F.relu(n.first(x.flatten(1)), inplace=True)),
     "dropout that is off": lambda n, x: n.last(n.drop(F.silu(n.first(x.flatten(1))))),
+    "slopes that are not drawn": lambda n, x: n.last(F.rrelu(n.first(x.flatten(1)))),
+    "pads of nothing": lambda n, x: n.last(F.relu(n.first(F.pad(x.flatten(1), (0, 0))))),
+    "a copy": lambda n, x: n.last(F.relu(n.first(x.flatten(1).clone()))),
     "writes to itself": through_attribute,
     "branch on an attribute": lambda n, x: n.last(
         (F.relu if n.flag else torch.tanh)(n.first(x.flatten(1)))
@@ -196,13 +199,67 @@ UNREADABLE = {
         lambda n, x: n.last(n.first(x.flatten(1)).cumsum(1)),
         r"call 3 .*, cumsum, is not one of those",
     ),
-    "a quotient": (
-        lambda n, x: n.last(n.first(x.flatten(1) / x.flatten(1).exp())),
-        "only a quotient by a number",
+    "a rounded quotient": (
+        lambda n, x: n.last(n.first(torch.div(x.flatten(1), 2, rounding_mode="floor"))),
+        "or one that is rounded",
     ),
-    "a product of results": (
+    "a power of a number": (lambda n, x: n.last(n.first(2 ** x.flatten(1))), "__rpow__|only a pow"),
+    "limits that are results": (
+        lambda n, x: n.last(n.first(x.flatten(1).clamp(x.flatten(1)))),
+        "only limits that are numbers",
+    ),
+    "a product over rows": (
         lambda n, x: n.last(n.first(x.flatten(1)) @ n.first(x.flatten(1)).T),
-        "only of a matrix that is a parameter",
+        "rows would change places",
+    ),
+    "a product of other shapes": (
+        lambda n, x: n.last(n.first((x @ x).flatten(1))),
+        r"a product of rows of \[2, 3\] with rows of \[2, 3\]",
+    ),
+    "attention to some": (
+        lambda n, x: n.last(
+            n.first(F.scaled_dot_product_attention(x, x, x, is_causal=True).flatten(1))
+        ),
+        "only attention to everything",
+    ),
+    "random attention": (
+        lambda n, x: n.last(
+            n.first(F.scaled_dot_product_attention(x, x, x, dropout_p=0.5).flatten(1))
+        ),
+        "dropout is random",
+    ),
+    "an infinite norm": (
+        lambda n, x: n.last(n.first(F.normalize(x.flatten(1), p=torch.inf))),
+        "only norms of the orders 1 and 2",
+    ),
+    "padded rows": (
+        lambda n, x: n.last(n.first(F.pad(x, (0, 0, 0, 0, 1, 1)).flatten(1))),
+        "padding",
+    ),
+    "pads wider than the image": (
+        lambda n, x: n.last(n.first(F.pad(x, (3, 0), mode="reflect")[:, :, :3].flatten(1))),
+        "padding .* does not fit",
+    ),
+    "between entries": (
+        lambda n, x: n.last(n.first(F.interpolate(x, 3, mode="linear").flatten(1))),
+        "only the nearest of entries",
+    ),
+    "rows the other way around": (
+        lambda n, x: n.last(n.first(x.flip(0).flatten(1))),
+        "rows that change places",
+    ),
+    "rows repeated": (
+        lambda n, x: n.last(n.first(x.repeat(2, 1, 1)[: len(x)].flatten(1))),
+        "only entries along axes of the rows",
+    ),
+    "all in line": (lambda n, x: n.last(n.first(x.roll(1).flatten(1))), "only shifts along axes"),
+    "halves of an odd row": (
+        lambda n, x: n.last(F.glu(n.first(x.flatten(1)))),
+        "have no halves",
+    ),
+    "a random slope": (
+        lambda n, x: n.last(F.rrelu(n.first(x.flatten(1)), training=True)),
+        "random in training mode",
     ),
     "entries by a list": (
         lambda n, x: n.last(n.first(x[:, [0, 1]].flatten(1))),
@@ -210,10 +267,6 @@ UNREADABLE = {
     ),
     "some of the rows": (lambda n, x: n.last(n.first(x[1:].flatten(1))), "rows that are left out"),
     "rows in pieces": (lambda n, x: n.last(n.first(x.chunk(2)[0].flatten(1))), "left out"),
-    "entries of a parameter": (
-        lambda n, x: n.last(n.first(x.flatten(1)) + n.first.bias[:]),
-        "only one entry along the first axis of a parameter",
-    ),
     "rows among channels": (lambda n, x: n.last(n.first(x.transpose(0, 1).flatten(1))), "axes"),
     "rows one after another": (
         lambda n, x: n.last(n.first(torch.cat([x, x]).flatten(1))),
@@ -252,9 +305,29 @@ UNREADABLE = {
         lambda n, x: F.linear(n.first(x.flatten(1)), ONES),
         "not a parameter or buffer of its own",
     ),
-    "a weight computed": (
-        lambda n, x: F.linear(n.first(x.flatten(1)), n.last.weight.tanh()),
+    "a weight computed with another's": (
+        lambda n, x: F.linear(n.first(x.flatten(1)), n.last.weight * ONES),
         "not made of the input",
+    ),
+    "a random weight": (
+        lambda n, x: F.linear(n.first(x.flatten(1)), F.dropout(n.last.weight, training=True)),
+        "dropout, it is random",
+    ),
+    "a weight changed in place": (
+        lambda n, x: F.linear(n.first(x.flatten(1)), n.last.weight.data.mul_(2)),
+        "mul_, it (changes a parameter|raised)",
+    ),
+    "a branch on a weight": (
+        lambda n, x: n.last(n.first(x.flatten(1))) if n.last.weight.sum() > 0 else x,
+        "__bool__, it raised|__bool__, it gives a bool",
+    ),
+    "a number of a weight": (
+        lambda n, x: n.last(n.first(x.flatten(1)) * n.last.weight[0, 0].item()),
+        "item, it raised|item, it gives a float",
+    ),
+    "a weight with a derivative of its own": (
+        lambda n, x: F.linear(n.first(x.flatten(1)), Passing.apply(n.last.weight)),
+        "gradients off|derivative of its own",
     ),
 }
 
@@ -442,8 +515,6 @@ def test_what_does_not_is_read_once_for_both_sides(monkeypatch):
 
 
 def test_one_parameter_used_twice_is_not_fused():
-    net = build(lambda n, x: n.last(n.first(F.pad(x.flatten(1), (0, 0)))))
-    assert "pad, is not one" in il.MAML(net, **OPTIONS).explain()
     net = build(lambda n, x: F.linear(n.last(n.first(x.flatten(1))), n.last.weight.T))
     assert "cannot be fused" in il.MAML(net, **OPTIONS).explain()
 

@@ -495,3 +495,28 @@ def test_relatives_of_maml(make, family):
         )
     for name, value in found[0].items():
         assert_close(value, found[1][name], 1e-10, name, floor=FLOOR)
+
+
+class HardsigmoidWritten(nn.Module):
+    """What Hardsigmoid is, of which torch has no second derivative."""
+
+    def forward(self, x):
+        """Returns the formula."""
+        return (x / 6 + 0.5).clamp(0, 1)
+
+
+def test_hardsigmoid_is_its_formula():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(), nn.Linear(5, 3)).double()
+    written = nn.Sequential(net[0], HardsigmoidWritten(), net[2])
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    generator = torch.Generator().manual_seed(1)
+    sides = [
+        tuple(4 * torch.randn(2, 6, n, generator=generator, dtype=torch.float64) for n in (4, 3))
+        for _ in range(2)
+    ]
+    options = {"inner_lr": 0.1, "steps": 2}
+    found = il.meta_grad(params, *sides, model=net, backend="batched", **options)
+    wanted = il.meta_grad(params, *sides, model=written, backend="torch", **options)
+    assert_close(found.loss, wanted.loss, 1e-12)
+    assert_close(found.grad, wanted.grad, 1e-10)

@@ -119,6 +119,66 @@ def _exp(z: Tensor) -> Derivatives:
     return y, y
 
 
+def _abs(z: Tensor) -> Derivatives:
+    return torch.sign(z), None
+
+
+def _sqrt(z: Tensor) -> Derivatives:
+    first = 0.5 / torch.sqrt(z)
+    return first, -0.5 * first / z
+
+
+def _root(z: Tensor) -> Derivatives:
+    inverse = torch.where(z > 0, torch.rsqrt(z), 0.0)
+    return 0.5 * inverse, -0.25 * inverse**3
+
+
+def _log(z: Tensor) -> Derivatives:
+    first = 1 / z
+    return first, -first * first
+
+
+def _log1p(z: Tensor) -> Derivatives:
+    return _log(1 + z)
+
+
+def _expm1(z: Tensor) -> Derivatives:
+    return _exp(z)
+
+
+def _erf(z: Tensor) -> Derivatives:
+    first = torch.exp(-z * z) * (2 / math.sqrt(math.pi))
+    return first, -2 * z * first
+
+
+def _atan(z: Tensor) -> Derivatives:
+    first = 1 / (1 + z * z)
+    return first, -2 * z * first * first
+
+
+def _power(z: Tensor, exponent: float) -> Derivatives:
+    if exponent == 1:
+        return torch.ones_like(z), None
+    more = exponent * (exponent - 1)
+    return exponent * z ** (exponent - 1), more * z ** (exponent - 2)
+
+
+def _clamp(z: Tensor, low: float, high: float) -> Derivatives:
+    return ((z >= low) & (z <= high)).to(z.dtype), None
+
+
+def _threshold(z: Tensor, threshold: float, value: float) -> Derivatives:
+    return (z > threshold).to(z.dtype), None
+
+
+def _hardsigmoid(z: Tensor) -> Derivatives:
+    return ((z > -3) & (z < 3)).to(z.dtype) / 6, None
+
+
+def _outside(z: Tensor, lambd: float) -> Derivatives:
+    return ((z < -lambd) | (z > lambd)).to(z.dtype), None
+
+
 _VALUES: dict[str, Callable[..., Tensor]] = {
     "leaky_relu": F.leaky_relu,
     "tanh": torch.tanh,
@@ -137,6 +197,20 @@ _VALUES: dict[str, Callable[..., Tensor]] = {
     "sin": torch.sin,
     "cos": torch.cos,
     "exp": torch.exp,
+    "abs": torch.abs,
+    "sqrt": torch.sqrt,
+    "root": torch.sqrt,  # of a sum of squares: the norm of a row of zeros has the slope 0
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "expm1": torch.expm1,
+    "erf": torch.erf,
+    "atan": torch.atan,
+    "power": torch.pow,
+    "clamp": torch.clamp,
+    "threshold": F.threshold,
+    "hardsigmoid": F.hardsigmoid,
+    "softshrink": F.softshrink,
+    "hardshrink": F.hardshrink,
 }
 _DERIVATIVES: dict[str, Callable[..., Derivatives]] = {
     "leaky_relu": _leaky_relu,
@@ -156,6 +230,20 @@ _DERIVATIVES: dict[str, Callable[..., Derivatives]] = {
     "sin": _sin,
     "cos": _cos,
     "exp": _exp,
+    "abs": _abs,
+    "sqrt": _sqrt,
+    "root": _root,
+    "log": _log,
+    "log1p": _log1p,
+    "expm1": _expm1,
+    "erf": _erf,
+    "atan": _atan,
+    "power": _power,
+    "clamp": _clamp,
+    "threshold": _threshold,
+    "hardsigmoid": _hardsigmoid,
+    "softshrink": _outside,
+    "hardshrink": _outside,
 }
 KINDS = ("relu", *_VALUES)
 

@@ -125,6 +125,55 @@ class Product(_OfTwo):
         return found, []
 
 
+class MatrixProduct(Layer):
+    """y = a b of matrices along the last two axes: ga = g b', gb = a' g, y. = a. b + a b.,
+    ga. = g. b' + g b.', gb. = a' g. + a.' g."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns a b; keeps both."""
+        return channels_last(inputs[0] @ inputs[1]), inputs
+
+    def _parts(self, g: Maybe, of: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
+        """Returns g b' and a' g of a and b."""
+        a, b = of
+        return [
+            channels_last(g @ b.mT) if wanted[0] and g is not None and b is not None else None,
+            channels_last(a.mT @ g) if wanted[1] and g is not None and a is not None else None,
+        ]
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g b' and a' g."""
+        return self._parts(g, saved, wanted), []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns a. b + a b."""
+        (a, b), (a_dot, b_dot) = saved, dots
+        y_dot = plus(
+            None if a_dot is None else a_dot @ b,
+            None if b_dot is None else a @ b_dot,
+        )
+        return None if y_dot is None else channels_last(y_dot), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g. b' + g b.' and a' g. + a.' g."""
+        parts = self._parts(g_dot, saved, wanted), self._parts(g, dots, wanted)
+        return [plus(one, other) for one, other in zip(*parts, strict=True)], []
+
+
 class Scale(Linear):
     """y = a x + c with numbers a and c."""
 

@@ -337,8 +337,9 @@ class Batched:
         size, like = 0, inputs[0]
         for x in inputs:
             program = self._programs[rows_of(x)][0]
-            row = size_of(program.shape) + sum(size_of(node.shape) for node in program.nodes)
-            size = max(size, row * x.shape[1])
+            made = [size_of(node.shape) for node in program.nodes if node.kind == "computed"]
+            rows = [size_of(node.shape) for node in program.nodes if node.kind != "computed"]
+            size = max(size, (size_of(program.shape) + sum(rows)) * x.shape[1] + sum(made))
         size += sum(map(size_of, self._shapes.values()))
         tasks, most = len(like), _CHUNK_BYTES.get(like.device.type, _CHUNK_ELSEWHERE)
         step = max(1, most // (size * like.element_size()))

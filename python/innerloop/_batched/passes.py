@@ -12,10 +12,11 @@ from torch import Tensor
 
 from innerloop._batched import activations, affine, arithmetic, norms, shapes
 from innerloop._batched.blocks import NormBlock
+from innerloop._batched.computed import Computed
 from innerloop._batched.layer import Layer, Maybe, channels_last, is_shared, plus
 from innerloop._batched.native import NativeConvolution, NativeNormBlock
 from innerloop._batched.precision import NARROW, InPrecision, widened
-from innerloop._program import Leaf, Node, Part, Program, name_of
+from innerloop._program import Leaf, Made, Node, Part, Program, name_of
 
 Leaves = Mapping[str, Any]  # tensors, or what `factored.py` has in their place
 
@@ -26,9 +27,11 @@ _LAYERS: dict[str, type[Layer]] = {
     "mean": shapes.Mean,
     "permute": shapes.Permute,
     "slice": shapes.Slice,
+    "take": shapes.Take,
     "cat": shapes.Joined,
     "add": arithmetic.Sum,
     "multiply": arithmetic.Product,
+    "matmul": arithmetic.MatrixProduct,
     "scale": arithmetic.Scale,
     "shift": arithmetic.Shift,
     "gain": arithmetic.Gain,
@@ -45,6 +48,7 @@ _LAYERS: dict[str, type[Layer]] = {
     "log_softmax": norms.LogSoftmax,
     "relu": activations.Relu,
     "prelu": activations.PRelu,
+    "computed": Computed,
     **{kind: activations.Activation for kind in activations.KINDS if kind != "relu"},
 }
 
@@ -54,11 +58,13 @@ _IN_SUMS = (NormBlock, norms.Norm, norms.FixedNorm, norms.Softmax, norms.LogSoft
 
 
 class Tape(NamedTuple):
-    """What a forward and a backward pass leave behind: what each layer saved, and the gradient in
-    its output (None before the backward pass, and where none is used)."""
+    """What a forward and a backward pass leave behind: what each layer saved, the gradient in its
+    output (None before the backward pass, and where none is used), and the weights that were
+    computed, by value."""
 
     saved: list[Any]
     gradients: list[Maybe]
+    made: dict[int, Tensor]
 
 
 class _Call(NamedTuple):
@@ -82,6 +88,8 @@ class Passes:
         self._calls = list(_calls(program, native))
         if dtype is NARROW:
             self._calls = [call._replace(layer=_narrow(call.layer)) for call in self._calls]
+        every = [leaf for call in self._calls for leaf in call.leaves]
+        self._made = {leaf.value for leaf in every if isinstance(leaf, Made)}
         moving = [False] * self._values  # whether leaves act on a value
         for call in self._calls:
             moving[call.output] = any(call.leaves) or any(moving[v] for v in call.inputs)
@@ -94,9 +102,10 @@ class Passes:
         saved: list[Any] = []
         for call in self._calls:
             inputs = [_there(values[v]) for v in call.inputs]
-            values[call.output], kept = call.layer.forward(inputs, _of(leaves, call))
+            values[call.output], kept = call.layer.forward(inputs, _of(leaves, call, values))
             saved.append(kept if tape else None)
-        return widened(_there(values[self._output])), Tape(saved, [None] * len(saved))
+        made = {value: _there(values[value]) for value in self._made}
+        return widened(_there(values[self._output])), Tape(saved, [None] * len(saved), made)
 
     def backward(self, leaves: Leaves, tape: Tape, g: Tensor) -> dict[str, Any]:
         """Returns the gradients [T, ...] of the leaves, given that in the outputs."""
@@ -109,10 +118,10 @@ class Passes:
             if here is None:
                 continue
             inputs, own = call.layer.backward(
-                tape.saved[at], here, _of(leaves, call), self._wanted[at]
+                tape.saved[at], here, _of(leaves, call, tape.made), self._wanted[at]
             )
             _collect(gradients, call, inputs)
-            _gather(found, call, own, leaves)
+            _gather(found, gradients, call, own, leaves)
         return found
 
     def product(self, leaves: Leaves, tape: Tape, dots: Leaves, curvature: Any) -> dict[str, Any]:
@@ -124,8 +133,8 @@ class Passes:
             tangents[call.output], more = call.layer.tangent(
                 tape.saved[at],
                 [tangents[value] for value in call.inputs],
-                _of(leaves, call),
-                _of(dots, call),
+                _of(leaves, call, tape.made),
+                _of(dots, call, tangents),
             )
             kept.append(more)
         seconds: list[Maybe] = [None] * self._values
@@ -143,13 +152,13 @@ class Passes:
                 here,
                 seconds[call.output],
                 [tangents[value] for value in call.inputs],
-                _of(leaves, call),
-                _of(dots, call),
+                _of(leaves, call, tape.made),
+                _of(dots, call, tangents),
                 self._wanted[at],
             )
             seconds[call.output] = tangents[call.output] = kept[at] = None
             _collect(seconds, call, inputs)
-            _gather(found, call, own, leaves)
+            _gather(found, seconds, call, own, leaves)
         return found
 
 
@@ -197,7 +206,9 @@ def _calls(program: Program, native: bool) -> Iterator[_Call]:
 
 
 def _narrow(layer: Layer) -> Layer:
-    """Returns a layer on values that are bfloat16."""
+    """Returns a layer on values that are bfloat16; weights are computed in float32, as kept."""
+    if isinstance(layer, Computed):
+        return layer
     return InPrecision(layer, torch.float32 if isinstance(layer, _IN_SUMS) else NARROW)
 
 
@@ -207,11 +218,18 @@ def _there(value: Maybe) -> Tensor:
     return value
 
 
-def _of(leaves: Leaves, call: _Call) -> list[Any]:
-    """Returns the leaves of a call in its order; None for absent ones."""
-    return [
-        None if leaf is None else _part(leaves.get(name_of(leaf)), leaf) for leaf in call.leaves
-    ]
+def _of(leaves: Leaves, call: _Call, values: Any) -> list[Any]:
+    """Returns the leaves of a call in its order, those that are made by their values; None for
+    absent ones."""
+    found: list[Any] = []
+    for leaf in call.leaves:
+        if leaf is None:
+            found.append(None)
+        elif isinstance(leaf, Made):
+            found.append(values[leaf.value])
+        else:
+            found.append(_part(leaves.get(name_of(leaf)), leaf))
+    return found
 
 
 def _part(whole: Any, leaf: Leaf) -> Any:
@@ -231,10 +249,19 @@ def _collect(values: list[Maybe], call: _Call, parts: Sequence[Maybe]) -> None:
         values[value] = plus(values[value], part)
 
 
-def _gather(found: dict[str, Any], call: _Call, parts: Sequence[Any], leaves: Leaves) -> None:
-    """Adds what flows back to the leaves of a call."""
+def _gather(
+    found: dict[str, Any],
+    values: list[Maybe],
+    call: _Call,
+    parts: Sequence[Any],
+    leaves: Leaves,
+) -> None:
+    """Adds what flows back to the leaves of a call, and to the values of those that are made."""
     for leaf, value in zip(call.leaves, parts, strict=False):
         if leaf is None or value is None:
+            continue
+        if isinstance(leaf, Made):
+            values[leaf.value] = plus(values[leaf.value], value)
             continue
         name = name_of(leaf)
         if not isinstance(leaf, Part):

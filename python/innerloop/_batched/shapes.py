@@ -87,6 +87,47 @@ class Slice(Linear):
         return channels_last(gx)
 
 
+class Take(Linear):
+    """Some of the entries along one axis of the rows, as often and in the order as asked for; -1
+    stands for zero."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        options: Any = node.options
+        axis, entries = options
+        self._axis = axis + 1  # after the tasks
+        self._size = shapes[0][axis - 1]
+        places = [at for at, entry in enumerate(entries) if entry >= 0]
+        self._is_whole = len(places) == len(entries)
+        self._places = torch.tensor(places)
+        self._entries = torch.tensor([entries[at] for at in places])
+        self._on = {self._places.device: (self._entries, self._places)}  # kept, for CUDA graphs
+
+    def _indices(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns entries and the places they go to, where x is."""
+        if x.device not in self._on:
+            self._on[x.device] = self._entries.to(x.device), self._places.to(x.device)
+        return self._on[x.device]
+
+    def _moved(self, x: Tensor, source: Tensor, goal: Tensor, size: int) -> Tensor:
+        """Returns a value with the sums of entries of x along the axis, zeros elsewhere."""
+        shape = [*x.shape[: self._axis], size, *x.shape[self._axis + 1 :]]
+        chosen = x.index_select(self._axis, source)
+        return channels_last(x.new_zeros(shape).index_add_(self._axis, goal, chosen))
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns the entries."""
+        entries, places = self._indices(x)
+        if self._is_whole:
+            return channels_last(x.index_select(self._axis, entries))
+        return self._moved(x, entries, places, self.node.shape[self._axis - 2])
+
+    def back(self, g: Tensor, saved: Any) -> Tensor:
+        """Returns sums at the entries."""
+        entries, places = self._indices(g)
+        return self._moved(g, places, entries, self._size)
+
+
 class Joined(Layer):
     """Values one after the other along an axis of the rows."""
 

@@ -62,7 +62,7 @@ def support_step(objective: Objective, side: Side, phi: Leaves, at: int = 0) -> 
     if side.rows.x.shape[1] == 0:
         nothing = _no_losses(side)
         outputs = Outputs(nothing, nothing, torch.zeros_like)
-        return Step(passes, phi, outputs, Tape([], []), {})
+        return Step(passes, phi, outputs, Tape([], [], {}), {})
     z, tape = passes.forward(phi, side.rows.x)
     outputs = loss_of(objective, z, side.rows)
     return Step(passes, phi, outputs, tape, passes.backward(phi, tape, outputs.gradient))

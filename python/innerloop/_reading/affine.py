@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innerloop._reading.recorder import HANDLERS, Handler, Recorder, known
+from innerloop._reading.shapes import is_matrix, permuted
 
 
 @known(F.linear)
@@ -23,11 +25,47 @@ def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Any = None)
 def _matmul(recorder: Recorder, input: Tensor, mat2: Tensor) -> Any:
     shape = recorder.shape(input)
     if recorder.is_value(mat2):
-        recorder.stop("a product of two results")
+        return product(recorder, input, mat2)
     if not shape or mat2.ndim != 2 or shape[-1] != mat2.shape[0]:
         recorder.stop(f"a product of rows of {list(shape)} with {list(mat2.shape)}")
     weight = recorder.transposed(mat2, 0, 1)
     return recorder.add("linear", [input], (*shape[:-1], mat2.shape[1]), (), (weight, None))
+
+
+@known(torch.bmm, Tensor.bmm)
+def product(recorder: Recorder, input: Tensor, mat2: Tensor) -> Any:
+    """Notes the product of the matrices of two results."""
+    one, other = recorder.shape(input), recorder.shape(mat2)
+    matrices = min(len(one), len(other)) >= 2
+    if not matrices or one[:-2] != other[:-2] or one[-1] != other[-2]:
+        recorder.stop(f"a product of rows of {list(one)} with rows of {list(other)}")
+    return recorder.add("matmul", [input, mat2], (*one[:-1], other[-1]))
+
+
+@known(F.scaled_dot_product_attention)
+def _attention(
+    recorder: Recorder,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: Any = None,
+    enable_gqa: bool = False,
+) -> Any:
+    if attn_mask is not None or is_causal or enable_gqa:
+        recorder.stop("only attention to everything can be read", F.scaled_dot_product_attention)
+    if dropout_p:
+        recorder.stop("its dropout is random", F.scaled_dot_product_attention)
+    width = recorder.shape(query)[-1]
+    factor = 1 / math.sqrt(width) if scale is None else float(scale)
+    scaled = recorder.add("scale", [query], recorder.shape(query), (factor, 0.0))
+    scores = product(recorder, scaled, permuted(recorder, key, _turned(key.ndim)))
+    axis = scores.ndim - 1
+    shares = recorder.add("softmax", [scores], recorder.shape(scores), (axis,))
+    return product(recorder, shares, value)
 
 
 @known(torch.addmm)
@@ -38,11 +76,23 @@ def _addmm(recorder: Recorder, input: Tensor, mat1: Tensor, mat2: Tensor) -> Any
     return recorder.add("linear", [mat1], (mat2.shape[1],), (), (weight, input))
 
 
-@known(Tensor.t, torch.t, Tensor.T.__get__, Tensor.mT.__get__)  # type: ignore[attr-defined]
+@known(Tensor.t, torch.t, Tensor.T.__get__, parameters=is_matrix)  # type: ignore[attr-defined]
 def _transposed(recorder: Recorder, input: Tensor) -> Any:
-    if recorder.is_value(input) or input.ndim != 2:
-        recorder.stop("only of a matrix that is a parameter can a transpose be read")
+    if recorder.is_value(input):
+        recorder.stop("rows would change places with their entries")
     return recorder.transposed(input, 0, 1)
+
+
+@known(Tensor.mT.__get__, parameters=is_matrix)  # type: ignore[attr-defined]
+def _matrices_transposed(recorder: Recorder, input: Tensor) -> Any:
+    if not recorder.is_value(input):
+        return _transposed(recorder, input)
+    return permuted(recorder, input, _turned(input.ndim))
+
+
+def _turned(ndim: int) -> list[int]:
+    """Returns axes of which the last two have changed places."""
+    return [*range(ndim - 2), ndim - 1, ndim - 2]
 
 
 def numbers(recorder: Recorder, value: Any, axes: int) -> tuple[int, ...]:

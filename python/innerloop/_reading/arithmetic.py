@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from innerloop._program import Shape, size_of
 from innerloop._reading.recorder import Handler, Recorder, known
@@ -109,19 +111,51 @@ def _mul_(recorder: Recorder, input: Any, other: Any) -> Any:
     return _times(recorder, input, other, inplace=True)
 
 
-def _quotients(*, inplace: bool = False) -> Handler:
-    """Returns what notes quotients by numbers."""
+def _power(recorder: Recorder, input: Tensor, exponent: float) -> Any:
+    """Notes a power of a result."""
+    return recorder.add("power", [input], recorder.shape(input), (float(exponent),))
 
-    def handler(recorder: Recorder, input: Any, other: Any) -> Any:
-        if not _is_number(other) or other == 0:
-            recorder.stop("only a quotient by a number can be read", torch.div)
-        return _times(recorder, input, 1 / other, inplace)
+
+def _as_value(recorder: Recorder, leaf: Tensor, like: Tensor) -> Any:
+    """Notes a parameter as a result that is the same in all rows, to be spread over another."""
+    shape = _along(recorder, like, leaf)
+    own = tuple(leaf.shape)[-len(shape) :] if shape else ()
+    sizes = (*(1,) * (len(shape) - len(own)), *own)
+    return recorder.add("spread", [recorder.input], sizes, (), (leaf,))
+
+
+def _quotients(*, inplace: bool = False) -> Handler:
+    """Returns what notes quotients."""
+
+    def handler(recorder: Recorder, input: Any, other: Any, *, rounding_mode: Any = None) -> Any:
+        if rounding_mode is not None or (_is_number(other) and other == 0):
+            recorder.stop("a quotient by zero, or one that is rounded", torch.div)
+        if _is_number(other):
+            return _times(recorder, input, 1 / other, inplace)
+        if not recorder.is_value(other):
+            other = _as_value(recorder, other, input)
+        return _times(recorder, input, _power(recorder, other, -1), inplace)
 
     return handler
 
 
-known(Tensor.div, Tensor.__truediv__, torch.div, torch.true_divide)(_quotients())
+known(Tensor.div, Tensor.__truediv__, torch.div, torch.true_divide, torch.divide)(_quotients())
 known(Tensor.div_, Tensor.__itruediv__)(_quotients(inplace=True))
+
+
+@known(Tensor.__rdiv__)
+def _rdiv(recorder: Recorder, input: Tensor, other: Any) -> Any:
+    return _times(recorder, _power(recorder, input, -1), other, inplace=False)
+
+
+@known(Tensor.reciprocal, torch.reciprocal)
+def _reciprocal(recorder: Recorder, input: Tensor) -> Any:
+    return _power(recorder, input, -1)
+
+
+@known(Tensor.rsqrt, torch.rsqrt)
+def _rsqrt(recorder: Recorder, input: Tensor) -> Any:
+    return _power(recorder, input, -0.5)
 
 
 @known(Tensor.neg, Tensor.__neg__, torch.neg)
@@ -136,9 +170,11 @@ def _square(recorder: Recorder, input: Tensor) -> Any:
 
 @known(Tensor.pow, Tensor.__pow__, torch.pow)
 def _pow(recorder: Recorder, input: Tensor, exponent: Any) -> Any:
-    if not _is_number(exponent) or exponent != 2:
-        recorder.stop("only a square can be read", torch.pow)
-    return _times(recorder, input, input, inplace=False)
+    if not _is_number(exponent) or not exponent or not recorder.is_value(input):
+        recorder.stop("only a power of a result by a number other than 0 can be read", torch.pow)
+    if exponent == 2:
+        return _times(recorder, input, input, inplace=False)
+    return _power(recorder, input, exponent)
 
 
 # ---------------------------------------------------------------- over axes
@@ -178,3 +214,76 @@ def _sum(recorder: Recorder, input: Tensor, dim: Any = None, keepdim: bool = Fal
     axes = _axes(recorder, input, dim)
     number = size_of(tuple(input.shape[axis] for axis in axes))
     return _times(recorder, _mean_over(recorder, input, axes, keepdim), number, inplace=False)
+
+
+# ---------------------------------------------------------------- norms of vectors
+
+
+def _length(
+    recorder: Recorder, input: Tensor, order: Any, dim: Any, keepdim: bool, dtype: Any = None
+) -> Any:
+    """Notes the 1- or 2-norm over axes of the rows."""
+    if dtype not in (None, recorder.dtype):
+        recorder.stop("a norm in another dtype", torch.norm)
+    if order not in (None, "fro", 1, 2):
+        recorder.stop(f"only norms of the orders 1 and 2 can be read, not {order}", torch.norm)
+    shape = recorder.shape(input)
+    if order == 1:
+        return _sum(recorder, recorder.add("abs", [input], shape), dim, keepdim)
+    squares = _sum(recorder, _square(recorder, input), dim, keepdim)
+    return recorder.add("root", [squares], recorder.shape(squares))
+
+
+@known(torch.norm, Tensor.norm)
+def _norm(
+    recorder: Recorder,
+    input: Tensor,
+    p: Any = "fro",
+    dim: Any = None,
+    keepdim: bool = False,
+    dtype: Any = None,
+) -> Any:
+    return _length(recorder, input, p, dim, keepdim, dtype)
+
+
+@known(torch.linalg.vector_norm)
+def _vector_norm(
+    recorder: Recorder,
+    input: Tensor,
+    ord: Any = 2,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+) -> Any:
+    return _length(recorder, input, ord, dim, keepdim, dtype)
+
+
+@known(torch.linalg.norm)
+def _linalg_norm(
+    recorder: Recorder,
+    input: Tensor,
+    ord: Any = None,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+) -> Any:
+    if not isinstance(dim, int) and ord is not None:
+        recorder.stop("only norms of vectors can be read", torch.linalg.norm)
+    return _length(recorder, input, ord, dim, keepdim, dtype)
+
+
+@known(F.normalize)
+def _normalize(
+    recorder: Recorder,
+    input: Tensor,
+    p: Any = 2.0,
+    dim: Any = 1,
+    eps: float = 1e-12,
+    out: None = None,
+) -> Any:
+    length = _length(recorder, input, p, dim, keepdim=True)
+    shape = recorder.shape(length)
+    bounded = recorder.add("clamp", [length], shape, (float(eps), math.inf))
+    return _times(recorder, input, _power(recorder, bounded, -1), inplace=False)

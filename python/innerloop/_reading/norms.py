@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innerloop._program import Shape, size_of
-from innerloop._reading.recorder import Handler, Recorder, known
+from innerloop._reading.recorder import HANDLERS, Handler, Recorder, known
 
 
 @known(F.batch_norm)
@@ -131,3 +131,11 @@ def _probabilities(kind: str) -> Handler:
 
 known(F.log_softmax, torch.log_softmax, Tensor.log_softmax)(_probabilities("log_softmax"))
 known(F.softmax, torch.softmax, Tensor.softmax)(_probabilities("softmax"))
+
+
+@known(F.softmin)
+def _softmin(
+    recorder: Recorder, input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None
+) -> Any:
+    turned = recorder.add("scale", [input], recorder.shape(input), (-1.0, 0.0))
+    return HANDLERS[F.softmax](recorder, turned, dim, _stacklevel, dtype)

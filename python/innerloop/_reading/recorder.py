@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -11,18 +11,27 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
-from innerloop._program import Leaf, Node, Option, Part, Program, Shape, name_of
+from innerloop._program import Leaf, Made, Node, Option, Part, Program, Shape, name_of
+from innerloop._reading.computing import Computing, Unsuited
 
 Handler = Callable[..., Any]
 HANDLERS: dict[Any, Handler] = {}  # by function of torch: what notes its calls
+# whether that is so where only parameters go in; other calls on parameters alone are computations
+_READS: dict[Any, Callable[..., bool]] = {}
 
 
-def known(*functions: Any) -> Callable[[Handler], Handler]:
-    """Says what notes the calls of some functions of torch."""
+def known(
+    *functions: Any, parameters: Callable[..., bool] | None = None
+) -> Callable[[Handler], Handler]:
+    """Says what notes the calls of some functions of torch: those with a value among their
+    arguments, and of those on parameters alone those that `parameters` says of the recorder and
+    the arguments."""
 
     def register(handler: Handler) -> Handler:
         for function in functions:
             HANDLERS[function] = handler
+            if parameters is not None:
+                _READS[function] = parameters
         return handler
 
     return register
@@ -77,6 +86,7 @@ class Recorder(TorchFunctionMode):
         self._filled: set[str] = set()  # statistics that calls update
         self._held: list[Tensor] = []  # so that identities stay
         self._views: list[Tensor] = []  # likewise
+        self._computing = Computing()
         self._state: tuple[bool, ...] = ()
 
     # ------------------------------------------------------------ the pass
@@ -106,14 +116,38 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Notes one call."""
         handler = HANDLERS.get(func)
-        if handler is None:
+        on_parameters = self._is_on_parameters(func, args, kwargs or {})
+        if handler is None and not on_parameters:
             self.stop("", func)
         if torch_state() != self._state:
             self.stop("it turns gradients off, or autocast on", func)
+        if on_parameters:
+            return self.computed(func, args, kwargs or {})
+        assert handler is not None
         try:
             return handler(self, *args, **(kwargs or {}))
         except TypeError as misfit:
             self.stop(f"its arguments cannot be read ({misfit})", func)
+
+    def _is_on_parameters(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Says whether a call is a computation on parameters alone."""
+        tensors = list(tensors_in((args, kwargs)))
+        if not tensors or any(self.is_value(tensor) for tensor in tensors):
+            return False
+        if not all(self.is_leaf(tensor) for tensor in tensors):
+            return False
+        reads = _READS.get(func)
+        return reads is None or not reads(self, *args, **kwargs)
+
+    def computed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Notes a computation on parameters alone and returns what stands for its results."""
+        try:
+            return self._computing.call(func, args, kwargs, self._leaves)
+        except Unsuited as reason:
+            self.stop(str(reason), func)
+        except Exception as error:
+            text = str(error).strip().split("\n")[0]
+            self.stop(f"it raised {type(error).__name__} on tensors without numbers ({text})", func)
 
     def stop(self, reason: str, func: Any = None) -> NoReturn:
         """Ends the pass, with the reason and the call to blame."""
@@ -159,17 +193,39 @@ class Recorder(TorchFunctionMode):
         """Says whether something is made of the input."""
         return id(tensor) in self._values
 
+    def is_leaf(self, tensor: object) -> bool:
+        """Says whether something is a parameter, a buffer, or made of them alone."""
+        return id(tensor) in self._leaves or tensor in self._computing
+
+    def is_own(self, tensor: object, *, whole: bool = False) -> bool:
+        """Says whether something is a parameter or buffer, or a part of one."""
+        return isinstance(self._leaves.get(id(tensor)), str if whole else (str, Part))
+
     def leaf(self, tensor: object) -> Leaf | None:
-        """Returns the name of a parameter or buffer, or what part of it something is."""
+        """Returns the name of a parameter or buffer, what part of it something is, or what is made
+        of them alone."""
         if tensor is None:
             return None
+        if id(tensor) not in self._leaves and tensor in self._computing:
+            self._make(tensor)
         leaf = self._leaves.get(id(tensor))
         if leaf is None:
             self.stop("it reads a weight that is not a parameter or buffer of its own")
         assert isinstance(tensor, Tensor)
         if tensor.dtype is not self.dtype:
-            self.stop(f"it reads {name_of(leaf)}, which is {tensor.dtype}")
+            what = "a weight" if isinstance(leaf, Made) else name_of(leaf)
+            self.stop(f"it reads {what}, which is {tensor.dtype}")
         return leaf
+
+    def _make(self, tensor: Any) -> None:
+        """Notes a result of computations as one that calls read."""
+        if tensor.grad_fn is not None or tensor.requires_grad != tensor.is_floating_point():
+            self.stop("it uses a function with a derivative of its own")
+        leaves, expression = self._computing.expression(tensor)
+        options: Any = (expression,)
+        shape = tuple(int(n) for n in tensor.shape)
+        self.nodes.append(Node("computed", (), leaves, options, shape))
+        self._leaves[id(tensor)] = Made(len(self.nodes))
 
     def entry(self, tensor: Tensor, index: int) -> Tensor:
         """Returns what stands for one entry along the first axis of a parameter."""
@@ -181,6 +237,9 @@ class Recorder(TorchFunctionMode):
     def transposed(self, tensor: Tensor, *axes: int) -> Tensor:
         """Returns what stands for the transpose of a parameter that is a matrix."""
         leaf = self.leaf(tensor)
+        if isinstance(leaf, Made):
+            made: Tensor = self.computed(torch.transpose, (tensor, *axes), {})
+            return made
         if leaf is None or tensor.ndim != 2 or {axis % 2 for axis in axes} != {0, 1}:
             self.stop("only of a matrix that is a parameter can a transpose be read")
         part = leaf if isinstance(leaf, Part) else Part(leaf, None, False)
@@ -199,6 +258,8 @@ class Recorder(TorchFunctionMode):
         leaf = self.leaf(statistics)
         if leaf is None:
             return
+        if isinstance(leaf, Made):
+            self.stop("it updates statistics that are computed", func)
         name = name_of(leaf)
         if isinstance(self._module.get_submodule(name.rpartition(".")[0]), _NormBase):
             self.stop("it updates running statistics", func)
@@ -230,6 +291,17 @@ class Recorder(TorchFunctionMode):
         shared.append(id(result))
         self._memory[id(result)] = shared
         return result
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors among arguments."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
 
 
 def _name_of(func: Any) -> str:

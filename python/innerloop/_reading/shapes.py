@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from innerloop._program import size_of
-from innerloop._reading.recorder import HANDLERS, Recorder, known
+from innerloop._reading.recorder import Recorder, known
+
+
+def _always(recorder: Recorder, *args: Any, **kwargs: Any) -> bool:
+    """Says that calls on parameters are read, too."""
+    return True
 
 
 def _pass_through() -> None:
@@ -23,18 +30,19 @@ def _pass_through() -> None:
         def handler(
             recorder: Recorder, *args: Any, ask: Any = ask, counts: bool = counts, **kwargs: Any
         ) -> Any:
-            recorder.counts_rows |= counts
+            recorder.counts_rows |= counts and recorder.is_value(args[0])
             return ask(*args, **kwargs)
 
-        HANDLERS[ask] = handler
+        known(ask, parameters=_always)(handler)
 
 
 _pass_through()
 
 
-@known(Tensor.device.__get__)
+@known(Tensor.device.__get__, parameters=_always)
 def _device(recorder: Recorder, tensor: Tensor) -> torch.device:
-    return recorder.device if id(tensor) in recorder._values else tensor.device
+    stands_in = recorder.is_value(tensor) or recorder.is_leaf(tensor)
+    return recorder.device if stands_in else tensor.device
 
 
 def _reshaped(recorder: Recorder, input: Tensor, shape: Sequence[Any]) -> Any:
@@ -108,7 +116,12 @@ def _permute(recorder: Recorder, input: Tensor, *dims: Any) -> Any:
     return permuted(recorder, input, given)
 
 
-@known(Tensor.transpose, torch.transpose, torch.swapaxes, Tensor.swapaxes)
+def is_matrix(recorder: Recorder, input: Tensor, *args: Any, **kwargs: Any) -> bool:
+    """Says whether a parameter, or a part of one, is a matrix."""
+    return input.ndim == 2 and recorder.is_own(input)
+
+
+@known(Tensor.transpose, torch.transpose, torch.swapaxes, Tensor.swapaxes, parameters=is_matrix)
 def _transpose(recorder: Recorder, input: Tensor, dim0: int, dim1: int) -> Any:
     if not recorder.is_value(input):
         return recorder.transposed(input, dim0, dim1)
@@ -128,24 +141,32 @@ def permuted(recorder: Recorder, input: Tensor, axes: Sequence[Any]) -> Any:
     return recorder.same_memory(result, input)
 
 
-@known(Tensor.expand)
+def _is_spread(recorder: Recorder, input: Tensor, *sizes: Any) -> bool:
+    """Says whether a parameter is expanded over the rows."""
+    wanted = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    own = [1] * (len(wanted) - input.ndim) + list(input.shape)
+    shape = [n if int(size) == -1 else int(size) for size, n in zip(wanted, own, strict=False)]
+    return bool(shape) and shape[0] == recorder.rows and own[0] == 1 and shape[1:] == own[1:]
+
+
+@known(Tensor.expand, parameters=_is_spread)
 def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Any:
     wanted = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
     if recorder.is_value(input):
         recorder.stop("only a parameter can be expanded over the rows")
     recorder.counts_rows = True
     own = [1] * (len(wanted) - input.ndim) + list(input.shape)
-    shape = [n if int(size) == -1 else int(size) for size, n in zip(wanted, own, strict=True)]
-    if shape[0] != recorder.rows or own[0] != 1 or shape[1:] != own[1:]:
-        recorder.stop(f"a parameter of {list(input.shape)} becomes no rows in {shape}")
-    return recorder.add("spread", [recorder.input], tuple(shape[1:]), (), (input,))
+    return recorder.add("spread", [recorder.input], tuple(own[1:]), (), (input,))
 
 
-@known(Tensor.__getitem__)
+def _is_entry(recorder: Recorder, input: Tensor, index: Any) -> bool:
+    """Says whether one entry along the first axis of a parameter is asked for."""
+    return type(index) is int and recorder.is_own(input, whole=True)
+
+
+@known(Tensor.__getitem__, parameters=_is_entry)
 def _item(recorder: Recorder, input: Tensor, index: Any) -> Any:
     if not recorder.is_value(input):
-        if type(index) is not int:
-            recorder.stop("only one entry along the first axis of a parameter can be read")
         return recorder.entry(input, index)
     parts = list(index) if isinstance(index, tuple) else [index]
     if any(type(part) not in (int, slice, type(None), type(...)) for part in parts):
@@ -182,7 +203,7 @@ def _sliced(recorder: Recorder, input: Tensor, parts: Sequence[Any]) -> Any:
     return result if shape[1:] == list(kept) else _reshaped(recorder, result, shape)
 
 
-def _pieces(recorder: Recorder, input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Any, ...]:
+def pieces(recorder: Recorder, input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Any, ...]:
     """Notes that a result is cut along an axis."""
     found, start = [], 0
     for size in sizes:
@@ -197,9 +218,7 @@ def _pieces(recorder: Recorder, input: Tensor, sizes: Sequence[int], dim: int) -
 def _chunk(recorder: Recorder, input: Tensor, chunks: int, dim: int = 0) -> Any:
     size = input.shape[dim]
     each = -(-size // int(chunks))
-    return _pieces(
-        recorder, input, [min(each, size - start) for start in range(0, size, each)], dim
-    )
+    return pieces(recorder, input, [min(each, size - start) for start in range(0, size, each)], dim)
 
 
 @known(torch.split, Tensor.split)
@@ -212,7 +231,7 @@ def _split(recorder: Recorder, input: Tensor, split_size: Any, dim: int = 0) -> 
     )
     if sum(sizes) != size:
         recorder.stop(f"pieces of {sizes} are not all of {size}")
-    return _pieces(recorder, input, sizes, dim)
+    return pieces(recorder, input, sizes, dim)
 
 
 @known(torch.cat, torch.concat, torch.concatenate)
@@ -225,6 +244,175 @@ def _cat(recorder: Recorder, tensors: Sequence[Tensor], dim: int = 0) -> Any:
     size = sum(shape[axis - 1] for shape in shapes)
     result = (*shapes[0][: axis - 1], size, *shapes[0][axis:])
     return recorder.add("cat", tensors, result, (axis,))
+
+
+@known(torch.stack)
+def _stack(recorder: Recorder, tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    axis = int(dim) % (tensors[0].ndim + 1)
+    return _cat(recorder, [_unsqueeze(recorder, tensor, axis) for tensor in tensors], axis)
+
+
+def _at(recorder: Recorder, input: Tensor, dim: int, part: Any) -> Any:
+    """Notes an index along one axis."""
+    parts: list[Any] = [slice(None)] * input.ndim
+    parts[dim] = part
+    return _sliced(recorder, input, parts)
+
+
+@known(torch.unbind, Tensor.unbind)
+def _unbind(recorder: Recorder, input: Tensor, dim: int = 0) -> Any:
+    return tuple(_at(recorder, input, dim, at) for at in range(input.shape[dim]))
+
+
+@known(torch.select, Tensor.select)
+def _select(recorder: Recorder, input: Tensor, dim: int, index: int) -> Any:
+    return _at(recorder, input, dim, int(index))
+
+
+@known(torch.narrow, Tensor.narrow)
+def _narrow(recorder: Recorder, input: Tensor, dim: int, start: int, length: int) -> Any:
+    first = int(start) % input.shape[dim] if start < 0 else int(start)
+    return _at(recorder, input, dim, slice(first, first + int(length)))
+
+
+# ---------------------------------------------------------------- entries in other places
+
+_OUTSIDE = -1  # an entry that is zero
+
+
+def _taken(recorder: Recorder, input: Tensor, dim: int, entries: Sequence[int]) -> Any:
+    """Notes that a result has these entries along an axis."""
+    shape, axis = recorder.shape(input), int(dim) % input.ndim
+    if not axis:
+        recorder.stop("rows that change places cannot be read")
+    if list(entries) == list(range(shape[axis - 1])):
+        return input
+    sizes = (*shape[: axis - 1], len(entries), *shape[axis:])
+    return recorder.add("take", [input], sizes, (axis, tuple(entries)))
+
+
+def _beyond(at: int, size: int, mode: str) -> int:
+    """Returns the entry that stands at a place of a padded axis."""
+    if mode == "reflect":
+        return size - 1 - abs(size - 1 - abs(at))
+    if mode == "replicate":
+        return min(max(at, 0), size - 1)
+    return at % size if mode == "circular" or 0 <= at < size else _OUTSIDE
+
+
+@known(F.pad, torch._C._nn.pad)
+def _pad(
+    recorder: Recorder, input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = None
+) -> Any:
+    shape, amounts = recorder.shape(input), [int(n) for n in pad]
+    pairs = list(zip(amounts[::2], amounts[1::2], strict=True))
+    most = {"constant": math.inf, "replicate": math.inf, "circular": 0, "reflect": -1}
+    if mode not in most or any(pair != (0, 0) for pair in pairs[len(shape) :]):
+        recorder.stop(f"padding {amounts} of rows of {list(shape)}, mode {mode!r}", F.pad)
+    for size, pair in zip(reversed(shape), pairs, strict=False):
+        short = size + sum(pair) < 1 or (mode != "constant" and (min(pair) < 0 or size < 1))
+        if short or max(pair) > most[mode] + size:
+            recorder.stop(f"padding {amounts} does not fit rows of {list(shape)}", F.pad)
+    constant = float(value or 0.0) if mode == "constant" else 0.0
+    result = input if not constant else _shifted(recorder, input, -constant)
+    for back, (before, after) in enumerate(pairs[: len(shape)]):
+        size = shape[len(shape) - 1 - back]
+        places = range(-before, size + after)
+        entries = [_beyond(at, size, mode) for at in places]
+        result = _taken(recorder, result, len(shape) - back, entries)
+    result = result if not constant else _shifted(recorder, result, constant)
+    return _clone(recorder, input) if result is input else result
+
+
+def _shifted(recorder: Recorder, input: Tensor, constant: float) -> Any:
+    """Notes input + constant."""
+    return recorder.add("scale", [input], recorder.shape(input), (1.0, constant))
+
+
+@known(F.interpolate)
+def _interpolate(
+    recorder: Recorder,
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: Any = None,
+    recompute_scale_factor: Any = None,
+    antialias: bool = False,
+) -> Any:
+    places = recorder.shape(input)[1:]
+    if mode not in ("nearest", "nearest-exact") or antialias or not places:
+        recorder.stop(f"only the nearest of entries can be read, not {mode!r}", F.interpolate)
+    sizes, factors = _for_each(size, len(places)), _for_each(scale_factor, len(places))
+    result = _clone(recorder, input)
+    for axis, (n, wanted, factor) in enumerate(zip(places, sizes, factors, strict=True), 2):
+        entries = torch.arange(n, dtype=max(recorder.dtype, torch.float32, key=_digits))
+        chosen = F.interpolate(
+            entries.to(recorder.device).view(1, 1, n), wanted, factor, mode,
+            recompute_scale_factor=recompute_scale_factor,
+        )  # fmt: skip
+        result = _taken(recorder, result, axis, [int(entry) for entry in chosen.flatten()])
+    return result
+
+
+def _digits(dtype: torch.dtype) -> int:
+    """Returns how large numbers of a dtype are, in bytes."""
+    return dtype.itemsize
+
+
+def _for_each(given: Any, axes: int) -> Sequence[Any]:
+    """Returns an option for each axis."""
+    return given if isinstance(given, (tuple, list)) else [given] * axes
+
+
+@known(torch.flip, Tensor.flip)
+def _flip(recorder: Recorder, input: Tensor, *dims: Any) -> Any:
+    axes = dims[0] if len(dims) == 1 and isinstance(dims[0], (tuple, list)) else dims
+    result = _clone(recorder, input)
+    for axis in axes:
+        result = _taken(recorder, result, axis, list(reversed(range(input.shape[axis]))))
+    return result
+
+
+@known(torch.roll, Tensor.roll)
+def _roll(recorder: Recorder, input: Tensor, shifts: Any, dims: Any = None) -> Any:
+    axes = dims if isinstance(dims, (tuple, list)) else () if dims is None else (dims,)
+    steps = shifts if isinstance(shifts, (tuple, list)) else (shifts,)
+    if not axes or len(axes) != len(steps):
+        recorder.stop("only shifts along axes of the rows can be read", torch.roll)
+    result = _clone(recorder, input)
+    for step, axis in zip(steps, axes, strict=True):
+        size = input.shape[axis]
+        result = _taken(recorder, result, axis, [(at - step) % size for at in range(size)])
+    return result
+
+
+@known(Tensor.repeat)
+def _repeat(recorder: Recorder, input: Tensor, *repeats: Any) -> Any:
+    given = repeats[0] if len(repeats) == 1 and isinstance(repeats[0], (tuple, list)) else repeats
+    if len(given) != input.ndim or given[0] != 1:
+        recorder.stop("only entries along axes of the rows can be repeated", Tensor.repeat)
+    result = _clone(recorder, input)
+    for axis, times in enumerate(given[1:], 1):
+        result = _taken(recorder, result, axis, list(range(input.shape[axis])) * int(times))
+    return result
+
+
+@known(torch.repeat_interleave, Tensor.repeat_interleave)
+def _repeat_interleave(recorder: Recorder, input: Tensor, repeats: Any, dim: Any = None) -> Any:
+    if type(repeats) is not int or dim is None or repeats < 1:
+        recorder.stop(
+            "only repeats by a number along an axis of the rows can be read",
+            torch.repeat_interleave,
+        )
+    size = input.shape[dim]
+    result = _taken(recorder, input, dim, [at // repeats for at in range(size * repeats)])
+    return _clone(recorder, input) if result is input else result
+
+
+@known(torch.clone, Tensor.clone)
+def _clone(recorder: Recorder, input: Tensor, memory_format: Any = None) -> Any:
+    return recorder.tensor(recorder.value(input), recorder.shape(input))
 
 
 @known(Tensor.contiguous)
