@@ -168,7 +168,7 @@ class Padded(nn.Module):
 
     def forward(self, x):
         """Returns three outputs."""
-        h = torch.tanh(self.first(F.pad(x, (1, -1, 0, 1), value=0.5)))
+        h = torch.tanh(self.first(F.pad(x, (1, -1, 0, 1), value=1e9).clamp(max=0.5)))
         h = torch.tanh(self.second(h.flip(2).roll((1, -2), (2, 3)) + h.clone()))
         h = self.larger(torch.tanh(self.third(h)))
         h = F.interpolate(h, (3, 7)).repeat_interleave(2, 1) + F.pad(h, (-5, -4, -6, -5)).repeat(

@@ -1,10 +1,13 @@
 """Makes modules that torch cannot differentiate twice under vmap, or differentiates wrongly, right.
 
-Two facts about torch (seen on 2.13) that a meta-gradient meets:
+Facts about torch (seen on 2.13) that a meta-gradient meets:
 - The batching rules of layer_norm, batch_norm and instance_norm *with* weight and bias split their
   backward into parts in which the saved mean and variance are constants. An autograd gradient of
   vmap(grad(...)) then lacks a term, without a warning (pytorch/functorch#534). Without weight and
   bias they are right, so these are applied apart.
+- `torch._weight_norm`, which `parametrizations.weight_norm` and the hooks of the older one call,
+  keeps the norms as constants: it passes `gradcheck` and fails `gradgradcheck`. So does layer_norm
+  with a bias alone.
 - The fused attention kernels have no second derivative; the math kernel has all of them.
 """
 
@@ -112,7 +115,17 @@ def _instance_norm(
     )
 
 
-_EXACT: dict[Any, Callable[..., Tensor]] = {
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """torch._weight_norm: g v / |v|, with a norm for each entry along an axis, or with one for all
+    (-1)."""
+    axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim]
+    length = torch.linalg.vector_norm(v, dim=axes, keepdim=dim != -1) if axes else v.abs()
+    return v * (g / length)
+
+
+# by function of torch, what to call in its place
+EXACT: dict[Any, Callable[..., Tensor]] = {
+    torch._weight_norm: _weight_norm,
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.batch_norm: _functional_batch_norm,
@@ -122,18 +135,19 @@ _EXACT: dict[Any, Callable[..., Tensor]] = {
 }
 
 
-class _ExactNorms(TorchFunctionMode):
-    """Replaces the normalisations by versions whose weight and bias act apart."""
+class _Exact(TorchFunctionMode):
+    """Replaces what torch differentiates wrongly: normalisations by versions whose weight and bias
+    act apart, weight norm by its formula."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Calls the replacement of a function if it has one."""
-        return _EXACT.get(func, func)(*args, **(kwargs or {}))
+        return EXACT.get(func, func)(*args, **(kwargs or {}))
 
 
 @contextmanager
 def exact_curvature() -> Iterator[None]:
     """Within it, modules have the second derivatives that an inner loop needs."""
-    with sdpa_kernel(SDPBackend.MATH), _ExactNorms():
+    with sdpa_kernel(SDPBackend.MATH), _Exact():
         yield

@@ -22,6 +22,7 @@ from innerloop.models import MLP, describe, model_of_layers
 # rows that a module was last given, and programs that were found to give what it gives, or not
 _SEEN: WeakKeyDictionary[nn.Module, Rows] = WeakKeyDictionary()
 _CHECKED: WeakKeyDictionary[nn.Module, dict[Program, bool]] = WeakKeyDictionary()
+_MOST_PROGRAMS = 256  # of a module that are remembered
 _TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-9}
 _MISREAD = "its outputs are not those of the calls that were read off its forward pass"
 Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]
@@ -182,5 +183,7 @@ def confirmed(
             finite = wanted.isfinite() & got.isfinite()  # rows that are not in use hold anything
             error, scale = (got - wanted)[finite].norm(), wanted[finite].norm()
             close = bool(error <= _TOLERANCE[x.dtype] * scale)
+    if len(known) >= _MOST_PROGRAMS:  # a number in it may be another in each step
+        known.clear()
     known[program] = close
     return close

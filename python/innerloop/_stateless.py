@@ -22,7 +22,6 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from innerloop._checks.network import refuse_statistics
-from innerloop._exact import IN_PLACE_OF
 from innerloop._real_forward import is_torchs
 from innerloop._storage import has_own_functions
 from innerloop._tasks import warn_of_fallback
@@ -266,8 +265,7 @@ def _put_back(kept: Sequence[_Torch | Kept]) -> bool:
 
 class _Strays(TorchFunctionMode):
     """Raises when a parameter itself is computed with, in place of the value put in for it, and
-    when statistics are taken over rows that are left out. What torch differentiates wrongly is
-    computed otherwise."""
+    when statistics are taken over rows that are left out."""
 
     def __init__(self, module: nn.Module, names: Mapping[int, str], selects: bool) -> None:
         super().__init__()
@@ -284,7 +282,7 @@ class _Strays(TorchFunctionMode):
             self._check_function(func)
         if self._selects and func is F.batch_norm and _is_training(args, kwargs or {}):
             refuse_statistics("predict", "F.batch_norm with training=True")
-        result = IN_PLACE_OF.get(func, func)(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         for value in (*args, *kwargs.values()) if kwargs else args:
             if id(value) in self._names or type(value) in (list, tuple):
                 self._check(value, result)

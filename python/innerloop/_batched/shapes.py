@@ -89,12 +89,12 @@ class Slice(Linear):
 
 class Take(Linear):
     """Some of the entries along one axis of the rows, as often and in the order as asked for; -1
-    stands for zero."""
+    stands for a constant."""
 
     def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
         super().__init__(node, shapes)
         options: Any = node.options
-        axis, entries = options
+        axis, entries, self._constant = options
         self._axis = axis + 1  # after the tasks
         self._size = shapes[0][axis - 1]
         places = [at for at, entry in enumerate(entries) if entry >= 0]
@@ -109,23 +109,33 @@ class Take(Linear):
             self._on[x.device] = self._entries.to(x.device), self._places.to(x.device)
         return self._on[x.device]
 
-    def _moved(self, x: Tensor, source: Tensor, goal: Tensor, size: int) -> Tensor:
-        """Returns a value with the sums of entries of x along the axis, zeros elsewhere."""
-        shape = [*x.shape[: self._axis], size, *x.shape[self._axis + 1 :]]
-        chosen = x.index_select(self._axis, source)
-        return channels_last(x.new_zeros(shape).index_add_(self._axis, goal, chosen))
+    def _filled(self, x: Tensor, size: int, constant: float) -> Tensor:
+        """Returns a value like x of another size along the axis, with one number everywhere."""
+        return x.new_full((*x.shape[: self._axis], size, *x.shape[self._axis + 1 :]), constant)
 
-    def apply(self, x: Tensor, saved: Any) -> Tensor:
+    def _taken(self, x: Tensor, constant: float) -> Tensor:
         """Returns the entries."""
         entries, places = self._indices(x)
-        if self._is_whole:
-            return channels_last(x.index_select(self._axis, entries))
-        return self._moved(x, entries, places, self.node.shape[self._axis - 2])
+        y = x.index_select(self._axis, entries)
+        if not self._is_whole:
+            whole = self._filled(x, self.node.shape[self._axis - 2], constant)
+            y = whole.index_copy_(self._axis, places, y)
+        return channels_last(y)
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns the entries, the constant among them."""
+        return self._taken(inputs[0], self._constant), None
+
+    def apply(self, x: Tensor, saved: Any) -> Tensor:
+        """Returns the entries, zeros in the place of the constant."""
+        return self._taken(x, 0.0)
 
     def back(self, g: Tensor, saved: Any) -> Tensor:
         """Returns sums at the entries."""
         entries, places = self._indices(g)
-        return self._moved(g, places, entries, self._size)
+        chosen = g.index_select(self._axis, places)
+        gx = self._filled(g, self._size, 0.0).index_add_(self._axis, entries, chosen)
+        return channels_last(gx)
 
 
 class Joined(Layer):

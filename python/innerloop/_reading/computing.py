@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from innerloop._exact import IN_PLACE_OF
+from innerloop._curvature import EXACT
 from innerloop._program import Computation, Leaf, Reference, Sequenced, Sliced, run
 
 
@@ -42,7 +42,7 @@ class Computing:
         """
         positions = tuple(self._template(value, leaves) for value in args)
         keywords = tuple((name, self._template(value, leaves)) for name, value in kwargs.items())
-        made = Computation(IN_PLACE_OF.get(function, function), positions, keywords)
+        made = Computation(EXACT.get(function, function), positions, keywords)
         with _Watch(self._tensors):
             result = run(made, self._tensors)
         return self._results(result, made)

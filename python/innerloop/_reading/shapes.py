@@ -277,10 +277,12 @@ def _narrow(recorder: Recorder, input: Tensor, dim: int, start: int, length: int
 
 # ---------------------------------------------------------------- entries in other places
 
-_OUTSIDE = -1  # an entry that is zero
+_OUTSIDE = -1  # an entry that is a constant
 
 
-def _taken(recorder: Recorder, input: Tensor, dim: int, entries: Sequence[int]) -> Any:
+def _taken(
+    recorder: Recorder, input: Tensor, dim: int, entries: Sequence[int], constant: float = 0.0
+) -> Any:
     """Notes that a result has these entries along an axis."""
     shape, axis = recorder.shape(input), int(dim) % input.ndim
     if not axis:
@@ -288,7 +290,7 @@ def _taken(recorder: Recorder, input: Tensor, dim: int, entries: Sequence[int]) 
     if list(entries) == list(range(shape[axis - 1])):
         return input
     sizes = (*shape[: axis - 1], len(entries), *shape[axis:])
-    return recorder.add("take", [input], sizes, (axis, tuple(entries)))
+    return recorder.add("take", [input], sizes, (axis, tuple(entries), constant))
 
 
 def _beyond(at: int, size: int, mode: str) -> int:
@@ -313,20 +315,14 @@ def _pad(
         short = size + sum(pair) < 1 or (mode != "constant" and (min(pair) < 0 or size < 1))
         if short or max(pair) > most[mode] + size:
             recorder.stop(f"padding {amounts} does not fit rows of {list(shape)}", F.pad)
-    constant = float(value or 0.0) if mode == "constant" else 0.0
-    result = input if not constant else _shifted(recorder, input, -constant)
+    constant = float(value or 0.0)
+    result = input
     for back, (before, after) in enumerate(pairs[: len(shape)]):
         size = shape[len(shape) - 1 - back]
         places = range(-before, size + after)
         entries = [_beyond(at, size, mode) for at in places]
-        result = _taken(recorder, result, len(shape) - back, entries)
-    result = result if not constant else _shifted(recorder, result, constant)
+        result = _taken(recorder, result, len(shape) - back, entries, constant)
     return _clone(recorder, input) if result is input else result
-
-
-def _shifted(recorder: Recorder, input: Tensor, constant: float) -> Any:
-    """Notes input + constant."""
-    return recorder.add("scale", [input], recorder.shape(input), (1.0, constant))
 
 
 @known(F.interpolate)
