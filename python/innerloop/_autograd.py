@@ -140,7 +140,7 @@ def meta_loss(plan: Plan, given: Arguments) -> Tensor:
     elif not wants_grad(given.flat()) and not (forward_mode() and have_tangents(given.flat())):
         result = _call("meta_loss", plan, given)
     elif compiling:
-        result = _apply(_MetaLoss, plan, *_distinct(given.flat()))
+        result = _ops.call("meta_loss", plan, given)
     else:
         result = _eager_apply(_MetaLoss, plan, *_recordable(given.flat()))
     return result
@@ -154,9 +154,9 @@ def mean_meta_loss(plan: Plan, given: Arguments) -> Tensor:
     result: Tensor
     if forward_mode() or not (transforms_active() or wants_grad(given.flat())):
         losses = meta_loss(plan, given._replace(task_weight=None))
-        result = weighted_total(losses, given.task_weight)
+        result = _ops.weighted_total(losses, given.task_weight)
     elif compiling:
-        result = _apply(_MeanMetaLoss, plan, *_distinct(given.flat()))[0]
+        result = _ops.call("mean_meta_loss", plan, given)[0]
     elif transforms_active():
         result = _apply(_MeanMetaLoss, plan, *given.flat())[0]
     else:
@@ -168,23 +168,6 @@ def _recordable(tensors: Sequence[Any]) -> list[Any]:
     """Returns the tensors with copies of those that come from inference_mode, which autograd does
     not keep."""
     return [v.clone() if v is not None and v.is_inference() else v for v in tensors]
-
-
-def _distinct(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
-    """Returns the tensors with a view in place of each that stands among them before, as where one
-    batch is support and query: torch.compile takes no Function of the same tensor twice."""
-    found: list[Tensor | None] = []
-    for value in tensors:
-        repeated = value is not None and any(value is other for other in found)
-        found.append(value.view_as(value) if value is not None and repeated else value)
-    return found
-
-
-def weighted_total(loss: Tensor, task_weight: Tensor | None) -> Tensor:
-    """Returns sum_t w_t loss_t, with w_t = 1/T if None, as a 0-d tensor."""
-    if task_weight is not None:
-        return torch.dot(loss, task_weight)
-    return loss.mean() if loss.shape[0] else loss.sum()
 
 
 # ---------------------------------------------------------------- refusals
@@ -347,7 +330,7 @@ class _MeanMetaLoss(Function):
         """Calls meta_grad once."""
         given = arguments_of(flat, len(plan.leaves))
         out = _call("meta_grad", plan, given)
-        return weighted_total(out[0], given.task_weight), out[0], out[3], out[4]
+        return _ops.weighted_total(out[0], given.task_weight), out[0], out[3], out[4]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -357,7 +340,8 @@ class _MeanMetaLoss(Function):
         given = arguments_of(flat, len(ctx.plan.leaves))
         _, loss, grads, rate_grad = output
         ctx.mark_non_differentiable(loss, grads, rate_grad)
-        ctx.save_for_backward(loss, grads, rate_grad, given.rates, *given.params)
+        weight = given.task_weight
+        ctx.save_for_backward(loss, grads, rate_grad, weight, given.rates, *given.params)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor, *ignored: Any) -> Any:
@@ -365,13 +349,12 @@ class _MeanMetaLoss(Function):
         _, *flat = ctx.needs_input_grad
         needed = arguments_of(flat, len(ctx.plan.leaves))
         _refuse_data(needed.data())
-        loss, grads, rate_grad, *inputs = ctx.saved_tensors
+        loss, grads, rate_grad, weight, *inputs = ctx.saved_tensors
         _, *params = inputs
+        if weight is not None:
+            inputs = [*inputs, weight]
 
         def scaled(gradient: Tensor) -> Tensor:
-            if torch.compiler.is_compiling():
-                product: Tensor = _ops.SCALE_GRAD(cotangent, gradient, inputs)
-                return product
             if torch.is_grad_enabled() or forward_mode():
                 gradient = _apply(_Known, gradient, *inputs)
             return gradient * cotangent

@@ -8,6 +8,7 @@ Facts about torch (seen on 2.13) that a meta-gradient meets:
 - `torch._weight_norm`, which `parametrizations.weight_norm` and the hooks of the older one call,
   keeps the norms as constants: it passes `gradcheck` and fails `gradgradcheck`. So does layer_norm
   with a bias alone.
+- The batching rule of the derivative of embedding forgets `padding_idx`.
 - The fused attention kernels have no second derivative; the math kernel has all of them.
 """
 
@@ -123,9 +124,27 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / length)
 
 
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """F.embedding, with a padding row that is a constant."""
+    rest = max_norm, norm_type, scale_grad_by_freq, sparse
+    if padding_idx is None or max_norm is not None or not -len(weight) <= padding_idx < len(weight):
+        return F.embedding(input, weight, padding_idx, *rest)
+    kept = torch.arange(len(weight), device=weight.device) != padding_idx % len(weight)
+    return F.embedding(input, torch.where(kept[:, None], weight, weight.detach()), None, *rest)
+
+
 # by function of torch, what to call in its place
 EXACT: dict[Any, Callable[..., Tensor]] = {
     torch._weight_norm: _weight_norm,
+    F.embedding: _embedding,
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.batch_norm: _functional_batch_norm,
@@ -137,7 +156,7 @@ EXACT: dict[Any, Callable[..., Tensor]] = {
 
 class _Exact(TorchFunctionMode):
     """Replaces what torch differentiates wrongly: normalisations by versions whose weight and bias
-    act apart, weight norm by its formula."""
+    act apart, weight norm by its formula, embeddings by ones whose padding is a constant."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None

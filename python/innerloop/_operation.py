@@ -49,7 +49,9 @@ def recordable(value: Any) -> Any:
         return {k: recordable(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
         parts = [recordable(v) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if type(value) is list:
+            return parts
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
 
 

@@ -133,6 +133,20 @@ def _meta_grad(
     return tuple(out.loss.new_empty((len(out.loss), 0)) if v is None else v for v in out)
 
 
+def _mean_meta_loss(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weighted sum of the losses, and of the arguments of meta_grad the losses and the
+    gradients."""
+    loss, _, _, grads, rate_grad = _meta_grad(*arguments)
+    return weighted_total(loss, arguments[-2]), loss, grads, rate_grad
+
+
+def weighted_total(loss: Tensor, task_weight: Tensor | None) -> Tensor:
+    """Returns sum_t w_t loss_t, with w_t = 1/T if None, as a 0-d tensor."""
+    if task_weight is not None:
+        return torch.dot(loss, task_weight)
+    return loss.mean() if loss.shape[0] else loss.sum()
+
+
 def call(name: str, plan: Plan, given: Arguments) -> Any:
     """Calls the op of an operation."""
     op, text = RAW[name], plan.text
@@ -220,6 +234,11 @@ def _meta_grad_fake(
     )
 
 
+def _mean_meta_loss_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    loss, _, _, grads, rate_grad = _meta_grad_fake(*arguments)
+    return loss.new_empty(()), loss, grads, rate_grad
+
+
 # ---------------------------------------------------------------- autograd formulas
 
 
@@ -252,6 +271,26 @@ def _meta_loss_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     given = Arguments(params, rates, Side(x, y, count, weight), Side(*query))
     found = meta_loss_gradient(call, ctx.plan, given, cotangent)
     return (found.params, found.rates, *found.data(), None)
+
+
+def _mean_meta_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keeps the gradients, and what has one so that a second derivative meets `scale_grad`."""
+    params, rates, *_, task_weight, _plan = inputs
+    ctx.save_for_backward(*output[1:], task_weight, rates, *params)
+
+
+def _mean_meta_loss_backward(ctx: Any, cotangent: Tensor, *ignored: Any) -> tuple[Any, ...]:
+    """Scales the gradients; the other results are constants."""
+    loss, grads, rate_grad, task_weight, rates, *params = ctx.saved_tensors
+    inputs = [value for value in (task_weight, rates, *params) if value is not None]
+
+    def scaled(gradient: Tensor) -> Tensor:
+        product: Tensor = SCALE_GRAD(cotangent, gradient, inputs)
+        return product
+
+    weight_grad = None if task_weight is None else scaled(loss)
+    sides = (None,) * (2 * len(Side._fields))
+    return (split_grads(params, scaled(grads)), scaled(rate_grad), *sides, weight_grad, None)
 
 
 def meta_loss_gradient(
@@ -358,6 +397,14 @@ _OPS = {
         _meta_grad,
         _meta_grad_fake,
         _raise_double_backward,
+    ),
+    "mean_meta_loss": _Op(
+        f"(Tensor[] params, Tensor rates, {_SIDES}, Tensor? task_weight, str plan)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+        _mean_meta_loss,
+        _mean_meta_loss_fake,
+        _mean_meta_loss_backward,
+        _mean_meta_loss_setup,
     ),
     "scale_grad": _Op(
         "(Tensor cotangent, Tensor gradient, Tensor[] inputs) -> Tensor",

@@ -30,6 +30,7 @@ from innerloop._networks import Network, confirmed, network_of, remember
 from innerloop._params import LeafShape, Params, Side, leaf_shapes
 from innerloop._program import program_of
 from innerloop._reading import rows_of
+from innerloop._row_by_row import check_rows_alone
 from innerloop._storage import check_memory
 from innerloop._tasks import warn_of_fallback
 from innerloop.models import MLP
@@ -175,10 +176,11 @@ def _confirmed(
     they differ, and keeps its kind of rows."""
     if not isinstance(model, nn.Module) or not network.programs:
         return True
-    x = next(value for name, value in data.items() if name.endswith("x"))
-    remember(model, rows_of(x))
-    if x.dtype is not ready.like.dtype or x.device != ready.like.device or len(x) != ready.tasks:
-        return True
+    kinds: dict[Any, Tensor] = {}  # as they were read
+    for name, value in data.items():
+        if name.endswith("x"):
+            kinds.setdefault(rows_of(value), value)
+    remember(model, next(iter(kinds)))
 
     def run(values: Params, rows: Tensor, at: int) -> Tensor:
         if ready.batched is not None:
@@ -186,10 +188,14 @@ def _confirmed(
         assert ready.mlp is not None
         return reference.predict(values, rows, model=ready.mlp)
 
-    for at, program in enumerate(network.programs[0]):
-        with at_step(steps[at]):
-            if not confirmed(model, program, params, x, functools.partial(run, at=at)):
-                return False
+    for x, programs in zip(kinds.values(), network.programs, strict=True):
+        fits = x.dtype is ready.like.dtype and x.device == ready.like.device
+        if not fits or len(x) != ready.tasks:
+            continue
+        for at, program in enumerate(programs):
+            with at_step(steps[at]):
+                if not confirmed(model, program, params, x, functools.partial(run, at=at)):
+                    return False
     return True
 
 
@@ -260,6 +266,10 @@ def prepare_batch(
                 check_statistics(op, ready.module, selects_rows=selects)
             if selects and ready.batched is not None and ready.batched.takes_statistics:
                 refuse_statistics(op, "F.batch_norm with training=True")
+            if selects and ready.module is not None:
+                names = [leaf.name for leaf in ready.leaves]
+                named = dict(zip(names, ready.params, strict=True))
+                check_rows_alone(op, ready.module, named, x, count, weight)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             x, y, weight = (  # autograd keeps no tensor of inference_mode
                 v.clone() if v is not None and v.is_inference() else v for v in (x, y, weight)

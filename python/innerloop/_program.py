@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from innerloop._chain import SMALLEST_EPS, Layer
 
 Shape = tuple[int, ...]
@@ -48,9 +50,19 @@ class Reference(NamedTuple):
 
 
 class Sequenced(NamedTuple):
-    """A list or a tuple among the arguments of a computation."""
+    """A list or a tuple among the arguments of a computation, which mean different things as an
+    index."""
 
     parts: tuple[Any, ...]
+    is_list: bool
+
+
+class Number(NamedTuple):
+    """A number among the arguments of a computation; `text` tells False from 0, and -0.0 from 0.0,
+    which are equal."""
+
+    value: Any
+    text: str
 
 
 class Sliced(NamedTuple):
@@ -82,15 +94,29 @@ def run(computation: Computation, tensors: Sequence[Any]) -> Any:
     return computation.function(*arguments, **keywords)
 
 
+def function_of(computations: Sequence[Computation]) -> Callable[..., Tensor]:
+    """Returns what the last of some computations gives as a function of their leaves."""
+
+    def function(*leaves: Tensor) -> Tensor:
+        known: list[Any] = list(leaves)
+        for computation in computations:
+            known.append(run(computation, known))
+        result: Tensor = known[-1]
+        return result
+
+    return function
+
+
 def _filled(template: Any, tensors: Sequence[Any]) -> Any:
     """Returns an argument with tensors in the place of references."""
     if isinstance(template, Reference):
         return tensors[template.at]
     if isinstance(template, Sequenced):
-        return tuple(_filled(part, tensors) for part in template.parts)
+        parts = [_filled(part, tensors) for part in template.parts]
+        return parts if template.is_list else tuple(parts)
     if isinstance(template, Sliced):
         return slice(*template)
-    return template
+    return template.value if isinstance(template, Number) else template
 
 
 def name_of(leaf: str | Part) -> str:

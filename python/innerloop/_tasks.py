@@ -119,14 +119,31 @@ def _runs_foreign_code(model: object, objective: Objective | None) -> bool:
 _LOCK = threading.RLock()
 
 
+_MOST_SECONDS = 10.0  # that a fork waits for a module to be whole
+_forking: list[bool] = []  # whether forks under way hold the lock
+
+
+def _before_fork() -> None:
+    """Waits until no other thread has put values in the place of a module's parameters, with which
+    a child would find them."""
+    _forking.append(_LOCK.acquire(timeout=_MOST_SECONDS))
+
+
+def _after_fork() -> None:
+    """Lets other threads go on."""
+    if _forking.pop():
+        _LOCK.release()
+
+
 def _new_lock() -> None:
     """Replaces the lock in a forked child, where its holder may not exist."""
     global _LOCK
+    _forking.clear()
     _LOCK = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_new_lock)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_new_lock)
 
 
 def alone() -> AbstractContextManager[Any]:

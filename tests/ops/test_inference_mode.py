@@ -75,3 +75,24 @@ def test_learners_evaluate_there(name):
         assert torch.equal(learner.adapt((x, y))(x), outputs)
         assert torch.equal(learner((x, y), (x, y), reduction="none"), losses)
     learner((x, y), (x, y)).backward()
+
+
+class Pair(tuple):
+    """A tuple with a constructor of its own."""
+
+    __slots__ = ()
+
+    def __new__(cls, x, y):
+        """Takes two."""
+        return super().__new__(cls, (x, y))
+
+
+def test_batches_of_any_class_are_taken_there():
+    net, _ = build("linear")
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    x, y = torch.randn(3, 4, 4, dtype=torch.float64), torch.randn(3, 4, 3, dtype=torch.float64)
+    wanted = il.meta_loss(params, (x, y), (x, y), model=net, **OPTIONS)
+    with torch.inference_mode():
+        x, y = x.clone(), y.clone()
+        for batch in (Pair(x, y), [x, y], (x, y), il.Batch(x, y)):
+            assert torch.equal(il.meta_loss(params, batch, batch, model=net, **OPTIONS), wanted)

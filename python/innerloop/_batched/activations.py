@@ -37,8 +37,8 @@ def _sigmoid(z: Tensor) -> Derivatives:
 
 def _softplus(z: Tensor, beta: float, threshold: float) -> Derivatives:
     y = torch.sigmoid(beta * z)
-    straight = beta * z > threshold
-    return torch.where(straight, 1.0, y), torch.where(straight, 0.0, beta * y * (1 - y))
+    curved = (beta * z < threshold).to(z.dtype)
+    return torch.where(beta * z > threshold, 1.0, y), curved * beta * y * (1 - y)
 
 
 def _silu(z: Tensor) -> Derivatives:
@@ -62,14 +62,12 @@ def _gelu(z: Tensor, approximate: str) -> Derivatives:
 
 def _elu(z: Tensor, alpha: float) -> Derivatives:
     below = alpha * torch.exp(torch.clamp(z, max=0))
-    positive = z > 0
-    return torch.where(positive, 1.0, below), torch.where(positive, 0.0, below)
+    return torch.where(z > 0, 1.0, below), torch.where(z < 0, below, 0.0)
 
 
 def _celu(z: Tensor, alpha: float) -> Derivatives:
     below = torch.exp(torch.clamp(z, max=0) / alpha)
-    positive = z > 0
-    return torch.where(positive, 1.0, below), torch.where(positive, 0.0, below / alpha)
+    return torch.where(z > 0, 1.0, below), torch.where(z < 0, below / alpha, 0.0)
 
 
 def _hardswish(z: Tensor) -> Derivatives:
@@ -84,8 +82,7 @@ def _hardtanh(z: Tensor, low: float, high: float) -> Derivatives:
 
 def _selu(z: Tensor) -> Derivatives:
     below = _SELU_SCALE * _SELU_ALPHA * torch.exp(torch.clamp(z, max=0))
-    positive = z > 0
-    return torch.where(positive, _SELU_SCALE, below), torch.where(positive, 0.0, below)
+    return torch.where(z > 0, _SELU_SCALE, below), torch.where(z < 0, below, 0.0)
 
 
 def _mish(z: Tensor) -> Derivatives:
@@ -126,11 +123,6 @@ def _abs(z: Tensor) -> Derivatives:
 def _sqrt(z: Tensor) -> Derivatives:
     first = 0.5 / torch.sqrt(z)
     return first, -0.5 * first / z
-
-
-def _root(z: Tensor) -> Derivatives:
-    inverse = torch.where(z > 0, torch.rsqrt(z), 0.0)
-    return 0.5 * inverse, -0.25 * inverse**3
 
 
 def _log(z: Tensor) -> Derivatives:
@@ -199,7 +191,6 @@ _VALUES: dict[str, Callable[..., Tensor]] = {
     "exp": torch.exp,
     "abs": torch.abs,
     "sqrt": torch.sqrt,
-    "root": torch.sqrt,  # of a sum of squares: the norm of a row of zeros has the slope 0
     "log": torch.log,
     "log1p": torch.log1p,
     "expm1": torch.expm1,
@@ -232,7 +223,6 @@ _DERIVATIVES: dict[str, Callable[..., Derivatives]] = {
     "exp": _exp,
     "abs": _abs,
     "sqrt": _sqrt,
-    "root": _root,
     "log": _log,
     "log1p": _log1p,
     "expm1": _expm1,

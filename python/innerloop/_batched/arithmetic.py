@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from innerloop._batched.layer import Layer, Linear, Maybe, channels_last, plus, total
@@ -123,6 +124,129 @@ class Product(_OfTwo):
                 both = plus(_times(g_dot, saved[1 - at]), _times(g, dots[1 - at]))
                 found[at] = self._own(both, at)
         return found, []
+
+
+class Quotient(_OfTwo):
+    """y = a / b, or c / b with a number c. With h = g / b: ga = h, gb = -h y, y. = (a. - y b.) / b,
+    h. = (g. - h b.) / b, ga. = h., gb. = -h. y - h y.. Nothing is divided by a power of b, which
+    may leave the dtype where the quotients do not."""
+
+    def _both(self, values: Sequence[Maybe]) -> list[Maybe]:
+        """Returns what belongs to a and to b, None for a number."""
+        return [None, *values] if len(values) == 1 else list(values)
+
+    def _parts(self, ga: Maybe, gb: Maybe, wanted: Sequence[bool]) -> list[Maybe]:
+        """Returns gradients in the shapes of the inputs, as far as they are used."""
+        given = [ga, gb][-len(wanted) :]
+        return [self._own(g, at) if wants else None for at, (g, wants) in
+                enumerate(zip(given, wanted, strict=True))]  # fmt: skip
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns the quotient; keeps b and y."""
+        a, b = self._both(inputs)
+        assert b is not None
+        y = b.new_full((), _number(self.node.options[0])) / b if a is None else a / b
+        return y, (b, y)
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns h and -h y."""
+        b, y = saved
+        h = g / b
+        return self._parts(h, -h * y if wanted[-1] else None, wanted), []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns (a. - y b.) / b, twice."""
+        b, y = saved
+        a_dot, b_dot = self._both(dots)
+        along = plus(a_dot, None if b_dot is None else -y * b_dot)
+        y_dot = None if along is None else along / b
+        return y_dot, y_dot
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns h. and -h. y - h y.."""
+        (b, y), b_dot = saved, dots[-1]
+        h = g / b
+        along = plus(g_dot, None if b_dot is None else -h * b_dot)
+        h_dot = None if along is None else along / b
+        gb: Maybe = None
+        if wanted[-1]:
+            gb = plus(
+                None if h_dot is None else -h_dot * y,
+                None if tangent_saved is None else -h * tangent_saved,
+            )
+        return self._parts(h_dot, gb, wanted), []
+
+
+class Length(Layer):
+    """The 2-norm y over the last axes of rows. With h = x / y, which is 0 where y is: gx = g h,
+    y. = sum h x., h. = (x. - h y.) / y, gx. = g. h + g h.."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        super().__init__(node, shapes)
+        kept = node.options[0]
+        assert isinstance(kept, int)
+        self._axes = tuple(range(2 + kept, 2 + len(shapes[0])))
+
+    def _spread(self, y: Tensor) -> Tensor:
+        """Returns norms in a shape that broadcasts to rows."""
+        return y.reshape(*y.shape, *[1] * len(self._axes))
+
+    def _over(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns x / y, 0 where y is."""
+        spread = self._spread(y)
+        return torch.where(spread > 0, x / spread, 0.0)
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns the norms; keeps them and h."""
+        y = torch.linalg.vector_norm(inputs[0], dim=self._axes)
+        return y, (y, self._over(inputs[0], y))
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g h."""
+        return [self._spread(g) * saved[1] if wanted[0] else None], []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns sum h x., and keeps h.."""
+        (y, h), x_dot = saved, dots[0]
+        if x_dot is None:
+            return None, None
+        y_dot = (h * x_dot).sum(self._axes)
+        return y_dot, self._over(x_dot - h * self._spread(y_dot), y)
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g. h + g h.."""
+        if not wanted[0]:
+            return [None], []
+        gx = None if g_dot is None else self._spread(g_dot) * saved[1]
+        return [plus(gx, None if tangent_saved is None else self._spread(g) * tangent_saved)], []
 
 
 class MatrixProduct(Layer):

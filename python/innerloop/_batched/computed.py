@@ -3,7 +3,7 @@ pass, with torch's own derivatives of them: rows have no part in it, so it is li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from innerloop._batched.layer import Layer, Maybe, is_shared
-from innerloop._program import Computation, Node, Shape, run
+from innerloop._program import Node, Shape, function_of
 
 
 class Computed(Layer):
@@ -23,7 +23,7 @@ class Computed(Layer):
     def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
         super().__init__(node, shapes)
         expression: Any = node.options[0]
-        self._of_one = _function(expression)
+        self._of_one = function_of(expression)
         self._of_all = vmap(self._of_one)
 
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
@@ -85,19 +85,6 @@ class Computed(Layer):
         for place in at:
             every[place] = every[place].detach().requires_grad_()
         return at, [every[place] for place in at], self._of_all(*every)
-
-
-def _function(expression: Sequence[Computation]) -> Callable[..., Tensor]:
-    """Returns a function of the leaves."""
-
-    def function(*leaves: Tensor) -> Tensor:
-        known: list[Any] = list(leaves)
-        for computation in expression:
-            known.append(run(computation, known))
-        result: Tensor = known[-1]
-        return result
-
-    return function
 
 
 def _dense(leaves: Sequence[Maybe]) -> list[Tensor]:

@@ -126,14 +126,16 @@ class _MeanLoss(Function):
         """Computes losses and gradients."""
         found = problem.gradient(*problem.at(variables), weight)
         ctx.count = len(variables)
-        ctx.save_for_backward(found.loss, *problem.gradients(found), *variables)
+        ctx.save_for_backward(weight, found.loss, *problem.gradients(found), *variables)
         return _weighted(found.loss, weight)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         """Scales the gradients."""
-        loss, *rest = ctx.saved_tensors
+        weight, loss, *rest = ctx.saved_tensors
         grads, variables = rest[: ctx.count], rest[ctx.count :]
+        if weight is not None:
+            variables = [*variables, weight]
         needed = ctx.needs_input_grad
         scaled = [
             _known(grad, variables) * cotangent if needs else None

@@ -32,6 +32,8 @@ _LAYERS: dict[str, type[Layer]] = {
     "add": arithmetic.Sum,
     "multiply": arithmetic.Product,
     "matmul": arithmetic.MatrixProduct,
+    "divide": arithmetic.Quotient,
+    "length": arithmetic.Length,
     "scale": arithmetic.Scale,
     "shift": arithmetic.Shift,
     "gain": arithmetic.Gain,

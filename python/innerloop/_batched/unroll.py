@@ -338,7 +338,27 @@ def query_gradient(
     z, tape = passes.forward(phi, side.rows.x)
     outputs = loss_of(objective, z, side.rows)
     g = outputs.gradient * weight.reshape(-1, *[1] * (z.ndim - 1))
-    return outputs.values, passes.backward(phi, tape, g)
+    return outputs.values, _owned(passes.backward(phi, tape, g))
+
+
+def _owned(found: Leaves) -> Leaves:
+    """Returns leaves that may be changed in place: no two numbers of them lie in one memory, as
+    those of the gradient of a sum may."""
+    taken: set[int] = set()
+    owned: Leaves = {}
+    for name, value in found.items():
+        if isinstance(value, Tensor):
+            memory = value.untyped_storage().data_ptr()
+            spread = any(
+                stride == 0 and size > 1
+                for stride, size in zip(value.stride(), value.shape, strict=True)
+            )
+            if spread or memory in taken:
+                value = value.clone(memory_format=torch.contiguous_format)
+                memory = value.untyped_storage().data_ptr()
+            taken.add(memory)
+        owned[name] = value
+    return owned
 
 
 def _bytes(step: Step) -> int:

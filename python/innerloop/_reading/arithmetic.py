@@ -124,6 +124,20 @@ def _as_value(recorder: Recorder, leaf: Tensor, like: Tensor) -> Any:
     return recorder.add("spread", [recorder.input], sizes, (), (leaf,))
 
 
+def _over(recorder: Recorder, input: Any, other: Any, inplace: bool = False) -> Any:
+    """Notes input / other, of which one is a result."""
+    if _is_number(input):
+        return recorder.add("divide", [other], recorder.shape(other), (float(input),))
+    if not recorder.is_value(other):
+        other = _as_value(recorder, other, input)
+    elif not recorder.is_value(input) and not inplace:
+        input = _as_value(recorder, input, other)
+    shape = _joint(recorder, input, other)
+    if inplace and shape != recorder.shape(input):
+        recorder.stop(f"a quotient of {list(shape)} in place of {list(recorder.shape(input))}")
+    return recorder.add("divide", [input, other], shape, (1.0,), inplace=inplace)
+
+
 def _quotients(*, inplace: bool = False) -> Handler:
     """Returns what notes quotients."""
 
@@ -132,9 +146,7 @@ def _quotients(*, inplace: bool = False) -> Handler:
             recorder.stop("a quotient by zero, or one that is rounded", torch.div)
         if _is_number(other):
             return _times(recorder, input, 1 / other, inplace)
-        if not recorder.is_value(other):
-            other = _as_value(recorder, other, input)
-        return _times(recorder, input, _power(recorder, other, -1), inplace)
+        return _over(recorder, input, other, inplace)
 
     return handler
 
@@ -145,12 +157,12 @@ known(Tensor.div_, Tensor.__itruediv__)(_quotients(inplace=True))
 
 @known(Tensor.__rdiv__)
 def _rdiv(recorder: Recorder, input: Tensor, other: Any) -> Any:
-    return _times(recorder, _power(recorder, input, -1), other, inplace=False)
+    return _over(recorder, other, input)
 
 
 @known(Tensor.reciprocal, torch.reciprocal)
 def _reciprocal(recorder: Recorder, input: Tensor) -> Any:
-    return _power(recorder, input, -1)
+    return _over(recorder, 1.0, input)
 
 
 @known(Tensor.rsqrt, torch.rsqrt)
@@ -190,14 +202,16 @@ def _axes(recorder: Recorder, input: Tensor, dim: Any) -> list[int]:
     return wanted
 
 
-def _mean_over(recorder: Recorder, input: Tensor, axes: Sequence[int], keepdim: bool) -> Any:
-    """Notes a mean: the axes are brought to the end."""
+def _over_axes(
+    recorder: Recorder, kind: str, input: Tensor, axes: Sequence[int], keepdim: bool
+) -> Any:
+    """Notes a mean or a norm: the axes are brought to the end."""
     shape, ndim = recorder.shape(input), input.ndim
     kept = [axis for axis in range(1, ndim) if axis not in axes]
     if [*kept, *axes] != list(range(1, ndim)):
         input = permuted(recorder, input, [0, *kept, *axes])
     sizes = tuple(shape[axis - 1] for axis in kept)
-    result = recorder.add("mean", [input], sizes, (len(kept),))
+    result = recorder.add(kind, [input], sizes, (len(kept),))
     if not keepdim:
         return result
     wide = tuple(1 if axis in axes else shape[axis - 1] for axis in range(1, ndim))
@@ -206,14 +220,15 @@ def _mean_over(recorder: Recorder, input: Tensor, axes: Sequence[int], keepdim: 
 
 @known(Tensor.mean, torch.mean)
 def _mean(recorder: Recorder, input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-    return _mean_over(recorder, input, _axes(recorder, input, dim), keepdim)
+    return _over_axes(recorder, "mean", input, _axes(recorder, input, dim), keepdim)
 
 
 @known(Tensor.sum, torch.sum)
 def _sum(recorder: Recorder, input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     axes = _axes(recorder, input, dim)
     number = size_of(tuple(input.shape[axis] for axis in axes))
-    return _times(recorder, _mean_over(recorder, input, axes, keepdim), number, inplace=False)
+    mean = _over_axes(recorder, "mean", input, axes, keepdim)
+    return _times(recorder, mean, number, inplace=False)
 
 
 # ---------------------------------------------------------------- norms of vectors
@@ -230,8 +245,7 @@ def _length(
     shape = recorder.shape(input)
     if order == 1:
         return _sum(recorder, recorder.add("abs", [input], shape), dim, keepdim)
-    squares = _sum(recorder, _square(recorder, input), dim, keepdim)
-    return recorder.add("root", [squares], recorder.shape(squares))
+    return _over_axes(recorder, "length", input, _axes(recorder, input, dim), keepdim)
 
 
 @known(torch.norm, Tensor.norm)
@@ -286,4 +300,4 @@ def _normalize(
     length = _length(recorder, input, p, dim, keepdim=True)
     shape = recorder.shape(length)
     bounded = recorder.add("clamp", [length], shape, (float(eps), math.inf))
-    return _times(recorder, input, _power(recorder, bounded, -1), inplace=False)
+    return _over(recorder, input, bounded)

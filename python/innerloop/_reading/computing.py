@@ -6,8 +6,9 @@ the shapes of what they give, and run again by the passes with the parameters of
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from innerloop._curvature import EXACT
-from innerloop._program import Computation, Leaf, Reference, Sequenced, Sliced, run
+from innerloop._program import (
+    Computation,
+    Leaf,
+    Number,
+    Reference,
+    Sequenced,
+    Sliced,
+    function_of,
+    run,
+)
 
 
 class Unsuited(Exception):
@@ -56,10 +66,12 @@ class Computing:
         if not isinstance(result, (tuple, list)) or not all(isinstance(r, Tensor) for r in result):
             raise Unsuited(f"it gives a {type(result).__name__}, which may depend on numbers")
         whole = Reference(self._noted(torch.empty(0, device="meta"), made))
-        return tuple(
-            self._results(part, Computation(operator.getitem, (whole, n), ()))
+        parts = tuple(
+            self._results(part, Computation(operator.getitem, (whole, Number(n, str(n))), ()))
             for n, part in enumerate(result)
         )
+        named = isinstance(result, tuple) and type(result) is not tuple
+        return type(result)(parts) if named else parts  # of torch.return_types
 
     def _noted(self, stand_in: Tensor, source: Leaf | Computation) -> int:
         """Notes a leaf or a result; returns which it is."""
@@ -78,9 +90,12 @@ class Computing:
                 self._leaves_at[id(value)] = self._noted(stand_in, leaves[id(value)])
             return Reference(self._leaves_at[id(value)])
         if isinstance(value, (tuple, list)):
-            return Sequenced(tuple(self._template(part, leaves) for part in value))
+            parts = tuple(self._template(part, leaves) for part in value)
+            return Sequenced(parts, isinstance(value, list))
         if isinstance(value, slice):
             return Sliced(value.start, value.stop, value.step)
+        if isinstance(value, (int, float, complex)):
+            return Number(value, repr(value))
         try:
             hash(value)
         except TypeError:
@@ -88,7 +103,11 @@ class Computing:
         return value
 
     def expression(self, tensor: Tensor) -> tuple[tuple[Leaf, ...], tuple[Computation, ...]]:
-        """Returns the leaves and the computations that a result is made of."""
+        """Returns the leaves and the computations that a result is made of.
+
+        Raises:
+            Unsuited: they do not run for several tasks at once.
+        """
         needed: set[int] = set()
         ahead = [self._results_at[id(tensor)]]
         while ahead:
@@ -102,6 +121,10 @@ class Computing:
         calls = [at for at in sorted(needed) if isinstance(self._sources[at], Computation)]
         places = {at: Reference(place) for place, at in enumerate([*leaves, *calls])}
         found = [_renumbered(self._sources[at], places) for at in calls]
+        kinds = [(tuple(self._tensors[at].shape), self._tensors[at].dtype) for at in leaves]
+        reason = refusal(tuple(found), tuple(kinds))
+        if reason:
+            raise Unsuited(f"a weight cannot be computed for several tasks at once ({reason})")
         return tuple(self._sources[at] for at in leaves), tuple(found)  # type: ignore[misc]
 
 
@@ -125,12 +148,39 @@ def _renumbered(template: Any, places: Mapping[int, Reference]) -> Any:
     if isinstance(template, Reference):
         return places[template.at]
     if isinstance(template, Sequenced):
-        return Sequenced(tuple(_renumbered(part, places) for part in template.parts))
+        return template._replace(parts=tuple(_renumbered(part, places) for part in template.parts))
     if isinstance(template, Computation):
         keywords = tuple((name, _renumbered(value, places)) for name, value in template.keywords)
         arguments = tuple(_renumbered(value, places) for value in template.arguments)
         return Computation(template.function, arguments, keywords)
     return template
+
+
+Kind = tuple[tuple[int, ...], torch.dtype]  # of a leaf
+
+
+@functools.lru_cache(maxsize=256)
+def refusal(computations: tuple[Computation, ...], kinds: tuple[Kind, ...]) -> str:
+    """Returns why computations do not run for several tasks at once, or not with their first and
+    second derivatives; empty if they do."""
+    leaves = [
+        torch.empty((2, *shape), dtype=dtype, device="meta", requires_grad=dtype.is_floating_point)
+        for shape, dtype in kinds
+    ]
+    variables = [leaf for leaf in leaves if leaf.requires_grad]
+
+    def slopes(outputs: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        there = [y for y in outputs if y is not None and y.requires_grad]
+        if not there:
+            return []
+        along = [torch.empty_like(y) for y in there]
+        return torch.autograd.grad(there, variables, along, create_graph=True, allow_unused=True)
+
+    try:
+        slopes(slopes([torch.func.vmap(function_of(computations))(*leaves)]))
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
+    return ""
 
 
 class _Watch(TorchDispatchMode):

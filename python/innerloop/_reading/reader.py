@@ -99,6 +99,9 @@ def _unsuited(module: nn.Module, x: Rows) -> str:
         hooks = hooks_of(part)
         if hooks:
             return f"{label} has hooks: {hooks}"
+    for name, buffer in module.named_buffers():
+        if buffer.requires_grad:
+            return f"its buffer {name!r} requires gradients"
     for name, parameter in module.named_parameters():
         if type(parameter) not in _PLAIN:
             return f"{name} is a {type(parameter).__name__}, which may compute otherwise"

@@ -221,7 +221,10 @@ class Recorder(TorchFunctionMode):
         """Notes a result of computations as one that calls read."""
         if tensor.grad_fn is not None or tensor.requires_grad != tensor.is_floating_point():
             self.stop("it uses a function with a derivative of its own")
-        leaves, expression = self._computing.expression(tensor)
+        try:
+            leaves, expression = self._computing.expression(tensor)
+        except Unsuited as reason:
+            self.stop(str(reason))
         options: Any = (expression,)
         shape = tuple(int(n) for n in tensor.shape)
         self.nodes.append(Node("computed", (), leaves, options, shape))

@@ -106,7 +106,9 @@ def _squeeze(recorder: Recorder, input: Tensor, *dim: Any) -> Any:
 @known(Tensor.unsqueeze, torch.unsqueeze)
 def _unsqueeze(recorder: Recorder, input: Tensor, dim: int) -> Any:
     sizes = list(input.shape)
-    sizes.insert(dim % (len(sizes) + 1), 1)
+    axis = int(dim) % (len(sizes) + 1)
+    recorder.counts_rows |= axis == 0
+    sizes.insert(axis, 1)
     return _reshaped(recorder, input, sizes)
 
 
@@ -413,8 +415,7 @@ def _clone(recorder: Recorder, input: Tensor, memory_format: Any = None) -> Any:
 
 @known(Tensor.contiguous)
 def _contiguous(recorder: Recorder, input: Tensor, memory_format: Any = None) -> Any:
-    recorder.value(input)
-    return input
+    return recorder.same_memory(_clone(recorder, input), input)  # or not, which strides decide
 
 
 @known(Tensor.float, Tensor.double, Tensor.to)

@@ -98,7 +98,7 @@ class InnerRates(nn.Module):
             value = torch.cat([value, value[-1:].expand(steps - held, *value.shape[1:])])
         if shape is not None and tuple(value.shape) == shape:
             # [S] in the shape of the leaf would be read as one rate per element: write both axes
-            value = value.reshape(steps, *[1] * len(shape)).expand(steps, *shape)
+            value = value.reshape([steps, *[1] * len(shape)]).expand([steps, *shape])
         return value
 
     def extra_repr(self) -> str:
@@ -111,8 +111,11 @@ class InnerRates(nn.Module):
 
 
 def _attribute(key: str) -> str:
-    """Returns the attribute that holds an entry; attribute names cannot hold dots."""
-    return key.replace(".", "/") if key else "value"
+    """Returns the attribute that holds an entry: attribute names cannot hold dots, nor be those of
+    other attributes."""
+    name = key.replace("/", "//").replace(".", "/") if key else "value"
+    taken = name in dir(InnerRates) or name in ("learn", "training") or name.startswith("_")
+    return f"{name}///" if taken and "/" not in name else name
 
 
 def _entries(
@@ -153,6 +156,7 @@ def _entries(
                 _checks.refuse_rate_form(op, learn, form, "use 'per_parameter'")
         elif learn == "per_parameter":
             front = (steps,) if has_step_axis else ()
-            value = value.reshape(*front, *[1] * len(leaf.shape)).expand(*front, *leaf.shape)
+            ones = [1] * len(leaf.shape)
+            value = value.reshape([*front, *ones]).expand([*front, *leaf.shape])
         entries[leaf.name] = _Entry(value.clone(), has_step_axis, leaf.shape)
     return entries
