@@ -83,6 +83,11 @@ class MLP:
         *,
         negative_slope: float = 0.01,
     ) -> None:
+        if not isinstance(widths, Sequence) or isinstance(widths, str):
+            raise TypeError(
+                "MLP: widths must be a sequence of sizes, inputs first "
+                f"(got {type(widths).__name__}); MLP([1, 40, 1]) has one hidden layer"
+            )
         sizes = [_width(w) for w in widths]
         if len(sizes) < 2:
             raise ValueError(
@@ -91,7 +96,7 @@ class MLP:
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"MLP: activation must be one of {', '.join(ACTIVATIONS)} (got {activation!r}); "
-                'other activations run through an nn.Module with backend="torch"'
+                "nn.Sequential takes every activation of torch"
             )
         slope = float(negative_slope) if activation == "leaky_relu" else 0.0
         last = len(sizes) - 2

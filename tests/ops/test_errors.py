@@ -65,6 +65,8 @@ BAD = {
     "integers": (lambda c: c.update(params={k: v.long() for k, v in c["params"].items()}), TypeError,
                  r"must be float32 or float64 \(got torch.int64\)"),
     "batch kind": (put(support=X), TypeError, r"support must be a tuple \(x, y.* \(got Tensor of length 5\)"),
+    "batch loss": (put(support=X.sum()), TypeError, r"support must be a tuple .*; the loss is computed inside"),
+    "tasks in a list": (put(support=[(X[0], Y[0])] * 2), TypeError, r"\(got tasks\); innerloop\.batch\(tasks\) makes one"),
     "batch list": (put(support=[(X[0], Y[0])] * 5), TypeError, r"list of length 5\); innerloop\.batch\(tasks\) makes one"),
     "batch length": (put(query=(X,)), TypeError, r"query must be a tuple .* \(got tuple of length 1\)"),
     "x kind": (put(support=(None, Y)), TypeError, r"support x must be a tensor \(got NoneType\)"),

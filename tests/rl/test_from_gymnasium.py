@@ -181,3 +181,20 @@ def test_action_range_needs_bounds():
         env.set_tasks([0.0])
         env.reset(0)
         np.testing.assert_allclose(env.step(np.full((2, 2), 1e3))[1], 2e3)
+
+
+def test_environments_that_are_batches_already_are_refused():
+    gymnasium = pytest.importorskip("gymnasium", reason="needs innerloop[rl]")
+    with pytest.raises(
+        TypeError, match=r"make one environment \(got SyncVectorEnv"
+    ):
+        rl.from_gymnasium(
+            lambda: gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1")] * 2),
+            sample_tasks=lambda n, seed: [1.0] * n,
+            set_task=lambda env, task: None,
+        )
+
+
+def test_what_was_not_made_here_is_refused_as_an_environment():
+    with pytest.raises(TypeError, match=r"env must be made by rl.make or rl.from_gymnasium"):
+        rl.train("HalfCheetahRandVel", "promp", iterations=1, seed=0)

@@ -102,6 +102,27 @@ def test_resumption_changes_no_bit(algorithm):
         assert torch.equal(leaf, second.params[name])
 
 
+OTHERS = {
+    "algorithm": {"algorithm": "drs-ppo"},
+    "seed": {"seed": 2},
+    "inner_lr": {"inner_lr": 0.5},
+    "widths": {"hidden": (4,)},
+    "tasks": {"tasks": 4},
+    "environment": {"name": "Walker2DRandVel"},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_state_of_another_training_is_refused(name):
+    options = {"algorithm": "promp", "seed": 1, "hidden": (8,)}
+    state = rl.Training(made(), **options).state()
+    changed = dict(OTHERS[name])
+    env = made(**{k: changed.pop(k) for k in ("tasks", "name") if k in changed})
+    other = rl.Training(env, **{**options, **changed})
+    with pytest.raises(ValueError, match=f"state must be that of a training with {name} "):
+        other.load_state(state)
+
+
 def sampled(env, training, params, seed, pooled):
     """The rows that an algorithm samples, by the public parts."""
     data = rl.collect(env, params, model=training.model, seed=seed)

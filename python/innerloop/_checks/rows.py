@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -22,7 +22,9 @@ def check_tasks(op: str, tasks: object) -> list[tuple[Tensor, Tensor]]:
         value_error(op, "tasks", "hold at least one task", "none")
     for t, task in enumerate(found):
         if not isinstance(task, (tuple, list)) or len(task) != 2:
-            type_error(op, f"tasks[{t}]", "be a tuple (x, y)", kind(task))
+            got = kind(task)
+            got += f" of length {len(task)}" if isinstance(task, (tuple, list)) else ""
+            type_error(op, f"tasks[{t}]", "be a tuple (x, y)", got)
         for name, value, first in zip(("x", "y"), task, found[0], strict=True):
             argument = f"tasks[{t}] {name}"
             check_tensor(op, argument, value)
@@ -37,14 +39,23 @@ def check_tasks(op: str, tasks: object) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
+_TASKS = "innerloop.batch(tasks) makes one of a list of (x, y)"
+
+
 def check_batch(op: str, argument: str, batch: object) -> tuple[Any, Any, Any, Any]:
     """Returns (x, y, count, weight) after checking that there are tensors where they must be."""
     if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
-        got = f"{kind(batch)} of length {len(batch)}" if hasattr(batch, "__len__") else kind(batch)
-        is_list = isinstance(batch, list)
-        remedy = "innerloop.batch(tasks) makes one of a list of (x, y)" if is_list else ""
+        got, remedy = kind(batch), ""
+        if isinstance(batch, Tensor) and batch.ndim == 0:
+            remedy = "the loss is computed inside: say which by loss="
+        elif isinstance(batch, Sized):
+            got += f" of length {len(batch)}"
+        if isinstance(batch, list):
+            remedy = _TASKS
         type_error(op, argument, "be a tuple (x, y[, count[, weight]])", got, remedy)
     x, y = batch[0], batch[1]
+    if all(isinstance(part, (tuple, list)) for part in batch):
+        type_error(op, argument, "be a tuple (x, y[, count[, weight]])", "tasks", _TASKS)
     count = batch[2] if len(batch) > 2 else None
     weight = batch[3] if len(batch) > 3 else None
     check_rows(op, f"{argument} x", x)

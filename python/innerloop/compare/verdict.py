@@ -34,6 +34,8 @@ FEWEST_SPLITS, MOST_TIMES = 10, 30
 # A feature whose largest value exceeds its median by more is skewed; so many of them are named.
 SKEWED, _MOST_LOGGED = 5.0, 3
 _LONGEST_NAME = 24
+# A risk, in variances of the target, that measured targets do not have.
+_DETERMINED = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ def conclude(analysis: Analysis, measure: str, theory: Theory | None = None) -> 
         MAML_BETTER: "Yes: MAML is better than joint training plus fine-tuning here.",
         UNDECIDED: "Undecided: no reliable difference between MAML and joint training here.",
     }[answer]
-    sentences = [comparison]
+    sentences = [comparison, *_skill(analysis)]
     if answer == AS_GOOD:
         sentences.append(f"A gain by MAML of {100 * config.margin:g}% or more is ruled out.")
     sentences.append(_fine_tuning(analysis))
@@ -121,7 +123,11 @@ def conclude(analysis: Analysis, measure: str, theory: Theory | None = None) -> 
     if theory is not None:
         sentences.append(theory.sentence())
     method = MAML if answer == MAML_BETTER else JOINT
-    return _fitted(answer, headline, sentences, f"Do: {_recipe(analysis, method)}.")
+    action = f"Do: {_recipe(analysis, method)}."
+    if _best_risk(analysis) >= _constant_risk(analysis):
+        scale = "" if analysis.has_classes else ", or another scale of the target (--log)"
+        action = f"Do: first find features that tell more{scale}."
+    return _fitted(answer, headline, sentences, action)
 
 
 def _fitted(answer: str, headline: str, sentences: list[str], action: str) -> Verdict:
@@ -150,6 +156,29 @@ def _comparison(analysis: Analysis, measure: str) -> str:
     if analysis.divergence is not None:
         return f"At rates safe for all tasks: {text}."
     return f"Held-out {measure}: {text}, lower in {row.wins[MAML]} of {splits} splits."
+
+
+def _best_risk(analysis: Analysis) -> float:
+    """The lower risk of both methods."""
+    return min(analysis.picked.risk[method].mean for method in (JOINT, MAML))
+
+
+def _constant_risk(analysis: Analysis) -> float:
+    """What a constant prediction comes to, about: the mean of the training tasks in the unit of
+    risks, or evenly guessed classes."""
+    return math.log(len(analysis.tasks.classes)) if analysis.has_classes else 1.0
+
+
+def _skill(analysis: Analysis) -> list[str]:
+    """What a stranger to the data must know first: that nothing was learned, or too much."""
+    best, constant = _best_risk(analysis), _constant_risk(analysis)
+    if best >= constant:
+        return [
+            f"Neither does better than a constant prediction, whose risk is about {constant:.3g}."
+        ]
+    if best < _DETERMINED and not analysis.has_classes:
+        return ["So small a risk says that the features determine the target: is it among them?"]
+    return []
 
 
 def _fine_tuning(analysis: Analysis) -> str:

@@ -54,7 +54,8 @@ def number(
         refuse_type(op, argument, "be a number", repr(value))
     if not (least <= value <= most and np.isfinite(value)):
         span = f"be at least {least:g}" if most == np.inf else f"lie in [{least:g}, {most:g}]"
-        refuse(op, argument, span + " and be finite", value)
+        span = "be finite" if (least, most) == (-np.inf, np.inf) else f"{span} and be finite"
+        refuse(op, argument, span, value)
     return float(value)
 
 

@@ -12,6 +12,11 @@ from innerloop.rl.environment import Array, check_split
 from innerloop.rl.lanes import LaneEnvironment
 from innerloop.rl.seeds import derived
 
+_REMEDIES = {
+    "observation_space": "wrap it (gymnasium.wrappers.FlattenObservation makes one of a Dict)",
+    "action_space": "the policies are Gaussian: actions are vectors of real numbers",
+}
+
 
 def from_gymnasium(
     make_env: Callable[[], Any],
@@ -84,6 +89,11 @@ def from_gymnasium(
         "threads": _checks.integer(op, "threads", threads, most=1024),
     }
     probe = make_env()
+    if isinstance(probe, gymnasium.vector.VectorEnv):
+        _checks.refuse_type(
+            op, "make_env", "make one environment", type(probe).__name__,
+            "lanes are made here: tasks times rollouts of them",
+        )  # fmt: skip
     try:
         for argument in ("observation_space", "action_space"):
             space = getattr(probe, argument, None)
@@ -93,7 +103,7 @@ def from_gymnasium(
                     f"the environment's {argument}",
                     "be a gymnasium.spaces.Box",
                     space,
-                    "wrap it (gymnasium.wrappers.FlattenObservation makes one of a Dict)",
+                    _REMEDIES[argument],
                 )
         shape = probe.action_space.shape
         low = probe.action_space.low.astype(np.float64).reshape(-1)

@@ -143,11 +143,20 @@ def published_iterations(name: str, algorithm: str) -> int:
     return (2 * pairs if algorithm.startswith("drs") else pairs) + 1
 
 
+_ELSEWHERE = {"lr": "learning_rate", "gamma": "discount", "lam": "gae_lambda", "eps": "clip"}
+
+
 def build_settings(op: str, name: str, algorithm: str, given: Mapping[str, Any]) -> Settings:
     """Returns checked settings: the published ones with some overridden."""
     values = published_settings(name, algorithm)
     for key in given:
+        if key == "iterations":
+            raise TypeError(f"{op}: iterations is an argument of rl.train; call step() as often")
         if key not in values:
+            if key in _ELSEWHERE:
+                raise TypeError(
+                    f"{op}: {algorithm} has no setting {key!r}; did you mean {_ELSEWHERE[key]!r}?"
+                )
             remedy = _checks.nearest(key, values) or f"it has {', '.join(values)}"
             raise TypeError(f"{op}: {algorithm} has no setting {key!r}; {remedy}")
     values |= given

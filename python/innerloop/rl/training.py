@@ -49,6 +49,9 @@ class Training:
         **settings: Any,
     ) -> None:
         op = "rl.train"
+        if not isinstance(env, Environment):
+            _checks.refuse_type(op, "env", "be made by rl.make or rl.from_gymnasium", repr(env))
+        self._env = env
         self.algorithm = _checks.choice(op, "algorithm", algorithm, ALGORITHMS)
         if model is not None and "hidden" in settings:
             raise TypeError(f"{op}: hidden must not be given beside model, which has its own sizes")
@@ -74,6 +77,23 @@ class Training:
         """The policy's parameters now, {name: tensor} (a copy)."""
         return {name: leaf.clone() for name, leaf in self._run.params.items()}
 
+    def _about(self) -> dict[str, Any]:
+        """Returns what decides on the numbers of a training, but for what the tasks are."""
+        env, network = self._env, self.model.network
+        sizes = [self.model.inputs, *(layer.outputs for layer in network.layers)]
+        return {
+            "algorithm": self.algorithm,
+            "seed": self._seed,
+            "environment": env.name,
+            "tasks": env.tasks * env.world,
+            "rollouts": env.rollouts,
+            "horizon": env.horizon,
+            "widths": sizes,
+            "activation": self.model.activation,
+            "min_log_std": self.model.min_log_std,
+            **{name: value for name, value in self.settings.items() if name != "hidden"},
+        }
+
     def step(self) -> dict[str, Any]:
         """Takes one iteration and returns its row of the history. The iteration is a function of
         the state and of (seed, number of the iteration).
@@ -93,11 +113,27 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """Returns what `load_state` needs to go on with the same numbers: parameters, optimiser,
-        coefficients, history. For `torch.save`."""
-        return {"history": [dict(row) for row in self.history], **self._run.state()}
+        coefficients, history, and what the training is. For `torch.save`."""
+        history = [dict(row) for row in self.history]
+        return {"training": self._about(), "history": history, **self._run.state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state` of a training with the same arguments."""
+        """Goes on from a `state` of a training with the same arguments.
+
+        Raises:
+            ValueError: it is one of another training; the text names the first difference.
+        """
+        own = self._about()
+        found = state.get("training", own)  # older states do not say
+        for name, value in own.items():
+            if found.get(name) != value:
+                _checks.refuse(
+                    "load_state",
+                    "state",
+                    f"be that of a training with {name} {value!r}",
+                    repr(found.get(name)),
+                    "build the Training with the arguments of the first one",
+                )
         self._run.load(state)
         self.history = [dict(row) for row in state["history"]]
 
