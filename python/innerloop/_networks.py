@@ -58,6 +58,8 @@ def network_of(module: nn.Module, data: Mapping[str, Any], steps: range) -> Netw
     if network.mlp is not None or torch.compiler.is_compiling():
         return network
     inputs = [value for name, value in data.items() if name.endswith("x")]
+    if inputs:
+        _SEEN[module] = _reading.rows_of(inputs[0])
     return _read(module, tuple(dict.fromkeys(map(_reading.rows_of, inputs))), network, steps)
 
 
@@ -117,11 +119,6 @@ def _read(module: nn.Module, rows: Sequence[Rows], chain: Network, steps: range)
         )
     flattens = any(each for _, each in found)
     return Network(model_of_layers(layers, flattens=flattens), programs, "")
-
-
-def remember(module: nn.Module, rows: Rows) -> None:
-    """Keeps what a module was given, for questions that are asked without data."""
-    _SEEN[module] = rows
 
 
 def expected_network(module: nn.Module) -> Network:

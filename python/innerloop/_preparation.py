@@ -26,7 +26,7 @@ from innerloop._checks.solver import check_adapt_params
 from innerloop._choice import Choice, Model, chosen, unavailable
 from innerloop._derivatives import is_differentiated, transforms_active
 from innerloop._inner_step import HERE, at_step
-from innerloop._networks import Network, confirmed, network_of, remember
+from innerloop._networks import Network, confirmed, network_of
 from innerloop._params import LeafShape, Params, Side, leaf_shapes
 from innerloop._program import program_of
 from innerloop._reading import rows_of
@@ -173,14 +173,13 @@ def _confirmed(
     steps: range,
 ) -> bool:
     """Says whether what was read off a module gives its outputs, in each of some inner steps if
-    they differ, and keeps its kind of rows."""
+    they differ."""
     if not isinstance(model, nn.Module) or not network.programs:
         return True
     kinds: dict[Any, Tensor] = {}  # as they were read
     for name, value in data.items():
         if name.endswith("x"):
             kinds.setdefault(rows_of(value), value)
-    remember(model, next(iter(kinds)))
 
     def run(values: Params, rows: Tensor, at: int) -> Tensor:
         if ready.batched is not None:

@@ -297,3 +297,24 @@ def test_rates_are_held_for_parameters_of_any_name_and_shape(learn):
     assert {k: float(v.detach().mean()) for k, v in other.rates.current().items()} == dict.fromkeys(
         dict(net.named_parameters()), RATE
     )
+
+
+def test_explain_names_what_stopped_the_reading_of_the_rows_that_came():
+    net = Net(lambda n, x: n.last(torch.einsum("nd,de->ne", x, n.w)), w=(4, 4)).double()
+    learner = il.MAML(net, inner_lr=RATE, steps=STEPS)
+    learner(*sides((4, 5)))
+    assert "einsum, is not one" in learner.explain()
+    assert "first batch decides" not in learner.explain()
+
+
+def test_accuracy_is_that_of_tasks_with_rows():
+    torch.manual_seed(0)
+    net = nn.Linear(4, 3).double()
+    x, y = torch.randn(3, 5, 4, dtype=torch.float64), torch.randint(3, (3, 5))
+    learner = il.MAML(net, inner_lr=RATE, steps=1, loss="cross_entropy")
+    query = il.Batch(x, y, count=torch.tensor([5, 0, 3]))
+    found, wanted = learner.evaluate((x, y), query), learner.evaluate((x, y), (x, y, query.count))
+    assert found.accuracy[1].isnan().all()
+    assert torch.equal(found.accuracy_mean, found.accuracy[[0, 2]].mean(0))
+    assert torch.equal(found.accuracy_mean, wanted.accuracy_mean)
+    assert found.accuracy_confidence.isfinite().all()

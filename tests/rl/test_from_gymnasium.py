@@ -185,9 +185,7 @@ def test_action_range_needs_bounds():
 
 def test_environments_that_are_batches_already_are_refused():
     gymnasium = pytest.importorskip("gymnasium", reason="needs innerloop[rl]")
-    with pytest.raises(
-        TypeError, match=r"make one environment \(got SyncVectorEnv"
-    ):
+    with pytest.raises(TypeError, match=r"make one environment \(got SyncVectorEnv"):
         rl.from_gymnasium(
             lambda: gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make("Pendulum-v1")] * 2),
             sample_tasks=lambda n, seed: [1.0] * n,

@@ -37,13 +37,12 @@ def check_options(op: str, steps: int, order: int, backend: str) -> int:
 def check_adapt_params(op: str, adapt_params: object, leaves: Sequence[LeafShape]) -> None:
     """Checks the names of the leaves that the inner loop changes."""
     if isinstance(adapt_params, str) or not isinstance(adapt_params, (Sequence, set, frozenset)):
-        type_error(op, "adapt_params", "be a sequence of names or None", repr(adapt_params))
+        type_error(op, "adapt_params", "be a sequence of names or None", kind(adapt_params))
     known = {leaf.name: leaf.is_floating for leaf in leaves}
     for name in adapt_params:
         if name not in known:
-            value_error(
-                op, "adapt_params", f"name parameters of the model {list(known)}", repr(name)
-            )
+            got = repr(name) if isinstance(name, str) else kind(name)
+            value_error(op, "adapt_params", f"name parameters of the model {list(known)}", got)
         if not known[name]:
             type_error(op, "adapt_params", "name floating-point parameters", repr(name))
 

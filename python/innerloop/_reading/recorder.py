@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -127,7 +128,8 @@ class Recorder(TorchFunctionMode):
         try:
             return handler(self, *args, **(kwargs or {}))
         except TypeError as misfit:
-            self.stop(f"its arguments cannot be read ({misfit})", func)
+            text = re.sub(r"^\w+\(\) ", "", str(misfit))  # the name of what noted it
+            self.stop(f"its arguments cannot be read ({text})", func)
 
     def _is_on_parameters(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Says whether a call is a computation on parameters alone."""

@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
             (Student's t; NaN for one task).
         accuracy: [T, S + 1], share of query rows classified correctly; None unless their loss is
             cross entropy ("cross_entropy", or torch's) and the targets are classes.
-        accuracy_mean, accuracy_confidence: [S + 1], likewise.
+        accuracy_mean, accuracy_confidence: [S + 1], likewise, of tasks with rows.
     """
 
     loss: Tensor
@@ -99,7 +99,8 @@ def evaluate(
     if not shares:
         return Evaluation(total, mean, half)
     accuracy = torch.cat(shares)
-    return Evaluation(total, mean, half, accuracy, *_interval(accuracy))
+    with_rows = ~accuracy.isnan().any(1)
+    return Evaluation(total, mean, half, accuracy, *_interval(accuracy[with_rows]))
 
 
 def _tasks_of(batch: BatchParts, part: slice) -> BatchParts:

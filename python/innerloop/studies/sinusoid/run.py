@@ -206,6 +206,6 @@ def _interrupted(settings: Settings, store: Store) -> Interrupted:
     units = all_units(settings)
     done = sum(unit.name in store.units for unit in units)
     return Interrupted(
-        f"Interrupted: {done} of {len(units)} trainings are done, and the latest checkpoints are "
-        f"kept in {store.folder}; run the same command again to go on."
+        f"Interrupted: {done} of {len(units)} trainings are done; the same command goes on from "
+        f"what {store.folder} holds, checkpoints of the others included."
     )
