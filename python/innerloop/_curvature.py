@@ -8,7 +8,8 @@ Facts about torch (seen on 2.13) that a meta-gradient meets:
 - `torch._weight_norm`, which `parametrizations.weight_norm` and the hooks of the older one call,
   keeps the norms as constants: it passes `gradcheck` and fails `gradgradcheck`. So does layer_norm
   with a bias alone.
-- The batching rule of the derivative of embedding forgets `padding_idx`.
+- The batching rule of the derivative of embedding forgets `padding_idx`, that of cdist is wrong,
+  and cdist has no second derivative; group_norm with a bias alone raises in its own.
 - The fused attention kernels have no second derivative; the math kernel has all of them.
 """
 
@@ -141,10 +142,31 @@ def _embedding(
     return F.embedding(input, torch.where(kept[:, None], weight, weight.detach()), None, *rest)
 
 
+def _group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """F.group_norm and torch.group_norm."""
+    return _affine(F.group_norm(input, num_groups, None, None, eps), weight, bias, _channels(input))
+
+
+def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+    """torch.cdist, written out."""
+    distance: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    return distance
+
+
 # by function of torch, what to call in its place
 EXACT: dict[Any, Callable[..., Tensor]] = {
     torch._weight_norm: _weight_norm,
     F.embedding: _embedding,
+    F.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
+    torch.cdist: _cdist,
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.batch_norm: _functional_batch_norm,

@@ -89,8 +89,10 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
         used = torch.arange(rows, device=x.device) < count
     if weight is not None and objective.rows is not None:
         used = weight != 0 if used is None else used & (weight != 0)
-    if used is not None:
-        x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, 0)
+    if used is not None and rows:  # by one that is in use, which is nothing new to a module
+        row = x.index_select(0, used.to(torch.int8).argmax(0, keepdim=True))
+        row = torch.where(used.any(), row, 0)
+        x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, row)
     z = forward(model, params, x, selects=used is not None)
     if rows == 0:
         return z.sum().expand(0).sum()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from innerloop._derivatives import forward_mode, transforms_active
+from innerloop._networks import shaken
 from innerloop._one_task import forward
 from innerloop._reading import Rows, rows_of
 
@@ -29,12 +30,13 @@ def check_rows_alone(
     weight: Tensor | None,
 ) -> None:
     """Checks a module on the first task [N, ...] of x [T, N, ...] of which some rows are left out:
-    with zeros and with ones in these, and without them, which a module that is random is spared.
+    with zeros and with ones in these, and without them, which a module that is random is spared; at
+    its parameters and near them.
 
     Raises:
         NotImplementedError: the outputs of the rows in use are not the same.
 
-    Cost: four forward passes of one task, once for each module and kind of rows.
+    Cost: eight forward passes of one task, once for each module and kind of rows.
     """
     known = _ALONE.setdefault(module, set())
     kind = rows_of(x)
@@ -50,20 +52,22 @@ def check_rows_alone(
     keep = used[task]
     left_out = ~keep.reshape(-1, *[1] * (x.ndim - 2))
     devices = [x.device] if x.device.type == "cuda" else []
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            state = torch.get_rng_state()
-            zeros = forward(module, single, x[task].masked_fill(left_out, 0))[keep]
-            again = forward(module, single, x[task].masked_fill(left_out, 0))[keep]
-            torch.set_rng_state(state)
-            ones = forward(module, single, x[task].masked_fill(left_out, 1))[keep]
-            fewer = forward(module, single, x[task][keep]) if torch.equal(zeros, again) else zeros
-    except Exception:  # what it raises, it raises again where it matters
-        return
-    if not _close(zeros, ones):
-        _refuse(op, module, "what they hold")
-    if not _close(zeros, fewer):
-        _refuse(op, module, "how many there are")
+    for values in (single, shaken(single)):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices):
+                state = torch.get_rng_state()
+                zeros = forward(module, values, x[task].masked_fill(left_out, 0))[keep]
+                again = forward(module, values, x[task].masked_fill(left_out, 0))[keep]
+                torch.set_rng_state(state)
+                ones = forward(module, values, x[task].masked_fill(left_out, 1))[keep]
+                exact = torch.equal(zeros, again)
+                fewer = forward(module, values, x[task][keep]) if exact else zeros
+        except Exception:  # what it raises, it raises again where it matters
+            return
+        if not _close(zeros, ones):
+            _refuse(op, module, "what they hold")
+        if not _close(zeros, fewer):
+            _refuse(op, module, "how many there are")
     known.add(kind)
 
 

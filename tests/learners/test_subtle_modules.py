@@ -318,3 +318,185 @@ def test_accuracy_is_that_of_tasks_with_rows():
     assert torch.equal(found.accuracy_mean, found.accuracy[[0, 2]].mean(0))
     assert torch.equal(found.accuracy_mean, wanted.accuracy_mean)
     assert found.accuracy_confidence.isfinite().all()
+
+
+class Paired(nn.Module):
+    """Rows and a norm with a bias alone."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.b, self.norm = nn.Parameter(torch.randn(4)), norm
+
+    def forward(self, x):
+        """Returns it."""
+        return self.last(torch.sin(self.norm(self.first(x), self.b)))
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("kind", ["layer", "group"])
+def test_norms_with_a_bias_alone(kind, written):
+    torch.manual_seed(0)
+    norm = {
+        "layer": lambda h, b: F.layer_norm(h, (4,), None, b),
+        "group": lambda h, b: F.group_norm(h, 2, None, b),
+    }[kind]
+    wanted = {
+        "layer": lambda h, b: F.layer_norm(h, (4,)) + b,
+        "group": lambda h, b: F.group_norm(h, 2) + b,
+    }[kind]
+    net = Paired(wanted if written else norm).double()
+    found = []
+    for backend in ("auto", "torch"):
+        net.norm = wanted if written else norm
+        learner = il.MAML(net, inner_lr=RATE, steps=STEPS, backend=backend)
+        learner(*sides((4, 5))).backward()
+        found.append({k: p.grad.clone() for k, p in net.named_parameters()})
+        net.zero_grad()
+    net.norm = wanted
+    for each in found:
+        assert_close(each, truth(net, *sides((4, 5)))[1], 1e-10, floor=1e-3)
+
+
+class OneStepEach(nn.Module):
+    """A layer for even steps and one for odd ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.even, self.odd, self.last = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        """Chooses by the step."""
+        layer = self.odd if il.nn.inner_step() % 2 else self.even
+        return self.last(torch.sin(layer(x)))
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_velocities_go_on_in_steps_that_do_not_use_a_layer(order, nesterov):
+    torch.manual_seed(0)
+    net = OneStepEach().double()
+    found = []
+    for backend in ("batched", "torch"):
+        learner = il.MAML(
+            net, inner_lr=RATE, steps=4, order=order, momentum=0.5, nesterov=nesterov,
+            learn_inner_lr="per_step", backend=backend,
+        )  # fmt: skip
+        loss = learner(*sides((4, 5)))
+        loss.backward()
+        found.append({k: p.grad.clone() for k, p in learner.named_parameters()})
+        found[-1]["loss"] = loss.detach()
+        learner.zero_grad()
+    assert_close(found[0], found[1], 1e-10)
+
+
+MORE = {
+    "log-sum-exps of a weight": (lambda n, x: n.last(x * n.w.logcumsumexp(0)), {"w": (4,)}),
+    "a result that is not used": (
+        lambda n, x: (F.batch_norm(x * n.w, None, None, training=True), n.last(x * n.w))[1],
+        {"w": (4,)},
+    ),
+    "a bias for all outputs": (
+        lambda n, x: n.last(torch.sin(torch.addmm(n.b, x, n.w))),
+        {"w": (4, 4), "b": (1,)},
+    ),
+    "a pad without entries": (
+        lambda n, x: n.last(F.pad((x * n.w)[:, :1], (5, -1)))[:, :2],
+        {"w": (4,)},
+    ),
+    "a sum of nothing": (lambda n, x: n.last(x) + x[:, :0].sum(1, keepdim=True), {}),
+}
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("name", MORE)
+def test_odd_calls_are_right_or_left_to_torch(name, backend):
+    how, shapes = MORE[name]
+    torch.manual_seed(0)
+    inputs = 5 if "pad" in name else 4
+    net = Net(how, inputs=inputs, **shapes).double()
+    check(net, *sides((4, 5)), backend)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize(
+    ("how", "written"),
+    [
+        (
+            lambda n, x: n.last(x @ torch.cdist(n.w, 2 * n.w)),
+            lambda n, x: n.last(x @ (n.w[:, None] - 2 * n.w).norm(dim=-1)),
+        ),
+        (
+            lambda n, x: n.last(torch.cdist(x, n.w)),
+            lambda n, x: n.last((x[:, None] - n.w).norm(dim=-1)),
+        ),
+    ],
+)
+def test_distances_have_second_derivatives(how, written, backend):
+    """A plain loop raises at torch's own."""
+    torch.manual_seed(0)
+    net = Net(how, w=(4, 4)).double()
+    il.MAML(net, inner_lr=RATE, steps=STEPS, backend=backend)(*sides((4, 5))).backward()
+    found = {k: p.grad.clone() for k, p in net.named_parameters()}
+    net.how = written
+    assert_close(found, truth(net, *sides((4, 5)))[1], 1e-10)
+
+
+def test_a_wide_weight_may_be_used_otherwise_on_the_query():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.k, self.last = nn.Linear(4, 96), nn.Linear(96, 96), nn.Linear(96, 2)
+
+        def forward(self, x):
+            h = self.k(torch.sin(self.a(x)))
+            return self.last(torch.sin(self.k(torch.sin(h)) if len(x) == 2 else h))
+
+    torch.manual_seed(0)
+    check(Branching().double(), *sides((2, 3)), "auto")
+    check(Branching().double(), *sides((3, 2)), "auto")
+
+
+def test_small_numbers_under_a_root():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.Identity(), nn.Linear(5, 2))
+    module = Net(lambda n, x: n.last((h := 1e-8 * n.first(x)) * (h * h + 1e-16).rsqrt()), inputs=5)
+    module.first = net[0]
+    support, query = ((x.float(), y.float()) for x, y in sides((4, 5)))
+    check(module, support, query, "auto", tolerance=1e-3)
+
+
+def test_rows_behind_a_gate_that_is_closed_at_first_are_found():
+    net = Net(lambda n, x: n.last(x + n.gate * x.mean(0)), gate=(1,)).double()
+    nn.init.zeros_(net.gate)
+    support, query = sides((4, 5))
+    learner = il.MAML(net, inner_lr=RATE, steps=STEPS)
+    with pytest.raises(NotImplementedError, match="each row alone"):
+        learner(il.Batch(*support, count=torch.tensor([4, 2])), query)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_rows_that_are_not_in_use_are_nothing_new_to_a_module(backend):
+    net = Net(lambda n, x: n.last((h := x * n.w.exp()) / h.sum(1, keepdim=True)), w=(4,)).double()
+    support, query = (((x.abs() + 0.5), y) for x, y in sides((4, 5)))
+
+    def padded(x, y):
+        hold = torch.full((2, 2), torch.nan, dtype=torch.float64)
+        x, y = (torch.cat([v, hold[..., None].expand(2, 2, v.shape[2])], 1) for v in (x, y))
+        return il.Batch(x, y, count=torch.full((2,), x.shape[1] - 2))
+
+    losses, grads = truth(net, support, query)
+    learner = il.MAML(net, inner_lr=RATE, steps=STEPS, backend=backend)
+    found = learner(padded(*support), padded(*query), reduction="none")
+    found.mean().backward()
+    assert_close(found.detach(), losses, 1e-10)
+    assert_close({k: p.grad for k, p in net.named_parameters()}, grads, 1e-10)
+
+
+def test_the_epsilon_of_rms_norm_in_bfloat16_is_that_of_float32():
+    net = nn.Sequential(nn.Linear(4, 4), nn.RMSNorm(4, elementwise_affine=False)).bfloat16()
+    x = (0.1 * torch.randn(1, 64, 4)).bfloat16()
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    found = il.predict(params, x, model=net)
+    assert il.backend_for(net).backend == "batched"
+    assert (found[0] - net(x[0])).norm() <= 0.02 * net(x[0]).norm()

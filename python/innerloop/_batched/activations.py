@@ -284,6 +284,54 @@ class Activation(Layer):
         return [gz], []
 
 
+class NegativePower(Layer):
+    """y = z^p with p < 0. With q = p y / z: gz = q g, y. = q z., gz. = q (g. + (p - 1) z. g / z):
+    no higher power of z, which may leave the dtype where these do not."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns z^p; keeps z and q."""
+        z, p = inputs[0], self._exponent()
+        y = z**p
+        return y, (z, p * y / z)
+
+    def _exponent(self) -> float:
+        """Returns p."""
+        p = self.node.options[0]
+        assert isinstance(p, float)
+        return p
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns q g."""
+        return [saved[1] * g if wanted[0] else None], []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns q z.."""
+        return None if dots[0] is None else saved[1] * dots[0], None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns q (g. + (p - 1) z. g / z)."""
+        (z, q), z_dot = saved, dots[0]
+        if not wanted[0]:
+            return [None], []
+        along = None if z_dot is None else (self._exponent() - 1) * (z_dot / z) * g
+        along = plus(g_dot, along)
+        return [None if along is None else q * along], []
+
+
 class Relu(Layer):
     """The positive part: every pass is one mask."""
 

@@ -50,7 +50,7 @@ class Computed(Layer):
             return None, None
         with torch.enable_grad():
             at, there, y = self._differentiably(leaves)
-            u = torch.zeros_like(y, requires_grad=True)
+            u = torch.ones_like(y, requires_grad=True)  # any would do, but for functions of |u|
             slopes = _grad(y, there, u, create_graph=True)
             y_dot = _grad(slopes, [u], _filled([leaf_dots[place] for place in at], there))[0]
         return y_dot, None

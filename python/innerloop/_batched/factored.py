@@ -74,6 +74,7 @@ def factored_names(
     """Returns the weights of linear layers whose outer products, of the rows of both sides and in
     both directions of all steps, take fewer numbers than they do; their rates must be numbers."""
     found: dict[str, int] = {}
+    unsuited: set[str] = set()  # in one of the programs
     for program, number in zip(programs, (2 * steps * rows[0], rows[1]), strict=True):
         used = [name for node in program.nodes for name in node.names]
         for node in program.nodes:
@@ -81,8 +82,13 @@ def factored_names(
             if isinstance(weight, str) and weight in shapes and used.count(weight) == 1:
                 per_row = size_of(node.shape[:-1])
                 found[weight] = found.get(weight, 0) + number * per_row
+            else:
+                unsuited.update(node.names)
+            unsuited.update(name for name in node.names if name != weight)
     names = []
     for name, rank in found.items():
+        if name in unsuited:
+            continue
         shape = shapes[name]
         rate: Any = inner_lr.get(name, 0.0) if isinstance(inner_lr, Mapping) else inner_lr
         whole = not isinstance(inner_lr, Mapping)

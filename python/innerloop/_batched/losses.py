@@ -45,7 +45,7 @@ def prepared(
         used = torch.arange(rows, device=x.device) < count[:, None]
     if weight is not None:
         used = weight != 0 if used is None else used & (weight != 0)
-    x = x if used is None else torch.where(_wide(used, x), x, 0)
+    x = x if used is None else torch.where(_wide(used, x), x, spare_rows(x, used))
     if objective.rows is not None and objective.ignored is not None:
         kept = y != objective.ignored
         used = kept if used is None else used & kept
@@ -61,6 +61,19 @@ def prepared(
             counted = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         share = torch.where(counted, 1 / objective.divisor(counted, y, sums)[:, None], 0)
     return Rows(x, y, share, used, weight)
+
+
+def spare_rows(x: Tensor, used: Tensor) -> Tensor:
+    """Returns what stands in rows that are not in use, [T, 1, ...]: a row that is, of the task or,
+    if it has none, of another, so that a module finds nothing that it does not know; else zeros."""
+    tasks, rows = used.shape
+    if not tasks or not rows:
+        return x.new_zeros(())
+    has = used.any(1)
+    row = used.to(torch.int8).argmax(1)
+    task = torch.where(has, torch.arange(tasks, device=x.device), has.to(torch.int8).argmax())
+    found = x[task, row[task]].unsqueeze(1)
+    return torch.where(has.any(), found, 0)
 
 
 def _wide(used: Tensor, like: Tensor) -> Tensor:

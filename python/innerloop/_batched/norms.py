@@ -119,8 +119,8 @@ class Norm(Layer):
             h_dot = self._off(x_dot, h, along).mul_(r)
             kept = h_dot, along
             y_dot = h_dot if w is None else h_dot * self._spread(w)
-            if y_dot is h_dot and w_dot is not None:
-                y_dot = h_dot.clone()
+            if y_dot is h_dot and not (w_dot is None and b_dot is None):
+                y_dot = h_dot.clone()  # what is kept stays
         if w_dot is not None:
             spread = self._spread(w_dot)
             y_dot = h * spread if y_dot is None else y_dot.addcmul_(h, spread)

@@ -87,7 +87,7 @@ class Passes:
         self._values = len(program.nodes) + 1
         self._output = program.output
         self._dtype = dtype
-        self._calls = list(_calls(program, native))
+        self._calls = _used(list(_calls(program, native)), program.output)
         if dtype is NARROW:
             self._calls = [call._replace(layer=_narrow(call.layer)) for call in self._calls]
         every = [leaf for call in self._calls for leaf in call.leaves]
@@ -202,9 +202,23 @@ def _calls(program: Program, native: bool) -> Iterator[_Call]:
             continue
         rows = [program.shape_of(value) for value in node.inputs]
         made = _LAYERS[node.kind]
+        if node.kind == "power" and node.options < (0.0,):
+            made = activations.NegativePower
         if native and made is affine.Convolution and NativeConvolution.takes(node, rows):
             made = NativeConvolution
         yield _Call(made(node, rows), node.inputs, at + 1, node.leaves)
+
+
+def _used(calls: list[_Call], output: int) -> list[_Call]:
+    """Returns the calls on which the output depends."""
+    needed = {output}
+    kept = []
+    for call in reversed(calls):
+        if call.output in needed:
+            needed.update(call.inputs)
+            needed.update(leaf.value for leaf in call.leaves if isinstance(leaf, Made))
+            kept.append(call)
+    return kept[::-1]
 
 
 def _narrow(layer: Layer) -> Layer:

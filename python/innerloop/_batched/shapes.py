@@ -99,8 +99,8 @@ class Take(Linear):
         self._size = shapes[0][axis - 1]
         places = [at for at, entry in enumerate(entries) if entry >= 0]
         self._is_whole = len(places) == len(entries)
-        self._places = torch.tensor(places)
-        self._entries = torch.tensor([entries[at] for at in places])
+        self._places = torch.tensor(places, dtype=torch.int64)
+        self._entries = torch.tensor([entries[at] for at in places], dtype=torch.int64)
         self._on = {self._places.device: (self._entries, self._places)}  # kept, for CUDA graphs
 
     def _indices(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,6 +134,9 @@ class Loop:
             if name in gradient:
                 v = velocity[name] = _velocity(gradient[name], before.get(name), solver.momentum)
                 taken[name] = _mixed(gradient[name], before.get(name), v, solver)
+            elif name in before:  # a step that does not use it goes on with its velocity
+                velocity[name] = _scaled(before[name], solver.momentum)
+                taken[name] = _scaled(velocity[name], solver.velocity_share)
         return taken, velocity
 
     def _with_decay(self, step: Step, name: str) -> Tensor:

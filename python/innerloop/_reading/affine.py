@@ -18,6 +18,9 @@ def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Any = None)
     shape = recorder.shape(input)
     if not shape or weight.ndim != 2 or shape[-1] != weight.shape[1]:
         recorder.stop(f"a linear layer of {list(weight.shape)} does not fit rows of {list(shape)}")
+    _check_bias(recorder, bias, weight.shape[0])
+    if not shape[-1]:
+        recorder.stop("a linear layer without inputs", F.linear)
     return recorder.add("linear", [input], (*shape[:-1], weight.shape[0]), (), (weight, bias))
 
 
@@ -72,8 +75,15 @@ def _attention(
 def _addmm(recorder: Recorder, input: Tensor, mat1: Tensor, mat2: Tensor) -> Any:
     if input.ndim != 1 or len(recorder.shape(mat1)) != 1 or mat2.ndim != 2:
         recorder.stop("only a bias plus a product of rows can be read")
+    _check_bias(recorder, input, mat2.shape[1])
     weight = recorder.transposed(mat2, 0, 1)
     return recorder.add("linear", [mat1], (mat2.shape[1],), (), (weight, input))
+
+
+def _check_bias(recorder: Recorder, bias: Any, outputs: int) -> None:
+    """Stops at a bias that would be spread over the outputs."""
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        recorder.stop(f"a bias of {list(bias.shape)} for {outputs} outputs", F.linear)
 
 
 @known(Tensor.t, torch.t, Tensor.T.__get__, parameters=is_matrix)  # type: ignore[attr-defined]

@@ -145,6 +145,8 @@ def _quotients(*, inplace: bool = False) -> Handler:
         if rounding_mode is not None or (_is_number(other) and other == 0):
             recorder.stop("a quotient by zero, or one that is rounded", torch.div)
         if _is_number(other):
+            if not abs(1 / other) <= torch.finfo(recorder.dtype).max:
+                recorder.stop(f"a quotient by {other}", torch.div)
             return _times(recorder, input, 1 / other, inplace)
         return _over(recorder, input, other, inplace)
 
@@ -227,6 +229,8 @@ def _mean(recorder: Recorder, input: Tensor, dim: Any = None, keepdim: bool = Fa
 def _sum(recorder: Recorder, input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     axes = _axes(recorder, input, dim)
     number = size_of(tuple(input.shape[axis] for axis in axes))
+    if not number:
+        recorder.stop("a sum of nothing", torch.sum)
     mean = _over_axes(recorder, "mean", input, axes, keepdim)
     return _times(recorder, mean, number, inplace=False)
 

@@ -110,7 +110,8 @@ def _rms_norm(
 ) -> Any:
     shape = recorder.shape(input)
     axes = _axes(recorder, shape, normalized_shape)
-    options = (float(torch.finfo(recorder.dtype).eps if eps is None else eps), axes)
+    wide = torch.promote_types(recorder.dtype, torch.float32)  # in which torch computes it
+    options = (float(torch.finfo(wide).eps if eps is None else eps), axes)
     return recorder.add("rms_norm", [input], shape, options, (weight, None))
 
 
