@@ -14,6 +14,7 @@ from learner_cases import (
     regression,
     sine_net,
 )
+from torch import nn
 from torch.nn import functional as F
 
 import innerloop as il
@@ -110,3 +111,11 @@ def test_rows_must_fit_together():
     x, y = regression()
     with pytest.raises(ValueError, match="query x must match support x"):
         il.JointTraining(sine_net())((x, y), (x[..., :1], y))
+
+
+def test_norms_for_each_step_are_refused():
+    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
+    il.nn.per_step_norms(net, 3)
+    learner = il.JointTraining(net, inner_lr=0.1, steps=3)
+    with pytest.raises(NotImplementedError, match=r"layer '1' .* would train the first alone"):
+        learner(regression(), regression(seed=2))

@@ -165,6 +165,8 @@ def _float64(value: Any, function: str, name: str) -> Array:
         value = value.detach().cpu().resolve_conj().resolve_neg().numpy()
     bare, trust = parted(value)
     try:
+        if np.ma.is_masked(bare):
+            raise TypeError("some are masked")
         raw = np.asarray(bare)
         if raw.dtype.kind not in "biuf":
             raise TypeError(f"dtype {raw.dtype}")

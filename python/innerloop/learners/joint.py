@@ -22,6 +22,7 @@ from innerloop._solver import in_words
 from innerloop._storage import check_memory
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.learner import Learner
+from innerloop.nn import PerStepBatchNorm
 from innerloop.objectives import Loss, Objective
 
 
@@ -100,6 +101,13 @@ class JointTraining(Learner):
         """
         op = "JointTraining"
         learner_checks.check_reduction(op, reduction, task_weight)
+        for name, part in self.module.named_modules():
+            if isinstance(part, PerStepBatchNorm) and len(part.weight) > 1:
+                raise NotImplementedError(
+                    f"{op}: layer {name!r} (PerStepBatchNorm) must not have a scale for each inner "
+                    f"step (got {len(part.weight)}), of which joint training would train the first "
+                    "alone; innerloop.nn.per_pass_statistics(module) makes norms without steps"
+                )
         support, query = self._batch(support), self._batch(query)
         model, params, objective, _ = self._model(support, query)
         like = next(p for p in params.values() if p.is_floating_point())

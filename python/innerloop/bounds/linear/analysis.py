@@ -18,6 +18,9 @@ from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.probability import as_quantity, predicted_cells
 from innerloop.bounds.linear.risk import law_assumptions, rate_and_samples
 
+# Relative difference of expected risks, and risks, that are rounding.
+_ROUNDING = 1e-12
+
 
 @dataclasses.dataclass(frozen=True)
 class Analysis(Record):
@@ -64,9 +67,13 @@ class Analysis(Record):
     @property
     def verdict(self) -> str:
         """Which method is predicted to have the smaller expected risk after the inner step, or, for
-        fewer than `fewest_tasks`, the smaller risk in most trainings.
+        fewer than `fewest_tasks`, the smaller risk in most trainings: "maml", "drs", or "tie" where
+        the expected risks differ by rounding.
         """
         if self.describes_means:
+            both = float(self.maml_excess), float(self.drs_excess)
+            if abs(both[0] - both[1]) <= _ROUNDING * max(map(abs, both)) or max(both) < _ROUNDING:
+                return "tie"
             return "maml" if self.maml_excess < self.drs_excess else "drs"
         return "maml" if self.drs_worse_after > 0.5 else "drs"
 
@@ -78,7 +85,7 @@ class Analysis(Record):
     def explain(self) -> str:
         """The comparison in plain words."""
         support = "a population step" if math.isinf(self.samples) else f"N = {int(self.samples)}"
-        name = {"maml": "MAML", "drs": "joint training"}[self.verdict]
+        name = {"maml": "MAML", "drs": "joint training", "tie": "neither"}[self.verdict]
         lines = [
             f"Inner rate {self.inner_lr:g}, {support}, {self.tasks} training tasks.",
             f"Modelling error of joint training: {self.modelling_error:.4g}. This much post-update "

@@ -15,6 +15,7 @@ import numpy as np
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 
+SOBOL = "randomised Sobol"
 # Largest number of (point, task) pairs of a product rule and of one Sobol randomisation.
 _LARGEST_RULE = 1 << 21
 _LARGEST_RANDOMISATION = 1 << 15
@@ -174,7 +175,7 @@ def sobol_designs(p: int, samples: int, *, points: int = _MOST_POINTS, seed: int
                 normal[:, index] = np.sqrt(square)
         drawn.append(_second_moments(normal, p, samples))
     weights = np.full(points, 1.0 / points)
-    return Designs(np.stack(drawn), weights, float(samples), "randomised Sobol", False)
+    return Designs(np.stack(drawn), weights, float(samples), SOBOL, False)
 
 
 def _entries(p: int, samples: int) -> list[tuple[int, int]]:
@@ -191,6 +192,21 @@ def _second_moments(factors: Array, p: int, samples: int) -> Array:
 
 
 def _gauss_rule(diagonal: Array, beside: Array) -> tuple[Array, Array]:
-    """Nodes and weights (summing to 1) of the orthogonal polynomials with this Jacobi matrix."""
-    nodes, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
-    return nodes, vectors[0] ** 2
+    """Nodes and weights (summing to 1) of the orthogonal polynomials with this Jacobi matrix.
+
+    Weights are 1 / sum_k p_k(x)^2 of the orthonormal polynomials, by their recurrence, scaled as it
+    goes: relative errors stay near rounding where eigenvectors, right only in absolute terms, lose
+    all digits of the far nodes' weights, which high powers multiply by as much as these are small.
+    """
+    nodes = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    before, now, total = np.zeros_like(nodes), np.ones_like(nodes), np.ones_like(nodes)
+    exponent = np.zeros_like(nodes)  # polynomials are their numbers here times its exponential
+    for k in range(len(nodes) - 1):
+        past = beside[k - 1] * before if k else 0.0
+        before, now = now, ((nodes - diagonal[k]) * now - past) / beside[k]
+        total = total + now**2
+        scale = np.maximum(np.maximum(np.abs(now), np.abs(before)), np.sqrt(total))
+        before, now, total = before / scale, now / scale, total / scale**2
+        exponent = exponent + np.log(scale)
+    weights: Array = np.exp(-2.0 * exponent) / total
+    return np.asarray(nodes, dtype=np.float64), np.asarray(weights / weights.sum())

@@ -8,6 +8,7 @@ and a ridge pull differ in T only.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
 from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.averages import Averages, averages
-from innerloop.bounds.linear.designs import Designs, designs
+from innerloop.bounds.linear.designs import SOBOL, Designs, designs
 from innerloop.bounds.linear.laws import Nodes, TaskLaw
 from innerloop.bounds.linear.quadratic import post_update
 
@@ -26,6 +27,8 @@ _BLOCK = 1 << 21
 # Gradient steps for which E[S Q S] is a word of at most six factors.
 _MOST_WICK_STEPS = 3
 MOST_STEPS = 10_000
+# What a part of an average may come to, of the rest or of one, without being drawn.
+_NEGLIGIBLE = 1e-3
 # Least penalty of a ridge as a multiple of the largest eigenvalue of Q (the largest is its inverse)
 # and the least one where designs are drawn.
 _LEAST_PENALTY, _LEAST_SAMPLED_PENALTY = 1e-30, 1e-6
@@ -234,7 +237,34 @@ def rule_designs(
     degree = None if rule.degree is None else solves * (rule.degree + 1) + extra
     largest = float(np.linalg.eigvalsh(Q)[:, -1].max())
     smallest = rule.smallest(largest, Q.shape[-1], samples)
-    return designs(Q.shape[-1], samples, degree, tasks=len(Q), seed=seed, smallest=smallest)
+    found = designs(Q.shape[-1], samples, degree, tasks=len(Q), seed=seed, smallest=smallest)
+    if found.rule == SOBOL and isinstance(rule, GradientSteps):
+        _check_tail(found, solves * rule.steps, rule.inner_lr * largest)
+    return found
+
+
+def _check_tail(points: Designs, power: float, rate: float) -> None:
+    """Raises if an average of |1 - rate z|^power over the largest second moment z is decided by
+    values beyond those that were drawn, which no spread between randomisations shows.
+
+    The largest z of N rows in p dimensions has a density that falls as exp(-N z / 2) times
+    z^((N + p - 1) / 2); what lies beyond the largest drawn value is compared with what was drawn.
+    """
+    rows, p = points.samples, points.values.shape[-1]
+    drawn = np.linalg.eigvalsh(points.values)[..., -1]
+    beyond = np.geomspace(drawn.max(), 1e6 * drawn.max(), 2000)
+    with np.errstate(divide="ignore"):
+        logs = power * np.log(np.abs(1.0 - rate * beyond))
+        bulk = power * np.log(np.abs(1.0 - rate * drawn))
+    logs += 0.5 * rows * (1.0 - beyond) + 0.5 * (rows + p - 1.0) * np.log(beyond)
+    average = float(np.logaddexp.reduce(bulk, axis=None)) - math.log(bulk.size)
+    if logs.max() > math.log(_NEGLIGIBLE) + max(average, 0.0):
+        at = float(beyond[logs.argmax()])
+        raise ValueError(
+            f"rule_moments: the average over {rows:g} support rows is decided by second moments "
+            f"near {at:.2g} times their mean, and none beyond {drawn.max():.2g} is drawn: use fewer steps, a "
+            "smaller inner_lr or more samples, or samples=None"
+        )
 
 
 def rule_moments(law: TaskLaw, rule: InnerRule, samples: float, *, seed: int = 0) -> RuleMoments:
