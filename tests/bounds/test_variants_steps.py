@@ -274,7 +274,7 @@ def test_many_steps_are_exact(samples: int, rate: tuple[int, int], steps: int) -
 
 def test_averages_that_draws_do_not_see_are_refused() -> None:
     law = linear.Mixture([1.0], [np.eye(3)], [[0.0] * 3], [0.5])
-    with pytest.raises(ValueError, match=r"none beyond .* is drawn: use fewer steps"):
+    with pytest.raises(ValueError, match=r"none beyond .* is drawn: use "):
         linear.risk_k_steps(law, [1.0, 0, 0], inner_lr=0.3, steps=10, samples=4)
     found = linear.risk_k_steps(law, [1.0, 0, 0], inner_lr=0.1, steps=10, samples=4)
     # by Gauss-Laguerre rules over the ordered eigenvalues of a Wishart matrix, 60 nodes each

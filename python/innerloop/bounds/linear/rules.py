@@ -262,8 +262,8 @@ def _check_tail(points: Designs, power: float, rate: float) -> None:
         at = float(beyond[logs.argmax()])
         raise ValueError(
             f"rule_moments: the average over {rows:g} support rows is decided by second moments "
-            f"near {at:.2g} times their mean, and none beyond {drawn.max():.2g} is drawn: use fewer steps, a "
-            "smaller inner_lr or more samples, or samples=None"
+            f"near {at:.2g} times their mean, and none beyond {drawn.max():.2g} is drawn: use "
+            "fewer steps, a smaller inner_lr or more samples, or samples=None"
         )
 
 
