@@ -90,7 +90,7 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
     if weight is not None and objective.rows is not None:
         used = weight != 0 if used is None else used & (weight != 0)
     if used is not None and rows:  # by one that is in use, which is nothing new to a module
-        row = x.index_select(0, used.to(torch.int8).argmax(0, keepdim=True))
+        row = x.index_select(0, used.to(torch.int32).argmax(0, keepdim=True))
         row = torch.where(used.any(), row, 0)
         x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, row)
     z = forward(model, params, x, selects=used is not None)

@@ -70,8 +70,8 @@ def spare_rows(x: Tensor, used: Tensor) -> Tensor:
     if not tasks or not rows:
         return x.new_zeros(())
     has = used.any(1)
-    row = used.to(torch.int8).argmax(1)
-    task = torch.where(has, torch.arange(tasks, device=x.device), has.to(torch.int8).argmax())
+    row = used.to(torch.int32).argmax(1)
+    task = torch.where(has, torch.arange(tasks, device=x.device), has.to(torch.int32).argmax())
     found = x[task, row[task]].unsqueeze(1)
     return torch.where(has.any(), found, 0)
 
