@@ -134,12 +134,21 @@ def _embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """F.embedding, with a padding row that is a constant."""
-    rest = max_norm, norm_type, scale_grad_by_freq, sparse
-    if padding_idx is None or max_norm is not None or not -len(weight) <= padding_idx < len(weight):
+    """F.embedding, with a padding row that is a constant, and gradients divided by frequencies."""
+    beyond = padding_idx is not None and not -len(weight) <= padding_idx < len(weight)
+    if max_norm is not None or beyond:
+        rest = max_norm, norm_type, scale_grad_by_freq, sparse
         return F.embedding(input, weight, padding_idx, *rest)
-    kept = torch.arange(len(weight), device=weight.device) != padding_idx % len(weight)
-    return F.embedding(input, torch.where(kept[:, None], weight, weight.detach()), None, *rest)
+    if padding_idx is not None:
+        kept = torch.arange(len(weight), device=weight.device) != padding_idx % len(weight)
+        weight = torch.where(kept[:, None], weight, weight.detach())
+    found = F.embedding(input, weight, sparse=sparse and not scale_grad_by_freq)
+    if not scale_grad_by_freq:
+        return found
+    flat = input.reshape(-1)
+    often = (flat[:, None] == flat).sum(1).reshape(*input.shape, 1)
+    scaled = found / often
+    return scaled + (found - scaled).detach()
 
 
 def _group_norm(
@@ -156,8 +165,12 @@ def _group_norm(
 
 def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
     """torch.cdist, written out."""
-    distance: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
-    return distance
+    difference = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    if p != 2:
+        distance: Tensor = torch.linalg.vector_norm(difference, p, dim=-1)
+        return distance
+    square = (difference * difference).sum(-1)  # a point has no slope to itself, and no curvature
+    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
 
 
 # by function of torch, what to call in its place

@@ -91,7 +91,7 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
         used = weight != 0 if used is None else used & (weight != 0)
     if used is not None and rows:  # by one that is in use, which is nothing new to a module
         row = x.index_select(0, used.to(torch.int32).argmax(0, keepdim=True))
-        row = torch.where(used.any(), row, 0)
+        row = torch.where(used.any(), row, torch.nan_to_num(x[:1]))
         x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, row)
     z = forward(model, params, x, selects=used is not None)
     if rows == 0:

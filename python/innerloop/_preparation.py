@@ -31,6 +31,7 @@ from innerloop._params import LeafShape, Params, Side, leaf_shapes
 from innerloop._program import program_of
 from innerloop._reading import rows_of
 from innerloop._row_by_row import check_rows_alone
+from innerloop._rows import rows_used, spare_rows
 from innerloop._storage import check_memory
 from innerloop._tasks import warn_of_fallback
 from innerloop.models import MLP
@@ -238,6 +239,9 @@ def _fall_back(op: str, model: Model, backend: str, reason: str) -> None:
         )
 
 
+_is_functional = torch._is_functional_tensor
+
+
 def prepare_batch(
     op: str, name: str, batch: tuple[Any, Any, Any, Any], objective: Objective, ready: Prepared
 ) -> Side:
@@ -265,10 +269,15 @@ def prepare_batch(
                 check_statistics(op, ready.module, selects_rows=selects)
             if selects and ready.batched is not None and ready.batched.takes_statistics:
                 refuse_statistics(op, "F.batch_norm with training=True")
-            if selects and ready.module is not None:
+            given = [value for value in (x, count, weight) if value is not None]
+            if selects and ready.module is not None and not any(map(_is_functional, given)):
                 names = [leaf.name for leaf in ready.leaves]
                 named = dict(zip(names, ready.params, strict=True))
-                check_rows_alone(op, ready.module, named, x, count, weight)
+                used = rows_used(x, count, weight)
+                check_rows_alone(op, ready.module, named, x, used)
+                x = torch.where(
+                    used.reshape(*used.shape, *[1] * (x.ndim - 2)), x, spare_rows(x, used)
+                )
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             x, y, weight = (  # autograd keeps no tensor of inference_mode
                 v.clone() if v is not None and v.is_inference() else v for v in (x, y, weight)

@@ -169,7 +169,7 @@ def _map(
                 lambda *parts: task(*parts, False), in_dims=tuple(axes), randomness="different"
             )
             return mapped(*trees)
-        except RuntimeError as refusal:
+        except (RuntimeError, IndexError) as refusal:
             if not _runs_foreign_code(model, objective):
                 raise
             reason = str(refusal).strip().split("\n")[0]

@@ -191,7 +191,7 @@ def test_crossover_says_why_there_is_none():
     assert "joint training is ahead" in never.explain()
     whole = linear.rule_expansion(homogeneous, GradientSteps(0.1), samples=5, split=False)
     assert whole.crossover == 0.0
-    assert "MAML is ahead for every number" in whole.crossover.reason
+    assert "MAML is ahead at every number of tasks from" in whole.crossover.reason
 
 
 def test_risk_broadcasts():

@@ -160,10 +160,10 @@ def test_sentences_fit_the_estimate() -> None:
     assert "may pay from any number of tasks on" in say(30.0, 0.0, math.inf)
     assert "seen to pay from no number of tasks on" in say(math.inf, 60.0, math.inf)
     assert "60 to infinity" in say(math.inf, 60.0, math.inf)
-    assert "pays from the first task on" in say(0.0, 0.0, 30.0)
+    assert "pays from fewer than" in say(0.0, 0.0, 30.0)
     assert tasks_text(225990.8, 20) == "2.3e5"
     assert [tasks_text(v, 20) for v in (0.0, 19.9, math.nan, 20.0)] == [
-        "0", "fewer than 20", "fewer than 20", "20",
+        "fewer than 20", "fewer than 20", "fewer than 20", "20",
     ]  # fmt: skip
 
 

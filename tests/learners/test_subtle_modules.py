@@ -500,3 +500,125 @@ def test_the_epsilon_of_rms_norm_in_bfloat16_is_that_of_float32():
     found = il.predict(params, x, model=net)
     assert il.backend_for(net).backend == "batched"
     assert (found[0] - net(x[0])).norm() <= 0.02 * net(x[0]).norm()
+
+
+class Mixing(nn.Module):
+    """Rows that are mixed under some condition."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.last, self.kind = nn.Linear(4, 4), nn.Linear(4, 2), kind
+
+    def forward(self, x):
+        """Returns it."""
+        if self.kind == "log":
+            h = x.log()
+            h = self.first(h - h.mean(0))
+        elif self.kind == "view":
+            h = self.first(x).view(2, 2, 4)
+            h = (h - h.mean(1, keepdim=True)).reshape(4, 4)
+        else:
+            h = self.first(x)
+            later = self.kind == "step" and il.nn.inner_step() > 0
+            if later or (self.kind == "training" and self.training):
+                h = h - h.mean(0)
+        return self.last(torch.tanh(h))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("kind", ["log", "view", "step", "training"])
+def test_rows_that_are_mixed_under_a_condition_are_found(kind, backend):
+    net = Mixing(kind).double().eval()
+    support, _ = (((x.abs() + 0.5), y) for x, y in sides((4, 5)))
+    ragged = il.Batch(*support, count=torch.tensor([3, 2]))
+    learner = il.MAML(net, inner_lr=RATE, steps=STEPS, backend=backend)
+    if kind == "training":
+        learner(ragged, ragged)
+        net.train()
+    with pytest.raises(NotImplementedError, match="each row alone"):
+        learner(ragged, ragged)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_tasks_without_rows_have_no_gradient(backend):
+    net = Net(lambda n, x: n.last(torch.tanh((x * n.w).abs().log())), w=(4,)).double()
+    support, query = sides((4, 4))
+    some = [il.Batch(*side, count=torch.tensor([4, 0])) for side in (support, query)]
+    il.MAML(net, inner_lr=RATE, steps=STEPS, backend=backend)(*some).backward()
+    found = {k: p.grad.clone() for k, p in net.named_parameters()}
+    alone = [(x[:1], y[:1]) for x, y in (support, query)]
+    wanted = {k: v / 2 for k, v in truth(net, *alone)[1].items()}
+    assert_close(found, wanted, 1e-10)
+
+
+class Cholesky(nn.Module):
+    """A factor of a parameter that is hardly positive definite."""
+
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Parameter(0.9 * torch.ones(4, 4) + 0.1 * torch.eye(4))
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x):
+        """Returns it."""
+        return self.last(x @ torch.linalg.cholesky(self.c))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_parameters_may_have_to_stay_where_they_are(backend):
+    torch.manual_seed(0)
+    net = Cholesky().double()
+    losses = []
+    for each in (backend, "torch"):
+        learner = il.MAML(net, inner_lr=0.002, steps=STEPS, backend=each)
+        losses.append(learner(*sides((4, 5))).detach())
+    torch.testing.assert_close(*losses, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_distances_of_points_to_themselves_have_no_curvature(backend):
+    first, second = torch.triu_indices(4, 4, 1)
+    torch.manual_seed(0)
+    net = Net(lambda n, x: n.last(x * torch.exp(-torch.cdist(n.w, n.w)).mean()), w=(4, 4)).double()
+    il.MAML(net, inner_lr=RATE, steps=STEPS, backend=backend)(*sides((4, 5))).backward()
+    found = {k: p.grad.clone() for k, p in net.named_parameters()}
+
+    def written(n, x):
+        pairs = torch.exp(-(n.w[first] - n.w[second]).norm(dim=1)).sum()
+        return n.last(x * ((2 * pairs + 4) / 16))
+
+    net.how = written
+    assert_close(found, truth(net, *sides((4, 5)))[1], 1e-10)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_embeddings_scaled_by_frequency(order):
+    """A plain loop by torch's function has another second derivative."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.last = nn.Parameter(torch.randn(5, 4)), nn.Linear(4, 2)
+            self.written = False
+
+        def forward(self, x):
+            if not self.written:
+                return self.last(F.embedding(x, self.e, scale_grad_by_freq=True).sin())
+            z = F.one_hot(x, 5).to(self.e.dtype) @ self.e
+            share = z / (x[:, None] == x).sum(1)[:, None]
+            return self.last((share + (z - share).detach()).sin())
+
+    torch.manual_seed(0)
+    net = Scaled().double()
+    generator = torch.Generator().manual_seed(1)
+    support, query = (
+        (torch.randint(5, y.shape[:2], generator=generator), y) for _, y in sides((4, 5))
+    )
+    found = []
+    for written in (False, True):
+        net.written = written
+        learner = il.MAML(net, inner_lr=0.3, steps=STEPS, order=order)
+        learner(support, query).backward()
+        found.append({k: p.grad.clone() for k, p in net.named_parameters()})
+        net.zero_grad()
+    assert_close(found[0], found[1], 1e-10)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from innerloop._batched.precision import wide_dtype, widened
+from innerloop._rows import spare_rows
 from innerloop.objectives import Objective, check_shapes, task_value
 
 
@@ -61,19 +62,6 @@ def prepared(
             counted = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         share = torch.where(counted, 1 / objective.divisor(counted, y, sums)[:, None], 0)
     return Rows(x, y, share, used, weight)
-
-
-def spare_rows(x: Tensor, used: Tensor) -> Tensor:
-    """Returns what stands in rows that are not in use, [T, 1, ...]: a row that is, of the task or,
-    if it has none, of another, so that a module finds nothing that it does not know; else zeros."""
-    tasks, rows = used.shape
-    if not tasks or not rows:
-        return x.new_zeros(())
-    has = used.any(1)
-    row = used.to(torch.int32).argmax(1)
-    task = torch.where(has, torch.arange(tasks, device=x.device), has.to(torch.int32).argmax())
-    found = x[task, row[task]].unsqueeze(1)
-    return torch.where(has.any(), found, 0)
 
 
 def _wide(used: Tensor, like: Tensor) -> Tensor:

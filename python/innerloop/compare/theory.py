@@ -175,7 +175,7 @@ def _judgement(estimate: Estimate, at: str) -> str:
     if math.isinf(estimate.crossover):
         pays = "MAML is seen to pay from no number of tasks on"
     elif estimate.crossover <= 0:
-        pays = "MAML pays from the first task on"
+        pays = f"MAML pays from fewer than {fewest} tasks on"
     else:  # NaN: below `fewest`, where the expansion in 1/M places nothing
         pays = f"MAML pays from {tasks_text(estimate.crossover, fewest)} tasks on"
     end = f"you have {tasks}" if told else f"your {tasks} are too near to tell"
@@ -184,7 +184,7 @@ def _judgement(estimate: Estimate, at: str) -> str:
 
 def tasks_text(value: float, fewest: int) -> str:
     """A number of tasks, rounded to what matters; none below `fewest`, where theory ends."""
-    if math.isnan(value) or 0 < value < fewest:
+    if math.isnan(value) or value < fewest:
         return f"fewer than {fewest}"
     if math.isinf(value):
         return "infinity"

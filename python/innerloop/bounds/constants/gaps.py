@@ -197,7 +197,10 @@ def directional_smoothness(points: Any, values: Any, gradients: Any) -> Directio
     rounding = 64 * np.finfo(np.float64).eps * (np.abs(height[:-1]) + np.abs(height[1:]))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(np.abs(excess) > rounding, 2.0 * excess / square, math.nan)
-        secant = np.where(square > 0, np.sqrt((np.diff(slope, axis=0) ** 2).sum(1) / square), 0.0)
+        change = np.sqrt((np.diff(slope, axis=0) ** 2).sum(1))
+        lost = 64 * np.finfo(np.float64).eps * np.sqrt((slope**2).sum(1).max())
+        least = np.where(change > 1e6 * lost, change, np.maximum(change - lost, 0.0))
+        secant = np.where(square > 0, least / np.sqrt(square), 0.0)
     largest = max(float(np.nanmax(np.append(ratio, 0.0))), float(secant.max()))
     return DirectionalSmoothness(
         measured_array(ratio, "smoothness met by a step", "Result 35"),

@@ -237,6 +237,7 @@ def _crossover(means: dict[str, float], fewest: int) -> tuple[float, str | None]
     """M* and, if it is no ordinary crossing, why."""
     gap = means["drs_limit"] - means["maml_limit"]
     extra = means["maml"] - means["drs"]
+    every = f"at every number of tasks from {fewest} on"
     if abs(extra) <= SAME * (abs(means["maml"]) + abs(means["drs"])):
         extra = 0.0
     if gap == extra == 0.0:
@@ -249,11 +250,11 @@ def _crossover(means: dict[str, float], fewest: int) -> tuple[float, str | None]
                 f"the crossing lies below {fewest} tasks, where Result 8 does not describe means: "
                 f"MAML is ahead from {fewest} tasks on"
             )
-        return 0.0, "MAML is ahead for every number of tasks: both its terms are smaller"
+        return 0.0, f"MAML is ahead {every}: both its terms are smaller"
     if extra >= 0.0:
-        return math.inf, "joint training is ahead for every number of tasks"
+        return math.inf, f"joint training is ahead {every}"
     if gap == 0.0:
-        return 0.0, "MAML is ahead for every number of tasks: the targets are equally good"
+        return 0.0, f"MAML is ahead {every}: the targets are equally good"
     return math.inf, (
         f"MAML's target is the worse one: MAML is ahead only below about {extra / gap:.4g} tasks"
     )

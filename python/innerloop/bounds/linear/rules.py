@@ -29,6 +29,8 @@ _MOST_WICK_STEPS = 3
 MOST_STEPS = 10_000
 # What a part of an average may come to, of the rest or of one, without being drawn.
 _NEGLIGIBLE = 1e-3
+# Designs that are drawn for ratios of averages, at least, and of a rare kind that decides.
+_FEWEST_DRAWN, _FEWEST_RARE = 256, 100.0
 # Least penalty of a ridge as a multiple of the largest eigenvalue of Q (the largest is its inverse)
 # and the least one where designs are drawn.
 _LEAST_PENALTY, _LEAST_SAMPLED_PENALTY = 1e-30, 1e-6
@@ -238,9 +240,40 @@ def rule_designs(
     largest = float(np.linalg.eigvalsh(Q)[:, -1].max())
     smallest = rule.smallest(largest, Q.shape[-1], samples)
     found = designs(Q.shape[-1], samples, degree, tasks=len(Q), seed=seed, smallest=smallest)
-    if found.rule == SOBOL and isinstance(rule, GradientSteps):
-        _check_tail(found, solves * rule.steps, rule.inner_lr * largest)
+    if found.rule != SOBOL:
+        return found
+    if solves > 2 and found.values.shape[1] < _FEWEST_DRAWN:
+        raise ValueError(
+            f"rule_designs: {len(Q)} tasks leave {found.values.shape[1]} drawn designs for each "
+            f"average, and ratios of averages take {_FEWEST_DRAWN}: use fewer tasks, one gradient "
+            "step, or samples=None"
+        )
+    if isinstance(rule, GradientSteps):
+        _check_tail(found, solves * rule.steps, abs(rule.inner_lr) * largest)
+    elif isinstance(rule, MatrixRate):
+        _check_tail(found, solves, float(np.linalg.norm(rule.rate, 2)) * largest)
+    elif isinstance(rule, Ridge):
+        _check_rare(found, float(rule.penalty) / largest, ratios=solves > 2)
     return found
+
+
+def _check_rare(points: Designs, penalty: float, *, ratios: bool) -> None:
+    """Raises if averages of a ridge are decided by designs with a second moment near the penalty
+    (relative to the largest eigenvalue of Q), which are hardly drawn.
+
+    The smallest second moment of N rows in p dimensions is below s with a probability near
+    (s N)^((N - p + 1) / 2), and there a solution is larger by 1 / s; `ratios` of averages compare
+    that with the square of the penalty, averages with one.
+    """
+    rows, p = points.samples, points.values.shape[-1]
+    chance = min((penalty * rows) ** (0.5 * (rows - p + 1.0)), 1.0) if rows >= p else 1.0
+    drawn = chance * points.values.shape[0] * points.values.shape[1]
+    if drawn < _FEWEST_RARE and chance / penalty > _NEGLIGIBLE * (penalty**2 if ratios else 1.0):
+        raise ValueError(
+            f"rule_moments: with a penalty of {penalty:.2g} times the largest eigenvalue of Q the "
+            f"average over {rows:g} support rows is decided by designs of which {drawn:.1g} are "
+            "drawn: use a larger penalty, or samples=None"
+        )
 
 
 def _check_tail(points: Designs, power: float, rate: float) -> None:

@@ -101,9 +101,9 @@ def linear_constants(
 
 
 def quadratic_smoothness(Q: Any, *, inner_lr: Any, steps: Any = 1) -> Any:
-    """The exact smoothness of the MAML objective of quadratic tasks, population inner steps.
+    """A bound on the smoothness of the MAML objective of quadratic tasks, population inner steps.
 
-    At most max over tasks and eigenvalues l of l (1 - a l)^2K, which is at most L for
+    It is max over tasks and eigenvalues l of l (1 - a l)^2K, which is at most L for
     0 <= a <= 2 / L; equal to it if the tasks share that eigenvector.
 
     Args:
