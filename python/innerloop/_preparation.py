@@ -275,9 +275,9 @@ def prepare_batch(
                 named = dict(zip(names, ready.params, strict=True))
                 used = rows_used(x, count, weight)
                 check_rows_alone(op, ready.module, named, x, used)
-                x = torch.where(
-                    used.reshape(*used.shape, *[1] * (x.ndim - 2)), x, spare_rows(x, used)
-                )
+                if ready.batched is None:  # which fills them itself
+                    wide = used.reshape(*used.shape, *[1] * (x.ndim - 2))
+                    x = torch.where(wide, x, spare_rows(x, used))
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             x, y, weight = (  # autograd keeps no tensor of inference_mode
                 v.clone() if v is not None and v.is_inference() else v for v in (x, y, weight)

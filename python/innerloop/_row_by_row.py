@@ -38,16 +38,21 @@ def check_rows_alone(
     Cost: eight forward passes of one task, in the first, second, fourth, ... call with rows of a
         kind, since parameters move.
     """
+    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    if capturing or transforms_active() or forward_mode():
+        return
     asked = _ASKED.setdefault(module, {})
     key = rows_of(x), tuple(part.training for part in module.modules())
+    times = asked.get(key, 0) + 1
+    if times & (times - 1):
+        asked[key] = times
+        return
     some = (used.any(1) & ~used.all(1)).nonzero()
-    if not len(some) or transforms_active() or forward_mode():
+    if not len(some):
         return
     if len(asked) >= _MOST_KINDS:
         asked.clear()
-    asked[key] = asked.get(key, 0) + 1
-    if asked[key] & (asked[key] - 1):
-        return
+    asked[key] = times
     task = int(some[0])
     own = dict(module.named_parameters())
     single = {k: (v[task] if v.ndim > own[k].ndim else v).detach() for k, v in params.items()}
