@@ -128,22 +128,15 @@ class NativePlan {
 };
 
 /// A tensor's size along an axis.
-inline int64_t size_of(py::handle tensor, Py_ssize_t axis) {
-  static const TensorMember shape("shape");
-  const py::object sizes = shape.read(tensor);
-  if (!PyTuple_Check(sizes.ptr()) || PyTuple_GET_SIZE(sizes.ptr()) <= axis) {
-    throw std::invalid_argument("a tensor of data must have a task axis and a row axis");
-  }
-  return PyLong_AsLongLong(PyTuple_GET_ITEM(sizes.ptr(), axis));
-}
+inline int64_t size_of(py::handle tensor, int axis) { return TensorView(tensor).size(axis); }
 
 /// The sizes that the tensors of one call share, read from its first rows x [T, N, D].
 class Extent {
  public:
   Extent(const NativePlan& plan, py::handle x) : net_(plan.net()) {
-    static const TensorMember itemsize("itemsize");
-    width_ = static_cast<uint64_t>(PyLong_AsLongLong(itemsize.read(x).ptr()));
-    tasks_ = static_cast<uint64_t>(size_of(x, 0));
+    const TensorView view(x);
+    width_ = view.itemsize();
+    tasks_ = static_cast<uint64_t>(view.size(0));
   }
   const Net& net() const { return net_; }
   bool is_float64() const { return width_ == 8; }
@@ -194,7 +187,7 @@ struct LeafList {
     strides.reserve(tensors.size());
     each_leaf(extent.net(), [&](int leaf, int64_t dimensions, int64_t size) {
       const py::object tensor = tensors[static_cast<size_t>(leaf)];
-      const bool per_task = TensorReader::dimensions(tensor) > dimensions;
+      const bool per_task = TensorView(tensor).dimensions() > dimensions;
       const auto count = static_cast<uint64_t>(size);
       data.push_back(reader.address(tensor,
                                     per_task ? extent.per_task(count) : extent.numbers(count),
@@ -294,21 +287,33 @@ class UnrollArguments : public Arguments {
     call_.out_query_loss =
         reader.result(out_query_loss, extent.per_task(step_count() + 1), {"out_query_loss"});
   }
-  /// `grads` is one flat tensor, leaf after leaf, each as its parameter: shared or per task. None
-  /// computes the losses only.
-  void differentiate(py::handle grads, py::handle out_rate_grad) {
+  /// `grads` is one flat tensor, leaf after leaf, or a list with a tensor for each, all of them as
+  /// their parameters: shared or per task. None computes the losses only.
+  void differentiate(const py::object& grads, py::handle out_rate_grad) {
     call_.order = plan_.order;
     if (grads.is_none()) return;
-    std::vector<uint64_t> starts;
+    std::vector<uint64_t> sizes;
     uint64_t bytes = 0;
     each_leaf(extent.net(), [&](int leaf, int64_t, int64_t size) {
       const auto count = static_cast<uint64_t>(size);
-      starts.push_back(bytes);
-      bytes += leaves.strides[static_cast<size_t>(leaf)] ? extent.per_task(count)
-                                                         : extent.numbers(count);
+      const bool per_task = leaves.strides[static_cast<size_t>(leaf)] != 0;
+      sizes.push_back(per_task ? extent.per_task(count) : extent.numbers(count));
+      bytes += sizes.back();
     });
-    char* const first = static_cast<char*>(reader.result(grads, bytes, {"grads"}));
-    for (uint64_t start : starts) grads_.push_back(first + start);
+    if (PyList_Check(grads.ptr())) {
+      const py::list apart(grads);
+      if (apart.size() != sizes.size()) throw std::invalid_argument("one gradient per leaf");
+      for (size_t leaf = 0; leaf < sizes.size(); ++leaf) {
+        const Argument what{"grads", nullptr, static_cast<int>(leaf)};
+        grads_.push_back(reader.result(apart[leaf], sizes[leaf], what));
+      }
+    } else {
+      char* place = static_cast<char*>(reader.result(grads, bytes, {"grads"}));
+      for (const uint64_t size : sizes) {
+        grads_.push_back(place);
+        place += size;
+      }
+    }
     call_.grads = grads_.data();
     call_.grad_strides = leaves.strides.data();
     call_.out_rate_grad = reader.result(out_rate_grad, rate_bytes_, {"out_rate_grad"});

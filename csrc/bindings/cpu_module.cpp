@@ -162,7 +162,7 @@ void adapt(const NativePlan& plan, const py::sequence& params, py::handle rates,
 void meta_grad(const NativePlan& plan, const py::sequence& params, py::handle rates,
                const py::tuple& support, const py::tuple& query, py::handle task_weight,
                py::handle out_loss, py::handle out_support_loss, py::handle out_query_loss,
-               py::handle grads, py::handle out_rate_grad, int threads) {
+               const py::object& grads, py::handle out_rate_grad, int threads) {
   UnrollArguments a(plan, params, rates, support, out_support_loss, threads);
   a.query(query, task_weight, out_loss, out_query_loss);
   a.differentiate(grads, out_rate_grad);

@@ -151,7 +151,7 @@ py::object adapt(const NativePlan& plan, const py::sequence& params, py::handle 
 py::object meta_grad(const NativePlan& plan, const py::sequence& params, py::handle rates,
                      const py::tuple& support, const py::tuple& query, py::handle task_weight,
                      py::handle out_loss, py::handle out_support_loss, py::handle out_query_loss,
-                     py::handle grads, py::handle out_rate_grad, const Place& place) {
+                     const py::object& grads, py::handle out_rate_grad, const Place& place) {
   UnrollArguments a(plan, params, rates, support, out_support_loss, 1, runs(place));
   a.query(query, task_weight, out_loss, out_query_loss);
   a.differentiate(grads, out_rate_grad);

@@ -29,9 +29,9 @@ void dispatch(Status (*LayerKernels::*entry)(const Call&), bool is_float64, cons
 class Tensors {
  public:
   explicit Tensors(py::handle first) {
-    static const TensorMember itemsize("itemsize");
-    width_ = PyLong_AsLongLong(itemsize.read(first).ptr());
-    tasks_ = size_of(first, 0);
+    const TensorView view(first);
+    width_ = static_cast<int64_t>(view.itemsize());
+    tasks_ = view.size(0);
   }
   bool is_float64() const { return width_ == 8; }
   int64_t tasks() const { return tasks_; }

@@ -1,5 +1,6 @@
-// Reads torch tensors through their Python attributes, so that the extension links to no torch and
-// fits every version of it.
+// Reads torch tensors through the function table that torch publishes for it (bindings/exchange.h),
+// and through their Python attributes where that does not answer, so that the extension links to no
+// torch and fits every version of it.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -9,6 +10,8 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "bindings/exchange.h"
 
 namespace innerloop {
 
@@ -62,6 +65,81 @@ inline bool is_plain(py::handle value) {
   return type == tensor.load() || type == parameter.load();
 }
 
+/// What a tensor is and where its numbers begin, as long as nothing changes it.
+class TensorView {
+ public:
+  explicit TensorView(py::handle tensor) {
+    // a table fits the tensors whose class published it, and torch's own attributes alone are true
+    if (is_plain(tensor) && exchange::describe(tensor.ptr(), &described_)) {
+      start_ = described_.byte_offset + static_cast<char*>(described_.data);
+      itemsize_ = uint64_t{described_.dtype.bits} * described_.dtype.lanes / 8;
+      return;
+    }
+    static const TensorMember shape("shape"), stride("stride"), itemsize("itemsize");
+    const py::object found = shape.read(tensor);
+    if (!PyTuple_Check(found.ptr())) throw std::invalid_argument("a tensor has no shape");
+    read(found, &sizes_);
+    try {
+      read(stride.call(tensor), &strides_);
+    } catch (py::error_already_set&) {  // a tensor without strides has none that matter
+      strides_.assign(sizes_.size(), 0);
+    }
+    itemsize_ = static_cast<uint64_t>(PyLong_AsLongLong(itemsize.read(tensor).ptr()));
+    described_.dimensions = static_cast<int32_t>(sizes_.size());
+    described_.shape = sizes_.data();
+    described_.strides = strides_.data();
+  }
+  TensorView(const TensorView&) = delete;
+
+  int64_t dimensions() const { return described_.dimensions; }
+  int64_t size(int axis) const {
+    if (axis >= described_.dimensions) {
+      throw std::invalid_argument("a tensor of data must have a task axis and a row axis");
+    }
+    return described_.shape[axis];
+  }
+  uint64_t itemsize() const { return itemsize_; }
+  uint64_t bytes() const {
+    uint64_t found = itemsize_;
+    for (int i = 0; i < described_.dimensions; ++i) {
+      found *= static_cast<uint64_t>(described_.shape[i]);
+    }
+    return found;
+  }
+  /// Whether its numbers lie one by one, which those of an empty tensor do.
+  bool is_contiguous() const {
+    int64_t expected = 1;
+    for (int i = described_.dimensions - 1; i >= 0; --i) {
+      if (described_.shape[i] != 1 && described_.strides[i] != expected) return bytes() == 0;
+      expected *= described_.shape[i];
+    }
+    return true;
+  }
+  /// How many bytes lie between the first number and the end of the last, of a tensor that has
+  /// numbers (its strides are not negative).
+  uint64_t extent() const {
+    uint64_t last = 0;
+    for (int i = 0; i < described_.dimensions; ++i) {
+      last += static_cast<uint64_t>((described_.shape[i] - 1) * described_.strides[i]);
+    }
+    return (last + 1) * itemsize_;
+  }
+  /// Where the first number lies; null if torch did not say.
+  char* start() const { return start_; }
+  /// What torch's table said; nothing else than sizes if it said nothing.
+  const exchange::Tensor& described() const { return described_; }
+
+ private:
+  static void read(const py::object& numbers, std::vector<int64_t>* to) {
+    for (const py::handle each : py::tuple(numbers)) to->push_back(each.cast<int64_t>());
+  }
+
+  exchange::Tensor described_{};
+  std::vector<int64_t> sizes_, strides_;  // where torch's table does not lend them
+  uint64_t itemsize_ = 0;
+  char* start_ = nullptr;
+};
+
 /// Addresses of tensors as the kernels want them (contiguous, not lazily negated), alive as long as
 /// this object. Absence is None, and null says nothing else: an empty tensor has an address, and
 /// one whose numbers are not in memory (subclasses, tensors without storage) raises BufferError.
@@ -74,20 +152,22 @@ class TensorReader {
   void* address(py::handle tensor, uint64_t bytes, const Argument& what) {
     if (tensor.is_none()) return nullptr;
     if (!reads_) return nothing();
-    static const TensorMember is_neg("is_neg"), is_contiguous("is_contiguous"),
-        resolve_neg("resolve_neg"), contiguous("contiguous");
-    check_size(tensor, bytes, what);
+    check_plain(tensor, what);
+    static const TensorMember is_neg("is_neg"), resolve_neg("resolve_neg"),
+        contiguous("contiguous");
+    const TensorView view(tensor);
+    check_size(view, bytes, what);
     if (bytes == 0) return nothing();
-    const bool dense = is_contiguous.call_flag(tensor);
+    const bool dense = view.is_contiguous();
     // before torch reads it to make a copy
-    void* const first = start(tensor, what, dense ? bytes : extent(tensor, bytes));
+    void* const first = start(tensor, view, what, dense ? bytes : view.extent());
     const bool negated = is_neg.call_flag(tensor);
     if (dense && !negated) return first;
     py::object ready = py::reinterpret_borrow<py::object>(tensor);
     if (negated) ready = resolve_neg.call(ready);
-    if (!is_contiguous.call_flag(ready)) ready = contiguous.call(ready);
+    if (!TensorView(ready).is_contiguous()) ready = contiguous.call(ready);
     copies_.push_back(ready);
-    return start(ready, what, bytes);
+    return start(ready, TensorView(ready), what, bytes);
   }
 
   /// The address of a tensor that was allocated for results of this call, so that nothing else lies
@@ -95,73 +175,54 @@ class TensorReader {
   void* result(py::handle tensor, uint64_t bytes, const Argument& what) const {
     if (tensor.is_none()) return nullptr;
     if (!reads_) return nothing();
-    static const TensorMember is_contiguous("is_contiguous"), data_ptr("data_ptr");
-    check_size(tensor, bytes, what);
+    check_plain(tensor, what);
+    const TensorView view(tensor);
+    check_size(view, bytes, what);
     if (bytes == 0) return nothing();
-    void* const first = PyLong_AsVoidPtr(data_ptr.call(tensor).ptr());
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-    if (first == nullptr || !is_contiguous.call_flag(tensor)) {
+    char* const first = view.start() != nullptr ? view.start() : address_of(tensor);
+    if (first == nullptr || !view.is_contiguous()) {
       throw py::buffer_error(what.text() + " must have its numbers in memory, one by one");
     }
     return first;
   }
 
-  static int64_t dimensions(py::handle tensor) {
-    static const TensorMember ndim("ndim");
-    const int64_t found = PyLong_AsLongLong(ndim.read(tensor).ptr());
-    if (found == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-    return found;
-  }
-
  private:
-  static void check_size(py::handle tensor, uint64_t bytes, const Argument& what) {
-    if (!is_plain(tensor)) {
-      throw py::buffer_error(what.text() + " must be a plain tensor (got " +
-                             std::string(py::str(py::type::handle_of(tensor))) + ")");
-    }
-    static const TensorMember nbytes("nbytes");
-    const uint64_t held = PyLong_AsUnsignedLongLong(nbytes.read(tensor).ptr());
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-    if (held != bytes) {
-      throw std::invalid_argument(what.text() + " must hold " + std::to_string(bytes) +
-                                  " bytes (got " + std::to_string(held) +
-                                  "); its size may not change during the call");
-    }
+  static void check_plain(py::handle tensor, const Argument& what) {
+    if (is_plain(tensor)) return;
+    throw py::buffer_error(what.text() + " must be a plain tensor (got " +
+                           std::string(py::str(py::type::handle_of(tensor))) + ")");
   }
-
-  /// How many bytes lie between the first number and the end of the last, of a tensor of `bytes`
-  /// bytes that is not contiguous (its strides are not negative).
-  static uint64_t extent(py::handle tensor, uint64_t bytes) {
-    static const TensorMember shape("shape"), stride("stride");
-    const py::tuple sizes(shape.read(tensor)), strides(stride.call(tensor));
-    uint64_t numbers = 1, last = 0;
-    for (size_t i = 0; i < sizes.size(); ++i) {
-      const auto size = sizes[i].cast<uint64_t>();
-      numbers *= size;
-      last += (size - 1) * strides[i].cast<uint64_t>();
-    }
-    return (last + 1) * (bytes / numbers);
+  static void check_size(const TensorView& view, uint64_t bytes, const Argument& what) {
+    if (view.bytes() == bytes) return;
+    throw std::invalid_argument(what.text() + " must hold " + std::to_string(bytes) +
+                                " bytes (got " + std::to_string(view.bytes()) +
+                                "); its size may not change during the call");
+  }
+  /// What a tensor or storage says of its address.
+  static char* address_of(py::handle memory) {
+    static const TensorMember data_ptr("data_ptr");
+    auto* const found = static_cast<char*>(PyLong_AsVoidPtr(data_ptr.call(memory).ptr()));
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return found;
   }
 
   /// Where a tensor's numbers begin, `extent` bytes of which its storage must hold. Without storage
   /// torch says null, or raises; with one that was shrunk it says nothing.
-  static void* start(py::handle tensor, const Argument& what, uint64_t extent) {
-    static const TensorMember data_ptr("data_ptr"), untyped_storage("untyped_storage"),
-        nbytes("nbytes");
+  static void* start(py::handle tensor, const TensorView& view, const Argument& what,
+                     uint64_t extent) {
+    static const TensorMember untyped_storage("untyped_storage"), nbytes("nbytes");
     std::string got = "a tensor whose storage is empty";
     try {
-      auto* const found = static_cast<char*>(PyLong_AsVoidPtr(data_ptr.call(tensor).ptr()));
+      char* const found = view.start() != nullptr ? view.start() : address_of(tensor);
       if (found != nullptr) {
         const py::object storage = untyped_storage.call(tensor);
-        auto* const base = static_cast<char*>(PyLong_AsVoidPtr(data_ptr.call(storage).ptr()));
         const uint64_t held = PyLong_AsUnsignedLongLong(nbytes.call(storage).ptr());
         if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-        const uint64_t needed = static_cast<uint64_t>(found - base) + extent;
+        const uint64_t needed = static_cast<uint64_t>(found - address_of(storage)) + extent;
         if (needed <= held) return found;
         got = "a tensor whose storage holds " + std::to_string(held) + " bytes of " +
               std::to_string(needed);
       }
-      if (PyErr_Occurred() != nullptr) throw py::error_already_set();
     } catch (py::error_already_set& error) {
       if (!error.matches(PyExc_RuntimeError)) throw;
       got = py::str(error.value());
@@ -180,10 +241,10 @@ class TensorReader {
 
 /// Everything that argument checks read of some values, as bytes: for each its shape, dtype,
 /// layout, device and whether it requires a gradient, or that it is None. None itself if a value is
-/// neither None nor a plain tensor (exactly one of `types`): such a call must be checked anew.
-inline py::object tensor_key(const py::tuple& types, const py::list& values) {
-  static const TensorMember shape("shape"), dtype("dtype"), layout("layout"), is_cpu("is_cpu"),
-      device("device"), requires_grad("requires_grad");
+/// neither None nor a plain tensor: such a call must be checked anew.
+inline py::object tensor_key(const py::list& values) {
+  static const TensorMember shape("shape"), dtype("dtype"), layout("layout"), device("device"),
+      requires_grad("requires_grad");
   std::string key;
   key.reserve(48 * values.size());
   const auto put = [&key](int64_t fact) {
@@ -196,27 +257,22 @@ inline py::object tensor_key(const py::tuple& types, const py::list& values) {
         put(-1);
         continue;
       }
-      bool plain = false;
-      for (py::handle type : types) plain = plain || py::type::handle_of(value).is(type);
-      if (!plain) return py::none();
-      const py::object sizes = shape.read(value);
-      const Py_ssize_t count = PyTuple_Size(sizes.ptr());
-      if (count < 0) throw py::error_already_set();
-      put(count);
-      for (Py_ssize_t i = 0; i < count; ++i) {
-        const int64_t size = PyLong_AsLongLong(PyTuple_GET_ITEM(sizes.ptr(), i));
-        if (size == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-        put(size);
+      if (!is_plain(value)) return py::none();
+      const TensorView view(value);
+      put(view.dimensions());
+      for (int i = 0; i < view.dimensions(); ++i) put(view.size(i));
+      put(int64_t{requires_grad.read_flag(value)});
+      if (view.start() != nullptr) {  // a dense tensor
+        const exchange::Tensor& told = view.described();
+        put(int64_t{told.dtype.lanes} << 16 | int64_t{told.dtype.bits} << 8 | told.dtype.code);
+        put(int64_t{told.device.id} << 32 | int64_t{told.device.type});
+        continue;
       }
       put(identity(dtype.read(value)));   // dtypes and layouts are objects that
       put(identity(layout.read(value)));  // torch never frees
-      const bool on_cpu = is_cpu.read_flag(value);
-      put(2 * int64_t{on_cpu} + int64_t{requires_grad.read_flag(value)});
-      if (!on_cpu) {
-        const py::bytes name(py::str(device.read(value)));
-        put(static_cast<int64_t>(py::len(name)));
-        key.append(PyBytes_AS_STRING(name.ptr()), static_cast<size_t>(py::len(name)));
-      }
+      const py::bytes name(py::str(device.read(value)));
+      put(static_cast<int64_t>(py::len(name)));
+      key.append(PyBytes_AS_STRING(name.ptr()), static_cast<size_t>(py::len(name)));
     }
   } catch (py::error_already_set&) {
     return py::none();  // a tensor without sizes, such as a nested one

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from innerloop import _native, _ops
+from innerloop import _kernels, _native, _ops
 from innerloop._arguments import Arguments, arguments_of
 from innerloop._derivatives import (
     NO_COMPILED_FORWARD,
@@ -28,7 +28,7 @@ from innerloop._derivatives import (
     wants_grad,
 )
 from innerloop._folding import fold, slice_weight, unfold, unfold_meta_grad
-from innerloop._kernels import KERNELS, linearize
+from innerloop._kernels import KERNELS, MetaGradOutputs, linearize
 from innerloop._plan import Plan
 
 
@@ -47,6 +47,16 @@ def direct(name: str, plan: Plan, given: Arguments) -> Any:
     except BufferError:  # some tensor is none that lies in memory: torch knows what it is
         pass  # and what it raises is not about this
     return _ops.call(name, plan, given)
+
+
+def meta_grad_by_leaf(plan: Plan, given: Arguments) -> MetaGradOutputs:
+    """Calls the kernel of meta_grad as `direct` does, for a list of gradients."""
+    try:
+        return _kernels.meta_grad_by_leaf(plan, given)
+    except BufferError:  # as in `direct`
+        pass
+    out = MetaGradOutputs(*_ops.call("meta_grad", plan, given))
+    return out._replace(grads=_kernels.split(out.grads, given.params))
 
 
 def _apply(function: type[Function], *arguments: Any) -> Any:
@@ -360,7 +370,7 @@ class _MeanMetaLoss(Function):
             return gradient * cotangent
 
         found = Arguments(
-            _ops.split_grads(params, scaled(grads)),
+            _kernels.split(scaled(grads), params),
             scaled(rate_grad) if needed.rates else None,
             task_weight=scaled(loss) if needed.task_weight else None,
         )

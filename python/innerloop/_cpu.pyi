@@ -91,7 +91,7 @@ def meta_grad(
     out_loss: Tensor,
     out_support_loss: Tensor | None,
     out_query_loss: Tensor | None,
-    grads: Tensor | None,
+    grads: Tensor | list[Tensor] | None,
     out_rate_grad: Tensor | None,
     threads: int,
 ) -> None: ...
@@ -125,7 +125,7 @@ def norm_tangent(
 def norm_second(
     sizes: Sequence[int], eps: float, tensors: dict[str, Tensor | None], threads: int
 ) -> None: ...
-def tensor_key(types: tuple[type, ...], values: list[object]) -> bytes | None: ...
+def tensor_key(values: list[object]) -> bytes | None: ...
 def regression_trials(
     law: _RegressionLaw,
     tasks: int,

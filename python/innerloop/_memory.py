@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from innerloop import _native
 from innerloop._derivatives import forward_mode, transforms_active
@@ -16,7 +16,6 @@ from innerloop._plan import Plan
 from innerloop._storage import check_memory
 from innerloop.models import MLP
 
-_PLAIN = (Tensor, nn.Parameter)
 _BATCHES = (tuple, Batch)
 _LIMIT = 1024
 
@@ -64,7 +63,7 @@ def signature(
         number = inner_lr
     else:
         values.append(inner_lr)
-    facts = _native.native().tensor_key(_PLAIN, values)
+    facts = _native.native().tensor_key(values)
     if facts is None:
         return None
     described = (model.key, model.names, model.flattens, len(params), len(support))

@@ -290,7 +290,7 @@ def _mean_meta_loss_backward(ctx: Any, cotangent: Tensor, *ignored: Any) -> tupl
 
     weight_grad = None if task_weight is None else scaled(loss)
     sides = (None,) * (2 * len(Side._fields))
-    return (split_grads(params, scaled(grads)), scaled(rate_grad), *sides, weight_grad, None)
+    return (_kernels.split(scaled(grads), params), scaled(rate_grad), *sides, weight_grad, None)
 
 
 def meta_loss_gradient(
@@ -299,21 +299,7 @@ def meta_loss_gradient(
     """Returns the gradient of sum_t cotangent_t loss_t: one meta_grad, by `call_op`, weighted by
     the cotangent."""
     out = call_op("meta_grad", plan, given._replace(task_weight=cotangent))
-    return Arguments(split_grads(given.params, out[3]), out[4])
-
-
-def split_grads(params: Sequence[Tensor], flat: Tensor, *, is_direct: bool = False) -> list[Tensor]:
-    """Returns the flat gradient leaf by leaf, each shaped as its parameter: [...] if shared and
-    [T, ...] if per task. `is_direct`: nothing traces or maps it, so that torch may cut it at
-    once."""
-    if is_direct:
-        parts = torch._utils._unflatten_dense_tensors(flat, params)
-    else:
-        parts = flat.split_with_sizes([value.numel() for value in params])
-    return [  # a part without numbers has lost its shape
-        part if part.ndim == value.ndim else part.view(value.shape)
-        for part, value in zip(parts, params, strict=True)
-    ]
+    return Arguments(_kernels.split(out[3], given.params), out[4])
 
 
 # ---------------------------------------------------------------- registration

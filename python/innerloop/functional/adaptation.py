@@ -15,8 +15,8 @@ from innerloop._checks.options import check_flag, check_number
 from innerloop._checks.rows import check_batch
 from innerloop._checks.solver import check_inner_lr, check_options
 from innerloop._choice import Model
+from innerloop._kernels import split
 from innerloop._operation import operation
-from innerloop._ops import split_grads
 from innerloop._params import BatchLike, InnerLr, Params, named_leaves, unflatten_rate_grad
 from innerloop._plan import Execution, Options, find_plan
 from innerloop._policy_rows import policy_rows
@@ -205,18 +205,20 @@ def meta_grad(
         )
         return MetaGrad(**result._asdict(), backend=call.backend)
     if call.is_direct:
-        out = _autograd.direct("meta_grad", plan, call.arguments)
+        out = _autograd.meta_grad_by_leaf(plan, call.arguments)
+        leaves = out[3]
     else:
         out = _autograd.run("meta_grad", plan, call.arguments, constant=True)
-    grads = split_grads(call.arguments.params, out[3], is_direct=call.is_direct)
-    rate_grad, form = out[4], plan.options.inner.rates
+        leaves = split(out[3], call.arguments.params)
+    rate_grad: Any = out[4]
+    form = plan.options.inner.rates
     if form.unit != "model":
         assert isinstance(inner_lr, Mapping)
         shapes = named_leaves(call.names, plan.leaves)
         rate_grad = unflatten_rate_grad(rate_grad, inner_lr, form, shapes)
     return MetaGrad(
         out[0],
-        dict(zip(call.names, grads, strict=True)),
+        dict(zip(call.names, leaves, strict=True)),
         rate_grad,
         out[1],
         out[2] if stepwise else None,
