@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from innerloop.bounds.linear import empirical, equations, estimate
+from innerloop.bounds.linear.sizes import OutOfRange
 
 # The two-task example W1 of docs/theory.md at inner rate 0.3, N = 5, and its exact values.
 Q = np.array([[[2.0, 0.5], [0.5, 1.0]], [[0.5, -0.2], [-0.2, 1.5]]])
@@ -291,6 +293,39 @@ def test_what_an_estimate_says() -> None:
     assert float(found.crossover) == pytest.approx(
         (found.maml - found.drs) / found.modelling_error, rel=1e-12
     )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_rates_give_finite_numbers_or_a_refusal_and_no_warning(steps: int) -> None:
+    data = example(4, 60)
+    refused = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for exponent in range(0, 308, 7):
+            try:
+                found = estimate(*data, inner_lr=10.0**exponent, steps=steps)
+            except OutOfRange:
+                refused += 1
+                continue
+            assert not refused  # finite up to some rate
+            assert np.isfinite(numbers(found)).all()
+            assert np.isfinite(list(found.standard_errors.values())).all()
+            assert not np.isnan(found.interval).any()
+    assert 0 < refused < 44
+
+
+@pytest.mark.parametrize("power", [-400, -300, 300, 400])
+def test_the_interval_does_not_depend_on_units(power: int) -> None:
+    rng = np.random.default_rng(power % 7)
+    for _ in range(40):
+        factor = rng.standard_normal((2, 2))
+        covariance = factor @ factor.T
+        gap, error = rng.standard_normal(2) * 3.0
+        unit = 2.0**power
+        wanted = empirical.crossover_interval(gap, error, covariance, 2.0)
+        with np.errstate(all="raise"):
+            scaled = (gap * unit, error * unit, covariance * unit * unit)
+            assert empirical.crossover_interval(*scaled, 2.0) == wanted
 
 
 def test_bad_data() -> None:

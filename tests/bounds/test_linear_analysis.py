@@ -204,6 +204,32 @@ def test_analysis_gathers_the_results():
     assert data["crossover"]["source"] == "Result 9"
 
 
+LAWS = {
+    "crossing": (W1, STEP),
+    "none, joint wins": (linear.Mixture([1.0], [[[1.0]]], [[1.0]], [1.0]), STEP),
+    "published": (PUBLISHED, {"inner_lr": 0.3, "samples": 5}),
+    "far away": (W1, {"inner_lr": 0.3, "samples": 1}),
+    "below": (W1, {"inner_lr": 0.3, "samples": None}),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_crossing_is_claimed_only_where_means_are_described(name):
+    law, step = LAWS[name]
+    fewest = linear.analyse(law, **step, tasks=1).fewest_tasks
+    for tasks in sorted({1, max(fewest - 1, 1), fewest, 2 * fewest}):
+        found = linear.analyse(law, **step, tasks=tasks)
+        (line,) = (
+            line
+            for line in found.explain().split("\n")
+            if "crossover" in line or "every number of tasks" in line
+        )
+        # no sentence about a winner speaks of fewer tasks than the theory of means
+        assert f"from {fewest} tasks on" in line or f"from {fewest} on" in line
+        if math.isfinite(found.crossover) and found.crossover > 0:
+            assert line.endswith("nothing is said of fewer.")
+
+
 def test_analysis_admits_what_it_cannot_say():
     few = linear.analyse(PUBLISHED, inner_lr=0.3, samples=5, tasks=2)
     assert few.verdict == "drs"

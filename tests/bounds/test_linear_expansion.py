@@ -172,3 +172,47 @@ def test_shapes_and_reports():
         linear.expansion(W1, **STEP, test_samples=0)
     infinite = linear.expansion(W1, **STEP, test_inner_lr=0.3, test_samples=math.inf)
     assert infinite.maml_limit > 0.0
+
+
+EMPTY = {
+    "crossover": linear.crossover,
+    "expansion": linear.expansion,
+    "risk": lambda law, **step: linear.risk(law, [0.0, 0.0], **step),
+    "modelling_error": linear.modelling_error,
+    "modelling_error_bound": linear.modelling_error_bound,
+    "minimisers": linear.minimisers,
+    "tasks_needed": linear.tasks_needed,
+    "score_covariances": linear.score_covariances,
+    "coarse_rates": linear.coarse_rates,
+    "probability_drs_worse": lambda law, **step: linear.probability_drs_worse(law, tasks=5, **step),
+    "guarantee": lambda law, **step: linear.guarantee(
+        law, method="drs", tasks=5, delta=0.1, **step
+    ),
+    "analyse": lambda law, **step: linear.analyse(law, tasks=5, **step),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_no_rate_and_no_samples_are_refused_by_name(name):
+    call = EMPTY[name]
+    for empty in ([], np.zeros((0,)), np.zeros((2, 0))):
+        with pytest.raises(ValueError, match=rf"{name}: inner_lr must hold at least one number"):
+            call(W1, inner_lr=empty, samples=5)
+        with pytest.raises(ValueError, match=rf"{name}: samples must hold at least one number"):
+            call(W1, inner_lr=0.3, samples=empty)
+
+
+def test_nor_are_those_of_the_test_empty():
+    for given in ("test_inner_lr", "test_samples"):
+        with pytest.raises(ValueError, match=f"expansion: {given} must hold at least one number"):
+            linear.expansion(W1, inner_lr=0.3, samples=5, **{given: []})
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("truth", [True, np.True_, [True], np.ones(2, bool)], ids=repr)
+def test_truth_values_are_no_counts(name, truth):
+    with pytest.raises(TypeError, match=f"{name}: samples must be real numbers .dtype bool."):
+        EMPTY[name](W1, inner_lr=0.3, samples=truth)
+    if np.ndim(truth) == 0:
+        with pytest.raises(TypeError, match=f"{name}: inner_lr must be real numbers .dtype bool."):
+            EMPTY[name](W1, inner_lr=truth, samples=5)

@@ -140,6 +140,32 @@ def test_sampler():
     assert len(law.sample(np.random.default_rng(0), 7).weights) == 7
 
 
+@pytest.mark.parametrize(
+    ("sampler", "error", "message"),
+    [
+        (None, TypeError, "sampler must be a function .* .got NoneType."),
+        (W1, TypeError, "sampler must be a function .* .got Mixture."),
+        *(
+            (lambda rng, size, made=made: made, TypeError, f"must return three arrays, Q .*{got}.")
+            for made, got in (
+                (None, "got NoneType"),
+                (1.0, "got float"),
+                (np.ones((9, 1, 1)), "got ndarray"),
+                ((np.ones((9, 1, 1)), np.ones((9, 1))), "got tuple of 2"),
+                ([1, 2, 3, 4], "got list of 4"),
+                ({"Q": 1, "theta": 2, "sigma2": 3}, "got dict"),
+            )
+        ),
+        (lambda rng, size: W1.sample(rng, size), TypeError, "must return three .*got Nodes of 4"),
+        (lambda rng, size: ("q", "t", "s"), TypeError, "from_sampler: Q must be real numbers"),
+        (lambda rng, size: W1.sample(rng, size - 1)[1:], ValueError, "from_sampler: Q must have"),
+    ],
+)
+def test_bad_samplers(sampler, error, message):
+    with pytest.raises(error, match=message):
+        linear.from_sampler(sampler, draws=9)
+
+
 def test_kept_averages_die_with_the_law():
     law = linear.published_law(p=2)
     linear.expansion(law, inner_lr=0.3, samples=5)

@@ -23,6 +23,11 @@ from innerloop.bounds.nonconvex import Constants
         ({"G": float("inf")}, ValueError, "leave an unknown constant out"),
         ({"sigma_g": "big"}, TypeError, "sigma_g must be a number"),
         ({"L_plus": None}, TypeError, "L_plus must be a number"),
+        *(
+            ({name: value}, TypeError, f"{name} must be a number")
+            for name in ("L_plus", "ell", "rho", "gap_maml")
+            for value in ("1.5", b"1.5", np.str_("1.5"), True, np.True_)
+        ),
         ({"L_plus": 0.0, "ell": 0.0}, ValueError, "L_plus or ell must be positive"),
     ],
 )

@@ -373,3 +373,109 @@ def test_readme_shows_the_answer_that_the_first_command_gives(tmp_path: Path) ->
     answer = out.partition("\n\n")[0]
     assert len(answer.splitlines()) == 5
     assert f"```\n{answer}\n```" in readme
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return of_scale(tmp_path_factory.mktemp("ordinary"), {})
+
+
+def of_scale(folder: Path, scale: dict[str, float]) -> dict:
+    frame = linear_family(12, 9, seed=3, correlated=True, noise=0.5)
+    frame = frame.assign(**{name: frame[name] * factor for name, factor in scale.items()})
+    frame.to_csv(folder / "t.csv", index=False)
+    arguments = [folder / "t.csv", "--task", "task", "--target", "y", "--splits", 3, *OPTIONS]
+    assert invoke(*arguments, "--no-figures", "--out", folder / "out")[0] == 0
+    return results(folder / "out")
+
+
+@pytest.mark.parametrize("power", [-1000, -600, -570, -540, -300, -250, 260, 300, 490])
+@pytest.mark.parametrize("columns", ["x", "y", "xy"])
+def test_units_change_nothing(power: int, columns: str, ordinary: dict, tmp_path: Path) -> None:
+    """A power of two is exact, however small or large its squares would be."""
+    found = of_scale(tmp_path, dict.fromkeys(columns, 2.0**power))
+    for part in ("verdict", "picked", "by_adapt_steps", "same_rate", "theory"):
+        same(found[part], ordinary[part])
+    factor = 2.0**power if "y" in columns else 1.0
+    for here, there in zip(found["splits"], ordinary["splits"], strict=True):
+        wanted = [value * factor for value in there["target_scale"]]
+        assert here["target_scale"] == pytest.approx(wanted, rel=1e-12)
+
+
+def same(found: object, wanted: object) -> None:
+    """Equal documents, numbers up to rounding."""
+    if isinstance(wanted, dict):
+        assert isinstance(found, dict)
+        assert list(found) == list(wanted)
+        for name in wanted:
+            same(found[name], wanted[name])
+    elif isinstance(wanted, list):
+        assert isinstance(found, list)
+        for here, there in zip(found, wanted, strict=True):
+            same(here, there)
+    elif isinstance(wanted, float):
+        assert found == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+    else:
+        assert found == wanted
+
+
+IGNORED = {
+    "--activation tanh": ["--activation", "tanh"],
+    "--iterations": ["--iterations", 7],
+    "--meta-batch": ["--meta-batch", 3],
+    "--outer-lrs": ["--outer-lrs", "0.02"],
+}
+
+
+@pytest.mark.parametrize("names", [[name] for name in IGNORED] + [list(IGNORED)], ids=",".join)
+def test_options_without_effect_are_named(names: list[str], tmp_path: Path) -> None:
+    given = [word for name in names for word in IGNORED[name]]
+    code, out, _ = invoke(*SMALL, *given, "--out", tmp_path)
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("Ignored "))
+    for name in IGNORED:
+        assert (name.split()[0] in line) == (name in names)
+    assert line.removeprefix("Ignored  ") in (tmp_path / "report.html").read_text()
+
+
+def test_options_with_effect_are_not_named(tmp_path: Path) -> None:
+    assert "Ignored" not in invoke(*SMALL, "--out", tmp_path / "linear")[1]
+    table = tmp_path / "t.csv"
+    class_family(8, 9, seed=0).to_csv(table, index=False)
+    arguments = [table, "--task", "unit", "--target", "kind", "--splits", 1, *OPTIONS]
+    arguments += ["--iterations", 4, "--outer-lrs", "0.02", "--meta-batch", 3, "--no-figures"]
+    arguments += ["--activation", "tanh", "--threads", 1]
+    code, out, _ = invoke(*arguments, "--hidden", 3, "--out", tmp_path / "network")
+    assert code == 0
+    assert "Ignored" not in out
+    code, out, _ = invoke(*arguments, "--out", tmp_path / "classes")
+    assert code == 0
+    assert "Ignored  --activation (there are no hidden layers)\n" in out
+
+
+@pytest.mark.parametrize("rates", ["1e9", "1e20,1e9", "1e30"])
+def test_rates_that_diverge_leave_the_answer_alone_on_the_screen(
+    rates: str, tmp_path: Path
+) -> None:
+    arguments = ["us-states", "--splits", 3, "--draws", 2, "--inner-lrs", rates, "--steps", "1,7"]
+    code, out, errors = invoke(*arguments, "--out", tmp_path)
+    assert (code, errors) == (0, "")
+    assert out.splitlines()[0] == results(tmp_path)["verdict"]["headline"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["countries", "us-states"])
+def test_the_page_shows_what_the_command_prints(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = invoke(name, "--no-figures", "--out", tmp_path)
+    assert code == 0
+    lines = [line.rstrip() for line in out.splitlines()]
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    blocks = page.split("```\n")
+    (block,) = (block for block in blocks if block.startswith("\n".join(lines[:2])))
+    shown = block.splitlines()
+    assert shown == lines[: len(shown)]
+    rest = lines[len(shown) :]
+    assert rest[0] == "" or rest[0] == lines[0]  # an answer alone, or all but where files are

@@ -288,7 +288,18 @@ def test_commas_that_mean_two_things_are_refused_where_used(
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [("1", "01"), ("1", "1.0"), ("ohio", "ohio "), ("1e2", "100")]
+    ("first", "second"),
+    [
+        ("1", "01"),
+        ("1", "1.0"),
+        ("1", "1e0"),
+        ("ohio", "ohio "),
+        ("1e2", "100"),
+        ("-0", "0"),
+        ("100000000000000003", "0100000000000000003"),
+        ("9007199254740993", "9007199254740993.0"),
+        ("1e400", "10e399"),
+    ],
 )
 def test_a_task_written_in_two_ways_is_refused(first: str, second: str, tmp_path: Path) -> None:
     rows = [[first if i % 2 else second, str(i), repr(i / 7)] for i in range(20)]
@@ -296,6 +307,16 @@ def test_a_task_written_in_two_ways_is_refused(first: str, second: str, tmp_path
     with pytest.raises(InputError, match="write each task in one way") as caught:
         read_tasks(tmp_path / "t.csv", Config(task="unit", target="y"))
     one_line(caught.value, "t.csv", "'unit'", repr(first), repr(second))
+
+
+@pytest.mark.parametrize(
+    "first", ["9007199254740992", "100000000000000000", "9223372036854775807", "1e400", "1" * 40]
+)
+def test_tasks_whose_numbers_no_float_tells_apart_are_tasks(first: str, tmp_path: Path) -> None:
+    ids = [first, *(f"{first[:-1]}{digit}" for digit in "0123456789" if digit != first[-1])][:6]
+    rows = [[ids[i // 6], str(i), repr(i / 7)] for i in range(36)]
+    (tmp_path / "t.csv").write_text(written([["unit", "x", "y"], *rows]))
+    assert read_tasks(tmp_path / "t.csv", Config(task="unit", target="y")).names == tuple(ids)
 
 
 def test_tasks_keep_their_leading_zeros(tmp_path: Path) -> None:

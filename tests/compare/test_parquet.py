@@ -70,6 +70,36 @@ def test_kinds_of_numbers(values: Any, wanted: list[float], tmp_path: Path) -> N
     assert pd.to_numeric(frame["x"]).astype(float).tolist() == wanted
 
 
+LARGE = 100000000000000000  # float64 holds every sixteenth number of this size
+KINDS = [pa.int64(), pa.uint64(), pa.decimal128(20, 0), pa.string()]
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["complete", "one missing"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_large_numbers_of_tasks_stay_apart(kind: Any, missing: bool, tmp_path: Path) -> None:
+    frame = family()
+    numbers = [LARGE + 3 * int(task) for task in frame["task"]]
+    values = [None if missing and i == 4 else number for i, number in enumerate(numbers)]
+    if kind == pa.string():
+        values = [None if value is None else str(value) for value in values]
+    columns = {"task": pa.array(values, kind), "x": frame["x"], "y": frame["y"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    config = Config(task="task", target="y", drop_missing=True)
+    tasks = read_tasks(tmp_path / "a.parquet", config)
+    assert tasks.names == tuple(str(LARGE + 3 * task) for task in range(8))
+    assert tasks.counts.sum() == len(frame) - missing
+
+
+def test_a_number_written_in_two_ways_is_shown_as_text(tmp_path: Path) -> None:
+    frame = family()
+    names = ["1" if i % 2 else "1.0" for i in range(len(frame))]
+    columns = {"task": pa.array(names), "x": frame["x"], "y": frame["y"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"writes '1\.0' also as '1'; write each") as caught:
+        read_tasks(tmp_path / "a.parquet", CONFIG)
+    one_line(caught.value)
+
+
 @pytest.mark.parametrize(
     "value", [[1, 2], {"a": 1}, b"\xff", datetime.time(1, 2), datetime.timedelta(1)], ids=str
 )

@@ -45,7 +45,17 @@ def spoiled(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd
 CASES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, object], str]] = {
     "missing column": (lambda f: f, {"task": "tsk"}, r"no column 'tsk'; did you mean 'task'\?"),
     "wrong case": (lambda f: f, {"target": "Y"}, r"did you mean 'y'\?"),
-    "hopeless column": (lambda f: f, {"target": "price"}, "its columns are task, x, y, z"),
+    "hopeless column": (lambda f: f, {"target": "price"}, "its columns are 'task', 'x', 'y', 'z'$"),
+    "blanks around a name": (
+        lambda f: f.rename(columns={"task": " task ", "y": " y"}),
+        {},
+        r"no column 'task'; did you mean ' task '\?",
+    ),
+    "blanks around all names": (
+        lambda f: f.rename(columns="  {}".format),
+        {"task": "price"},
+        "its columns are '  task', '  x', '  y', '  z'$",
+    ),
     "no task given": (lambda f: f, {"task": ""}, "--task and --target are needed"),
     "same column": (lambda f: f, {"target": "task"}, "must be different columns"),
     "missing value": (spoiled("x", 3, None), {}, r"column 'x' has missing values in row 4 "),
@@ -53,6 +63,11 @@ CASES: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], dict[str, object]
     "text feature": (spoiled("x", 5, "abc"), {}, r"'x' must be numeric \(got 'abc' in row 6\)"),
     "text target": (spoiled("y", 5, "abc"), {}, r"'y' must be numeric \(got 'abc' in row 6\)"),
     "infinite": (spoiled("x", 5, "inf"), {}, r"'x' must be finite \(infinite in row 6\)"),
+    "infinite target": (
+        spoiled("y", 5, "-inf"),
+        {},
+        r"'y' must be finite \(infinite in row 6\) .*; correct these rows or leave them out$",
+    ),
     "many rows": (
         lambda f: f.assign(x=np.where(np.arange(len(f)) < 8, np.nan, f["x"])),
         {},

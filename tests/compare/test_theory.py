@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,16 @@ def test_sentences_fit_the_estimate() -> None:
     assert say(math.nan, 3.0, 90.0, fewest_tasks=49) == "Theory does not tell: why not."
     assert say(15.0, 12.0, 23.9, heavy_tails="fat") == "Theory does not tell: fat."
     assert "may pay from any number of tasks on" in say(30.0, 0.0, math.inf)
+    # An interval without an upper end allows that MAML never pays.
+    for low in (3.0, 12.0, 30.0, 60.0):
+        for value in (36.0, 200.0, 0.0, -2.0, math.nan):
+            open_end = say(value, low, math.inf, tasks=40)
+            number = f"about {value:g} tasks" if value > 11 else "fewer than 11 tasks"
+            shown = f"{low:g}" if low > 11 else "fewer than 11"
+            assert open_end == (
+                f"Theory ({at}) does not tell whether MAML ever pays; if it does, then from "
+                f"{number} on (95% interval {shown} to infinity); you have 40."
+            )
     assert "seen to pay from no number of tasks on" in say(math.inf, 60.0, math.inf)
     assert "60 to infinity" in say(math.inf, 60.0, math.inf)
     assert "pays from fewer than" in say(0.0, 0.0, 30.0)
@@ -190,3 +201,19 @@ def test_networks_have_no_such_theory() -> None:
     units = {unit.name: run_unit(problem, unit) for unit in all_units(problem.config)}
     assert estimate_theory(problem, Analysis(problem.config, problem.tasks, units)) is None
     assert theory_document(None) is None
+
+
+def test_rates_beyond_float64_are_said_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rate in (1e9, 1e20, 1e30):
+            theory = theory_of(small_problem(inner_lrs=(0.1, rate), steps=(1, 7)))
+            for steps, given in theory.estimates:
+                document = theory_document(dataclasses.replace(theory, setting=(steps, given)))
+                assert document is not None
+                json.dumps(document, allow_nan=False)
+            assert (7, 1e30) not in theory.estimates
+    theory = theory_of(small_problem(inner_lrs=(1e30,), steps=(7,)))
+    assert theory.sentence() == (
+        "Theory does not tell: at rate 1e+30 its numbers leave the range of float64."
+    )

@@ -7,16 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from innerloop.compare.config import Config
 from innerloop.compare.verdict import (
     AS_GOOD,
     JOINT_BETTER,
     MAML_BETTER,
     UNDECIDED,
     _skill,
+    conclude,
     decide,
     percent,
 )
-from innerloop.runs.methods import JOINT, MAML
+from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML
 from innerloop.runs.statistics import Interval
 
 
@@ -35,6 +37,40 @@ from innerloop.runs.statistics import Interval
 )
 def test_decision(low: float, high: float, answer: str) -> None:
     assert decide(Interval((low + high) / 2, low, high), margin=0.05) == answer
+
+
+@pytest.mark.parametrize("maml", [(-0.3, 0.2), (-0.04, 0.2), (0.01, 0.2), (-0.3, -0.1)])
+@pytest.mark.parametrize("first", [(-0.2, -0.06), (-0.3, 0.2), (0.01, 0.2)])
+def test_another_comparison_is_described_with_its_interval(
+    maml: tuple[float, float], first: tuple[float, float]
+) -> None:
+    relative = {
+        MAML: Interval(sum(maml) / 2, *maml),
+        FIRST_ORDER: Interval(sum(first) / 2, *first),
+    }
+    choice = SimpleNamespace(steps=0, rate=0.1, adapt_steps=5)
+    row = SimpleNamespace(
+        risk=dict.fromkeys((JOINT, MAML), SimpleNamespace(mean=0.5)),
+        relative=relative,
+        wins={MAML: 3},
+        failed=dict.fromkeys((JOINT, MAML), 0),
+    )
+    before = SimpleNamespace(risk={JOINT: SimpleNamespace(mean=0.7)})
+    analysis = SimpleNamespace(
+        picked=row,
+        by_adapt_steps=[before],
+        config=Config(task="", target="", splits=8),
+        divergence=None,
+        has_classes=False,
+        tasks=SimpleNamespace(classes=()),
+        picked_choices={JOINT: [choice], MAML: [choice]},
+        test_tasks=100,
+        other_tasks=300,
+    )
+    verdict = conclude(analysis, "MSE")  # type: ignore[arg-type]
+    said = "Described, not tested: first-order MAML -13% (95% interval -20% to -6.0%)."
+    assert (said in verdict.text) == (first[1] < 0 and verdict.answer != MAML_BETTER)
+    assert verdict.text.count("First-order") + verdict.text.count("first-order") <= 1
 
 
 def test_percent() -> None:

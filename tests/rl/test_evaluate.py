@@ -1,5 +1,7 @@
 """`evaluate` against its definition by public parts; pairing, chunks, refusals."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -116,3 +118,17 @@ def test_refuses(change, error, text):
     arguments = {"model": model, "tasks": 2, "updates": 1, "inner_lr": 0.1, "seed": 0, **change}
     with pytest.raises(error, match=text):
         rl.evaluate(env, params, **arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("rate", [1e6, 1e15, 1e30, 1e38])
+def test_rates_that_diverge_are_an_error_and_no_warning(rate, sign, dtype):
+    env, model, params = made()
+    params = {name: leaf.to(dtype) for name, leaf in params.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for seed in range(4):
+            arguments = {"tasks": 3, "updates": 2, "inner_lr": sign * rate, "seed": seed}
+            with pytest.raises(ValueError, match="must be finite"):
+                rl.evaluate(env, params, model=model, **arguments)

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 from innerloop import rl
 from innerloop.cli import build
+from innerloop.runs.errors import InputError
 from innerloop.studies.meta_rl import launching, work
 from innerloop.studies.meta_rl.launching import Cluster
 from innerloop.studies.meta_rl.run import run_study
-from innerloop.studies.meta_rl.settings import preset_settings
+from innerloop.studies.meta_rl.settings import PRESETS, preset_settings
 from innerloop.studies.meta_rl.units import all_units
 
 pytest.importorskip("mujoco", reason="needs innerloop[rl]")
@@ -325,6 +326,18 @@ def test_figures(whole: Path, tmp_path: Path) -> None:
         assert 0.01 < np.mean(pixels[..., :3].min(axis=-1) < 0.95) < 0.75
         assert f"]({name}.svg)" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "report.html").read_text().count("data:image/svg+xml;base64,") == 2
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("iterations", [1, 2, 4, 30])
+def test_no_more_checkpoints_than_iterations_unless_asked_for(preset: str, iterations: int) -> None:
+    settings = preset_settings(preset, iterations=iterations)
+    assert settings.checkpoints == min(PRESETS[preset]["checkpoints"], iterations)
+    for environment in settings.environments:
+        assert settings.stops(environment, "promp")[-1] == iterations
+    assert preset_settings(preset).checkpoints == PRESETS[preset]["checkpoints"]
+    with pytest.raises(InputError, match=rf"--checkpoints must be at most .*\({iterations}; got"):
+        preset_settings(preset, iterations=iterations, checkpoints=iterations + 1)
 
 
 @pytest.mark.parametrize(

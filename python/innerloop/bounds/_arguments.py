@@ -64,7 +64,7 @@ def counts(
         if none is None:
             raise TypeError(f"{function}: {name} must be a whole number (got None)")
         return np.asarray(none, dtype=np.float64)
-    made = _float64(value, function, name)
+    made = _float64(value, function, name, kinds="iuf")
     whole = (made == np.floor(made)) & (made >= at_least)
     if none is not None:
         whole |= made == none
@@ -159,8 +159,11 @@ def scipy_module(name: str, *, function: str) -> ModuleType:
         ) from error
 
 
-def _float64(value: Any, function: str, name: str) -> Array:
-    """`value` as float64, possibly with NaN or infinite entries, with the trust it carries."""
+def _float64(value: Any, function: str, name: str, kinds: str = "biuf") -> Array:
+    """`value` as float64, possibly with NaN or infinite entries, with the trust it carries.
+
+    Arrays of truth values may be data; a single one is no number.
+    """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().resolve_conj().resolve_neg().numpy()
     bare, trust = parted(value)
@@ -168,7 +171,7 @@ def _float64(value: Any, function: str, name: str) -> Array:
         if np.ma.is_masked(bare):
             raise TypeError("some are masked")
         raw = np.asarray(bare)
-        if raw.dtype.kind not in "biuf":
+        if raw.dtype.kind not in (kinds if raw.ndim else "iuf"):
             raise TypeError(f"dtype {raw.dtype}")
         made = raw.astype(np.float64)
         return made if trust is None else tracked(made, trust)

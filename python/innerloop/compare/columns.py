@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -195,16 +196,26 @@ def _with_points(column: Iterable[str | None]) -> Array:
 
 def one_spelling(column: pd.Series, named: str) -> None:
     """Refuse a column of names that writes one of them in several ways (1 and 01, "a" and "a ")."""
-    spellings: dict[str | float, str] = {}
-    for value in column.dropna().unique():
-        bare = str(value).strip(" ")
-        number = _number(bare)
-        known = spellings.setdefault(bare if number is None else number, value)
+    spellings: dict[str | decimal.Decimal, str] = {}
+    for value in map(str, column.dropna().unique()):
+        bare = value.strip(" ")
+        known = spellings.setdefault(_exact(bare), value)
         if known != value:
             raise InputError(
                 f"{named}: column {column.name!r} writes {known!r} also as {value!r}; write each "
                 "task in one way"
             )
+
+
+def _exact(bare: str) -> str | decimal.Decimal:
+    """A number with all of its digits, or the text where it is none."""
+    number = _number(bare)
+    if number is None or number != number:
+        return bare
+    try:
+        return decimal.Decimal(bare)
+    except decimal.InvalidOperation:  # an exponent beyond all numbers
+        return bare
 
 
 def _text_column(column: Array, *, may_be_truth: bool) -> Array:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop.compare.tables import BINARY_SCALE, Tasks
+from innerloop.compare.tables import BINARY_SCALE, Tasks, in_reach
 
 # From this product of rate and curvature on, every further step is worse than the one before.
 DIVERGES_FROM = 2.0
@@ -39,7 +39,8 @@ def newcomer_inputs(tasks: Tasks) -> Array:
 
     A column that does not vary in the others is only shifted.
     """
-    centred = tasks.x - tasks.x.mean(axis=0)
+    inputs, _ = in_reach(tasks.x)
+    centred = inputs - inputs.mean(axis=0)
     first = np.add.reduceat(centred, tasks.start[:-1], axis=0)
     second = np.add.reduceat(centred**2, tasks.start[:-1], axis=0)
     others = (len(centred) - tasks.counts)[:, None]

@@ -138,7 +138,8 @@ def numeric(
         faults.add(name, f"must be numeric (got {str(example)!r} in {rows})", remedy)
         return None
     if (bad := np.isinf(values)).any():
-        faults.add(name, f"must be finite (infinite in {rows_text(column.index[bad])})", remedy)
+        what = f"must be finite (infinite in {rows_text(column.index[bad])})"
+        faults.add(name, what, remedy and "correct these rows or leave them out")
         return None
     if not log:
         return np.asarray(values)

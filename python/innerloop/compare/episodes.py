@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from innerloop.compare.config import Config
-from innerloop.compare.tables import BINARY_SCALE, Tasks
+from innerloop.compare.tables import BINARY_SCALE, Tasks, in_reach
 
 
 class Stream(enum.IntEnum):
@@ -84,14 +84,17 @@ def standardise(tasks: Tasks, training: NDArray[np.int64], dtype: torch.dtype) -
     training tasks; features of 0 and 1 as if both were equally frequent, if they are not.
     """
     rows = np.concatenate([np.arange(tasks.start[t], tasks.start[t + 1]) for t in training])
-    centre, scale = _moments(tasks.x[rows])
+    inputs, _ = in_reach(tasks.x)
+    centre, scale = _moments(inputs[rows])
     scale = np.where(tasks.binary, np.maximum(scale, BINARY_SCALE), scale)
-    x = (tasks.x - centre) / scale
+    x = (inputs - centre) / scale
     if tasks.classes:
         y, target_scale = torch.from_numpy(tasks.y), np.ones(1)
     else:
-        middle, target_scale = _moments(np.asarray(tasks.y[rows], dtype=np.float64))
-        y = torch.from_numpy((tasks.y - middle) / target_scale).to(dtype)
+        targets, exponents = in_reach(np.asarray(tasks.y, dtype=np.float64))
+        middle, scale = _moments(targets[rows])
+        y = torch.from_numpy((targets - middle) / scale).to(dtype)
+        target_scale = np.ldexp(scale, exponents)
     return Scaled(torch.from_numpy(x).to(dtype), y, tasks.start, tasks.fixed_support, target_scale)
 
 

@@ -64,13 +64,17 @@ def stationary_point(
         return np.concatenate([part.double().numpy().ravel() for part in result.grad.values()])
 
     offset = gradient(np.zeros(size))
-    matrix = np.column_stack([gradient(column) - offset for column in np.eye(size)])
+    with np.errstate(invalid="ignore"):
+        matrix = np.column_stack([gradient(column) - offset for column in np.eye(size)])
     if not np.isfinite(matrix).all():
         return torch.zeros(size), "training diverged", touches
     values = np.linalg.eigvals(matrix)
     if values.real.min() < -1e-9 * np.abs(values).max():
         return torch.zeros(size), "first-order training is unstable at this rate", touches
     inverse = np.linalg.pinv(matrix, rcond=1e-12)
-    theta = -inverse @ offset
-    theta -= inverse @ gradient(theta)
+    with np.errstate(over="ignore", invalid="ignore"):
+        theta = -inverse @ offset
+        theta -= inverse @ gradient(theta)
+    if not np.isfinite(theta).all():
+        return torch.zeros(size), "training diverged", touches
     return torch.from_numpy(theta).to(problem.dtype), None, touches

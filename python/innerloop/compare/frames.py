@@ -74,7 +74,7 @@ def _features(frame: pd.DataFrame, config: Config, source: str) -> tuple[str, ..
     if not config.task or not config.target:
         raise InputError(
             f"--task and --target are needed for {source}; "
-            f"its columns are {', '.join(frame.columns)}"
+            f"its columns are {', '.join(map(repr, frame.columns))}"
         )
     for option, column in (
         ("--task", config.task),
@@ -140,12 +140,12 @@ def _shown(name: str, config: Config) -> str:
 def _check_column(frame: pd.DataFrame, column: str, option: str, source: str) -> None:
     if column in frame.columns:
         return
-    lowered = {name.lower(): name for name in frame.columns}
-    close = difflib.get_close_matches(column.lower(), list(lowered), n=3, cutoff=0.6)
+    lowered = {name.strip().lower(): name for name in frame.columns}
+    close = difflib.get_close_matches(column.strip().lower(), list(lowered), n=3, cutoff=0.6)
     if close:
         hint = "did you mean " + " or ".join(repr(lowered[name]) for name in close) + "?"
     else:
-        hint = "its columns are " + ", ".join(frame.columns)
+        hint = "its columns are " + ", ".join(map(repr, frame.columns))
     raise InputError(f"{option}: {source} has no column {column!r}; {hint}")
 
 

@@ -58,7 +58,10 @@ def _check_size(facts: Any, named: str) -> None:
 
 
 def _column(column: Any) -> Any:
-    """A column as NumPy or pandas hold it."""
+    """A column as NumPy or pandas hold it.
+
+    Whole and decimal numbers that float64 cannot tell apart keep their digits: they may be names.
+    """
     from pyarrow import compute, types
 
     kind = column.type
@@ -66,8 +69,9 @@ def _column(column: Any) -> Any:
         column = column.cast(kind.value_type)
         kind = kind.value_type
     if types.is_decimal(kind):
-        column = compute.cast(column, "float64")
-        kind = column.type
+        floats = compute.cast(column, "float64")
+        if compute.count_distinct(floats).equals(compute.count_distinct(column)):
+            column, kind = floats, floats.type
     plain = (
         types.is_boolean,
         types.is_integer,
@@ -79,6 +83,11 @@ def _column(column: Any) -> Any:
         types.is_null,
     )
     if any(is_plain(kind) for is_plain in plain):
-        return column.to_pandas()
+        found = column.to_pandas()
+        if not (types.is_integer(kind) and column.null_count):
+            return found
+        # pandas makes floats of whole numbers of which some are missing
+        merged = found.nunique() < compute.count_distinct(column).as_py()
+        return column.to_pandas(integer_object_nulls=True) if merged else found
     values = column.to_pylist()
     return np.array([None if value is None else str(value) for value in values], dtype=object)

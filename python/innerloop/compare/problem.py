@@ -47,6 +47,24 @@ def is_exact(tasks: Tasks, config: Config) -> bool:
     return is_quadratic(tasks, config) and parameters <= EXACT_PARAMETER_LIMIT
 
 
+def _ignored(tasks: Tasks, config: Config) -> str:
+    """Which options differ from their defaults and change nothing, and why."""
+
+    def given(*names: str) -> str:
+        changed = [name for name in names if getattr(config, name) != getattr(Config, name)]
+        return ", ".join("--" + name.replace("_", "-") for name in changed)
+
+    reasons = {
+        "there are no hidden layers": given("activation") if not config.hidden else "",
+        "a linear model under squared error is solved exactly": given(
+            "iterations", "meta_batch", "outer_lrs"
+        )
+        if is_exact(tasks, config)
+        else "",
+    }
+    return "; ".join(f"{options} ({why})" for why, options in reasons.items() if options)
+
+
 def _draws(tasks: int) -> int:
     """Draws per task such that all tasks together have about a thousand episodes."""
     return max(2, min(20, 1000 // tasks))
@@ -114,11 +132,13 @@ class Problem:
     kept.
 
     `curvature` [T] is the largest one of each task's supports on the scale of all other tasks; None
-    where it depends on the parameters (networks, classes).
+    where it depends on the parameters (networks, classes). `ignored` says which options were given
+    that this model has no use for; empty if none.
     """
 
     def __init__(self, tasks: Tasks, config: Config) -> None:
         self.tasks = tasks
+        self.ignored = _ignored(tasks, config)
         if config.draws == AUTO:
             config = dataclasses.replace(config, draws=_draws(len(tasks.names)))
         _check_draws(tasks, config)  # before any are made

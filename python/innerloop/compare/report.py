@@ -63,6 +63,7 @@ def introduction(problem: Problem) -> list[str]:
     reason = "" if problem.backend == "fused" else f": {problem.backend_reason}"
     trained = "solved exactly" if problem.exact else "trained with Adam, equal sample budgets"
     support = tasks.fixed_support or config.shots
+    ignored = [f"Ignored  {problem.ignored}"] if problem.ignored else []
     return [
         f"Data     {tasks.source}: {len(tasks.names)} tasks, {rows}; {kind} from {features}",
         f"         {'; '.join(tasks.notes)}",
@@ -71,6 +72,7 @@ def introduction(problem: Problem) -> list[str]:
         f"Method   {plural(support, 'support row')} per task; "
         f"{plural(config.splits, 'random split')} of the tasks: "
         f"{training} training, {validation} validation (pick the settings), {test} test",
+        *ignored,
     ]
 
 

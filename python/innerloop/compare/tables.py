@@ -16,7 +16,8 @@ MIN_TASKS_PER_CLASS = 3
 # Standard deviation of a feature that is 0 and 1 equally often, and the least scale of such
 # features: a rare value would otherwise be tens of standard deviations away, and curvature with it.
 BINARY_SCALE = 0.5
-LARGEST = 1e150  # squares of larger numbers overflow when columns are standardised
+LARGEST = 1e150
+_ORDINARY = 1e75  # squares of squares of such numbers are far from the ends of float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,18 @@ def check_tasks(tasks: Tasks, config: Config) -> Tasks:
     elif np.abs(tasks.y).max() > LARGEST:
         raise InputError(f"target {tasks.target!r} must lie within {LARGEST:g}; rescale it")
     return tasks
+
+
+def in_reach(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Columns [rows, D] whose squares neither overflow nor vanish, and exponents e [D] for which
+    column times 2^e is what was given, to the bit for all but subnormal numbers.
+
+    Columns of ordinary size are as they were (e = 0); others get a largest magnitude in [1/2, 1).
+    """
+    size = np.abs(values).max(axis=0)
+    ordinary = (size == 0.0) | ((size > 1.0 / _ORDINARY) & (size < _ORDINARY))
+    exponents = np.where(ordinary, 0, np.frexp(size)[1]).astype(np.int32)
+    return np.ldexp(values, -exponents), exponents
 
 
 def column_fault(column: NDArray[np.float64]) -> str | None:

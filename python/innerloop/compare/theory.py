@@ -5,7 +5,6 @@ tasks from which MAML pays (Result 36 of docs/theory.md).
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from innerloop.bounds.linear import Estimate
 from innerloop.bounds.linear.empirical import from_equations
 from innerloop.bounds.linear.equations import Equations, drs_equations, maml_equations
+from innerloop.bounds.linear.sizes import OutOfRange
 from innerloop.compare import episodes as ep
 from innerloop.compare.analysis import Analysis
 from innerloop.compare.problem import Problem, draws_per_task
@@ -91,10 +91,10 @@ def estimate_theory(problem: Problem, analysis: Analysis) -> Theory | None:
         config,
         ep.generator(config.seed, 0, ep.Stream.THEORY),
     )
-    estimates = {}
+    estimates: dict[Setting, Estimate] = {}
+    whys: dict[Setting, str] = {}
     for steps, rate in grid:
-        # A setting whose equations have no clear solution is left out.
-        with contextlib.suppress(ValueError):
+        try:
             estimates[steps, rate] = from_equations(
                 drs,
                 _maml(drawn, draws, rate, steps),
@@ -102,8 +102,13 @@ def estimate_theory(problem: Problem, analysis: Analysis) -> Theory | None:
                 steps=steps,
                 level=config.level,
             )
-    undetermined = "all tasks, or all but one, leave a direction of the parameters undetermined"
-    return Theory(tasks, setting, estimates, None if setting in estimates else undetermined)
+        except OutOfRange:
+            whys[steps, rate] = f"at rate {rate:g} its numbers leave the range of float64"
+        except ValueError:
+            whys[steps, rate] = (
+                "all tasks, or all but one, leave a direction of the parameters undetermined"
+            )
+    return Theory(tasks, setting, estimates, whys.get(setting))
 
 
 def theory_document(theory: Theory | None) -> dict[str, Any] | None:
@@ -172,12 +177,18 @@ def _judgement(estimate: Estimate, at: str) -> str:
         return (
             f"{start}: joint training is ahead below {number} tasks ({interval}); you have {tasks}."
         )
+    # NaN: below `fewest`, where the expansion in 1/M places nothing
+    number = tasks_text(estimate.crossover, fewest)
     if math.isinf(estimate.crossover):
         pays = "MAML is seen to pay from no number of tasks on"
-    elif estimate.crossover <= 0:
-        pays = f"MAML pays from fewer than {fewest} tasks on"
-    else:  # NaN: below `fewest`, where the expansion in 1/M places nothing
-        pays = f"MAML pays from {tasks_text(estimate.crossover, fewest)} tasks on"
+    elif math.isinf(high):
+        about = "about " if estimate.crossover >= fewest else ""
+        return (
+            f"Theory ({at}) does not tell whether MAML ever pays; if it does, then from {about}"
+            f"{number} tasks on ({interval}); you have {tasks}."
+        )
+    else:
+        pays = f"MAML pays from {number} tasks on"
     end = f"you have {tasks}" if told else f"your {tasks} are too near to tell"
     return f"{start}: {pays} ({interval}); {end}."
 

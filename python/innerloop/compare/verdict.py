@@ -12,6 +12,7 @@ import textwrap
 import numpy as np
 
 from innerloop.compare.analysis import Analysis, Divergence
+from innerloop.compare.config import Config
 from innerloop.compare.theory import Theory
 from innerloop.runs.methods import FIRST_ORDER, JOINT, MAML
 from innerloop.runs.statistics import Interval
@@ -116,7 +117,7 @@ def conclude(analysis: Analysis, measure: str, theory: Theory | None = None) -> 
     sentences.append(_fine_tuning(analysis))
     if answer != MAML_BETTER and decide(row.relative[FIRST_ORDER], config.margin) == MAML_BETTER:
         sentences.append(
-            f"First-order MAML does change the risk: {percent(row.relative[FIRST_ORDER].mean)}."
+            f"Described, not tested: first-order MAML {_change(row.relative[FIRST_ORDER], config)}."
         )
     if answer == UNDECIDED:
         sentences += _more_tasks(analysis)
@@ -147,15 +148,19 @@ def _comparison(analysis: Analysis, measure: str) -> str:
     row, splits = analysis.picked, analysis.config.splits
     relative = row.relative[MAML]
     risks = f"MAML {row.risk[MAML].mean:.3g}, joint training {row.risk[JOINT].mean:.3g}"
-    text = f"{risks}: {percent(relative.mean)}"
     if splits == 1:
-        text += " on a single split, which allows no interval; use --splits 10 or more."
-        return f"Held-out {measure}: {text}"
-    level = f"{100 * analysis.config.level:g}%"
-    text += f" ({level} interval {percent(relative.low)} to {percent(relative.high)})"
+        text = f"{risks}: {percent(relative.mean)} on a single split, which allows no interval"
+        return f"Held-out {measure}: {text}; use --splits 10 or more."
+    text = f"{risks}: {_change(relative, analysis.config)}"
     if analysis.divergence is not None:
         return f"At rates safe for all tasks: {text}."
     return f"Held-out {measure}: {text}, lower in {row.wins[MAML]} of {splits} splits."
+
+
+def _change(relative: Interval, config: Config) -> str:
+    """A change of the risk with its interval."""
+    interval = f"{percent(relative.low)} to {percent(relative.high)}"
+    return f"{percent(relative.mean)} ({100 * config.level:g}% interval {interval})"
 
 
 def _best_risk(analysis: Analysis) -> float:
@@ -187,7 +192,10 @@ def _fine_tuning(analysis: Analysis) -> str:
     if _picked(analysis, JOINT)[2] == 0:
         return "Fine-tuning does not pay: joint training is best left as it is."
     if after >= before:
-        return f"Fine-tuning does not pay: joint training has {before:.3g} without it."
+        return (
+            f"On test tasks fine-tuning does not pay: joint training has {before:.3g} without it, "
+            f"{after:.3g} as validation tasks pick it."
+        )
     if not (math.isfinite(before) and before > 0):
         return "Joint training has no finite risk without fine-tuning."
     change = percent(after / before - 1.0)
@@ -228,8 +236,7 @@ def _recipe(analysis: Analysis, method: str) -> str:
     """How to train and fine-tune, at the setting that most splits pick."""
     steps, rate, adapt_steps = _picked(analysis, method)
     train = "joint training" if method == JOINT else f"MAML with {_plural(steps, 'inner step')}"
-    before, after = _joint_risks(analysis)
-    if adapt_steps == 0 or (method == JOINT and after >= before):
+    if adapt_steps == 0:
         return f"{train}, without fine-tuning"
     return f"{train}, then {_plural(adapt_steps, 'fine-tuning step')} at rate {rate:g}"
 

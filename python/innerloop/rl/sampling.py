@@ -88,7 +88,8 @@ def collect(
             mean = actor.means(seen)
             drawn = noise.standard_normal((env.world * env.lanes, mean.shape[1]), actor.dtype)
             drawn = drawn[env.first_lane : env.first_lane + env.lanes]
-            action = mean + actor.std * drawn  # [B, k]
+            with np.errstate(over="ignore", invalid="ignore"):  # refused by `step`
+                action = mean + actor.std * drawn  # [B, k]
             observation, reward, terminated, truncated = env.step(action)
             end = terminated | truncated
             clock += 1
@@ -117,7 +118,9 @@ class Actor:
         log_std = self._params[LOG_STD].clamp(min=model.min_log_std).expand(tasks, -1)
         self.log_std: Array = log_std.numpy().copy()  # [T, k]
         self.dtype = self.log_std.dtype
-        self.std: Array = np.repeat(np.exp(self.log_std), rollouts, axis=0)  # [B, k]
+        with np.errstate(over="ignore"):  # `step` refuses actions that are not finite
+            std = np.exp(self.log_std)
+        self.std: Array = np.repeat(std, rollouts, axis=0)  # [B, k]
 
     def means(self, observation: Array) -> Array:
         """Means [B, k] for observations [B, d]."""

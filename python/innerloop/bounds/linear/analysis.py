@@ -138,12 +138,16 @@ class Analysis(Record):
             assert self.crossover.reason is not None
             return f"No crossover is given: {self.crossover.reason}."
         if math.isinf(self.crossover):
-            return "Joint training is predicted to win at every number of tasks."
+            return (
+                "Joint training is predicted to win at every number of tasks from "
+                f"{self.fewest_tasks} on."
+            )
         if self.crossover == 0.0:
             return f"MAML is predicted to win at every number of tasks from {self.fewest_tasks} on."
         return (
-            f"The crossover is at about {self.crossover:.3g} tasks: joint training wins below, "
-            "MAML above."
+            f"In expected risk, to leading order, the crossover is at about {self.crossover:.3g} "
+            f"tasks: joint training wins below and MAML above, from {self.fewest_tasks} tasks on; "
+            "nothing is said of fewer."
         )
 
 

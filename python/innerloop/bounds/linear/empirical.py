@@ -23,6 +23,7 @@ from innerloop.bounds._arguments import (
 from innerloop.bounds._results import Assumption, Quantity, Record, quantity
 from innerloop.bounds.linear.equations import Equations, drs_equations, maml_equations
 from innerloop.bounds.linear.scores import dispersion, symmetric_inverse
+from innerloop.bounds.linear.sizes import check_finite
 from innerloop.bounds.linear.validity import fewest_for_means
 
 SOURCE = "Result 36"
@@ -223,16 +224,19 @@ def from_equations(
             f"{function}: M must be at least p + 2 = {size + 2} tasks for p = {size} parameters "
             f"(got M = {tasks}); {SOURCE} needs more tasks than parameters, its jackknife one more"
         )
-    point = _point(drs, maml, np.ones(tasks))
     groups = min(tasks, MOST_GROUPS)
     member = np.arange(tasks) % groups
-    replicates = np.array(
-        [_point(drs, maml, (member != group).astype(float))[2:] for group in range(groups)]
-    )
-    centred = replicates - replicates.mean(axis=0)
-    covariance = centred.T @ centred * ((groups - 1) / groups)
-    # The jackknife sees the slope of the squared distance, and none where the estimates agree.
-    covariance[0, 0] += _curvature_variance(drs, maml)
+    with np.errstate(over="ignore", invalid="ignore"):
+        point = _point(drs, maml, np.ones(tasks))
+        replicates = np.array(
+            [_point(drs, maml, (member != group).astype(float))[2:] for group in range(groups)]
+        )
+        centred = replicates - replicates.mean(axis=0)
+        covariance = centred.T @ centred * ((groups - 1) / groups)
+        # The jackknife sees the slope of the squared distance, and none where the estimates agree.
+        covariance[0, 0] += _curvature_variance(drs, maml)
+    for part in (np.array(point[2:]), covariance):
+        check_finite(part, function, "an error or its variance")
     quantile = float(
         scipy_module("special", function=function).stdtrit(groups - 1, 0.5 + coverage / 2.0)
     )
@@ -283,6 +287,9 @@ def crossover_interval(
         gap: c_maml - c_drs; error: the modelling error; covariance: [2, 2] of (gap, error).
         quantile: two-sided quantile of Student's distribution.
     """
+    _, exponent = math.frexp(max(abs(gap), abs(error), math.sqrt(np.abs(covariance).max())))
+    gap, error = math.ldexp(gap, -exponent), math.ldexp(error, -exponent)  # of ordinary size
+    covariance = np.ldexp(covariance, -2 * exponent)
     square = quantile**2
     # gap - M error is within noise where a M^2 - 2 b M + c <= 0.
     a = error**2 - square * covariance[1, 1]
@@ -369,6 +376,7 @@ def _solve(method: str, equations: Equations, weight: Array) -> tuple[Array, Arr
     Tasks of weight zero have no influence.
     """
     average = np.tensordot(weight, equations.left, axes=1) / weight.sum()
+    check_finite(average, "estimate", f"the average of {method}'s equations")
     left_out = "" if weight.all() else f" without task {int(np.argmin(weight))}"
     positive_definite(
         average,

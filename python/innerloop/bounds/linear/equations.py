@@ -77,10 +77,12 @@ def maml_equations(
         for _ in range(steps):
             map_left = one @ map_left
             map_right = one @ map_right + rate * inner_right
-    check_finite(map_left, "estimate", "the map of the inner steps")
-    made = map_left @ left @ map_left  # S is a polynomial in Q1, hence symmetric
-    made = (made + made.transpose(0, 2, 1)) / 2.0
-    return Equations(made, map_left @ (right - left @ map_right))
+        made = map_left @ left @ map_left  # S is a polynomial in Q1, hence symmetric
+        made = (made + made.transpose(0, 2, 1)) / 2.0
+        made_right = map_left @ (right - left @ map_right)
+    for part in (map_left, made, made_right):
+        check_finite(part, "estimate", "the map of the inner steps")
+    return Equations(made, made_right)
 
 
 def _row_weights(x: Array, count: Array | None) -> Array:

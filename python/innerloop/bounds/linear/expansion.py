@@ -16,7 +16,7 @@ from innerloop.bounds._arguments import Array
 from innerloop.bounds._results import Assumption, Record, quantity
 from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
-from innerloop.bounds.linear.risk import law_assumptions, population, rate_and_samples
+from innerloop.bounds.linear.risk import check_some, law_assumptions, population, rate_and_samples
 from innerloop.bounds.linear.scores import Estimator, estimators
 from innerloop.bounds.linear.validity import fewest_for_means
 
@@ -235,6 +235,8 @@ def _test_side(
         rate = sizes.array(test_inner_lr, function=function, name="test_inner_lr")
     if test_samples is not None:
         count = _arguments.counts(test_samples, function=function, name="test_samples", none=np.inf)
+    check_some(rate, function, "test_inner_lr")
+    check_some(count, function, "test_samples")
     return rate, count
 
 

@@ -246,7 +246,14 @@ class SampledLaw(TaskLaw):
 
     def sample(self, rng: np.random.Generator, size: int) -> Nodes:
         """`size` tasks from the sampler."""
-        q, theta, sigma2 = self._sampler(rng, size)
+        found = self._sampler(rng, size)
+        if not isinstance(found, (tuple, list)) or len(found) != 3:
+            count = f" of {len(found)}" if isinstance(found, (tuple, list)) else ""
+            raise TypeError(
+                f"from_sampler: sampler must return three arrays, Q [{size}, p, p], theta "
+                f"[{size}, p] and sigma2 [{size}] (got {type(found).__name__}{count})"
+            )
+        q, theta, sigma2 = found
         return _checked(np.full(size, 1.0 / size), q, theta, sigma2, "from_sampler")
 
 
@@ -300,6 +307,7 @@ def from_sampler(sampler: Sampler, draws: int = 20000, seed: int = 0) -> Sampled
         seed: of that draw.
 
     Raises:
+        TypeError: the sampler is no function, or does not return three arrays of numbers.
         ValueError: the sampler's arrays do not describe tasks.
 
     Assumes:
@@ -316,6 +324,11 @@ def from_sampler(sampler: Sampler, draws: int = 20000, seed: int = 0) -> Sampled
     >>> from_sampler(tasks, draws=100).p
     1
     """
+    if not callable(sampler):
+        raise TypeError(
+            "from_sampler: sampler must be a function of (numpy Generator, size) (got "
+            f"{type(sampler).__name__})"
+        )
     size = int(_arguments.counts(draws, function="from_sampler", name="draws", at_most=_MOST_DRAWS))
     return SampledLaw(sampler, size, seed)
 

@@ -30,9 +30,18 @@ def law_assumptions(law: TaskLaw, *more: Assumption) -> tuple[Assumption, ...]:
 
 
 def rate_and_samples(inner_lr: Any, samples: Any, function: str) -> tuple[Array, Array]:
-    """The two arguments checked: any finite rate; N >= 1, or None for infinity."""
+    """The two arguments checked, neither empty: any finite rate; N >= 1, or None for infinity."""
     rate = sizes.array(inner_lr, function=function, name="inner_lr")
-    return rate, _arguments.counts(samples, function=function, name="samples", none=np.inf)
+    count = _arguments.counts(samples, function=function, name="samples", none=np.inf)
+    for name, value in (("inner_lr", rate), ("samples", count)):
+        check_some(value, function, name)
+    return rate, count
+
+
+def check_some(value: Array, function: str, name: str) -> None:
+    """Raises ValueError for an array without entries."""
+    if not value.size:
+        raise ValueError(f"{function}: {name} must hold at least one number (got {value.shape})")
 
 
 class Population(NamedTuple):

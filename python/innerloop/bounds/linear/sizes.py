@@ -55,10 +55,14 @@ def check_steps(rate: Array | float, largest: float, function: str) -> None:
         )
 
 
+class OutOfRange(ValueError):
+    """A result has left float64."""
+
+
 def check_finite(values: Array, function: str, what: str) -> None:
-    """Raises ValueError where a result has left float64."""
+    """Raises OutOfRange where a result has left float64."""
     if not np.isfinite(values).all():
-        raise ValueError(
+        raise OutOfRange(
             f"{function}: {what} leaves the range of float64; take fewer steps, a smaller rate, or "
             "other units"
         )

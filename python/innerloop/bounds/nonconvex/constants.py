@@ -165,6 +165,8 @@ class Constants(Record):
 def _constant(name: str, value: Any) -> Quantity:
     """A constant with the standing of what was given for it."""
     try:
+        if isinstance(value, (str, bytes, bool, np.bool_)):
+            raise TypeError("text and truth values are none")
         number = float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"Constants: {name} must be a number (got {value!r})") from error

@@ -152,7 +152,8 @@ def updates_needed(
         smoothness, gap, variance, batch, slope, bias: as in `best_rate`.
 
     Returns:
-        Quantity or float64 array of at least 1: every whole number from there on suffices.
+        Quantity or float64 array of at least 1, not rounded: every whole number from there on
+        suffices, and the first of them, its `numpy.ceil`, is what `sgd_bound` takes as `updates`.
 
     Raises:
         ValueError: an argument is out of range, or `slope` together with `bias`.

@@ -207,10 +207,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_settings(preset: str, **given: Any) -> Settings:
-    """A preset with some of its settings replaced; None leaves one as it is."""
+    """A preset with some of its settings replaced; None leaves one as it is, but for checkpoints,
+    of which there are no more than iterations.
+    """
     check_choice("--preset", preset, tuple(PRESETS))
     overrides = {name: value for name, value in given.items() if value is not None}
-    return Settings(**{**PRESETS[preset], **overrides, "preset": preset})
+    settings = {**PRESETS[preset], **overrides, "preset": preset}
+    if "iterations" in overrides and "checkpoints" not in overrides:
+        settings["checkpoints"] = max(1, min(settings["checkpoints"], settings["iterations"]))
+    return Settings(**settings)
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
