@@ -14,7 +14,7 @@ from innerloop._arguments import Arguments
 from innerloop._capacity import check_fits
 from innerloop._checks.options import check_flag
 from innerloop._checks.rows import check_batch, check_task_weight
-from innerloop._checks.solver import check_inner_lr, check_options
+from innerloop._checks.solver import check_inner_lr, check_options, settle_rates
 from innerloop._choice import Model
 from innerloop._memory import Known, recall, remember, signature, whole_side
 from innerloop._params import (
@@ -37,7 +37,8 @@ from innerloop.objectives.policy import CLIP
 
 class Call(NamedTuple):
     """One checked meta-step. `plan` is for the fused back end; without one the `operations` of
-    another take the sides and options. `is_direct`: nothing stands between it and the kernel."""
+    another take the sides and options. `is_direct`: nothing stands between it and the kernel.
+    `inner_lr`: the rates, settled."""
 
     names: tuple[str, ...]
     plan: Plan | None
@@ -46,6 +47,7 @@ class Call(NamedTuple):
     options: Mapping[str, Any] = {}
     backend: str = "fused"
     operations: Any = None
+    inner_lr: InnerLr = 0.0
 
 
 def meta_call(
@@ -126,6 +128,7 @@ def meta_call(
     ready = prepare(op, model, backend, params, tasks, data, (objective, outer), steps)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    inner_lr = settle_rates(inner_lr, ready.leaves, steps)
     support_side = prepare_batch(op, "support", support_parts, objective, ready)
     query_side = prepare_batch(op, "query", query_parts, outer, ready)
     if task_weight is not None:
@@ -145,7 +148,9 @@ def meta_call(
             "adapt_params": adapted,
         }
         given = Arguments(ready.params, support=support_side, query=query_side)
-        return Call(names, None, given, False, torch_options, ready.backend, ready.operations)
+        return Call(
+            names, None, given, False, torch_options, ready.backend, ready.operations, inner_lr
+        )
     inner, rates = inner_loop(op, ready, adapted, inner_lr, steps, order, solver)
     execution = Execution(allow_tf32)
     options_of_plan = Options(objective.fused, outer.fused, inner, stepwise, execution)
@@ -153,7 +158,8 @@ def meta_call(
     if rates.device.type in ("cpu", "cuda"):  # where there are kernels
         lasting = is_number(inner_lr) and rates.device.type == "cpu"
         remember(key, Known(plan, rates if lasting else None))
-    return Call(names, plan, Arguments(ready.params, rates, support_side, query_side, task_weight))
+    given = Arguments(ready.params, rates, support_side, query_side, task_weight)
+    return Call(names, plan, given, inner_lr=inner_lr)
 
 
 def check_room(
@@ -195,7 +201,7 @@ def inner_loop(
     order: int,
     solver: Solver,
 ) -> tuple[InnerLoop, Tensor]:
-    """Returns a fused call's inner loop and its flat rates."""
+    """Returns a fused call's inner loop and its flat rates, of settled ones."""
     if not is_number(inner_lr):
         check_memory(op, inner_lr=inner_lr)  # before torch puts rates in a row
     rates, form = flatten_rates(inner_lr, ready.leaves, steps, ready.like.dtype, ready.like.device)

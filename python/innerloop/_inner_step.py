@@ -15,8 +15,10 @@ class Place(threading.local):
         was_asked: whether somebody has asked since it was set to False.
     """
 
-    step = 0
-    was_asked = False
+    def __init__(self) -> None:
+        # of each thread's own from the start: torch.compile guards which attributes there are
+        self.step = 0
+        self.was_asked = False
 
 
 HERE = Place()

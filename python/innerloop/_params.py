@@ -89,12 +89,38 @@ def is_number(value: object) -> bool:
     return type(value) is float or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
+def is_tied(value: object, shape: tuple[int, ...], steps: int) -> bool:
+    """Says whether a leaf's rate fits both the steps and the elements: [S] of a leaf [S]."""
+    return isinstance(value, Tensor) and tuple(value.shape) == shape == (steps,)
+
+
+def ties_have_steps(
+    rates: Mapping[str, float | Tensor], shapes: Mapping[str, tuple[int, ...]], steps: int
+) -> bool | None:
+    """Says whether the tied rates of a dict are per step: what its other rates can only be. None
+    where these are of both kinds or neither. `shapes` are the leaves' own."""
+    said = {
+        is_per_step(value, shapes[name])
+        for name, value in rates.items()
+        if isinstance(value, Tensor) and value.ndim and not is_tied(value, shapes[name], steps)
+    }
+    return said.pop() if len(said) == 1 else None
+
+
 def is_per_step(value: float | Tensor, shape: tuple[int, ...]) -> bool:
-    """Says whether one leaf's rate has a leading step axis. The parameter's own shape wins a
-    tie."""
+    """Says whether one leaf's rate has a leading step axis. A tie that `settle_rates` has settled
+    has one if it is [S, 1], and none if it is [S]."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         return False
     return tuple(value.shape) != shape
+
+
+def is_per_element(value: float | Tensor, shape: tuple[int, ...]) -> bool:
+    """Says whether one leaf's rate, settled, has a number for each element of the leaf."""
+    if not isinstance(value, Tensor):
+        return False
+    stepped = is_per_step(value, shape)
+    return value.ndim > int(stepped) and tuple(value.shape[int(stepped) :]) == shape
 
 
 def flatten_rates(
@@ -106,7 +132,8 @@ def flatten_rates(
 ) -> tuple[Tensor, RateForm]:
     """Returns the rates as one flat tensor with its layout; differentiable in every tensor given.
 
-    `inner_lr` has passed the checks. Leaves that are not adapted get a rate of zero, never read.
+    `inner_lr` has passed the checks, with ties settled. Leaves that are not adapted get a rate of
+    zero, never read.
     """
     if not isinstance(inner_lr, Mapping):
         if isinstance(inner_lr, Tensor):
@@ -136,9 +163,8 @@ def rate_form(inner_lr: Mapping[str, float | Tensor], leaves: Sequence[LeafShape
     for leaf in leaves:
         value = inner_lr.get(leaf.name)
         if isinstance(value, Tensor):
-            stepped = is_per_step(value, leaf.shape)
-            per_step = per_step or stepped
-            elementwise = elementwise or value.ndim > int(stepped)
+            per_step = per_step or is_per_step(value, leaf.shape)
+            elementwise = elementwise or is_per_element(value, leaf.shape)
     return RateForm(False, per_step, "element" if elementwise else "leaf")
 
 
@@ -153,7 +179,7 @@ def unflatten_rate_grad(
     form: RateForm,
     leaves: Sequence[LeafShape],
 ) -> dict[str, Tensor]:
-    """Returns the gradient of the flat rates in the structure of a dict of rates."""
+    """Returns the gradient of the flat rates in the structure of a dict of rates, settled."""
     rows = grad if form.per_step else grad.unsqueeze(0)  # [S or 1, leaves or P]
     result: dict[str, Tensor] = {}
     for j, leaf in enumerate(leaves):
@@ -162,14 +188,23 @@ def unflatten_rate_grad(
         value = inner_lr[leaf.name]
         start, size = (leaf.offset, leaf.size) if form.unit == "element" else (j, 1)
         column = rows[:, start : start + size]
-        stepped = is_per_step(value, leaf.shape)
-        if not stepped:
+        if not is_per_step(value, leaf.shape):
             column = column.sum(0, keepdim=True)
-        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
-        if len(shape) == int(stepped):
+        if not is_per_element(value, leaf.shape):
             column = column.sum(1)
-        result[leaf.name] = column.reshape(shape)
+        result[leaf.name] = column.reshape(value.shape if isinstance(value, Tensor) else ())
     return {name: result[name] for name in inner_lr}
+
+
+def as_given(grad: Tensor | dict[str, Tensor], inner_lr: InnerLr) -> Tensor | dict[str, Tensor]:
+    """Returns the gradient of settled rates in the shapes in which the rates were given."""
+    if not isinstance(inner_lr, Mapping) or not isinstance(grad, dict):
+        return grad
+    shapes = {k: v.shape for k, v in inner_lr.items() if isinstance(v, Tensor)}
+    return {
+        k: g.reshape(shapes[k]) if k in shapes and g.shape != shapes[k] else g
+        for k, g in grad.items()
+    }
 
 
 _NUMBERS: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from innerloop._checks.solver import settle_rates
 from innerloop._inner_step import at_step, last_step
 from innerloop._one_task import Leaves, forward, task_loss, unroll, value_and_grad
-from innerloop._params import Side
+from innerloop._params import Side, leaf_shapes
 from innerloop._ragged import over_ragged_tasks
 from innerloop._solver import GRADIENT_DESCENT, Solver
 from innerloop._tasks import over_tasks
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
     from innerloop._params import BatchLike, InnerLr, Params
 
 
+def _shapes(model: Model) -> Mapping[str, tuple[int, ...]]:
+    """Returns the shape of each leaf of one task."""
+    if isinstance(model, nn.Module):
+        return {k: tuple(v.shape) for k, v in model.named_parameters()}
+    return model.shapes
+
+
 def _axes(model: Model, params: Params) -> dict[str, int | None]:
     """Returns the task axis of each leaf: 0 for a per-task leaf, None for a shared one."""
-    if isinstance(model, nn.Module):
-        own = {k: v.ndim for k, v in model.named_parameters()}
-    else:
-        own = {k: len(shape) for k, shape in model.shapes.items()}
-    return {k: 0 if v.ndim == own[k] + 1 else None for k, v in params.items()}
+    own = _shapes(model)
+    return {k: 0 if v.ndim == len(own[k]) + 1 else None for k, v in params.items()}
 
 
 def _side(batch: BatchLike) -> tuple[Side, Side]:
@@ -163,6 +168,7 @@ def adapt(
     wanted = suited(resolve("reference", loss), support)
     side, side_axes = _side(support)
     adapted = _adapted(params, adapt_params)
+    inner_lr = settle_rates(inner_lr, leaf_shapes(_shapes(model)), steps)
 
     def task(p: Leaves, rows: Side, looped: bool) -> Leaves:
         path = unroll(
@@ -219,6 +225,7 @@ def meta_losses(
     support_side, support_axes = _side(support)
     query_side, query_axes = _side(query)
     adapted = _adapted(params, adapt_params)
+    inner_lr = settle_rates(inner_lr, leaf_shapes(_shapes(model)), steps)
 
     def task(p: Leaves, s: Side, q: Side, looped: bool) -> tuple[Tensor, Tensor, Tensor]:
         path = unroll(

@@ -113,6 +113,142 @@ def test_a_rate_per_step_never_turns_into_a_rate_per_element():
     torch.testing.assert_close(learner(support, query, steps=5), expected, rtol=1e-12, atol=0)
 
 
+TIED = {"fused": nn.Tanh, "batched": nn.ELU, "torch": nn.Tanh}
+
+
+def tied_net(backend, outputs=5):
+    """Returns a network with biases [5] and [outputs]."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 5), TIED[backend](), nn.Linear(5, outputs)).double()
+
+
+def tied_rows(outputs=5, seed=1):
+    """Returns rows of both sides for `tied_net`."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(4, n, k) for n in (5, 3) for k in (2, outputs)]
+    rows = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return rows[:2], rows[2:]
+
+
+def assert_is_the_loop(learner, rate_of, steps, adapted=None):
+    """Compares a learner with the textbook loop of these rates, in values and gradients."""
+    support, query = tied_rows(learner.module[2].out_features)
+    named = dict(learner.named_parameters())
+    learner.zero_grad()
+    value = learner(support, query, steps=steps)
+    value.backward()
+    actual = {k: p.grad.clone() for k, p in named.items() if p.grad is not None}
+    learner.zero_grad()
+    losses = loop_losses(
+        learner.module, support, query, inner_lr=rate_of, steps=steps, adapted=adapted
+    )
+    torch.stack(losses).mean().backward()
+    torch.testing.assert_close(value, torch.stack(losses).mean(), rtol=1e-12, atol=0)
+    for name, p in named.items():
+        if p.grad is not None:
+            torch.testing.assert_close(actual[name], p.grad, rtol=1e-9, atol=1e-13)
+    measured = learner.evaluate(support, query, steps=steps).loss[:, -1]
+    torch.testing.assert_close(measured, torch.stack(losses).detach(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("backend", list(TIED))
+@pytest.mark.parametrize("steps", [5, 1])  # the lengths of the two biases
+def test_one_learned_rate_per_tensor_and_step_where_a_bias_has_as_many_elements(steps, backend):
+    net = tied_net(backend, outputs=1)
+    given = {
+        k: torch.linspace(0.1, 0.2, steps, dtype=torch.float64) * (i + 1)
+        for i, k in enumerate(dict(net.named_parameters()))
+    }
+    learner = il.MAML(
+        net, inner_lr=given, steps=steps, learn_inner_lr="per_tensor", backend=backend
+    )
+    assert {k: tuple(v.shape) for k, v in learner.rates.current().items()} == dict.fromkeys(
+        given, (steps,)
+    )
+    for taken in (1, 2, steps, 7):
+        rates = learner.rates.current()
+        assert_is_the_loop(learner, lambda k, s, r=rates: r[k][min(s, steps - 1)], taken)
+    fixed = il.MAML(net, inner_lr=given, steps=steps, backend=backend)
+    each = il.MAML(
+        net, inner_lr=given, steps=steps, learn_inner_lr="per_parameter", backend=backend
+    )
+    assert each.rates.current()["2.bias"].shape == (steps, 1)
+    support, query = tied_rows(1)
+    for taken in (1, steps, 5, 7):
+        values = [m(support, query, steps=taken).detach() for m in (learner, fixed, each)]
+        torch.testing.assert_close(values, [values[0]] * 3, rtol=1e-12, atol=0)
+    twin = il.MAML(net, inner_lr=given, steps=steps, learn_inner_lr="per_tensor", backend=backend)
+    with torch.no_grad():
+        for p in learner.rates.parameters():
+            p.mul_(0.5)
+    twin.load_state_dict(learner.state_dict())
+    assert torch.equal(twin(support, query), learner(support, query))
+
+
+@pytest.mark.parametrize("backend", list(TIED))
+@pytest.mark.parametrize("adapted", [None, ("2.bias",), ("0.bias", "2.bias")])
+def test_one_learned_rate_per_element_where_there_are_as_many_steps(adapted, backend):
+    net = tied_net(backend)
+    learner = il.MAML(
+        net,
+        inner_lr=0.1,
+        steps=5,
+        learn_inner_lr="per_parameter",
+        adapt_params=adapted,
+        backend=backend,
+    )
+    with torch.no_grad():
+        for p in learner.rates.parameters():
+            p += 0.05 * torch.arange(p.numel(), dtype=torch.float64).reshape(p.shape).sin()
+    rates = learner.rates.current()
+    assert {k: v.shape for k, v in rates.items()} == {
+        k: dict(net.named_parameters())[k].shape for k in rates
+    }
+    for taken in (1, 4, 5, 6):
+        assert_is_the_loop(learner, lambda k, s: rates[k], taken, adapted)
+    with torch.no_grad():  # in the structure of what was given to a fixed learner of both axes
+        long = {k: v[None].expand(5, *v.shape).clone() for k, v in rates.items()}
+    fixed = il.MAML(net, inner_lr=long, steps=5, adapt_params=adapted, backend=backend)
+    support, query = tied_rows()
+    torch.testing.assert_close(fixed(support, query), learner(support, query), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("backend", list(TIED))
+@pytest.mark.parametrize("learn", [False, "per_parameter"])
+def test_rates_keep_their_meaning_at_numbers_of_steps_that_tie_them(learn, backend):
+    net = tied_net(backend)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return 0.1 + 0.1 * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+    # unmistakable at 3 steps, and contradictory at 5
+    given = {"0.weight": draw(5, 2), "0.bias": draw(3), "2.weight": draw(3), "2.bias": draw(5)}
+    per_step = ("0.bias", "2.weight")
+    learner = il.MAML(net, inner_lr=given, steps=3, learn_inner_lr=learn, backend=backend)
+    rates = learner.rates.current()
+    for taken in (1, 3, 5, 6):
+        assert_is_the_loop(
+            learner, lambda k, s: rates[k][min(s, 2)] if k in per_step else rates[k], taken
+        )
+
+
+def test_a_tie_that_nothing_decides_is_per_element_unless_the_learned_form_decides():
+    net = tied_net("fused")
+    tied = {"2.bias": torch.linspace(0.1, 0.3, 5, dtype=torch.float64)}
+    for learn in (False, "per_parameter", "per_tensor"):
+        learner = il.MAML(
+            net, inner_lr=tied, steps=5, learn_inner_lr=learn, adapt_params=["2.bias"]
+        )
+        rates = learner.rates.current()
+        for taken in (3, 5, 6):
+
+            def rate(k, s, rates=rates, per_step=learn == "per_tensor"):
+                return rates[k][min(s, 4)] if per_step else rates[k]
+
+            assert_is_the_loop(learner, rate, taken, ("2.bias",))
+
+
 def test_learned_rates_follow_the_module_to_another_dtype():
     learner = il.MAML(sine_net(), inner_lr=0.1, steps=2, learn_inner_lr="per_tensor")
     learner.float()

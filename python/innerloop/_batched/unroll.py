@@ -304,7 +304,7 @@ class RateGrad:
             return
         stepped = total.ndim == 1 if self._whole else is_per_step(total, tuple(adjoint.shape[1:]))
         place = total[step] if stepped else total
-        if place.ndim:
+        if place.ndim and place.shape == adjoint.shape[1:]:
             place -= (adjoint * gradient).sum(0)
         else:
             # in the order of memory, which is that of the kernels for weights of convolutions

@@ -75,16 +75,24 @@ def check_loss(op: str, objective: Objective, outputs: int, like: Tensor) -> Non
 
 
 def check_indices(
-    op: str, argument: str, y: Tensor, count: Tensor | None, classes: int, ignored: int | None
+    op: str,
+    argument: str,
+    y: Tensor,
+    count: Tensor | None,
+    classes: int,
+    ignored: int | None,
+    weight: Tensor | None = None,
 ) -> None:
-    """Reads data: checks classes and counts for the torch back end (the kernels check their
-    own)."""
+    """Reads data: checks counts, and the classes of rows in use unless `classes` is 0, for the back
+    ends without kernels (these check their own)."""
     if count is not None and bool(((count < 0) | (count > y.shape[1])).any()):
         value_error(op, f"{argument} count", f"lie in [0, {y.shape[1]}]", count.tolist())
     if classes:
         used = torch.ones_like(y, dtype=torch.bool)
         if count is not None:
             used = torch.arange(y.shape[1], device=y.device) < count[:, None]
+        if weight is not None:
+            used = used & (weight != 0)
         if ignored is not None:
             used = used & (y != ignored)
         wrong = y[used & ((y < 0) | (y >= classes))]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from innerloop._checks.engine import BACKENDS, DTYPES, check_device, check_float, check_tensor
 from innerloop._checks.messages import kind, sizes, type_error, value_error
-from innerloop._params import InnerLr, LeafShape, is_number
+from innerloop._params import InnerLr, LeafShape, is_number, is_tied, ties_have_steps
 
 MAX_STEPS = 2**24  # more would be no inner loop; sizes made of steps stay far from overflow
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in DTYPES}
@@ -86,8 +86,32 @@ def check_inner_lr(
             _check_leaf_rate(op, leaf, inner_lr[leaf.name], steps, like)
 
 
+def settle_rates(
+    inner_lr: InnerLr, leaves: Sequence[LeafShape], steps: int, stepped: bool | None = None
+) -> InnerLr:
+    """Returns checked rates in which each tie is settled, a rate [S] of a leaf [S]: one per element
+    stays as it is, one per step becomes [S, 1]. It means what the rest of the dict means, unless
+    `stepped` says it, and is one per element where the rest is of both kinds or neither."""
+    if not isinstance(inner_lr, Mapping):
+        return inner_lr
+    shapes = {leaf.name: leaf.shape for leaf in leaves}
+    ties = [name for name, value in inner_lr.items() if is_tied(value, shapes[name], steps)]
+    if ties and stepped is None:
+        stepped = ties_have_steps(inner_lr, shapes, steps)
+    if not (ties and stepped):
+        return inner_lr
+    settled = dict(inner_lr)
+    for name in ties:
+        value = settled[name]
+        assert isinstance(value, Tensor)
+        settled[name] = value.unsqueeze(1)
+    return settled
+
+
 def _check_rate(op: str, argument: str, value: Any, like: Tensor) -> None:
-    """Checks that a rate given as a number is finite in the dtype of the call."""
+    """Checks that a rate given as a number is one, and fits the dtype of the call."""
+    if not abs(value) >= 0:  # NaN; torch.compile's symbols have no math.isnan
+        value_error(op, argument, "be a number", value)
     if _LARGEST.get(like.dtype, math.inf) < abs(value) < math.inf:
         value_error(op, argument, f"fit {like.dtype}", value)
 

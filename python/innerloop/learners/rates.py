@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from innerloop._params import InnerLr, LeafShape, is_per_step
+from innerloop._checks.solver import settle_rates
+from innerloop._params import InnerLr, LeafShape, is_per_step, is_tied, ties_have_steps
 from innerloop.learners import _checks
 
 Rate = float | Tensor
@@ -74,7 +75,8 @@ class InnerRates(nn.Module):
     def for_steps(self, steps: int) -> InnerLr:
         """Returns the rates of an inner loop of `steps` steps. Rates per step are cut, or the last
         one is repeated."""
-        return self._form({key: self._fitted(key, steps) for key in self._entries})
+        fitted = {key: self._fitted(key, steps) for key in self._entries}
+        return self._form(self._unmistakable(fitted, steps))
 
     def _held(self, key: str) -> Rate:
         if key in self._numbers:
@@ -88,7 +90,7 @@ class InnerRates(nn.Module):
 
     def _fitted(self, key: str, steps: int) -> Rate:
         value = self._held(key)
-        has_step_axis, shape = self._entries[key]
+        has_step_axis = self._entries[key][0]
         if not has_step_axis or not isinstance(value, Tensor):
             return value
         held = value.shape[0]
@@ -96,10 +98,25 @@ class InnerRates(nn.Module):
             value = value[:steps]
         elif steps > held > 0:
             value = torch.cat([value, value[-1:].expand(steps - held, *value.shape[1:])])
-        if shape is not None and tuple(value.shape) == shape:
-            # [S] in the shape of the leaf would be read as one rate per element: write both axes
-            value = value.reshape([steps, *[1] * len(shape)]).expand([steps, *shape])
         return value
+
+    def _unmistakable(self, values: dict[str, Rate], steps: int) -> dict[str, Rate]:
+        """Returns rates that mean what they mean here: with both axes of those [S] of leaves [S],
+        where the others would not say which one theirs is."""
+        shapes = {key: shape for key, (_, shape) in self._entries.items() if shape is not None}
+        ties = [key for key in shapes if is_tied(values[key], shapes[key], steps)]
+        if not ties:
+            return values
+        stepped = bool(ties_have_steps(values, shapes, steps))
+        if all(self._entries[key][0] is stepped for key in ties):
+            return values
+        written = dict(values)
+        for key in ties:
+            value = written[key]
+            assert isinstance(value, Tensor)
+            along = value.unsqueeze(1) if self._entries[key][0] else value
+            written[key] = along.expand(steps, steps)
+        return written
 
     def extra_repr(self) -> str:
         """Shows what is held."""
@@ -142,14 +159,18 @@ def _entries(
             _checks.refuse_rate_form(op, learn, f"shape {list(value.shape)}", "use 'per_step'")
         wide = value.expand(steps).clone() if learn == "per_step" else value
         return {"": _Entry(wide, learn == "per_step", None)}
+    # rates per element are finer than "per_tensor"
+    stepped = True if learn == "per_tensor" else None
+    settled = settle_rates(inner_lr, leaves, steps, stepped)
     entries = {}
     for leaf in leaves:
         given = inner_lr[leaf.name] if isinstance(inner_lr, Mapping) else inner_lr
+        meant = settled[leaf.name] if isinstance(settled, Mapping) else given
+        has_step_axis = is_per_step(meant, () if shared else leaf.shape)
         if learn is False:
-            entries[leaf.name] = _Entry(given, is_per_step(given, leaf.shape), leaf.shape)
+            entries[leaf.name] = _Entry(given, has_step_axis, leaf.shape)
             continue
         value = tensor(given)
-        has_step_axis = value.ndim == 1 if shared else is_per_step(value, leaf.shape)
         if value.ndim > int(has_step_axis):  # one rate per element already
             if learn == "per_tensor":
                 form = f"shape {list(value.shape)} for {leaf.name!r}"
