@@ -31,6 +31,10 @@ _NAMELESS = {
     "count must lie": "{}",
     "scratch memory of": "{}; fewer tasks, rows or steps at a time take less",
     "[enforce fail at alloc_cpu": "{}; fewer tasks, rows or steps at a time take less",
+    **dict.fromkeys(  # of x that is complex or bool, say, in a module that does not convert it
+        ("mat1 and mat2 must have the same dtype", "Input type ("),
+        "x must have the dtype of params unless the module converts it ({})",
+    ),
     "derivative for aten::": "torch has no second derivative of this loss or module ({}); order=1 "
     "needs none",
 }

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from innerloop import _calling, _kernels, _native, _torch_calls
+from innerloop._callable_loss import known_reason
 from innerloop._checks.network import check_model
 from innerloop._derivatives import forward_mode, transforms_active
 from innerloop._networks import Network, expected_network
@@ -57,11 +58,19 @@ def choice_for(
     dtype: torch.dtype,
     backend: str,
     objectives: Sequence[Objective] = (),
+    module: object = None,
 ) -> Choice:
     """Returns the back end that "auto", "fused" or "batched" comes to for a model with parameters
-    of a dtype and losses; the last two raise instead of falling back."""
+    of a dtype and losses; the last two raise instead of falling back. `module`: what losses are
+    called with, if that is not `model`."""
     network = Network(model, (), "") if isinstance(model, MLP) else expected_network(model)
-    return chosen(network, device, dtype, backend, objectives)
+    choice = chosen(network, device, dtype, backend, objectives)
+    if choice.backend == "batched":
+        for objective in objectives:
+            reason = known_reason(objective, module or model)
+            if reason:
+                return Choice("torch", reason)
+    return choice
 
 
 def refusal_for(

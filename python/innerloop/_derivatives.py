@@ -3,12 +3,18 @@ torch.func, or in forward mode, whose tangents travel unseen with ordinary tenso
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
 
 NO_COMPILED_FORWARD = (
     "innerloop: forward-mode derivatives are not provided under torch.compile; leave the call "
@@ -75,3 +81,62 @@ def is_batched(value: Tensor) -> bool:
     """Says whether a tensor stands for a batch of such: of torch.vmap, or of the older vmap inside
     torch.autograd (is_grads_batched, jacobian(vectorize=True))."""
     return _functorch.is_batchedtensor(value) or _functorch.is_legacy_batchedtensor(value)
+
+
+# ---------------------------------------------------------------- questions about autograd
+
+# by function of torch, as it is called: what torch.func answers, or does, otherwise than autograd
+_QUESTIONS: dict[Any, str] = {
+    **{getattr(Tensor, k).__get__: k for k in ("requires_grad", "grad_fn", "is_leaf", "data")},
+    **{getattr(Tensor, k): k for k in ("register_hook", "retain_grad")},
+}
+# the folders of this package and of torch, whose own questions are about nothing that is computed
+_INSIDE = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
+
+
+def asks_autograd(func: Any) -> bool:
+    """Says whether a call that a function mode sees is about what autograd records of a tensor. To
+    be called by the mode itself."""
+    return func in _QUESTIONS and _is_foreign(sys._getframe(2))
+
+
+def refuse_question(func: Any) -> None:
+    """Raises if a call is about what autograd records, while torch.func differentiates. To be
+    called by the mode itself.
+
+    Raises:
+        RuntimeError: it would not do what it does in a loop over tasks.
+    """
+    if func in _QUESTIONS and transforms_active() and _is_foreign(sys._getframe(2)):
+        raise RuntimeError(
+            f"it uses {_QUESTIONS[func]} of a tensor, which is another thing under torch.func"
+        )
+
+
+def _is_foreign(frame: FrameType | None) -> bool:
+    """Says whether code called a function of torch that is neither torch's nor this package's."""
+    while frame is not None and frame.f_code.co_filename in _METHODS:
+        frame = frame.f_back
+    return frame is not None and not frame.f_code.co_filename.startswith(_INSIDE)
+
+
+# where methods of tensors that are written in Python lie, and what hands them to function modes
+_METHODS = (torch._tensor.__file__, torch.overrides.__file__)
+
+
+class _PlainQuestions(TorchFunctionMode):
+    """Raises where code is about what autograd records."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
+    ) -> Any:
+        """Looks at one call."""
+        refuse_question(func)
+        return func(*args, **(kwargs or {}))
+
+
+def plain_questions() -> AbstractContextManager[Any]:
+    """Within it, calls about what autograd records raise RuntimeError under torch.func."""
+    if torch.compiler.is_compiling() or not transforms_active():
+        return nullcontext()
+    return _PlainQuestions()

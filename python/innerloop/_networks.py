@@ -40,12 +40,14 @@ class Network(NamedTuple):
             or cannot be.
         reason: why the fused operations do not take it; empty if they do.
         is_unsure: it was not given any rows yet, and none were found that fit it.
+        writes: its forward pass writes to attributes.
     """
 
     mlp: MLP | None
     programs: tuple[Programs, ...]
     reason: str
     is_unsure: bool = False
+    writes: bool = False
 
 
 def network_of(module: nn.Module, data: Mapping[str, Any], steps: range) -> Network:
@@ -58,7 +60,7 @@ def network_of(module: nn.Module, data: Mapping[str, Any], steps: range) -> Netw
     if network.mlp is not None or torch.compiler.is_compiling():
         return network
     inputs = [value for name, value in data.items() if name.endswith("x")]
-    if inputs:
+    if inputs and not (inputs[0].is_complex() or inputs[0].dtype is torch.bool):
         _SEEN[module] = _reading.rows_of(inputs[0])
     return _read(module, tuple(dict.fromkeys(map(_reading.rows_of, inputs))), network, steps)
 
@@ -73,10 +75,14 @@ def _chain_of(module: nn.Module) -> Network:
         return Network(None, (), "" if foreign else str(refusal))
 
 
-def _programs(module: nn.Module, kinds: Sequence[Rows], steps: range) -> tuple[Programs, ...]:
-    """Returns what a module computes of rows of each kind: in each step if it asks which it is.
-    Kinds that differ in the number of rows are read once if nothing in the pass depends on it."""
+def _programs(
+    module: nn.Module, kinds: Sequence[Rows], steps: range
+) -> tuple[tuple[Programs, ...], bool]:
+    """Returns what a module computes of rows of each kind: in each step if it asks which it is;
+    and whether it writes to attributes. Kinds that differ in the number of rows are read once if
+    nothing in the pass depends on it."""
     found: list[Programs] = []
+    writes = False
     alike: dict[Rows, Programs] = {}
     for kind in kinds:
         any_number = kind._replace(number=0)
@@ -88,21 +94,22 @@ def _programs(module: nn.Module, kinds: Sequence[Rows], steps: range) -> tuple[P
                 with at_step(step):
                     readings.append(_reading.read(module, kind))
             programs = tuple(reading.program for reading in readings)
+            writes = writes or any(reading.writes for reading in readings)
             if any(reading.counts_rows for reading in readings):
                 found.append(programs)
                 continue
             alike[any_number] = programs
         found.append(alike[any_number])
-    return tuple(found)
+    return tuple(found), writes
 
 
 def _read(module: nn.Module, rows: Sequence[Rows], chain: Network, steps: range) -> Network:
     """Returns what a module is that is no chain, by what it computes of rows of these kinds."""
     what = type(module).__name__
     try:
-        programs = _programs(module, rows, steps)
+        programs, writes = _programs(module, rows, steps)
     except NotFusible as refusal:
-        return Network(None, (), chain.reason or str(refusal))
+        return Network(None, (), str(refusal))
     known = _CHECKED.get(module, {})
     every = [program for each in programs for program in each]
     if any(known.get(program) is False for program in every):
@@ -111,14 +118,15 @@ def _read(module: nn.Module, rows: Sequence[Rows], chain: Network, steps: range)
     try:
         found = [as_layers(program, names) for program in every]
     except NoChain as misfit:
-        return Network(None, programs, chain.reason or f"{what} cannot be fused: {misfit}")
+        reason = chain.reason or f"{what} cannot be fused: {misfit}"
+        return Network(None, programs, reason, writes=writes)
     layers, flattens = found[0]
     if any(other != layers for other, _ in found):
-        return Network(
-            None, programs, f"{what} cannot be fused: batches or steps differ in what it computes"
-        )
+        reason = f"{what} cannot be fused: batches or steps differ in what it computes"
+        return Network(None, programs, reason, writes=writes)
     flattens = any(each for _, each in found)
-    return Network(model_of_layers(layers, flattens=flattens), programs, "")
+    mlp = model_of_layers(layers, flattens=flattens)
+    return Network(mlp, programs, "", writes=writes)
 
 
 def expected_network(module: nn.Module) -> Network:

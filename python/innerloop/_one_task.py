@@ -49,22 +49,34 @@ def activate(kind: str, z: Tensor, slope: float) -> Tensor:
     return functions[kind](z)
 
 
-def forward(model: Model, params: Params, x: Tensor, *, selects: bool = False) -> Tensor:
-    """Returns one task's outputs: x [N, ...] -> [N, ...]. `selects`: some rows are left out."""
+def forward(
+    model: Model,
+    params: Params,
+    x: Tensor,
+    *,
+    selects: bool = False,
+    then: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Returns one task's outputs: x [N, ...] -> [N, ...]; or what `then` makes of them, while a
+    module is as its forward pass left it. `selects`: some rows are left out."""
     if isinstance(model, nn.Module):
-        output = call(model, params, x, selects=selects)
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"predict: model must return one tensor (got {type(output).__name__}); "
-                "wrap the module in one that returns its outputs alone"
-            )
-        return output
+
+        def checked(output: object) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise TypeError(
+                    f"predict: model must return one tensor (got {type(output).__name__}); "
+                    "wrap the module in one that returns its outputs alone"
+                )
+            return output if then is None else then(output)
+
+        result: Tensor = call(model, params, x, selects=selects, then=checked)
+        return result
     h = x.flatten(1) if model.flattens else x  # [N, D]
     for layer in model.layers:
         weight = None if layer.weight is None else params[layer.weight]
         bias = None if layer.bias is None else params[layer.bias]
         h = activate(layer.activation, _linear_part(layer, h, weight, bias), layer.slope)
-    return h
+    return h if then is None else then(h)
 
 
 def _linear_part(layer: Layer, h: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -93,12 +105,19 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
         row = x.index_select(0, used.to(torch.int32).argmax(0, keepdim=True))
         row = torch.where(used.any(), row, torch.nan_to_num(x[:1]))
         x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, row)
+
+    def of_callable(z: Tensor) -> Tensor:  # within the pass: it may look at the module
+        if rows == 0:
+            return z.sum()
+        check_shapes(objective, z, y)
+        return task_value(objective, z, y, weight)
+
+    if objective.rows is None:
+        return forward(model, params, x, selects=used is not None, then=of_callable)
     z = forward(model, params, x, selects=used is not None)
     if rows == 0:
         return z.sum().expand(0).sum()
     check_shapes(objective, z, y)
-    if objective.rows is None:
-        return task_value(objective, z, y, weight)
     if objective.ignored is not None:
         kept = y != objective.ignored
         used = kept if used is None else used & kept

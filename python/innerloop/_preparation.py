@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from innerloop import reference
-from innerloop._batched import Batched, has_variables
+from innerloop._batched import Batched
+from innerloop._callable_loss import reason_against_batched
 from innerloop._checks.engine import (
     check_device,
     check_float,
@@ -110,10 +111,9 @@ def prepare(
     batched = None
     if choice.backend == "batched" and tasks:
         batched = _batched(model, network, leaves, data)
-        varying = _varying(objectives, batched, data, like)
-        if varying is not None:
-            choice = Choice("torch", f"the loss {varying.name} has variables of its own")
-            batched = None
+        reason = _looks_elsewhere(objectives, batched, data, like, model, network)
+        if reason:
+            choice, batched = Choice("torch", reason), None
     if choice.backend == "torch" and like.dtype is torch.bfloat16:
         for name, value in data.items():
             if name.endswith("x") and value.is_floating_point():
@@ -151,18 +151,25 @@ def _batched(
     return Batched(programs, shapes, buffers)
 
 
-def _varying(
-    objectives: Sequence[Objective], batched: Batched, data: Mapping[str, Any], like: Tensor
-) -> Objective | None:
-    """Returns a loss that is to be differentiated in more than the outputs; one loss for both sides
-    is asked on the first."""
+def _looks_elsewhere(
+    objectives: Sequence[Objective],
+    batched: Batched,
+    data: Mapping[str, Any],
+    like: Tensor,
+    model: Model,
+    network: Network,
+) -> str:
+    """Returns why a loss is no function of outputs and targets alone; empty if all are. One loss
+    for both sides is asked on the first."""
     sides = [name.removesuffix("x") for name in data if name.endswith("x")]
     distinct = {id(each): each for each in objectives}.values()
     for objective, name in zip(distinct, sides, strict=False):
         x, y = data[f"{name}x"], data[f"{name}y"]
-        if has_variables(objective, batched.output_shape(x), y, like):
-            return objective
-    return None
+        shape, writes = batched.output_shape(x), network.writes
+        reason = reason_against_batched(objective, shape, y, like, model, writes=writes)
+        if reason:
+            return reason
+    return ""
 
 
 def _confirmed(
@@ -262,8 +269,8 @@ def prepare_batch(
         check_memory(op, **{name: (x, y, count, weight)})
         if not torch.compiler.is_compiling() and not transforms_active():
             with_classes = objective.classes and y.ndim == 2 and y.dtype is torch.int64
-            classes = ready.outputs if with_classes else 0
-            check_indices(op, name, y, count, classes, objective.ignored)
+            classes = _classes(ready, x) if with_classes else 0
+            check_indices(op, name, y, count, classes, objective.ignored, weight)
             selects = count is not None or weight is not None
             if ready.module is not None:
                 check_statistics(op, ready.module, selects_rows=selects)
@@ -283,6 +290,15 @@ def prepare_batch(
                 v.clone() if v is not None and v.is_inference() else v for v in (x, y, weight)
             )
     return Side(x, y, count, weight)
+
+
+def _classes(ready: Prepared, x: Tensor) -> int:
+    """Returns the number of outputs for x where it is known and targets are read at no cost, else
+    0."""
+    if ready.outputs or ready.batched is None or x.device.type != "cpu":
+        return ready.outputs
+    shape = ready.batched.output_shape(x)
+    return shape[0] if len(shape) == 1 else 0
 
 
 def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:

@@ -10,7 +10,7 @@ found by identity, and everything that a pass can write to is put back.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from innerloop._checks.network import refuse_statistics
+from innerloop._derivatives import refuse_question
 from innerloop._real_forward import is_torchs
 from innerloop._storage import has_own_functions
 from innerloop._tasks import warn_of_fallback
@@ -37,9 +38,15 @@ _RUN_AGAIN = (
 
 
 def call(
-    module: nn.Module, values: Mapping[str, Tensor], x: Tensor, *, selects: bool = False
+    module: nn.Module,
+    values: Mapping[str, Tensor],
+    x: Tensor,
+    *,
+    selects: bool = False,
+    then: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Returns module(x) with `values`, by the names of named_parameters(), in place of parameters.
+    """Returns module(x) with `values`, by the names of named_parameters(), in place of parameters;
+    or what `then` makes of it, which meets the module as the pass left it.
 
     A parameter has its value wherever an attribute of a module holds it, under as many names as
     there are. The pass starts from the module's own buffers and attributes; what it writes to them,
@@ -64,7 +71,7 @@ def call(
             )
     given = {key: values[name] for key, name in names.items()}
     if torch.compiler.is_compiling():
-        return _traced(module, parts, given, names, x, selects)
+        return _traced(module, parts, given, names, x, selects, then)
     versions = _versions(given.values())
     torch_state = _Torch()
     kept: list[_Torch | Kept] = [torch_state, *map(Kept, parts)]
@@ -76,6 +83,9 @@ def call(
             torch_state.prepare(_Strays(module, names, selects))
             result = module(x.clone())
             written = _written(copies, marks)
+            if then is not None:
+                torch_state.leave_modes()
+                result = then(result)
         finally:
             done = _put_back(kept)
     finally:
@@ -192,6 +202,13 @@ def kept_parts(module: nn.Module) -> list[Kept]:
     return [Kept(part) for part in _parts(module, set())]
 
 
+def _identities(held: Any) -> list[tuple[int, ...]]:
+    """Returns what a container holds, as identities (nothing if what it held was ())."""
+    if isinstance(held, dict):
+        return [(id(key), id(value)) for key, value in held.items()]
+    return [(id(value),) for value in held]
+
+
 class Kept:
     """Everything that a pass can write to in one module."""
 
@@ -205,6 +222,10 @@ class Kept:
         for held in space.values():
             if type(held) in _CONTAINERS:
                 self._contents.append((held, held.copy() if held else ()))
+
+    def was_written(self) -> bool:
+        """Says whether anything is another object than before."""
+        return any(_identities(held) != _identities(before) for held, before in self._contents)
 
     def put_back(self) -> None:
         """Undoes what was written."""
@@ -242,10 +263,14 @@ class _Torch:
             torch._C._autograd._saved_tensors_hooks_disable(_RUN_AGAIN)
         mode.__enter__()  # type: ignore[no-untyped-call]
 
-    def put_back(self) -> None:
-        """Undoes it; not by leaving `with`, on whose way an interrupt can come."""
+    def leave_modes(self) -> None:
+        """Ends the watch; not by leaving `with`, on whose way an interrupt can come."""
         while torch._C._len_torch_function_stack() > self._modes:
             torch._C._pop_torch_function_stack()
+
+    def put_back(self) -> None:
+        """Undoes all of it."""
+        self.leave_modes()
         if self._saved is None:
             torch._C._autograd._saved_tensors_hooks_enable()
         else:
@@ -278,6 +303,8 @@ class _Strays(TorchFunctionMode):
     ) -> Any:
         """Calls a function of torch and looks at its arguments."""
         traced = torch.compiler.is_compiling()  # functions have no globals then
+        if not traced:
+            refuse_question(func)
         if not traced and isinstance(func, FunctionType) and not is_torchs(func):
             self._check_function(func)
         if self._selects and func is F.batch_norm and _is_training(args, kwargs or {}):
@@ -331,6 +358,7 @@ def _traced(
     names: Mapping[int, str],
     x: Tensor,
     selects: bool,
+    then: Callable[[Any], Any] | None,
 ) -> Any:
     """Returns what `call` returns while torch.compile traces it: the tracer keeps apart what a pass
     writes to attributes, and its guards read no versions."""
@@ -345,7 +373,8 @@ def _traced(
                         replaced[id(value)] = value.clone()
                     registry[name] = replaced[id(value)]
         with _Strays(module, names, selects):
-            return module(x.clone())
+            result = module(x.clone())
+        return result if then is None else then(result)
     finally:
         for registry, old in zip(registries, before, strict=True):
             registry.update(old)

@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _torch_module
 
 from innerloop._curvature import exact_curvature
-from innerloop.objectives import Objective
+from innerloop.objectives import Objective, stands_for
 
 # what vmap refused, a module, or a callable loss with a model, and its reason
 _LOOPED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -56,12 +57,28 @@ _warn_of_trace._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def loop_reason(model: object, objective: Objective | None = None) -> str | None:
     """Returns why a module, or a model with a callable loss, runs task by task on the torch back
     end, or None if it does not (yet)."""
-    reason = _LOOPED.get(model) if isinstance(model, nn.Module) else None
+    reason = _backward_hooks(model, objective)
+    if reason is None and isinstance(model, nn.Module):
+        reason = _LOOPED.get(model)
     if reason is None and objective is not None and objective.function is not None:
         with contextlib.suppress(TypeError):  # a callable without hash or weak references
-            models = _LOOPED_LOSSES.get(_key(objective))
+            models = _LOOPED_LOSSES.get(stands_for(objective))
             reason = None if models is None else models.get(model)
     return reason
+
+
+_EVERY_MODULES = (_torch_module._global_backward_hooks, _torch_module._global_backward_pre_hooks)
+
+
+def _backward_hooks(model: object, objective: Objective | None) -> str | None:
+    """Returns that a module or a loss has hooks that autograd calls: torch.vmap leaves them out."""
+    loss = None if objective is None else objective.function
+    for what in (model, loss):
+        if isinstance(what, nn.Module) and not torch.compiler.is_compiling():
+            for part in what.modules():
+                if part._backward_hooks or part._backward_pre_hooks or any(_EVERY_MODULES):
+                    return f"{type(part).__name__} has hooks for its backward pass"
+    return None
 
 
 def _remember(model: object, objective: Objective | None, reason: str) -> None:
@@ -71,12 +88,7 @@ def _remember(model: object, objective: Objective | None, reason: str) -> None:
         _LOOPED[model] = reason
         return
     with contextlib.suppress(TypeError):
-        _LOOPED_LOSSES.setdefault(_key(objective), WeakKeyDictionary())[model] = reason
-
-
-def _key(objective: Objective) -> Any:
-    """Returns what stands for a callable loss: the function itself behind a method of an object."""
-    return getattr(objective.function, "__func__", objective.function)
+        _LOOPED_LOSSES.setdefault(stands_for(objective), WeakKeyDictionary())[model] = reason
 
 
 def over_tasks(
@@ -182,7 +194,8 @@ def _map(
         parts = (_each(select, tree, axis) for tree, axis in zip(trees, axes, strict=True))
         results.append(task(*parts, True))
     # only now: had the task failed as well, vmap was not to blame
-    _remember(model, objective, reason)
+    if _backward_hooks(model, objective) is None:
+        _remember(model, objective, reason)
     what = type(model).__name__
     if objective is not None and objective.function is not None:
         what += f" with the loss {objective.name}"

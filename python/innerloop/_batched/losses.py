@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from innerloop._batched.precision import wide_dtype, widened
@@ -157,30 +156,6 @@ def _named_value(objective: Objective, z: Tensor, side: Rows) -> Tensor:
 # ---------------------------------------------------------------- callables
 
 
-def has_variables(objective: Objective, shape: Sequence[int], y: Tensor, like: Tensor) -> bool:
-    """Says whether a callable computes with tensors that are differentiated, other than the outputs
-    [N, *shape]: it is asked once, with outputs of zero and the first task's targets."""
-    if objective.function is None or not torch.is_grad_enabled() or 0 in y.shape[:2]:
-        return False
-    if any(v.requires_grad for v in _held_by(objective.function)):
-        return True
-    z = like.new_zeros(y.shape[1], *shape, dtype=wide_dtype(like.dtype)).detach()
-    try:
-        value: object = objective.function(z, widened(y[0].detach()))
-    except Exception:  # what is wrong will be said by the operation
-        return False
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _held_by(function: Any) -> list[Tensor]:
-    """Returns the tensors that a callable is known to hold. Of some torch has no derivative outside
-    of torch.vmap (the class weights of cross entropy), so that asking fails."""
-    if isinstance(function, nn.Module):
-        return [*function.parameters(), *function.buffers()]
-    options = function.keywords.values() if isinstance(function, functools.partial) else ()
-    return [value for value in options if isinstance(value, Tensor)]
-
-
 def _one(objective: Objective, z: Tensor, side: Rows, task: int) -> Tensor:
     """Returns what a callable makes of one task's rows in use; 0 without any."""
     y = side.y[task]
@@ -217,7 +192,7 @@ def _mapped(objective: Objective, z: Tensor, side: Rows) -> Outputs:
 
     def task(leaf: Tensor, y: Tensor) -> Tensor:
         check_shapes(objective, leaf, y)
-        return task_value(objective, leaf, y, None)
+        return task_value(objective, leaf.clone(), y, None)  # which it may change in place
 
     def slope(leaf: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         product: Tensor = torch.func.grad(task)(leaf, y) * direction
@@ -243,7 +218,7 @@ def _one_by_one(objective: Objective, z: Tensor, side: Rows) -> Outputs:
     with torch.enable_grad():
         for t in range(len(z)):
             leaf = z[t].detach().requires_grad_()
-            value = _one(objective, leaf, side, t)
+            value = _one(objective, leaf.clone(), side, t)
             (g,) = torch.autograd.grad(value, leaf, create_graph=True)
             leaves.append(leaf)
             values.append(value.detach())

@@ -221,7 +221,17 @@ class Batched:
                 **options,
             )
 
-        return Problem(value, gradient, dict(params), inner_lr, tuple(self._shapes))
+        data = [*support, *query, *self._buffers.values(), *params.values()]
+        own = {id(params[name]) for name in self._shapes}
+        return Problem(
+            value,
+            gradient,
+            dict(params),
+            inner_lr,
+            tuple(self._shapes),
+            [v for v in data if isinstance(v, Tensor) and id(v) not in own],
+            [resolve("meta_loss", options[name]).name for name in ("loss", "query_loss")],
+        )
 
     def _values(
         self,

@@ -29,10 +29,12 @@ _DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
 class Reading(NamedTuple):
-    """What a module computes of one task's rows, and whether that may depend on their number."""
+    """What a module computes of one task's rows, whether that may depend on their number, and
+    whether the pass writes to the module's attributes."""
 
     program: Program
     counts_rows: bool
+    writes: bool
 
 
 def read(module: nn.Module, x: Rows) -> Reading:
@@ -70,13 +72,14 @@ def _read(module: nn.Module, x: Rows) -> Reading:
             f"its forward pass raised {type(error).__name__} when it was read ({text})"
         )
     finally:
+        writes = any(part.was_written() for part in kept)
         for part in kept:
             part.put_back()
     if not recorder.reason and _random_state() != before:
         recorder.reason = "its forward pass draws random numbers"
     if recorder.reason:
         raise NotFusible(f"{what} cannot be fused: {recorder.reason}")
-    return Reading(program, recorder.counts_rows)
+    return Reading(program, recorder.counts_rows, writes)
 
 
 def _unsuited(module: nn.Module, x: Rows) -> str:

@@ -13,11 +13,18 @@ from innerloop._calls import check_room, inner_loop, leaf_dict, meta_call
 from innerloop._checks.objective import refuse_kl
 from innerloop._checks.options import check_flag, check_number
 from innerloop._checks.rows import check_batch
-from innerloop._checks.solver import check_inner_lr, check_options
+from innerloop._checks.solver import check_inner_lr, check_options, settle_rates
 from innerloop._choice import Model
 from innerloop._kernels import split
 from innerloop._operation import operation
-from innerloop._params import BatchLike, InnerLr, Params, named_leaves, unflatten_rate_grad
+from innerloop._params import (
+    BatchLike,
+    InnerLr,
+    Params,
+    as_given,
+    named_leaves,
+    unflatten_rate_grad,
+)
 from innerloop._plan import Execution, Options, find_plan
 from innerloop._policy_rows import policy_rows
 from innerloop._preparation import adapted_names, data_of, prepare, prepare_batch
@@ -103,7 +110,9 @@ def meta_grad(
             activations, batched if it is made of other known layers, else run by the torch back
             end.
         inner_lr: a number, a 0-d tensor, a tensor [S], or {name: number, 0-d, [S], param-shaped or
-            [S, *param-shaped]} for exactly the adapted leaves. Any sign.
+            [S, *param-shaped]} for exactly the adapted leaves. Any sign. A rate [S] of a leaf [S]
+            means what the rest of the dict means, per step or per element, and is per element
+            where that does not decide; [S, S] is never mistaken.
         steps: S from 0 to 2^24.
         loss: "mse", "half_mse", "huber" (delta 1), "bce_with_logits" (each a mean over outputs) or
             "cross_entropy". A task's loss is the mean over its rows, or sum_i weight_i loss_i.
@@ -111,8 +120,9 @@ def meta_grad(
             names, or one with `delta`, `beta`, `label_smoothing`, `weight` or `pos_weight`, else
             batched. Or any callable (outputs [N, ...], targets [N, ...]) of one task, batched as
             well: it returns the task's loss, 0-d, or values of its rows [N], of which the loss is
-            the mean or the weighted sum. It gets the rows in use alone, and depends on nothing but
-            its arguments and constants.
+            the mean or the weighted sum. It gets the rows in use alone.
+            What it reads of the module is what the task's pass left there, its parameters and
+            attributes; anything else is a constant.
             Of a `GaussianMLP`, on rows that are a `PolicyBatch`: "pg_loglik", "pg_ratio",
             "pg_clipped" or "kl" (docs/math.md, "Policy objectives").
         query_loss: what the query rows are measured by, if not by `loss`: any of the same.
@@ -203,6 +213,7 @@ def meta_grad(
             stepwise=stepwise,
             **call.options,
         )
+        result = result._replace(inner_lr_grad=as_given(result.inner_lr_grad, inner_lr))
         return MetaGrad(**result._asdict(), backend=call.backend)
     if call.is_direct:
         out = _autograd.meta_grad_by_leaf(plan, call.arguments)
@@ -213,9 +224,10 @@ def meta_grad(
     rate_grad: Any = out[4]
     form = plan.options.inner.rates
     if form.unit != "model":
-        assert isinstance(inner_lr, Mapping)
+        assert isinstance(call.inner_lr, Mapping)
         shapes = named_leaves(call.names, plan.leaves)
-        rate_grad = unflatten_rate_grad(rate_grad, inner_lr, form, shapes)
+        rate_grad = unflatten_rate_grad(rate_grad, call.inner_lr, form, shapes)
+        rate_grad = as_given(rate_grad, inner_lr)
     return MetaGrad(
         out[0],
         dict(zip(call.names, leaves, strict=True)),
@@ -432,6 +444,7 @@ def adapt(
     ready = prepare(op, model, backend, params, parts[0].shape[0], data, (objective,), steps)
     adapted = adapted_names(op, adapt_params, ready.leaves)
     check_inner_lr(op, inner_lr, ready.leaves, adapted, steps, ready.like)
+    inner_lr = settle_rates(inner_lr, ready.leaves, steps)
     side = prepare_batch(op, "support", parts, objective, ready)
     check_room(op, ready, adapted, steps, side[0].shape[1], order=2, stepwise=stepwise)
     if ready.mlp is not None:

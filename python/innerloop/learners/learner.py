@@ -135,7 +135,8 @@ class Learner(nn.Module):
         parameters = list(self.module.parameters())
         like = next((p for p in parameters if p.is_floating_point()), parameters[0])
         model = self._description.of(self.module)[0]
-        return choice_for(model, like.device, like.dtype, self._backend, self._objectives)
+        where = like.device, like.dtype, self._backend
+        return choice_for(model, *where, self._objectives, self.module)
 
     @property
     def backend(self) -> str:

@@ -2,7 +2,13 @@
 everything else asks that. Depends on torch alone."""
 
 from innerloop.objectives.named import CODES, NAMES, POLICY_NAMES, policy_objective
-from innerloop.objectives.objective import FusedObjective, Objective, check_shapes, task_value
+from innerloop.objectives.objective import (
+    FusedObjective,
+    Objective,
+    check_shapes,
+    stands_for,
+    task_value,
+)
 from innerloop.objectives.recognition import suited
 from innerloop.objectives.resolving import Loss, resolve
 
@@ -16,6 +22,7 @@ __all__ = [
     "check_shapes",
     "policy_objective",
     "resolve",
+    "stands_for",
     "suited",
     "task_value",
 ]

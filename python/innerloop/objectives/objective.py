@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from innerloop._checks.messages import kind, sizes
+from innerloop._derivatives import plain_questions
 
 Function = Callable[..., Tensor]
 
@@ -118,11 +119,17 @@ def check_shapes(objective: Objective, z: Tensor, y: Tensor) -> None:
         )
 
 
+def stands_for(objective: Objective) -> Any:
+    """Returns what stands for a callable loss: the function itself behind a method of an object."""
+    return getattr(objective.function, "__func__", objective.function)
+
+
 def task_value(objective: Objective, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
     """Returns what a callable makes of one task's outputs [N, ...] and targets [N, ...]: its
     number, or the mean, or the sum with weights [N], of its values of rows."""
     assert objective.function is not None
-    value: object = objective.function(z, y)
+    with plain_questions():
+        value: object = objective.function(z, y)
     got = f"the loss {objective.name} must return"
     if not isinstance(value, Tensor):
         raise TypeError(f"reference: {got} a tensor (got {kind(value)})")
