@@ -169,7 +169,7 @@ def test_sentences_fit_the_estimate() -> None:
                 f"Theory ({at}) does not tell whether MAML ever pays; if it does, then from "
                 f"{number} on (95% interval {shown} to infinity); you have 40."
             )
-    assert "seen to pay from no number of tasks on" in say(math.inf, 60.0, math.inf)
+    assert "by its estimate it never does" in say(math.inf, 60.0, math.inf)
     assert "60 to infinity" in say(math.inf, 60.0, math.inf)
     assert "pays from fewer than" in say(0.0, 0.0, 30.0)
     assert tasks_text(225990.8, 20) == "2.3e5"

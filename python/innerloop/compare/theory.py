@@ -179,16 +179,16 @@ def _judgement(estimate: Estimate, at: str) -> str:
         )
     # NaN: below `fewest`, where the expansion in 1/M places nothing
     number = tasks_text(estimate.crossover, fewest)
-    if math.isinf(estimate.crossover):
-        pays = "MAML is seen to pay from no number of tasks on"
-    elif math.isinf(high):
+    if math.isinf(high):
         about = "about " if estimate.crossover >= fewest else ""
+        pays = f"if it does, then from {about}{number} tasks on"
+        if math.isinf(estimate.crossover):
+            pays = "by its estimate it never does"
         return (
-            f"Theory ({at}) does not tell whether MAML ever pays; if it does, then from {about}"
-            f"{number} tasks on ({interval}); you have {tasks}."
+            f"Theory ({at}) does not tell whether MAML ever pays; {pays} ({interval}); you have "
+            f"{tasks}."
         )
-    else:
-        pays = f"MAML pays from {number} tasks on"
+    pays = f"MAML pays from {number} tasks on"
     end = f"you have {tasks}" if told else f"your {tasks} are too near to tell"
     return f"{start}: {pays} ({interval}); {end}."
 
