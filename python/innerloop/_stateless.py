@@ -202,11 +202,15 @@ def kept_parts(module: nn.Module) -> list[Kept]:
     return [Kept(part) for part in _parts(module, set())]
 
 
-def _identities(held: Any) -> list[tuple[int, ...]]:
-    """Returns what a container holds, as identities (nothing if what it held was ())."""
+def _differs(held: Any, before: Any) -> bool:
+    """Says whether a container holds other objects than before."""
+    if not before or not held:
+        return bool(before) or bool(held)
     if isinstance(held, dict):
-        return [(id(key), id(value)) for key, value in held.items()]
-    return [(id(value),) for value in held]
+        if held.keys() != before.keys():
+            return True
+        held, before = held.values(), before.values()
+    return [*map(id, held)] != [*map(id, before)]
 
 
 class Kept:
@@ -225,7 +229,7 @@ class Kept:
 
     def was_written(self) -> bool:
         """Says whether anything is another object than before."""
-        return any(_identities(held) != _identities(before) for held, before in self._contents)
+        return any(_differs(held, before) for held, before in self._contents)
 
     def put_back(self) -> None:
         """Undoes what was written."""
