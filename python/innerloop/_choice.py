@@ -10,7 +10,7 @@ from torch import nn
 
 from innerloop import _calling, _kernels, _native, _torch_calls
 from innerloop._callable_loss import known_reason
-from innerloop._checks.network import check_model
+from innerloop._checks.network import check_initialised, check_model
 from innerloop._derivatives import forward_mode, transforms_active
 from innerloop._networks import Network, expected_network
 from innerloop.models import MLP
@@ -46,6 +46,8 @@ def backend_for(model: Model, *, loss: Loss = "mse", device: torch.device | str 
         'batched'
     """
     check_model("backend_for", model)
+    if isinstance(model, nn.Module):
+        check_initialised("backend_for", model)
     objective = resolve("backend_for", loss)
     named = () if isinstance(model, MLP) else model.parameters()
     dtype = next((p.dtype for p in named if p.is_floating_point()), torch.float32)

@@ -20,7 +20,13 @@ from innerloop._checks.engine import (
     refuse_data_grad,
     refuse_narrow,
 )
-from innerloop._checks.network import check_model, check_params, check_statistics, refuse_statistics
+from innerloop._checks.network import (
+    check_initialised,
+    check_model,
+    check_params,
+    check_statistics,
+    refuse_statistics,
+)
 from innerloop._checks.objective import check_indices, check_loss, check_targets
 from innerloop._checks.rows import check_inputs
 from innerloop._checks.solver import check_adapt_params
@@ -212,6 +218,7 @@ def _module_leaves(op: str, model: object) -> tuple[LeafShape, ...]:
     named = dict(model.named_parameters())
     for name, value in named.items():
         if type(value) is not nn.Parameter:
+            check_initialised(op, model)
             check_tensor(op, f"parameter {name!r} of the model", value)
     constant = [k for k, v in named.items() if not v.is_floating_point()]
     return leaf_shapes({k: tuple(v.shape) for k, v in named.items()}, constant)

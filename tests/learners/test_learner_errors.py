@@ -288,3 +288,28 @@ def test_a_layer_of_another_width_in_the_same_place():
     module[0], module[2] = nn.Linear(2, 7), nn.Linear(7, 3)
     fresh = il.MAML(module, inner_lr=0.1, steps=2, loss="mse")
     assert made((X, Y), (X, Y)).item() == fresh((X, Y), (X, Y)).item()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.LazyLinear(2), nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))],
+    ids=["itself", "parts"],
+)
+def test_lazy_layers_are_to_be_called_first(module):
+    params, x = dict(module.named_parameters()), torch.ones(2, 3, 4)
+    calls = {
+        "MAML": lambda: il.MAML(module, inner_lr=0.1, steps=1),
+        "JointTraining": lambda: il.JointTraining(module),
+        "backend_for": lambda: il.backend_for(module),
+        "predict": lambda: il.predict(params, x, model=module),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=rf"^{name}: module must have its parameters .*Lazy"):
+            call()
+
+
+def test_explain_says_what_is_refused():
+    learner = il.MAML(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)), inner_lr=0.1, steps=1)
+    assert "refused: MAML: layer '1' (BatchNorm1d) must not update" in learner.explain()
+    learner.eval()
+    assert "back end: " in learner.explain()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from innerloop._checks.engine import PLAIN, check_device, check_float, check_tensor, is_dense
 from innerloop._checks.messages import kind, sizes, type_error, value_error
@@ -25,6 +26,15 @@ def check_network(op: str, module: object) -> None:
     """Checks that a module is one."""
     if not isinstance(module, nn.Module):
         type_error(op, "module", "be a torch.nn.Module", kind(module))
+
+
+def check_initialised(op: str, module: nn.Module) -> None:
+    """Checks that a module knows its own sizes, which lazy layers learn from their first input."""
+    for name, part in module.named_modules():
+        if any(map(is_lazy, (*part._parameters.values(), *part._buffers.values()))):
+            got = f"{kind(part)} at {name!r}" if name else kind(part)
+            remedy = "call it once on an input of the right size"
+            value_error(op, "module", "have its parameters", f"{got}, not initialised yet", remedy)
 
 
 def check_params(

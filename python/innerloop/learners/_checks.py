@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from innerloop._checks.engine import check_device, check_tensor
 from innerloop._checks.messages import kind, sizes, type_error, value_error
+from innerloop._checks.network import check_initialised
 
 REDUCTIONS = ("mean", "none")
 LEARNED_FORMS = ("per_step", "per_tensor", "per_parameter")
@@ -20,6 +21,7 @@ def check_module(op: str, module: object) -> None:
     if not isinstance(module, nn.Module):
         remedy = "for an il.MLP and a dict of parameters use il.meta_loss or il.meta_grad"
         type_error(op, "module", "be a torch.nn.Module", kind(module), remedy)
+    check_initialised(op, module)
     if not any(p.is_floating_point() for p in module.parameters()):
         value_error(op, "module", "have at least one floating-point parameter", "none")
 

@@ -152,6 +152,10 @@ class Learner(nn.Module):
             f"{type(self).__name__}: {self._settings()}",
             f"back end: {choice.backend}, {choice.reason}",
         ]
+        try:
+            check_statistics(type(self).__name__, self.module, selects_rows=False)
+        except NotImplementedError as refusal:
+            lines[1] = f"refused: {refusal}"
         foreign = objective if objective.rows is None else outer
         looped = loop_reason(self.module, foreign)
         if choice.backend == "torch" and looped is not None:
