@@ -238,7 +238,11 @@ def _recipe(analysis: Analysis, method: str) -> str:
     train = "joint training" if method == JOINT else f"MAML with {_plural(steps, 'inner step')}"
     if adapt_steps == 0:
         return f"{train}, without fine-tuning"
-    return f"{train}, then {_plural(adapt_steps, 'fine-tuning step')} at rate {rate:g}"
+    tune = f"{_plural(adapt_steps, 'fine-tuning step')} at rate {rate:g}"
+    before, after = _joint_risks(analysis)
+    if method == JOINT and after >= before:
+        return f"{train}; validation tasks pick {tune}, test tasks tell against it"
+    return f"{train}, then {tune}"
 
 
 def _divergence(analysis: Analysis, found: Divergence, measure: str) -> list[str]:
