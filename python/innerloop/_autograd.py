@@ -20,6 +20,7 @@ from innerloop import _kernels, _native, _ops
 from innerloop._arguments import Arguments, arguments_of
 from innerloop._derivatives import (
     NO_COMPILED_FORWARD,
+    check_same_losses,
     forward_mode,
     have_tangents,
     is_batched,
@@ -293,15 +294,15 @@ class _MetaLoss(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keeps the inputs alone."""
+        """Keeps the inputs, and the losses to recognise them by."""
         ctx.plan, *flat = inputs
-        ctx.save_for_backward(*flat)
+        ctx.save_for_backward(*flat, output)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         """Returns the gradients of the rates and the leaves. For a cotangent that is a batch, or
         that is differentiated itself, each task's gradient is computed and multiplied with it."""
-        plan, flat = ctx.plan, ctx.saved_tensors
+        plan, (*flat, losses) = ctx.plan, ctx.saved_tensors
         given = arguments_of(flat, len(plan.leaves))
         _, *needed = ctx.needs_input_grad
         _refuse_data(arguments_of(needed, len(plan.leaves)).data())
@@ -311,7 +312,12 @@ class _MetaLoss(Function):
             parts = [_contracted(cotangent, g, v.ndim == len(s.shape)) for g, v, s in triples]
             rates = _contracted(cotangent, rate_grad, not plan.options.inner.rates.per_task)
             return (None, *Arguments(parts, rates).flat())
-        return (None, *_ops.meta_loss_gradient(run, plan, given, cotangent).flat())
+        weighted = given._replace(task_weight=cotangent)
+        out = run("meta_grad", plan, weighted)
+        if losses.device.type == "cpu" and not (_compiling() or transforms_active()):
+            check_same_losses(losses, out[0])
+        parts = _kernels.split(out[3], given.params)
+        return (None, *Arguments(parts, out[4]).flat())
 
     @staticmethod
     def vmap(

@@ -1,27 +1,38 @@
-"""Objective: what a callable loss looks at besides outputs and targets. Those that look at nothing
-else have batched derivatives; the torch back end runs the others as a loop by hand would."""
+"""Objective: what a callable loss looks at besides outputs and targets. The batched operations have
+the derivatives of those that look at nothing else; the torch back end runs the others as a loop by
+hand would.
+
+A loss is watched wherever the batched operations call it, since it may look elsewhere only for some
+outputs. While they run, what forward() writes to the module is hidden: it would be that of another
+pass.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from types import FunctionType, MethodType, ModuleType
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 
-from innerloop._batched.precision import wide_dtype, widened
 from innerloop._derivatives import asks_autograd
-from innerloop._real_forward import is_torchs, names_in
-from innerloop.objectives import Objective, stands_for
+from innerloop.objectives import Objective, stands_for, task_value
 
-_MOST_LOOKED_AT = 2000
+Places = Sequence[tuple[dict[str, Any], str]]  # where something is held, and under which name
+
+_ABSENT = object()
 # reasons that were found, by what stands for a callable and the model it was called with
 _FOUND: WeakKeyDictionary[Any, WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
+
+
+class LooksElsewhere(Exception):
+    """A loss is no function of outputs and targets alone; the text says what else it looks at."""
 
 
 def known_reason(objective: Objective, model: object) -> str:
@@ -33,45 +44,33 @@ def known_reason(objective: Objective, model: object) -> str:
     return ""
 
 
-def reason_against_batched(
-    objective: Objective,
-    shape: Sequence[int],
-    y: Tensor,
-    like: Tensor,
-    model: object,
-    *,
-    writes: bool,
-) -> str:
-    """Returns what a callable loss looks at besides outputs [N, *shape] and targets, in words;
-    empty if nothing. It is asked once, with outputs of zero and the first task's targets.
-
-    `writes`: the forward pass writes attributes of the model, which the loss may read.
-    """
-    if objective.function is None or 0 in y.shape[:2]:
-        return ""
-    name = f"the loss {objective.name}"
-    reason = ""
-    if torch.is_grad_enabled() and any(v.requires_grad for v in _held_by(objective.function)):
-        reason = f"{name} has variables of its own"
-    elif writes and isinstance(model, nn.Module) and could_reach(objective.function, model):
-        reason = f"{name} may read what the forward pass writes to the module"
-    else:
-        watch = _Watch(model.parameters() if isinstance(model, nn.Module) else ())
-        z = like.new_zeros(y.shape[1], *shape, dtype=wide_dtype(like.dtype)).detach()
-        value: object = None
-        # what is wrong with it will be said by the operation
-        with contextlib.suppress(Exception), watch:
-            value = objective.function(z, widened(y[0].detach()).clone())
-        if watch.asks:
-            reason = f"{name} is about what autograd records (hooks, requires_grad, data)"
-        elif watch.reads_own:
-            reason = f"{name} computes with parameters of the module"
-        elif isinstance(value, Tensor) and value.requires_grad:
-            reason = f"{name} has variables of its own"
+def remember_reason(objective: Objective, model: object, reason: str) -> None:
+    """Keeps what a loss was found to look at, or that it was nothing."""
     with contextlib.suppress(TypeError):
         found = _FOUND.setdefault(stands_for(objective), WeakKeyDictionary())
         if reason or model in found:
             found[model] = reason
+
+
+def reason_against_batched(
+    objective: Objective, z: Tensor, y: Tensor, model: object, written: Places
+) -> str:
+    """Returns what a callable loss looks at besides outputs z and targets y [N, ...], in words;
+    empty if nothing. `written`: where the forward pass writes to the module."""
+    if objective.function is None:
+        return ""
+    reason = ""
+    if torch.is_grad_enabled() and any(v.requires_grad for v in _held_by(objective.function)):
+        reason = f"the loss {objective.name} has variables of its own"
+    else:
+        try:
+            with watching(model, written), _Watch(objective, None):
+                objective.function(z, y)
+        except LooksElsewhere as found:
+            reason = str(found)
+        except Exception:  # what is wrong with it will be said by the operation
+            pass
+    remember_reason(objective, model, reason)
     return reason
 
 
@@ -84,81 +83,134 @@ def _held_by(function: Any) -> list[Tensor]:
     return [value for value in options if isinstance(value, Tensor)]
 
 
-class _Watch(TorchFunctionMode):
-    """Notes what a loss computes with and asks for."""
+# ---------------------------------------------------------------- the watch
 
-    def __init__(self, own: Iterable[Tensor]) -> None:
+
+class _Here(threading.local):
+    """What a loss must not look at just now: the model's parameters by identity, None where nobody
+    watches; and whether variables of its own are to be differentiated."""
+
+    def __init__(self) -> None:
+        self.own: dict[int, Tensor] | None = None
+        self.differentiates = False
+
+
+_HERE = _Here()
+
+
+@contextlib.contextmanager
+def watching(model: object, written: Places) -> Iterator[None]:
+    """Within it, `watched_value` raises LooksElsewhere where a loss looks at the model, and what
+    the forward pass writes to it is hidden."""
+    before = _HERE.own, _HERE.differentiates
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    hidden = [(holder, name, holder.get(name, _ABSENT)) for holder, name in written]
+    try:
+        _HERE.own = {id(parameter): parameter for parameter in parameters}
+        _HERE.differentiates = torch.is_grad_enabled()
+        for holder, name, _ in hidden:
+            holder[name] = _Hidden()
+        yield
+    finally:
+        _HERE.own, _HERE.differentiates = before
+        for holder, name, value in hidden:
+            if value is _ABSENT:
+                holder.pop(name, None)
+            else:
+                holder[name] = value
+
+
+def watched_value(
+    objective: Objective, z: Tensor, y: Tensor, weight: Tensor | None, leaf: Tensor | None = None
+) -> Tensor:
+    """Returns `task_value`. `leaf`: what autograd differentiates in, of which z is made; None where
+    it records nothing.
+
+    Raises:
+        LooksElsewhere: somebody watches, and the loss is no function of z and y.
+    """
+    if _HERE.own is None:
+        return task_value(objective, z, y, weight)
+    with _Watch(objective, leaf):
+        value = task_value(objective, z, y, weight)
+    if leaf is not None and _HERE.differentiates:
+        _check_leaves(objective, value, leaf)
+    return value
+
+
+class _Watch(TorchFunctionMode):
+    """Raises LooksElsewhere where a loss computes with what it was not given."""
+
+    def __init__(self, objective: Objective, leaf: Tensor | None) -> None:
         super().__init__()
-        self._own = {id(parameter): parameter for parameter in own}
-        self.asks = self.reads_own = False
+        self._name = objective.name
+        self._own = _HERE.own or {}
+        self._looks_for_variables = leaf is None and _HERE.differentiates
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Looks at one call."""
-        self.asks = self.asks or asks_autograd(func)
-        if not self.reads_own:
-            self.reads_own = any(id(v) in self._own for v in _flat((args, kwargs or {})))
+        if asks_autograd(func):
+            _refuse(self._name, "is about what autograd records (hooks, requires_grad, data)")
+        for value in _tensors((args, kwargs or {})):
+            if id(value) in self._own:
+                _refuse(self._name, "computes with parameters of the module")
+            if self._looks_for_variables and _is_variable(value):
+                _refuse(self._name, "has variables of its own")
         return func(*args, **(kwargs or {}))
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    """Yields what lies in nests of tuples, lists and dicts."""
+def _is_variable(value: Tensor) -> bool:
+    """Says whether a tensor is differentiated by the autograd outside of transforms."""
+    return value.requires_grad and not _functorch.is_functorch_wrapped_tensor(value)
+
+
+def _refuse(name: str, what: str) -> NoReturn:
+    """Raises LooksElsewhere."""
+    raise LooksElsewhere(f"the loss {name} {what}")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yields the tensors in nests of tuples, lists and dicts."""
     if isinstance(value, (tuple, list)):
         for each in value:
-            yield from _flat(each)
+            yield from _tensors(each)
     elif isinstance(value, dict):
-        yield from _flat(list(value.values()))
-    else:
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, Tensor):
         yield value
 
 
-# ---------------------------------------------------------------- what a function can see
-
-
-def could_reach(function: object, module: nn.Module) -> bool:
-    """Says whether a callable holds a module, a part of it or something it is a part of: in a
-    closure, a default, an attribute, or a global that its code names. True if there is too much to
-    look at."""
-    parts = {id(part) for part in module.modules()}
-    seen: dict[int, object] = {}
-    waiting: list[object] = [function]
+def _check_leaves(objective: Objective, value: Tensor, leaf: Tensor) -> None:
+    """Raises if a value is made of other variables than `leaf`."""
+    waiting, seen = [value.grad_fn], set()
     while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
+        node = waiting.pop()
+        if node is None or node in seen:
             continue
-        if id(value) in parts or len(seen) >= _MOST_LOOKED_AT:
-            return True
-        seen[id(value)] = value
-        waiting.extend(_held(value))
-    return False
+        seen.add(node)
+        variable = getattr(node, "variable", leaf)
+        if variable is not leaf:
+            _refuse(objective.name, "has variables of its own")
+        waiting.extend(following for following, _ in node.next_functions)
 
 
-def _held(value: object) -> Iterator[object]:
-    """Yields what an object refers to, as far as code can get at it by names."""
-    if isinstance(value, (str, bytes, int, float, complex, type(None), type, ModuleType)):
-        return
-    if isinstance(value, FunctionType):
-        if is_torchs(value):
-            return
-        yield from (value.__defaults__ or ())
-        yield from (value.__kwdefaults__ or {}).values()
-        for cell in value.__closure__ or ():
-            with contextlib.suppress(ValueError):  # not filled yet
-                yield cell.cell_contents
-        for name in names_in(value.__code__):
-            if name in value.__globals__:
-                yield value.__globals__[name]
-        yield from vars(value).values()
-    elif isinstance(value, MethodType):
-        yield value.__self__
-        yield value.__func__
-    elif isinstance(value, functools.partial):
-        yield from (value.func, *value.args, *value.keywords.values())
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from value
-    elif isinstance(value, dict):
-        yield from value.values()
-    elif not isinstance(value, Tensor):
-        yield from getattr(value, "__dict__", {}).values()
-        yield from (getattr(type(value), name, None) for name in ("__call__", "forward"))
+class _Hidden:
+    """In the place of what a forward pass writes: any use of it raises LooksElsewhere."""
+
+    __hash__ = object.__hash__
+
+
+def _use(*args: Any, **kwargs: Any) -> NoReturn:
+    """Stands for every method of what is hidden."""
+    raise LooksElsewhere("a loss reads what the forward pass writes to the module")
+
+
+_METHODS = """
+    getattr len iter next getitem setitem contains call bool float int index neg pos abs array
+    torch_function add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv
+    rfloordiv mod rmod pow rpow matmul rmatmul lt le gt ge eq ne and rand or ror xor rxor
+"""
+for _name in _METHODS.split():
+    setattr(_Hidden, f"__{_name}__", staticmethod(_use) if _name == "torch_function" else _use)

@@ -132,6 +132,8 @@ class Chain:
         sizes = part.__dict__.get("in_features"), part.__dict__.get("out_features")
         if params.get("weight") is None:
             raise _refusal(name, part, "its weight is not a plain parameter")
+        if 0 in sizes:
+            raise _refusal(name, part, "its weight holds no numbers")
         leaves = self._leaves(part, name, params, {"weight": sizes[::-1], "bias": sizes[1:]})
         self._add(part, name, [*leaves, *sizes, "identity", 0.0])
 

@@ -189,6 +189,12 @@ EXACT: dict[Any, Callable[..., Tensor]] = {
 }
 
 
+def traceable(func: Any) -> Any:
+    """Returns a function of torch, or one that does the same and that torch.compile can trace where
+    a function mode hands it on."""
+    return torch.unflatten if func is Tensor.unflatten else func
+
+
 class _Exact(TorchFunctionMode):
     """Replaces what torch differentiates wrongly: normalisations by versions whose weight and bias
     act apart, weight norm by its formula, embeddings by ones whose padding is a constant."""
@@ -197,7 +203,7 @@ class _Exact(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Calls the replacement of a function if it has one."""
-        return EXACT.get(func, func)(*args, **(kwargs or {}))
+        return EXACT.get(func, traceable(func))(*args, **(kwargs or {}))
 
 
 @contextmanager

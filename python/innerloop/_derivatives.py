@@ -83,6 +83,33 @@ def is_batched(value: Tensor) -> bool:
     return _functorch.is_batchedtensor(value) or _functorch.is_legacy_batchedtensor(value)
 
 
+# ---------------------------------------------------------------- running again in backward
+
+_OTHER_LOSS = (
+    "meta_loss (which MAML and JointTraining call): losses had other values when backward ran the "
+    "inner loops again, so that there is no gradient of the former: a tensor was changed since, or "
+    "the loss draws random numbers or depends on something else that changed; take the mean "
+    '(mean_meta_loss, reduction="mean"), whose gradient comes from the same pass, or '
+    'backend="torch"'
+)
+# how far losses may lie apart that two passes compute in another order, relative to the largest
+_TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def check_same_losses(before: Tensor, after: Tensor) -> None:
+    """Checks that a second pass gave the losses of the first; not while a CUDA graph is captured.
+
+    Raises:
+        RuntimeError: it did not.
+    """
+    if 0 in before.shape or (before.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    tolerance = _TOLERANCE[before.dtype] * before.abs().nan_to_num(0, 0, 0).amax()
+    alike = (before == after) | (before.isnan() & after.isnan())
+    if not bool((alike | ((after - before).abs() <= tolerance)).all()):
+        raise RuntimeError(_OTHER_LOSS)
+
+
 # ---------------------------------------------------------------- questions about autograd
 
 # by function of torch, as it is called: what torch.func answers, or does, otherwise than autograd

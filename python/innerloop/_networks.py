@@ -17,6 +17,7 @@ from innerloop._inner_step import HERE, at_step
 from innerloop._one_task import forward
 from innerloop._program import NoChain, Program, as_layers
 from innerloop._reading import Rows
+from innerloop._reading.reader import Reading
 from innerloop.models import MLP, describe, model_of_layers
 
 # rows that a module was last given, and programs that were found to give what it gives, or not
@@ -27,6 +28,7 @@ _TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-9}
 _MISREAD = "its outputs are not those of the calls that were read off its forward pass"
 Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Programs = tuple[Program, ...]
+Places = Sequence[tuple[dict[str, Any], str]]
 _SIDES = (28, 84, 32, 64, 96, 105, 128, 224, *range(1, 28))  # of images and signals, to try
 
 
@@ -40,14 +42,14 @@ class Network(NamedTuple):
             or cannot be.
         reason: why the fused operations do not take it; empty if they do.
         is_unsure: it was not given any rows yet, and none were found that fit it.
-        writes: its forward pass writes to attributes.
+        written: where its forward pass writes to the module: dicts and names in them.
     """
 
     mlp: MLP | None
     programs: tuple[Programs, ...]
     reason: str
     is_unsure: bool = False
-    writes: bool = False
+    written: Places = ()
 
 
 def network_of(module: nn.Module, data: Mapping[str, Any], steps: range) -> Network:
@@ -77,37 +79,49 @@ def _chain_of(module: nn.Module) -> Network:
 
 def _programs(
     module: nn.Module, kinds: Sequence[Rows], steps: range
-) -> tuple[tuple[Programs, ...], bool]:
+) -> tuple[tuple[Programs, ...], Places]:
     """Returns what a module computes of rows of each kind: in each step if it asks which it is;
-    and whether it writes to attributes. Kinds that differ in the number of rows are read once if
+    and where it writes to the module. Kinds that differ in the number of rows are read once if
     nothing in the pass depends on it."""
     found: list[Programs] = []
-    writes = False
+    written: list[tuple[dict[str, Any], str]] = []
     alike: dict[Rows, Programs] = {}
     for kind in kinds:
         any_number = kind._replace(number=0)
         if any_number not in alike:
             HERE.was_asked = False
             with at_step(steps[0]):
-                readings = [_reading.read(module, kind)]
+                readings = [_read_twice(module, kind)]
             for step in steps[1:] if HERE.was_asked else ():
                 with at_step(step):
-                    readings.append(_reading.read(module, kind))
+                    readings.append(_read_twice(module, kind))
             programs = tuple(reading.program for reading in readings)
-            writes = writes or any(reading.writes for reading in readings)
+            written += [place for reading in readings for place in reading.written]
             if any(reading.counts_rows for reading in readings):
                 found.append(programs)
                 continue
             alike[any_number] = programs
         found.append(alike[any_number])
-    return tuple(found), writes
+    return tuple(found), written
+
+
+def _read_twice(module: nn.Module, kind: Rows) -> Reading:
+    """Returns what is read off a module; a second time if it was not seen before, lest it computes
+    with numbers that are others in each pass."""
+    found = _reading.read(module, kind)
+    if found.program not in _CHECKED.get(module, {}):
+        again = _reading.read(module, kind)
+        if again.program != found.program:
+            what = type(module).__name__
+            raise NotFusible(f"{what} cannot be fused: two of its forward passes differ")
+    return found
 
 
 def _read(module: nn.Module, rows: Sequence[Rows], chain: Network, steps: range) -> Network:
     """Returns what a module is that is no chain, by what it computes of rows of these kinds."""
     what = type(module).__name__
     try:
-        programs, writes = _programs(module, rows, steps)
+        programs, written = _programs(module, rows, steps)
     except NotFusible as refusal:
         return Network(None, (), str(refusal))
     known = _CHECKED.get(module, {})
@@ -119,14 +133,14 @@ def _read(module: nn.Module, rows: Sequence[Rows], chain: Network, steps: range)
         found = [as_layers(program, names) for program in every]
     except NoChain as misfit:
         reason = chain.reason or f"{what} cannot be fused: {misfit}"
-        return Network(None, programs, reason, writes=writes)
+        return Network(None, programs, reason, written=written)
     layers, flattens = found[0]
     if any(other != layers for other, _ in found):
         reason = f"{what} cannot be fused: batches or steps differ in what it computes"
-        return Network(None, programs, reason, writes=writes)
+        return Network(None, programs, reason, written=written)
     flattens = any(each for _, each in found)
     mlp = model_of_layers(layers, flattens=flattens)
-    return Network(mlp, programs, "", writes=writes)
+    return Network(mlp, programs, "", written=written)
 
 
 def expected_network(module: nn.Module) -> Network:

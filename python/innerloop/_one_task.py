@@ -96,27 +96,26 @@ def task_loss(model: Model, objective: Objective, params: Params, side: Side) ->
     callable there are no others: `_ragged.py` has taken them out."""
     x, y, count, weight = side
     rows = x.shape[0]
+    if rows == 0:  # no network need take that
+        nothing = [v.reshape(-1)[:0].sum() for v in params.values() if v.is_floating_point()]
+        return torch.stack(nothing).sum()
     used: Tensor | None = None
     if count is not None:
         used = torch.arange(rows, device=x.device) < count
     if weight is not None and objective.rows is not None:
         used = weight != 0 if used is None else used & (weight != 0)
-    if used is not None and rows:  # by one that is in use, which is nothing new to a module
+    if used is not None:  # by one that is in use, which is nothing new to a module
         row = x.index_select(0, used.to(torch.int32).argmax(0, keepdim=True))
         row = torch.where(used.any(), row, torch.nan_to_num(x[:1]))
         x = torch.where(used.reshape(rows, *[1] * (x.ndim - 1)), x, row)
 
     def of_callable(z: Tensor) -> Tensor:  # within the pass: it may look at the module
-        if rows == 0:
-            return z.sum()
         check_shapes(objective, z, y)
         return task_value(objective, z, y, weight)
 
     if objective.rows is None:
         return forward(model, params, x, selects=used is not None, then=of_callable)
     z = forward(model, params, x, selects=used is not None)
-    if rows == 0:
-        return z.sum().expand(0).sum()
     check_shapes(objective, z, y)
     if objective.ignored is not None:
         kept = y != objective.ignored

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from innerloop import reference
 from innerloop._batched import Batched
+from innerloop._batched.precision import wide_dtype, widened
 from innerloop._callable_loss import reason_against_batched
 from innerloop._checks.engine import (
     check_device,
@@ -117,6 +118,7 @@ def prepare(
     batched = None
     if choice.backend == "batched" and tasks:
         batched = _batched(model, network, leaves, data)
+        batched.fall_back = functools.partial(_fall_back, op, model, backend)
         reason = _looks_elsewhere(objectives, batched, data, like, model, network)
         if reason:
             choice, batched = Choice("torch", reason), None
@@ -154,7 +156,7 @@ def _batched(
         }
     buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
     shapes = {leaf.name: leaf.shape for leaf in leaves if leaf.is_floating}
-    return Batched(programs, shapes, buffers)
+    return Batched(programs, shapes, buffers, network.written)
 
 
 def _looks_elsewhere(
@@ -165,14 +167,20 @@ def _looks_elsewhere(
     model: Model,
     network: Network,
 ) -> str:
-    """Returns why a loss is no function of outputs and targets alone; empty if all are. One loss
-    for both sides is asked on the first."""
+    """Returns why a loss is no function of outputs and targets alone; empty if none is known not to
+    be. Each is asked once, with outputs of zero and the first task's targets."""
     sides = [name.removesuffix("x") for name in data if name.endswith("x")]
-    distinct = {id(each): each for each in objectives}.values()
-    for objective, name in zip(distinct, sides, strict=False):
+    pairs = list(zip(objectives, sides, strict=False))
+    if objectives and objectives[0] is objectives[-1]:  # any side with rows will do
+        pairs = [(objectives[0], name) for name in sides if 0 not in data[f"{name}y"].shape[:2]][:1]
+    for objective, name in pairs:
         x, y = data[f"{name}x"], data[f"{name}y"]
-        shape, writes = batched.output_shape(x), network.writes
-        reason = reason_against_batched(objective, shape, y, like, model, writes=writes)
+        if 0 in y.shape[:2]:
+            continue
+        shape = y.shape[1], *batched.output_shape(x)
+        z = like.new_zeros(shape, dtype=wide_dtype(like.dtype)).detach()
+        first = widened(y[0].detach()).clone()
+        reason = reason_against_batched(objective, z, first, model, network.written)
         if reason:
             return reason
     return ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FunctionType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, NoReturn
 
 import torch
@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from innerloop._checks.network import refuse_statistics
+from innerloop._curvature import traceable
 from innerloop._derivatives import refuse_question
 from innerloop._real_forward import is_torchs
 from innerloop._storage import has_own_functions
@@ -29,6 +30,7 @@ from innerloop._tasks import warn_of_fallback
 
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _PLAIN = (Tensor, nn.Parameter)
+_SIMPLE = {bool, int, float, str, tuple, type(None), *_DICTS, list, deque, set}
 _CONTAINERS = (*_DICTS, list, deque, set)
 _WARNED: set[tuple[type, str]] = set()
 _RUN_AGAIN = (
@@ -213,41 +215,103 @@ def _differs(held: Any, before: Any) -> bool:
     return [*map(id, held)] != [*map(id, before)]
 
 
-class Kept:
-    """Everything that a pass can write to in one module."""
+def _own_space(value: Any) -> dict[str, Any] | None:
+    """Returns the attributes of an object of somebody's own class, such as a helper that a module
+    calls; None of what is a part, a tensor, or a library's."""
+    space = getattr(value, "__dict__", None)
+    if type(space) is not dict or isinstance(value, (nn.Module, Tensor)) or _is_code(value):
+        return None
+    library = type(value).__module__.partition(".")[0]
+    return None if library in ("torch", "numpy", "builtins", "innerloop") else space
 
-    __slots__ = ("_contents", "_kind", "_part")
+
+def _is_code(value: Any) -> bool:
+    """Says whether something is a function, a class or a module of Python."""
+    return isinstance(value, (type, FunctionType, MethodType, ModuleType))
+
+
+class Kept:
+    """Everything that a pass can write to in one module, and tensors that it leaves in helpers that
+    its attributes are."""
+
+    __slots__ = ("_contents", "_helpers", "_kind", "_part")
 
     def __init__(self, part: nn.Module) -> None:
         self._part = part
         self._kind = type(part)
         space = part.__dict__
-        self._contents: list[tuple[Any, Any]] = [(space, space.copy())]
+        self._contents: list[tuple[Any, Any]] = _contents_of(space)
+        self._helpers: list[tuple[Any, Any]] = []
         for held in space.values():
-            if type(held) in _CONTAINERS:
-                self._contents.append((held, held.copy() if held else ()))
+            if type(held) not in _SIMPLE and (helper := _own_space(held)) is not None:
+                self._helpers += _contents_of(helper)
 
-    def was_written(self) -> bool:
-        """Says whether anything is another object than before."""
-        return any(_differs(held, before) for held, before in self._contents)
+    def written(self) -> list[tuple[dict[str, Any], str]]:
+        """Returns where it holds other objects than before: dicts and names in them, of a list, a
+        set or a dict among its attributes that changed the attribute."""
+        found: list[tuple[dict[str, Any], str]] = []
+        space = self._part.__dict__
+        for held, before in self._contents:
+            if not _differs(held, before):
+                continue
+            if held is space or held is self._part._buffers:
+                old = dict(before)
+                names = [k for k in {**old, **held} if held.get(k, found) is not old.get(k, found)]
+                found += [(held, name) for name in names]
+            else:
+                found += [(space, name) for name, value in space.items() if value is held]
+        for held, before in self._helpers:
+            if isinstance(held, dict):
+                found += [(held, name) for name in _new_tensors(held, before)]
+        return found
 
     def put_back(self) -> None:
         """Undoes what was written."""
         if type(self._part) is not self._kind:
             self._part.__class__ = self._kind
         for held, before in self._contents:
-            if not before:
-                if held:
-                    held.clear()
-            elif isinstance(held, dict):
-                if list(held) != list(before):
-                    held.clear()  # so that the order is the old one, too
-                held.update(before)
-            elif isinstance(held, list):
-                held[:] = before
-            else:
-                held.clear()
-                (held.update if isinstance(held, set) else held.extend)(before)
+            _restore(held, before)
+        for held, before in self._helpers:
+            if isinstance(held, dict):
+                old = dict(before)
+                for name in _new_tensors(held, before):
+                    if name in old:
+                        held[name] = old[name]
+                    else:
+                        del held[name]
+            elif _differs(held, before) and any(isinstance(value, Tensor) for value in held):
+                _restore(held, before)
+
+
+def _contents_of(space: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Returns attributes, and the containers among them, with copies."""
+    found: list[tuple[Any, Any]] = [(space, space.copy())]
+    for held in space.values():
+        if type(held) in _CONTAINERS:
+            found.append((held, held.copy() if held else ()))
+    return found
+
+
+def _new_tensors(held: dict[Any, Any], before: Any) -> list[Any]:
+    """Returns the names under which tensors are that were not there before."""
+    old = dict(before)
+    return [k for k, v in held.items() if isinstance(v, Tensor) and old.get(k) is not v]
+
+
+def _restore(held: Any, before: Any) -> None:
+    """Makes a container what it was."""
+    if not before:
+        if held:
+            held.clear()
+    elif isinstance(held, dict):
+        if list(held) != list(before):
+            held.clear()  # so that the order is the old one, too
+        held.update(before)
+    elif isinstance(held, list):
+        held[:] = before
+    else:
+        held.clear()
+        (held.update if isinstance(held, set) else held.extend)(before)
 
 
 class _Torch:
@@ -313,7 +377,7 @@ class _Strays(TorchFunctionMode):
             self._check_function(func)
         if self._selects and func is F.batch_norm and _is_training(args, kwargs or {}):
             refuse_statistics("predict", "F.batch_norm with training=True")
-        result = func(*args, **(kwargs or {}))
+        result = traceable(func)(*args, **(kwargs or {}))
         for value in (*args, *kwargs.values()) if kwargs else args:
             if id(value) in self._names or type(value) in (list, tuple):
                 self._check(value, result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sys
 import threading
 import warnings
@@ -176,11 +177,16 @@ def _map(
     """Returns over_tasks' result for at least one task."""
     reason = loop_reason(model, objective)
     if reason is None:
+        foreign = _runs_foreign_code(model, objective) and not torch.compiler.is_compiling()
+        before = random_state() if foreign else None
         try:
             mapped = torch.vmap(
                 lambda *parts: task(*parts, False), in_dims=tuple(axes), randomness="different"
             )
-            return mapped(*trees)
+            found = mapped(*trees)
+            if tasks == 1 or not foreign or random_state() == before:
+                return found
+            reason = "it draws numbers of Python's or NumPy's generator, once for all tasks"
         except (RuntimeError, IndexError) as refusal:
             if not _runs_foreign_code(model, objective):
                 raise
@@ -203,6 +209,13 @@ def _map(
         _WARNED.add((type(model), what))
         warn_of_fallback(f"{what} runs task by task, since torch.vmap cannot take it ({reason})")
     return _joined(results, torch.stack)
+
+
+def random_state() -> object:
+    """Returns the states of Python's and NumPy's own generators."""
+    numpy = sys.modules.get("numpy")
+    theirs = None if numpy is None else numpy.random.get_state(legacy=False)["state"]
+    return random.getstate(), None if theirs is None else (theirs["pos"], theirs["key"].tobytes())
 
 
 def _pad(tensor: Tensor, _: object) -> Tensor:

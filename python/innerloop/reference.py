@@ -310,7 +310,9 @@ def _outer_grad(
     with torch.enable_grad():
         inputs = {k: _recordable(v).detach().requires_grad_() for k, v in variables.items()}
         value, rest = objective(inputs)
-        found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
+        found: Sequence[Tensor | None] = [None] * len(inputs)
+        if value.requires_grad:
+            found = torch.autograd.grad(value, list(inputs.values()), allow_unused=True)
     return {
         k: torch.zeros_like(v) if g is None else g
         for (k, v), g in zip(inputs.items(), found, strict=True)

@@ -510,7 +510,11 @@ def test_what_does_not_is_read_once_for_both_sides(monkeypatch):
     monkeypatch.setattr(_reading, "read", counted)
     for name, expected in (("flatten", [4]), ("functional", [4, 5])):  # of these one asks for rows
         numbers.clear()
-        il.MAML(build(READABLE[name]), **OPTIONS)(SUPPORT, QUERY)
+        learner = il.MAML(build(READABLE[name]), **OPTIONS)
+        learner(SUPPORT, QUERY)
+        assert numbers == [n for n in expected for _ in range(2)]  # twice what was not seen before
+        numbers.clear()
+        learner(SUPPORT, QUERY)
         assert numbers == expected
 
 

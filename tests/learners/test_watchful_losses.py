@@ -4,8 +4,15 @@ backward. Losses and meta-gradients are those of a plain loop, or there is an er
 
 from __future__ import annotations
 
+import contextvars
 import functools
+import math
+import random
+import sys
+import types
+import weakref
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -174,6 +181,68 @@ def test_a_loss_sees_what_its_forward_pass_left(left, how, backend):
     assert before.keys() <= net.__dict__.keys()
 
 
+KEPT_NET = None  # for losses that find the module among globals
+VARIABLE = contextvars.ContextVar("net")
+
+
+def reaches(how, net):
+    """A function without arguments that gets at the module in some way."""
+    global KEPT_NET
+    KEPT_NET = net
+    if how == "weak reference":
+        return weakref.ref(net)
+    if how == "class attribute":
+        held_by = type("Holder", (), {"net": net})
+        return lambda: held_by.net
+    if how == "context variable":
+        VARIABLE.set(net)
+        return lambda: VARIABLE.get()
+    if how == "slots":
+        holder = type("Slotted", (), {"__slots__": ("net",)})()
+        holder.net = net
+        return lambda: holder.net
+    if how == "property":
+        owner = type("Owner", (), {"net": property(lambda self: net)})()
+        return lambda: owner.net
+    if how == "imported":
+        sys.modules["kept_net_of_this_test"] = types.SimpleNamespace(net=net)
+        return lambda: __import__("kept_net_of_this_test").net
+    if how == "generator":
+
+        def forever():
+            while True:
+                yield net
+
+        made = forever()
+        return lambda: next(made)
+    assert how == "globals"
+    return lambda: globals()["KEPT_NET"]
+
+
+WAYS = (
+    "weak reference",
+    "class attribute",
+    "context variable",
+    "slots",
+    "property",
+    "imported",
+    "generator",
+    "globals",
+)
+
+
+@pytest.mark.parametrize("left", ["attribute", "replaced", "list"])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_loss_may_get_at_its_module_in_any_way(how, left):
+    between, term = LEFT[left]
+    net = Net(between)
+    net.extra, net.terms, net.kl = 0.0, [], torch.zeros(())
+    reach = reaches(how, net)
+    learner = compare(net, lambda z, y: F.mse_loss(z, y) + term(reach()), steps=2)
+    assert learner.backend == "torch"
+    sys.modules.pop("kept_net_of_this_test", None)
+
+
 def test_a_loss_that_cannot_reach_the_module_stays_batched():
     net = Net(sets_an_attribute)
     learner = compare(net, lambda z, y: (z - y).abs().pow(1.5).mean(), steps=1)
@@ -244,6 +313,97 @@ def test_parameters_that_were_kept_before_are_constants():
 
     truth.wants_parameters = True
     compare(net, near, steps=2, truth=truth)
+
+
+def test_joint_training_sees_the_same_of_a_loss():
+    net = Net(sets_an_attribute)
+    net.kl = torch.zeros(())
+    support, query = batches()
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.t = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+        def forward(self, z, y):
+            return F.mse_loss(z * self.t, y)
+
+    scaled = Scaled()
+    losses = {
+        "penalty": lambda z, y: F.mse_loss(z, y) + sum(p.square().sum() for p in net.parameters()),
+        "attribute": lambda z, y: F.mse_loss(z, y) + net.kl.mean(),
+        "variables": scaled,
+    }
+    for loss in losses.values():
+        learner = il.JointTraining(net, inner_lr=RATE, loss=loss)
+        for reduction in ("mean", "none"):
+            value = learner(support, query, reduction=reduction).mean()
+            own = [*net.parameters(), *scaled.parameters()]
+            # joint training is on all rows of a task, which are as many as these
+            expected = []
+            for sx, sy, qx, qy in zip(*support, *query, strict=True):
+                x, y = torch.cat((sx, qx)), torch.cat((sy, qy))
+                expected.append(loss(net(x), y))
+            total = torch.stack(expected).mean()
+            assert_close(value, total, 1e-12)
+            got = torch.autograd.grad(value, own, allow_unused=True, materialize_grads=True)
+            want = torch.autograd.grad(total, own, allow_unused=True, materialize_grads=True)
+            for g, w in zip(got, want, strict=True):
+                assert_close(g, w, 1e-10)
+
+
+# ---------------------------------------------------------------- only for some outputs
+
+
+def late(net, temperature):
+    """Losses that look elsewhere only where outputs are not those that they were asked with."""
+
+    def branch(z, y):
+        loss = F.mse_loss(z, y)
+        if z.abs().max() > 1e-3:
+            loss = loss + 0.1 * net.a.weight.square().sum() + temperature * z.square().mean()
+        return loss
+
+    def other_task(z, y):
+        loss = F.mse_loss(z, y)
+        if y[0, 0] != batches()[0][1][0, 0, 0] and y[0, 0] != batches()[1][1][0, 0, 0]:
+            loss = loss + 0.1 * net.b.bias.square().sum()
+        return loss
+
+    def fails_on_zeros(z, y):
+        return F.mse_loss(z, y) * math.log(float(z.detach().abs().sum())) + net.b.bias.norm()
+
+    def hook(z, y):
+        w = z * 1
+        if float(z.detach().norm()) > 0:
+            w.register_hook(doubled)
+        return F.mse_loss(w, y)
+
+    return {"branch": branch, "task": other_task, "zeros": fails_on_zeros, "hook": hook}
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("which", ["branch", "task", "zeros", "hook"])
+def test_a_loss_that_looks_elsewhere_for_some_outputs(which, steps):
+    net = Net()
+    temperature = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+    loss = late(net, temperature)[which]
+
+    def truth(z, y, phi):
+        weight, bias = phi["a.weight"], phi["b.bias"]
+        held = types.SimpleNamespace(a=types.SimpleNamespace(weight=weight))
+        held.b = types.SimpleNamespace(bias=bias)
+        return late(held, temperature)[which](z, y)
+
+    truth.wants_parameters = True
+    learner = compare(net, loss, steps=steps, truth=truth)
+    assert learner.backend == "torch"
+    if which == "branch":
+        (got,) = torch.autograd.grad(learner(*batches()), temperature)
+        (want,) = torch.autograd.grad(plain_loop(net, truth, steps).mean(), temperature)
+        assert_close(got, want, 1e-10)
+        with pytest.raises(NotImplementedError, match="computes with parameters of the module"):
+            il.MAML(net, inner_lr=RATE, steps=1, loss=loss, backend="batched")(*batches())
 
 
 # ---------------------------------------------------------------- what autograd records
@@ -443,3 +603,88 @@ def test_backward_within_autocast(reduction):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = grads()
     assert inside.equal(outside)
+
+
+@pytest.mark.parametrize("what", ["parameters", "x", "y"])
+def test_changes_that_no_version_counts(what):
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    support, query = batches()
+    learner = il.MAML(net, inner_lr=RATE, steps=2)
+    assert learner.backend == "fused"
+    losses = learner(support, query, reduction="none")
+    if what == "parameters":
+        vector = nn.utils.parameters_to_vector(net.parameters()).detach()
+        nn.utils.vector_to_parameters(vector * 1.3, net.parameters())
+    else:
+        changed = support["xy".index(what)]
+        changed.data = changed * 2
+    with pytest.raises(RuntimeError, match="had other values"):
+        losses.sum().backward()
+
+
+# ---------------------------------------------------------------- numbers that change by themselves
+
+
+DRAWS = {
+    "random": random.random,
+    "numpy": lambda: float(np.random.rand()),  # noqa: NPY002 (the global generator is meant)
+    "own random": random.Random(0).random,
+    "own numpy": np.random.default_rng(0).random,
+}
+
+
+def alike(tasks=6):
+    """The same task many times."""
+    (sx, sy), (qx, qy) = batches()
+    return tuple(
+        tuple(v[:1].expand(tasks, *v.shape[1:]).clone() for v in side)
+        for side in ((sx, sy), (qx, qy))
+    )
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_random_modules_draw_for_each_task(draw):
+    net = Net(lambda net, h: h * DRAWS[draw]())
+    losses = il.MAML(net, inner_lr=RATE, steps=1)(*alike(), reduction="none")
+    if draw.startswith("own"):  # whose state is nobody's business: vmap calls forward once
+        assert il.MAML(net, inner_lr=RATE, steps=1).backend == "torch"
+    else:
+        assert len(set(losses.tolist())) == len(losses)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("draw", ["random", "numpy"])
+def test_random_losses_draw_for_each_task(draw, backend):
+    def loss(z, y):
+        return F.mse_loss(z, y) * (1 + DRAWS[draw]())
+
+    learner = il.MAML(Net(), inner_lr=RATE, steps=0, loss=loss, backend=backend)
+    losses = learner(*alike(), reduction="none")
+    assert len(set(losses.tolist())) == len(losses)
+
+
+def test_what_a_helper_keeps_is_put_back():
+    class Rope:
+        cos = None
+
+        def __init__(self):
+            self.seen = []
+
+        def __call__(self, h):
+            if self.cos is None or self.cos.shape != h.shape:
+                self.cos = torch.cos(h.detach() * 0 + 1)
+            self.seen.append(h)
+            return h * self.cos
+
+    net = Net()
+    rope = net.rope = Rope()
+    net.between = lambda net, h: net.rope(h)
+    (sx, _), _ = batches()
+    for backend in ("auto", "torch"):
+        compare(net, F.mse_loss, steps=1, backend=backend)
+        rope.__dict__.pop("cos", None)
+        rope.seen.clear()
+        il.MAML(net, inner_lr=RATE, steps=1, backend=backend)(*batches()).backward()
+        assert rope.cos is None
+        assert rope.seen == []
+        net(sx[0])

@@ -9,19 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from innerloop._derivatives import is_batched, wants_grad
+from innerloop._derivatives import check_same_losses, is_batched, wants_grad
 from innerloop._params import InnerLr, Params
 from innerloop.reference import ReferenceMetaGrad
 
 _TWICE = (
     "meta_loss (which MAML and JointTraining call): only first derivatives in params and inner_lr "
     'are provided by the batched operations; use backend="torch" for higher ones'
-)
-_OTHER_LOSS = (
-    "meta_loss (which MAML and JointTraining call): losses had other values when backward ran the "
-    "inner loops again, so that there is no gradient of the former: the loss {losses} draws random "
-    "numbers, or depends on something that was changed since; take the mean (mean_meta_loss, "
-    'reduction="mean"), whose gradient comes from the same pass, or backend="torch"'
 )
 _CONSTANT = (
     "{op}: the batched operation cannot be differentiated; use meta_loss for meta-gradients, "
@@ -38,7 +32,6 @@ class Problem(NamedTuple):
         params, inner_lr: where it is asked for.
         names: of the parameters that have gradients.
         data: tensors that are read again by `gradient`.
-        losses: names of the losses.
     """
 
     value: Callable[[Params, InnerLr], Tensor]
@@ -47,7 +40,6 @@ class Problem(NamedTuple):
     inner_lr: InnerLr
     names: tuple[str, ...]
     data: list[Tensor]
-    losses: list[str]
 
     def variables(self) -> list[Tensor]:
         """Returns the tensors in which there is a derivative."""
@@ -131,7 +123,7 @@ class _TaskLosses(Function):
         def gradients(weight: Tensor) -> list[Tensor]:
             with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
                 found = problem.gradient(*problem.at(variables), weight)
-                _check_same(problem, losses, found.loss)
+                check_same_losses(losses, found.loss)
             return problem.gradients(found)
 
         if is_batched(cotangent):
@@ -141,20 +133,6 @@ class _TaskLosses(Function):
         else:
             grads = [_known(grad, [cotangent, *variables]) for grad in gradients(cotangent)]
         return (None, *grads)
-
-
-# how far losses may lie apart that two passes compute in another order, relative to the largest
-_TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-4, torch.float64: 1e-9}
-
-
-def _check_same(problem: Problem, before: Tensor, after: Tensor) -> None:
-    """Raises if a second pass gave other losses."""
-    if before.is_cuda and torch.cuda.is_current_stream_capturing():
-        return
-    tolerance = _TOLERANCE[before.dtype] * before.abs().nan_to_num(0, 0, 0).amax()
-    alike = (before == after) | (before.isnan() & after.isnan())
-    if not bool((alike | ((after - before).abs() <= tolerance)).all()):
-        raise RuntimeError(_OTHER_LOSS.format(losses=" or ".join(dict.fromkeys(problem.losses))))
 
 
 class _MeanLoss(Function):

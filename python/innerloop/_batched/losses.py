@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innerloop._batched.precision import wide_dtype, widened
+from innerloop._callable_loss import watched_value
 from innerloop._rows import spare_rows
-from innerloop.objectives import Objective, check_shapes, task_value
+from innerloop.objectives import Objective, check_shapes
 
 
 class Rows(NamedTuple):
@@ -156,8 +157,11 @@ def _named_value(objective: Objective, z: Tensor, side: Rows) -> Tensor:
 # ---------------------------------------------------------------- callables
 
 
-def _one(objective: Objective, z: Tensor, side: Rows, task: int) -> Tensor:
-    """Returns what a callable makes of one task's rows in use; 0 without any."""
+def _one(
+    objective: Objective, z: Tensor, side: Rows, task: int, leaf: Tensor | None = None
+) -> Tensor:
+    """Returns what a callable makes of one task's rows in use; 0 without any. `leaf`: what z is
+    differentiated in."""
     y = side.y[task]
     weight = None if side.weight is None else side.weight[task]
     if side.used is not None:
@@ -167,7 +171,7 @@ def _one(objective: Objective, z: Tensor, side: Rows, task: int) -> Tensor:
     if len(z) == 0:
         return z.sum()
     check_shapes(objective, z, y)
-    return task_value(objective, z, y, weight)
+    return watched_value(objective, z, y, weight, leaf)
 
 
 def _of_callable(objective: Objective, z: Tensor, side: Rows) -> Outputs:
@@ -192,7 +196,7 @@ def _mapped(objective: Objective, z: Tensor, side: Rows) -> Outputs:
 
     def task(leaf: Tensor, y: Tensor) -> Tensor:
         check_shapes(objective, leaf, y)
-        return task_value(objective, leaf.clone(), y, None)  # which it may change in place
+        return watched_value(objective, leaf.clone(), y, None)  # which it may change in place
 
     def slope(leaf: Tensor, y: Tensor, direction: Tensor) -> Tensor:
         product: Tensor = torch.func.grad(task)(leaf, y) * direction
@@ -218,7 +222,7 @@ def _one_by_one(objective: Objective, z: Tensor, side: Rows) -> Outputs:
     with torch.enable_grad():
         for t in range(len(z)):
             leaf = z[t].detach().requires_grad_()
-            value = _one(objective, leaf.clone(), side, t)
+            value = _one(objective, leaf.clone(), side, t, leaf)
             (g,) = torch.autograd.grad(value, leaf, create_graph=True)
             leaves.append(leaf)
             values.append(value.detach())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from innerloop import _native, _params
+from innerloop import _native, _params, reference
 from innerloop._batched.differentiation import Problem, as_constants, mean_loss, task_losses
 from innerloop._batched.factored import Moved, Outer, factored_names
 from innerloop._batched.losses import prepared
@@ -25,6 +26,7 @@ from innerloop._batched.unroll import (
     query_values,
     support_step,
 )
+from innerloop._callable_loss import LooksElsewhere, Places, remember_reason, watching
 from innerloop._params import InnerLr, Params
 from innerloop._program import Program, Shape, size_of
 from innerloop._reading import Rows, rows_of
@@ -32,9 +34,39 @@ from innerloop._solver import Solver
 from innerloop.objectives import Loss, Objective, resolve
 from innerloop.reference import ReferenceMetaGrad
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # parameters and activations that are in use at a time
 _CHUNK_BYTES = {"cpu": 128 << 20}
 _CHUNK_ELSEWHERE = 1 << 30
+
+
+def _or_reference(operation: Callable[P, R]) -> Callable[P, R]:
+    """Returns an operation that watches callable losses: where one is no function of outputs and
+    targets alone, the torch back end runs in its place."""
+
+    @functools.wraps(operation)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        batched: Any = args[0]
+        losses: list[Any] = [kwargs[name] for name in ("loss", "query_loss") if name in kwargs]
+        callables = [loss for loss in losses if getattr(loss, "function", None) is not None]
+        if not callables:
+            return operation(*args, **kwargs)
+        model = kwargs.get("model")
+        try:
+            with watching(model, batched.written):
+                return operation(*args, **kwargs)
+        except LooksElsewhere as found:
+            reason = str(found)
+        for loss in callables:
+            remember_reason(loss, model, reason)
+        batched.fall_back(reason)
+        batched.ran = "torch"
+        result: R = getattr(reference, operation.__name__)(*args[1:], **kwargs)
+        return result
+
+    return wrapped
 
 
 class Batched:
@@ -44,6 +76,11 @@ class Batched:
         programs: what it computes of each kind of rows: one program, or one for each inner step.
         shapes: of its floating-point parameters, in its order.
         buffers: its constants, by name.
+        written: where its forward pass writes to the module.
+
+    Members:
+        fall_back: raises or warns where the torch back end has to run instead, for a reason.
+        ran: the back end that ran.
     """
 
     def __init__(
@@ -51,10 +88,14 @@ class Batched:
         programs: Mapping[Rows, tuple[Program, ...]],
         shapes: Mapping[str, Shape],
         buffers: Mapping[str, Tensor],
+        written: Places = (),
     ) -> None:
         self._programs = programs
         self._shapes = shapes
         self._buffers = buffers
+        self.written = written
+        self.fall_back: Callable[[str], None] = lambda reason: None
+        self.ran = "batched"
 
     @property
     def takes_statistics(self) -> bool:
@@ -82,6 +123,7 @@ class Batched:
             result = torch.cat(parts)
         return as_constants("predict", [result], params.values())[0]
 
+    @_or_reference
     def loss_and_grad(
         self, params: Params, batch: _params.Side, *, model: Any = None, loss: Loss
     ) -> tuple[Tensor, Leaves]:
@@ -97,6 +139,7 @@ class Batched:
         losses, *grads = as_constants("loss_and_grad", results, params.values())
         return losses, dict(zip(self._shapes, grads, strict=True))
 
+    @_or_reference
     def hvp(
         self, params: Params, batch: _params.Side, vector: Params, *, model: Any = None, loss: Loss
     ) -> Leaves:
@@ -114,6 +157,7 @@ class Batched:
         constants = as_constants("hvp", result, [*params.values(), *vector.values()])
         return dict(zip(self._shapes, constants, strict=True))
 
+    @_or_reference
     def adapt(
         self,
         params: Params,
@@ -148,6 +192,7 @@ class Batched:
         constant = {k: v.expand(*front, *v.shape) for k, v in params.items() if k not in result}
         return {k: result[k] if k in result else constant[k] for k in params}
 
+    @_or_reference
     def meta_loss(
         self,
         params: Params,
@@ -161,6 +206,7 @@ class Batched:
         """Returns query losses after the inner loop [T], with their derivative."""
         return task_losses(self._problem(params, support, query, inner_lr, options))
 
+    @_or_reference
     def mean_meta_loss(
         self,
         params: Params,
@@ -176,6 +222,7 @@ class Batched:
         pass."""
         return mean_loss(self._problem(params, support, query, inner_lr, options), task_weight)
 
+    @_or_reference
     def meta_grad(
         self,
         params: Params,
@@ -230,7 +277,6 @@ class Batched:
             inner_lr,
             tuple(self._shapes),
             [v for v in data if isinstance(v, Tensor) and id(v) not in own],
-            [resolve("meta_loss", options[name]).name for name in ("loss", "query_loss")],
         )
 
     def _values(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from innerloop._reading import (  # noqa: F401 (they register)
 from innerloop._reading.recorder import Recorder, Rows, Stop
 from innerloop._real_forward import hooks_of, surroundings
 from innerloop._stateless import kept_parts
-from innerloop._tasks import alone
+from innerloop._tasks import alone, random_state
 
 _PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.bfloat16, torch.float32, torch.float64)
@@ -30,11 +28,11 @@ _DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 class Reading(NamedTuple):
     """What a module computes of one task's rows, whether that may depend on their number, and
-    whether the pass writes to the module's attributes."""
+    where the pass writes to the module."""
 
     program: Program
     counts_rows: bool
-    writes: bool
+    written: list[tuple[dict[str, Any], str]]
 
 
 def read(module: nn.Module, x: Rows) -> Reading:
@@ -57,7 +55,7 @@ def _read(module: nn.Module, x: Rows) -> Reading:
         raise NotFusible(f"{what} cannot be fused: {reason}")
     recorder = Recorder(module, x)
     kept = kept_parts(module)
-    before = _random_state()
+    before = random_state()
     try:
         with torch.enable_grad():
             stand_in = recorder.start()
@@ -72,14 +70,14 @@ def _read(module: nn.Module, x: Rows) -> Reading:
             f"its forward pass raised {type(error).__name__} when it was read ({text})"
         )
     finally:
-        writes = any(part.was_written() for part in kept)
+        written = [place for part in kept for place in part.written()]
         for part in kept:
             part.put_back()
-    if not recorder.reason and _random_state() != before:
+    if not recorder.reason and random_state() != before:
         recorder.reason = "its forward pass draws random numbers"
     if recorder.reason:
         raise NotFusible(f"{what} cannot be fused: {recorder.reason}")
-    return Reading(program, recorder.counts_rows, writes)
+    return Reading(program, recorder.counts_rows, written)
 
 
 def _unsuited(module: nn.Module, x: Rows) -> str:
@@ -102,17 +100,14 @@ def _unsuited(module: nn.Module, x: Rows) -> str:
         hooks = hooks_of(part)
         if hooks:
             return f"{label} has hooks: {hooks}"
+    if 0 in x.shape:
+        return "its rows hold no numbers"
     for name, buffer in module.named_buffers():
         if buffer.requires_grad:
             return f"its buffer {name!r} requires gradients"
     for name, parameter in module.named_parameters():
+        if not parameter.numel():
+            return f"{name} holds no numbers"
         if type(parameter) not in _PLAIN:
             return f"{name} is a {type(parameter).__name__}, which may compute otherwise"
     return ""
-
-
-def _random_state() -> object:
-    """Returns the states of Python's and NumPy's generators (torch's are seen by the recorder)."""
-    numpy = sys.modules.get("numpy")
-    theirs = None if numpy is None else numpy.random.get_state(legacy=False)["state"]
-    return random.getstate(), None if theirs is None else (theirs["pos"], theirs["key"].tobytes())

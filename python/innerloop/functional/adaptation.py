@@ -214,7 +214,8 @@ def meta_grad(
             **call.options,
         )
         result = result._replace(inner_lr_grad=as_given(result.inner_lr_grad, inner_lr))
-        return MetaGrad(**result._asdict(), backend=call.backend)
+        ran = getattr(call.operations, "ran", call.backend)
+        return MetaGrad(**result._asdict(), backend=ran)
     if call.is_direct:
         out = _autograd.meta_grad_by_leaf(plan, call.arguments)
         leaves = out[3]

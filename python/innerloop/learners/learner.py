@@ -231,7 +231,7 @@ class Learner(nn.Module):
     def _anchored(self, loss: Tensor, model: Model) -> Tensor:
         """Returns the loss, tied to every parameter on the torch back end, so that unused ones get
         zero gradients."""
-        if isinstance(model, nn.Module) and loss.requires_grad:
+        if isinstance(model, nn.Module) and torch.is_grad_enabled():
             with alone():
                 wanted = [p for p in self.parameters() if p.requires_grad]
             loss = _Anchor.apply(loss, *wanted)  # type: ignore[no-untyped-call]
