@@ -3,14 +3,14 @@ the derivatives of those that look at nothing else; the torch back end runs the 
 hand would.
 
 A loss is watched wherever the batched operations call it, since it may look elsewhere only for some
-outputs. While they run, what forward() writes to the module is hidden: it would be that of another
-pass.
+outputs. So is the module: what forward() writes to it would be that of another pass.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 
-from innerloop._derivatives import asks_autograd
+from innerloop._derivatives import asks_autograd, is_foreign
+from innerloop._real_forward import is_torchs
+from innerloop._scripts import HERE, scripts_refused
 from innerloop.objectives import Objective, stands_for, task_value
 
-Places = Sequence[tuple[dict[str, Any], str]]  # where something is held, and under which name
+# what a forward pass writes: parts of the module and their attributes, "" for what lies in one
+Places = Sequence[tuple[nn.Module, str]]
 
-_ABSENT = object()
+_WRITES = "may read what the forward pass writes to the module"
 # reasons that were found, by what stands for a callable and the model it was called with
 _FOUND: WeakKeyDictionary[Any, WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
 
@@ -62,10 +65,13 @@ def reason_against_batched(
     reason = ""
     if torch.is_grad_enabled() and any(v.requires_grad for v in _held_by(objective.function)):
         reason = f"the loss {objective.name} has variables of its own"
+    elif any(not name for _, name in written) and not _is_torchs_loss(objective.function):
+        reason = f"the loss {objective.name} {_WRITES}"
     else:
         try:
             with watching(model, written), _Watch(objective, None):
                 objective.function(z, y)
+                reason = _HERE.found
         except LooksElsewhere as found:
             reason = str(found)
         except Exception:  # what is wrong with it will be said by the operation
@@ -83,16 +89,28 @@ def _held_by(function: Any) -> list[Tensor]:
     return [value for value in options if isinstance(value, Tensor)]
 
 
+def _is_torchs_loss(function: Any) -> bool:
+    """Says whether a callable is a loss of torch, which knows of no module."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, nn.Module):
+        return type(function).__module__.partition(".")[0] == "torch"
+    return is_torchs(function)
+
+
 # ---------------------------------------------------------------- the watch
 
 
 class _Here(threading.local):
     """What a loss must not look at just now: the model's parameters by identity, None where nobody
-    watches; and whether variables of its own are to be differentiated."""
+    watches; whether variables of its own are to be differentiated; attributes of parts, by the
+    parts' identities. And what it was found to look at, lest it catches the error."""
 
     def __init__(self) -> None:
         self.own: dict[int, Tensor] | None = None
         self.differentiates = False
+        self.spied: dict[int, set[str]] = {}
+        self.found = ""
 
 
 _HERE = _Here()
@@ -100,24 +118,53 @@ _HERE = _Here()
 
 @contextlib.contextmanager
 def watching(model: object, written: Places) -> Iterator[None]:
-    """Within it, `watched_value` raises LooksElsewhere where a loss looks at the model, and what
-    the forward pass writes to it is hidden."""
-    before = _HERE.own, _HERE.differentiates
+    """Within it, `watched_value` raises LooksElsewhere where a loss looks at the model, or reads
+    what the forward pass writes to it."""
+    before = _HERE.own, _HERE.differentiates, _HERE.spied, _HERE.found, HERE.watch
     parameters = model.parameters() if isinstance(model, nn.Module) else ()
-    hidden = [(holder, name, holder.get(name, _ABSENT)) for holder, name in written]
+    spied: dict[int, set[str]] = {}
+    for part, name in written:
+        spied.setdefault(id(part), set()).add(name)
+    parts = {id(part): part for part, _ in written}
+    kinds = {key: type(part) for key, part in parts.items()}
     try:
         _HERE.own = {id(parameter): parameter for parameter in parameters}
-        _HERE.differentiates = torch.is_grad_enabled()
-        for holder, name, _ in hidden:
-            holder[name] = _Hidden()
-        yield
+        _HERE.differentiates, _HERE.found = torch.is_grad_enabled(), ""
+        _HERE.spied, HERE.watch = spied, _refuse_script
+        for part in parts.values():
+            part.__class__ = _spy(type(part))
+        with scripts_refused():
+            yield
     finally:
-        _HERE.own, _HERE.differentiates = before
-        for holder, name, value in hidden:
-            if value is _ABSENT:
-                holder.pop(name, None)
-            else:
-                holder[name] = value
+        _HERE.own, _HERE.differentiates, _HERE.spied, _HERE.found, HERE.watch = before
+        for key, part in parts.items():
+            part.__class__ = kinds[key]
+
+
+_SPIES: WeakKeyDictionary[type, type] = WeakKeyDictionary()
+
+
+def _spy(kind: type) -> type:
+    """Returns a subclass of a class of modules, whose attributes say when they are read."""
+    if kind not in _SPIES:
+        plain: Any = kind.__getattribute__
+
+        def read(self: Any, name: str) -> Any:
+            names = _HERE.spied.get(id(self))
+            if names is not None and (
+                name in names or (name == "__dict__" and is_foreign(sys._getframe(1)))
+            ):
+                _refuse("a loss", _WRITES)
+            return plain(self, name)
+
+        body = {"__getattribute__": read, "__module__": kind.__module__, "__doc__": kind.__doc__}
+        _SPIES[kind] = type(kind.__name__, (kind,), body)
+    return _SPIES[kind]
+
+
+def _refuse_script() -> None:
+    """Raises since a loss is TorchScript, of which nobody sees what it computes with."""
+    _refuse("a loss", "calls TorchScript")
 
 
 def watched_value(
@@ -132,7 +179,14 @@ def watched_value(
     if _HERE.own is None:
         return task_value(objective, z, y, weight)
     with _Watch(objective, leaf):
-        value = task_value(objective, z, y, weight)
+        try:
+            value = task_value(objective, z, y, weight)
+        except Exception:
+            if _HERE.found:
+                raise LooksElsewhere(_HERE.found) from None
+            raise
+        if _HERE.found:
+            raise LooksElsewhere(_HERE.found)
     if leaf is not None and _HERE.differentiates:
         _check_leaves(objective, value, leaf)
     return value
@@ -143,7 +197,7 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, objective: Objective, leaf: Tensor | None) -> None:
         super().__init__()
-        self._name = objective.name
+        self._name = f"the loss {objective.name}"
         self._own = _HERE.own or {}
         self._looks_for_variables = leaf is None and _HERE.differentiates
 
@@ -168,7 +222,8 @@ def _is_variable(value: Tensor) -> bool:
 
 def _refuse(name: str, what: str) -> NoReturn:
     """Raises LooksElsewhere."""
-    raise LooksElsewhere(f"the loss {name} {what}")
+    _HERE.found = f"{name} {what}"
+    raise LooksElsewhere(_HERE.found)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -192,25 +247,5 @@ def _check_leaves(objective: Objective, value: Tensor, leaf: Tensor) -> None:
         seen.add(node)
         variable = getattr(node, "variable", leaf)
         if variable is not leaf:
-            _refuse(objective.name, "has variables of its own")
+            _refuse(f"the loss {objective.name}", "has variables of its own")
         waiting.extend(following for following, _ in node.next_functions)
-
-
-class _Hidden:
-    """In the place of what a forward pass writes: any use of it raises LooksElsewhere."""
-
-    __hash__ = object.__hash__
-
-
-def _use(*args: Any, **kwargs: Any) -> NoReturn:
-    """Stands for every method of what is hidden."""
-    raise LooksElsewhere("a loss reads what the forward pass writes to the module")
-
-
-_METHODS = """
-    getattr len iter next getitem setitem contains call bool float int index neg pos abs array
-    torch_function add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv floordiv
-    rfloordiv mod rmod pow rpow matmul rmatmul lt le gt ge eq ne and rand or ror xor rxor
-"""
-for _name in _METHODS.split():
-    setattr(_Hidden, f"__{_name}__", staticmethod(_use) if _name == "torch_function" else _use)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
@@ -123,10 +124,20 @@ _QUESTIONS: dict[Any, str] = {
 _INSIDE = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
 
 
+class _Questions(threading.local):
+    """The last question that was refused in this thread, lest somebody catches the error."""
+
+    def __init__(self) -> None:
+        self.asked = ""
+
+
+QUESTIONS = _Questions()
+
+
 def asks_autograd(func: Any) -> bool:
     """Says whether a call that a function mode sees is about what autograd records of a tensor. To
     be called by the mode itself."""
-    return func in _QUESTIONS and _is_foreign(sys._getframe(2))
+    return func in _QUESTIONS and is_foreign(sys._getframe(2))
 
 
 def refuse_question(func: Any) -> None:
@@ -136,13 +147,13 @@ def refuse_question(func: Any) -> None:
     Raises:
         RuntimeError: it would not do what it does in a loop over tasks.
     """
-    if func in _QUESTIONS and transforms_active() and _is_foreign(sys._getframe(2)):
-        raise RuntimeError(
-            f"it uses {_QUESTIONS[func]} of a tensor, which is another thing under torch.func"
-        )
+    if func in _QUESTIONS and transforms_active() and is_foreign(sys._getframe(2)):
+        text = f"it uses {_QUESTIONS[func]} of a tensor, which is another thing under torch.func"
+        QUESTIONS.asked = text
+        raise RuntimeError(text)
 
 
-def _is_foreign(frame: FrameType | None) -> bool:
+def is_foreign(frame: FrameType | None) -> bool:
     """Says whether code called a function of torch that is neither torch's nor this package's."""
     while frame is not None and frame.f_code.co_filename in _METHODS:
         frame = frame.f_back

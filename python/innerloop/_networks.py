@@ -28,7 +28,7 @@ _TOLERANCE = {torch.bfloat16: 0.1, torch.float32: 1e-3, torch.float64: 1e-9}
 _MISREAD = "its outputs are not those of the calls that were read off its forward pass"
 Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]
 Programs = tuple[Program, ...]
-Places = Sequence[tuple[dict[str, Any], str]]
+Places = Sequence[tuple[nn.Module, str]]
 _SIDES = (28, 84, 32, 64, 96, 105, 128, 224, *range(1, 28))  # of images and signals, to try
 
 
@@ -42,7 +42,7 @@ class Network(NamedTuple):
             or cannot be.
         reason: why the fused operations do not take it; empty if they do.
         is_unsure: it was not given any rows yet, and none were found that fit it.
-        written: where its forward pass writes to the module: dicts and names in them.
+        written: what its forward pass writes: parts and attributes, "" for what lies in one.
     """
 
     mlp: MLP | None
@@ -84,7 +84,7 @@ def _programs(
     and where it writes to the module. Kinds that differ in the number of rows are read once if
     nothing in the pass depends on it."""
     found: list[Programs] = []
-    written: list[tuple[dict[str, Any], str]] = []
+    written: list[tuple[nn.Module, str]] = []
     alike: dict[Rows, Programs] = {}
     for kind in kinds:
         any_number = kind._replace(number=0)

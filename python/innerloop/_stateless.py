@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from innerloop._checks.network import refuse_statistics
 from innerloop._curvature import traceable
-from innerloop._derivatives import refuse_question
+from innerloop._derivatives import refuse_question, transforms_active
 from innerloop._real_forward import is_torchs
 from innerloop._storage import has_own_functions
 from innerloop._tasks import warn_of_fallback
@@ -72,6 +72,8 @@ def call(
                 "torch.func does not call these; convert it",
             )
     given = {key: values[name] for key, name in names.items()}
+    if not (torch.compiler.is_compiling() or torch.is_grad_enabled() or transforms_active()):
+        given = _as_required(module, given)
     if torch.compiler.is_compiling():
         return _traced(module, parts, given, names, x, selects, then)
     versions = _versions(given.values())
@@ -103,6 +105,18 @@ def call(
     for name in written:
         _warn_of_state(module, name)
     return result
+
+
+def _as_required(module: nn.Module, given: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Returns values that say of themselves that they require gradients where the parameters do, as
+    they do in training."""
+    required = {id(p) for p in module.parameters() if p.requires_grad}
+    return {
+        key: value.detach().requires_grad_()
+        if key in required and not value.requires_grad
+        else value
+        for key, value in given.items()
+    }
 
 
 def _parts(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:
@@ -246,23 +260,23 @@ class Kept:
             if type(held) not in _SIMPLE and (helper := _own_space(held)) is not None:
                 self._helpers += _contents_of(helper)
 
-    def written(self) -> list[tuple[dict[str, Any], str]]:
-        """Returns where it holds other objects than before: dicts and names in them, of a list, a
-        set or a dict among its attributes that changed the attribute."""
-        found: list[tuple[dict[str, Any], str]] = []
+    def written(self) -> list[tuple[nn.Module, str]]:
+        """Returns what is another object than before: the part, and the name of an attribute; ""
+        stands for what lies inside of one, such as a list or a helper."""
+        found: list[tuple[nn.Module, str]] = []
         space = self._part.__dict__
         for held, before in self._contents:
             if not _differs(held, before):
                 continue
-            if held is space or held is self._part._buffers:
+            names = [""]
+            if held is space:
                 old = dict(before)
                 names = [k for k in {**old, **held} if held.get(k, found) is not old.get(k, found)]
-                found += [(held, name) for name in names]
-            else:
-                found += [(space, name) for name, value in space.items() if value is held]
+            found += [(self._part, name) for name in names]
         for held, before in self._helpers:
-            if isinstance(held, dict):
-                found += [(held, name) for name in _new_tensors(held, before)]
+            changed = _new_tensors(held, before) if isinstance(held, dict) else held
+            if _differs(held, before) and changed:
+                found.append((self._part, ""))
         return found
 
     def put_back(self) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as _torch_module
 
 from innerloop._curvature import exact_curvature
+from innerloop._derivatives import QUESTIONS
+from innerloop._scripts import scripts_refused
 from innerloop.objectives import Objective, stands_for
 
 # what vmap refused, a module, or a callable loss with a model, and its reason
@@ -112,7 +114,7 @@ def over_tasks(
         return _each(lambda t, _: t[:0], over_tasks(model, objective, task, padded, axes, 1), 0)
     if not _runs_foreign_code(model, objective):
         return _map(model, objective, task, trees, axes, tasks)
-    with exact_curvature():
+    with exact_curvature(), scripts_refused():
         if isinstance(model, nn.Module):
             trees = (_copies(trees[0], axes[0]), *trees[1:])
         return _map(model, objective, task, trees, axes, tasks)
@@ -179,14 +181,17 @@ def _map(
     if reason is None:
         foreign = _runs_foreign_code(model, objective) and not torch.compiler.is_compiling()
         before = random_state() if foreign else None
+        QUESTIONS.asked = ""
         try:
             mapped = torch.vmap(
                 lambda *parts: task(*parts, False), in_dims=tuple(axes), randomness="different"
             )
             found = mapped(*trees)
-            if tasks == 1 or not foreign or random_state() == before:
+            reason = QUESTIONS.asked  # it was refused an answer, and did without
+            if not reason and foreign and tasks > 1 and random_state() != before:
+                reason = "it draws numbers of Python's or NumPy's generator, once for all tasks"
+            if not reason:
                 return found
-            reason = "it draws numbers of Python's or NumPy's generator, once for all tasks"
         except (RuntimeError, IndexError) as refusal:
             if not _runs_foreign_code(model, objective):
                 raise

@@ -4,6 +4,7 @@ backward. Losses and meta-gradients are those of a plain loop, or there is an er
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import math
@@ -315,6 +316,117 @@ def test_parameters_that_were_kept_before_are_constants():
     compare(net, near, steps=2, truth=truth)
 
 
+def keeps_a_name(net, h):
+    """A text besides."""
+    net.kl, net.kind = h.pow(2).mean(1), "tanh"
+    return h
+
+
+PEEKS = {
+    "isinstance": lambda net: net.kl.mean() if isinstance(net.kl, torch.Tensor) else 0,
+    "vars": lambda net: sum(v.mean() for k, v in vars(net).items() if torch.is_tensor(v)),
+    "is None": lambda net: 0 if net.kl is None else net.kl.mean(),
+    "hasattr": lambda net: net.kl.mean() if hasattr(net, "kl") and net.kl is not None else 0,
+    "collector": lambda net: sum(
+        m.kl.mean() for m in net.modules() if isinstance(getattr(m, "kl", None), torch.Tensor)
+    ),
+    "text": lambda net: net.a.weight.new_tensor(float(len(f"{net.kind}"))),
+    "key": lambda net: net.a.weight.new_tensor({"tanh": 2.0}.get(net.kind, 1.0)),
+    "identity": lambda net: net.a.weight.new_tensor(1.0 if net.kind is None else 3.0),
+}
+
+
+@pytest.mark.parametrize("caught", [False, True])
+@pytest.mark.parametrize("peek", PEEKS)
+def test_a_loss_cannot_peek_at_what_forward_writes(peek, caught):
+    net = Net(keeps_a_name)
+    net.kl = net.kind = None
+
+    def loss(z, y):
+        total = F.mse_loss(z, y)
+        if not caught:
+            return total + PEEKS[peek](net)
+        with contextlib.suppress(Exception):
+            total = total + PEEKS[peek](net)
+        return total
+
+    learner = compare(net, loss, steps=2)
+    assert learner.backend == "torch"
+    assert type(net) is Net
+    assert net.kl is None or isinstance(net.kl, torch.Tensor)
+
+
+@pytest.mark.parametrize("what", ["own parameters", "variables", "requires_grad"])
+def test_a_loss_that_catches_its_refusal(what):
+    net = Net()
+    variable = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def term(weight, z):
+        if what == "own parameters":
+            return weight.square().mean()
+        if what == "variables":
+            return variable * z.square().mean()
+        return z.square().mean() if z.requires_grad else 0
+
+    def loss(z, y, phi=None):
+        total = F.mse_loss(z, y)
+        with contextlib.suppress(Exception):
+            total = total + term(net.a.weight if phi is None else phi["a.weight"], z)
+        return total
+
+    def truth(z, y, phi):
+        return loss(z, y, phi)
+
+    truth.wants_parameters = True
+    compare(net, loss, steps=2, truth=truth)
+
+
+class Terms:
+    """A helper with a list."""
+
+    def __init__(self):
+        self.terms = []
+
+
+def refills(net, h):
+    """Lists of a helper and of the module, changed in place."""
+    for terms in (net.reg.terms, net.terms):
+        terms.clear()
+        terms.append(h)
+    return h
+
+
+@pytest.mark.parametrize("how", ["helper", "closed list", "closed helper"])
+def test_lists_that_forward_refills(how):
+    net = Net(refills)
+    net.reg, net.terms = Terms(), []
+    kept, helper = net.terms, net.reg
+    lists = {
+        "helper": lambda: net.reg.terms,
+        "closed list": lambda: kept,
+        "closed helper": lambda: helper.terms,
+    }
+
+    def loss(z, y):
+        return F.mse_loss(z, y) + sum(t.square().mean() for t in lists[how]())
+
+    compare(net, loss, steps=2)
+
+
+def test_a_penalty_on_what_requires_gradients_is_there_in_evaluate():
+    net = Net()
+    net.b.weight.requires_grad_(False)
+
+    def loss(z, y):
+        learned = (p for p in net.parameters() if p.requires_grad)
+        return F.mse_loss(z, y) + 0.1 * sum(p.square().sum() for p in learned)
+
+    learner = il.MAML(net, inner_lr=RATE, steps=2, loss=loss)
+    support, query = batches()
+    trained = learner(support, query, reduction="none")
+    assert_close(learner.evaluate(support, query).loss[:, -1], trained, 1e-12)
+
+
 def test_joint_training_sees_the_same_of_a_loss():
     net = Net(sets_an_attribute)
     net.kl = torch.zeros(())
@@ -478,6 +590,72 @@ def test_backward_hooks_of_modules(whose, backend, steps):
     hooked = net.b if whose == "layer" else loss
     hooked.register_full_backward_hook(lambda m, gi, go: (gi[0] * 2, *gi[1:]))
     compare(net, loss, steps=steps, backend=backend)
+
+
+# ---------------------------------------------------------------- TorchScript
+
+
+def swish(x):
+    """An activation as many write it."""
+    return x * torch.sigmoid(x)
+
+
+def steep(z, y):
+    """A loss with curvature of its own."""
+    return (z - y).exp().mean() + (z - y).pow(4).mean()
+
+
+def scaled(z, y, scale):
+    """A loss with a variable."""
+    return (z - y).square().mean() * torch.exp(-scale) + scale
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("made", ["script", "trace"])
+@pytest.mark.parametrize("where", ["module", "loss"])
+def test_functions_of_torchscript(where, made, backend, order):
+    plain = swish if where == "module" else steep
+    z = torch.ones(4, 6 if where == "module" else 2, dtype=torch.float64)
+    if made == "script":
+        function = torch.jit.script(plain)
+    else:
+        function = torch.jit.trace(plain, (z,) if where == "module" else (z, z))
+    net = Net((lambda net, h: function(h)) if where == "module" else None)
+    same = Net((lambda net, h: plain(h)) if where == "module" else None)
+    loss, eager = (F.mse_loss, F.mse_loss) if where == "module" else (function, plain)
+    learner = il.MAML(net, inner_lr=RATE, steps=2, order=order, loss=loss, backend=backend)
+    expected = plain_loop(same, eager, 2, order)
+    for reduction in ("mean", "none"):
+        losses = learner(*batches(), reduction=reduction)
+        assert_close(losses.mean(), expected.mean(), 1e-12)
+        for got, want in zip(grads_of(losses, net), grads_of(expected, same), strict=True):
+            assert_close(got, want, 1e-10)
+        expected = plain_loop(same, eager, 2, order)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_torchscript_with_variables_and_parameters(backend):
+    net = Net()
+    scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+    function = torch.jit.script(scaled)
+    call = type(function).__call__
+
+    def loss(z, y, phi=None, run=function):
+        weight = net.a.weight if phi is None else phi["a.weight"]
+        return run(z, y, scale) + run(weight, torch.zeros_like(weight), scale)
+
+    def truth(z, y, phi):
+        return loss(z, y, phi, scaled)
+
+    truth.wants_parameters = True
+    learner = compare(net, loss, steps=2, backend=backend, truth=truth)
+    (got,) = torch.autograd.grad(learner(*batches()), scale)
+    (want,) = torch.autograd.grad(plain_loop(net, truth, 2).mean(), scale)
+    assert_close(got, want, 1e-10)
+    assert type(function).__call__ is call
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Reading(NamedTuple):
 
     program: Program
     counts_rows: bool
-    written: list[tuple[dict[str, Any], str]]
+    written: list[tuple[nn.Module, str]]
 
 
 def read(module: nn.Module, x: Rows) -> Reading:
