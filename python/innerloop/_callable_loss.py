@@ -132,7 +132,10 @@ def watching(model: object, written: Places) -> Iterator[None]:
         _HERE.differentiates, _HERE.found = torch.is_grad_enabled(), ""
         _HERE.spied, HERE.watch = spied, _refuse_script
         for part in parts.values():
-            part.__class__ = _spy(type(part))
+            try:
+                part.__class__ = _spy(type(part))
+            except TypeError:  # a class that has no subclasses of this kind: any loss may read it
+                _refuse("a loss", _WRITES)
         with scripts_refused():
             yield
     finally:
@@ -142,6 +145,13 @@ def watching(model: object, written: Places) -> Iterator[None]:
 
 
 _SPIES: WeakKeyDictionary[type, type] = WeakKeyDictionary()
+
+
+class _Quiet(nn.Module):
+    """Keeps the making of a spy from the classes that it is of, which may register subclasses."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Says nothing."""
 
 
 def _spy(kind: type) -> type:
@@ -158,7 +168,7 @@ def _spy(kind: type) -> type:
             return plain(self, name)
 
         body = {"__getattribute__": read, "__module__": kind.__module__, "__doc__": kind.__doc__}
-        _SPIES[kind] = type(kind.__name__, (kind,), body)
+        _SPIES[kind] = type(kind.__name__, (_Quiet, kind), body)
     return _SPIES[kind]
 
 

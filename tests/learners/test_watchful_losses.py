@@ -356,6 +356,25 @@ def test_a_loss_cannot_peek_at_what_forward_writes(peek, caught):
     assert net.kl is None or isinstance(net.kl, torch.Tensor)
 
 
+def test_a_registry_of_classes_hears_of_no_others():
+    known = []
+
+    class Registered(Net):
+        def __init_subclass__(cls, **options):
+            super().__init_subclass__(**options)
+            known.append(cls)
+
+    class Own(Registered):
+        pass
+
+    net = Own(keeps_a_name)
+    net.kl = net.kind = None
+    learner = compare(net, lambda z, y: F.mse_loss(z, y) + net.kl.mean(), steps=1)
+    assert learner.backend == "torch"
+    assert known == [Own]
+    assert type(net) is Own
+
+
 @pytest.mark.parametrize("what", ["own parameters", "variables", "requires_grad"])
 def test_a_loss_that_catches_its_refusal(what):
     net = Net()
