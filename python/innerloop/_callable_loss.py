@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -22,12 +22,10 @@ from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 
 from innerloop._derivatives import asks_autograd, is_foreign
+from innerloop._networks import Places
 from innerloop._real_forward import is_torchs
 from innerloop._scripts import HERE, scripts_refused
 from innerloop.objectives import Objective, stands_for, task_value
-
-# what a forward pass writes: parts of the module and their attributes, "" for what lies in one
-Places = Sequence[tuple[nn.Module, str]]
 
 _WRITES = "may read what the forward pass writes to the module"
 # reasons that were found, by what stands for a callable and the model it was called with

@@ -269,7 +269,7 @@ def _meta_loss_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     params, tensors = ctx.saved_tensors[:leaves], ctx.saved_tensors[leaves:]
     rates, x, y, count, weight, *query = tensors
     given = Arguments(params, rates, Side(x, y, count, weight), Side(*query))
-    found = meta_loss_gradient(call, ctx.plan, given, cotangent)
+    _, found = meta_loss_gradient(call, ctx.plan, given, cotangent)
     return (found.params, found.rates, *found.data(), None)
 
 
@@ -295,11 +295,11 @@ def _mean_meta_loss_backward(ctx: Any, cotangent: Tensor, *ignored: Any) -> tupl
 
 def meta_loss_gradient(
     call_op: Callable[[str, Plan, Arguments], Any], plan: Plan, given: Arguments, cotangent: Tensor
-) -> Arguments:
-    """Returns the gradient of sum_t cotangent_t loss_t: one meta_grad, by `call_op`, weighted by
-    the cotangent."""
+) -> tuple[Tensor, Arguments]:
+    """Returns the losses and the gradient of sum_t cotangent_t loss_t: one meta_grad, by `call_op`,
+    weighted by the cotangent."""
     out = call_op("meta_grad", plan, given._replace(task_weight=cotangent))
-    return Arguments(_kernels.split(out[3], given.params), out[4])
+    return out[0], Arguments(_kernels.split(out[3], given.params), out[4])
 
 
 # ---------------------------------------------------------------- registration

@@ -26,7 +26,8 @@ from innerloop._batched.unroll import (
     query_values,
     support_step,
 )
-from innerloop._callable_loss import LooksElsewhere, Places, remember_reason, watching
+from innerloop._callable_loss import LooksElsewhere, remember_reason, watching
+from innerloop._networks import Places
 from innerloop._params import InnerLr, Params
 from innerloop._program import Program, Shape, size_of
 from innerloop._reading import Rows, rows_of
