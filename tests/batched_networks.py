@@ -195,6 +195,111 @@ class Attention(nn.Module):
         return self.last((x + h).mean(1))
 
 
+class Contracted(nn.Module):
+    """Products that sum over axes: equations, vectors, matrices on either side, bilinear layers."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = {"mix": (3, 5), "each": (4, 5, 2), "left": (6, 3), "sides": (4, 3, 3), "v": (2,)}
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(0.5 * torch.randn(shape)) for name, shape in shapes.items()}
+        )
+        self.pairs, self.last = nn.Bilinear(4, 4, 3), nn.Linear(3, 3)
+        self.register_buffer("graph", torch.rand(4, 4))
+
+    def forward(self, x):
+        """Returns three outputs."""
+        w = self.weights
+        h = torch.tanh(torch.einsum("a c i, i j", x, w["mix"]))  # [N, 4, 5]
+        h = self.graph @ h + torch.einsum("...i,...i->...i", h, h)
+        scores = torch.einsum(h, [0, 1, 2], h, [0, 3, 2], [0, 1, 3])  # [N, 4, 4]
+        h = torch.tanh(torch.einsum("bij,bjk->bik", scores, h))
+        h = h.unsqueeze(2) @ w["each"]  # [N, 4, 1, 2]
+        other = torch.einsum("ij,...jk->...ik", w["left"], w["sides"] @ x.unsqueeze(-1)).mean(1)
+        return self.last(self.pairs((h @ w["v"]).flatten(1), x @ w["mix"][:, 0])) + other[:, :3, 0]
+
+
+class Upsampled(nn.Module):
+    """Transposed convolutions of one and two axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ConvTranspose2d(4, 6, (2, 3), stride=(1, 2), padding=(0, 1), groups=2)
+        self.second = nn.ConvTranspose2d(6, 2, 2, 2, output_padding=1, bias=False, dilation=2)
+        self.series = nn.ConvTranspose1d(2, 3, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.series(h.mean(3)).mean(2)
+
+
+class Masked(nn.Module):
+    """Attention that looks back, masks from buffers and from numbers, and entries chosen by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mixed, self.last = nn.Linear(4, 12), nn.Linear(4, 12), nn.Linear(4, 3)
+        self.place = nn.Embedding(3, 4)
+        self.register_buffer("later", torch.ones(3, 3).triu(1).bool())
+        self.register_buffer("near", torch.rand(3, 3))
+
+    def attended(self, layer, x, **options):
+        """Attention of one head."""
+        return F.scaled_dot_product_attention(*torch.tanh(layer(x)).chunk(3, -1), **options)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        x = x + self.place(torch.arange(x.shape[1]))
+        h = x + self.attended(self.first, x, is_causal=True)
+        h = h + self.attended(self.first, h, attn_mask=~self.later)
+        h = h + self.attended(self.first, h, attn_mask=self.near)
+        query, key, value = torch.tanh(self.mixed(h)).chunk(3, -1)
+        scores = query @ key.mT / x.size(-1) ** 0.5
+        shares = scores.masked_fill(self.later, -torch.inf).softmax(-1)
+        early = torch.where(self.near[:, :1] < 0.5, value, h)
+        h = torch.where(self.later[0], 2.0, early.transpose(1, 2)).transpose(1, 2) + shares @ value
+        return self.last((h * torch.linspace(0, 1, 3, dtype=x.dtype)[:, None]).sum(1))
+
+
+class Cells(nn.Module):
+    """Recurrent cells in a loop, from states of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.plain, self.gated = nn.RNNCell(2, 3, nonlinearity="relu"), nn.GRUCell(3, 3, bias=False)
+        self.long, self.own, self.last = nn.LSTMCell(3, 4), nn.Linear(7, 4), nn.Linear(8, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h, state, g = None, None, x.new_ones(x.size(0), 3)
+        own = torch.zeros(len(x), 4, dtype=x.dtype)
+        for at in range(x.shape[1]):
+            h = self.plain(x[:, at], h)
+            g = self.gated(h, g)
+            state = self.long(g, state)
+            own = torch.tanh(self.own(torch.cat([own, h], 1)))
+        return self.last(torch.cat([state[1], own + torch.zeros_like(own)], 1))
+
+
+class Recurrent(nn.Module):
+    """Recurrent layers on sequences: several, in both directions, without bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.long = nn.LSTM(2, 3, num_layers=2, batch_first=True)
+        self.gated = nn.GRU(3, 2, batch_first=True, bidirectional=True)
+        self.plain = nn.RNN(4, 4, batch_first=True, bias=False)
+        self.last = nn.Linear(11, 3)
+
+    def forward(self, x):
+        """Returns three outputs."""
+        h, (_, c) = self.long(x)
+        h, both = self.gated(h)
+        _, last = self.plain(h)
+        return self.last(torch.cat([h[:, -1], both[0], both[1], last.squeeze(0)[:, 1:]], 1)) + c[-1]
+
+
 class Weights(nn.Module):
     """Weights that are computed: standardised, normalised by torch's parametrisation and as
     directions, masked, and a temperature that is an exponential."""
@@ -429,6 +534,11 @@ FAMILIES = {
     "quotients": (Quotients, (4,)),
     "padded": (Padded, (2, 5, 6)),
     "attention": (Attention, (3, 4)),
+    "contractions": (Contracted, (4, 3)),
+    "upsampled": (Upsampled, (4, 2, 3)),
+    "masked": (Masked, (3, 4)),
+    "cells": (Cells, (3, 2)),
+    "recurrent": (Recurrent, (3, 2)),
     "computed weights": (Weights, (2, 5, 5)),
     "exponential": (lambda: activations(nn.CELU(0.5), nn.SELU()), (4,)),
     "sines": (Sines, (4,)),

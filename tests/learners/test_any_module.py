@@ -33,7 +33,7 @@ def test_the_fall_back_is_visible():
 
     net.__class__ = Unseen
     x = regression()
-    text = r"Unseen runs on the torch back end .*call 5 of its forward pass, einsum, is not one"
+    text = r"Unseen runs on the torch back end .*call 5 of its forward pass, addcmul, is not one"
     with pytest.warns(il.FallbackWarning, match=text) as caught:
         learner(x, x)
     assert caught[0].filename == __file__  # the user's line, not one of ours

@@ -216,11 +216,61 @@ UNREADABLE = {
         lambda n, x: n.last(n.first((x @ x).flatten(1))),
         r"a product of rows of \[2, 3\] with rows of \[2, 3\]",
     ),
-    "attention to some": (
+    "attention of groups": (
         lambda n, x: n.last(
-            n.first(F.scaled_dot_product_attention(x, x, x, is_causal=True).flatten(1))
+            n.first(F.scaled_dot_product_attention(x, x, x, enable_gqa=True).flatten(1))
         ),
-        "only attention to everything",
+        "grouped heads",
+    ),
+    "three factors": (
+        lambda n, x: n.last(n.first(torch.einsum("nij,nij,nij->nij", x, x, x).flatten(1))),
+        "only an equation of two factors",
+    ),
+    "a contraction over rows": (
+        lambda n, x: n.last(torch.einsum("nj,nk->jk", *[n.first(x.flatten(1))] * 2)[: len(x)]),
+        "rows do not stay rows",
+    ),
+    "rows that meet other rows": (
+        lambda n, x: n.last(torch.einsum("nj,mj->nj", *[n.first(x.flatten(1))] * 2)),
+        "rows do not stay rows",
+    ),
+    "a sum in a contraction": (
+        lambda n, x: n.last(n.first(torch.einsum("nij,nk->nk", x, x.flatten(1)))),
+        "a sum over an axis of one factor",
+    ),
+    "a diagonal": (
+        lambda n, x: n.last(torch.einsum("njj,nj->nj", x @ x.mT, x[:, :, 0]).repeat(1, 2)),
+        "a diagonal cannot be read",
+    ),
+    "a contraction that does not fit": (
+        lambda n, x: n.last(torch.einsum("nij,ni->nj", x, x[:, 0])),
+        "does not fit its factors",
+    ),
+    "a mask by results": (
+        lambda n, x: n.last(n.first(x.masked_fill(x > 0, 0.0).flatten(1))),
+        "gt, is not one|__gt__, is not one",
+    ),
+    "a choice by results": (
+        lambda n, x: n.last(n.first(torch.where(x.flatten(1), 1.0, x.flatten(1)))),
+        "where a buffer says so",
+    ),
+    "a parameter by a mask": (
+        lambda n, x: n.last(
+            n.first(torch.where(torch.eye(6)[0] > 0, x.flatten(1), n.first.weight[0]))
+        ),
+        "where a buffer says so",
+    ),
+    "numbers of another dtype": (
+        lambda n, x: n.last(n.first(x.flatten(1) * torch.arange(6))),
+        "which is torch.int64",
+    ),
+    "numbers with gradients": (
+        lambda n, x: n.last(n.first(x.flatten(1) + torch.zeros(6, requires_grad=True))),
+        "in a way that cannot be read",
+    ),
+    "random numbers": (
+        lambda n, x: n.last(n.first(x.flatten(1) + torch.rand(6))),
+        "rand, is not one of those",
     ),
     "random attention": (
         lambda n, x: n.last(

@@ -300,10 +300,10 @@ def test_rates_are_held_for_parameters_of_any_name_and_shape(learn):
 
 
 def test_explain_names_what_stopped_the_reading_of_the_rows_that_came():
-    net = Net(lambda n, x: n.last(torch.einsum("nd,de->ne", x, n.w)), w=(4, 4)).double()
+    net = Net(lambda n, x: n.last(torch.cumsum(x, 1) @ n.w), w=(4, 4)).double()
     learner = il.MAML(net, inner_lr=RATE, steps=STEPS)
     learner(*sides((4, 5)))
-    assert "einsum, is not one" in learner.explain()
+    assert "cumsum, is not one" in learner.explain()
     assert "first batch decides" not in learner.explain()
 
 

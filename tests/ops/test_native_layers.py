@@ -192,6 +192,8 @@ def images(tasks):
     return net, [(draw(tasks, n, *shape), draw(tasks, n, 3)) for n in (3, 4)]
 
 
+@pytest.mark.filterwarnings("ignore:innerloop.*:innerloop.FallbackWarning")
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch.vmap of bilinear
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_of_torch_operations_stay_exact(family, monkeypatch):
     """What GPUs and bfloat16 take."""

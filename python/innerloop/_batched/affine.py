@@ -132,45 +132,43 @@ class Convolution(Layer):
 
     def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
         super().__init__(node, shapes)
-        self._stride, self._padding, self._dilation, self._groups = node.options
-        self._none = [0] * (len(shapes[0]) - 1)
+        stride, padding, dilation, groups = node.options
+        none = (0,) * (len(shapes[0]) - 1)
+        # stride, padding, dilation, whether it is transposed, output padding, groups
+        self._options: tuple[Any, ...] = (stride, padding, dilation, False, none, groups)
 
     def _apply(self, x: Tensor, w: Tensor, b: Maybe) -> Tensor:
         """Returns the convolution of every task."""
-        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
         if is_shared(w) and (b is None or is_shared(b)):
             bias = None if b is None else b[0]
-            y: Tensor = _convolve(x.flatten(0, 1), w[0], bias, *options)
+            y: Tensor = _convolve(x.flatten(0, 1), w[0], bias, *self._options)
             return y.reshape(*x.shape[:2], *y.shape[1:])
         biases = [None] * len(w) if b is None else list(b.unbind())
         parts = zip(x.unbind(), w.unbind(), biases, strict=True)
-        return stacked([_convolve(xt, wt, bt, *options) for xt, wt, bt in parts])
+        return stacked([_convolve(xt, wt, bt, *self._options) for xt, wt, bt in parts])
 
     def _input_gradient(self, g: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """Returns the gradient in x of <g, convolution(x, w)>."""
-        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
         mask = [True, False, False]
         if is_shared(w):
             flat = g.flatten(0, 1), x.flatten(0, 1), w[0]
-            gx: Tensor = _convolve_back(*flat, None, *options, mask)[0]
+            gx: Tensor = _convolve_back(*flat, None, *self._options, mask)[0]
             return gx.reshape(x.shape)
         parts = zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
-        return stacked([_convolve_back(*part, None, *options, mask)[0] for part in parts])
+        return stacked([_convolve_back(*part, None, *self._options, mask)[0] for part in parts])
 
     def _weight_gradient(self, g: Tensor, x: Tensor, w: Tensor) -> Tensor:
         """Returns the gradient [T, ...] in w of <g, convolution(x, w)>."""
-        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
         mask = [False, True, False]
         parts = zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
-        return torch.stack([_convolve_back(*part, None, *options, mask)[1] for part in parts])
+        return torch.stack([_convolve_back(*part, None, *self._options, mask)[1] for part in parts])
 
     def _both_gradients(self, g: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Returns both gradients."""
         if is_shared(w):
             return self._input_gradient(g, x, w), self._weight_gradient(g, x, w)
-        options = (self._stride, self._padding, self._dilation, False, self._none, self._groups)
         parts = zip(g.unbind(), x.unbind(), w.unbind(), strict=True)
-        found = [_convolve_back(*part, None, *options, [True, True, False]) for part in parts]
+        found = [_convolve_back(*part, None, *self._options, [True, True, False]) for part in parts]
         return stacked([each[0] for each in found]), torch.stack([each[1] for each in found])
 
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
@@ -245,6 +243,16 @@ class Convolution(Layer):
             gw = _added(gw, self._weight_gradient(g, other, w))
         gb = None if b is None or g_dot is None else _channel_sums(g_dot)
         return [gx], [gw, gb]
+
+
+class TransposedConvolution(Convolution):
+    """x [T, N, C, *places], w [T, C, K / groups, *kernel], b [T, K]: the gradient in its input of
+    the convolution by w."""
+
+    def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
+        Layer.__init__(self, node, shapes)
+        stride, padding, dilation, groups, more = node.options
+        self._options = (stride, padding, dilation, True, more, groups)
 
 
 def _added(a: Maybe, b: Maybe) -> Maybe:

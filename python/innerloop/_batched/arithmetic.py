@@ -249,55 +249,6 @@ class Length(Layer):
         return [plus(gx, None if tangent_saved is None else self._spread(g) * tangent_saved)], []
 
 
-class MatrixProduct(Layer):
-    """y = a b of matrices along the last two axes: ga = g b', gb = a' g, y. = a. b + a b.,
-    ga. = g. b' + g b.', gb. = a' g. + a.' g."""
-
-    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
-        """Returns a b; keeps both."""
-        return channels_last(inputs[0] @ inputs[1]), inputs
-
-    def _parts(self, g: Maybe, of: Sequence[Maybe], wanted: Sequence[bool]) -> list[Maybe]:
-        """Returns g b' and a' g of a and b."""
-        a, b = of
-        return [
-            channels_last(g @ b.mT) if wanted[0] and g is not None and b is not None else None,
-            channels_last(a.mT @ g) if wanted[1] and g is not None and a is not None else None,
-        ]
-
-    def backward(
-        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
-    ) -> tuple[list[Maybe], list[Maybe]]:
-        """Returns g b' and a' g."""
-        return self._parts(g, saved, wanted), []
-
-    def tangent(
-        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
-    ) -> tuple[Maybe, Any]:
-        """Returns a. b + a b."""
-        (a, b), (a_dot, b_dot) = saved, dots
-        y_dot = plus(
-            None if a_dot is None else a_dot @ b,
-            None if b_dot is None else a @ b_dot,
-        )
-        return None if y_dot is None else channels_last(y_dot), None
-
-    def second(
-        self,
-        saved: Any,
-        tangent_saved: Any,
-        g: Tensor,
-        g_dot: Maybe,
-        dots: list[Maybe],
-        leaves: list[Maybe],
-        leaf_dots: list[Maybe],
-        wanted: Sequence[bool],
-    ) -> tuple[list[Maybe], list[Maybe]]:
-        """Returns g. b' + g b.' and a' g. + a.' g."""
-        parts = self._parts(g_dot, saved, wanted), self._parts(g, dots, wanted)
-        return [plus(one, other) for one, other in zip(*parts, strict=True)], []
-
-
 class Scale(Linear):
     """y = a x + c with numbers a and c."""
 
@@ -419,6 +370,87 @@ class Spread(_WithLeaf):
         (b,) = leaves
         assert b is not None
         return [None], [None if g_dot is None else self._gathered(g_dot, b)]
+
+
+class Constant(Layer):
+    """y = c for every row, with a number c."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns c in each row."""
+        (x,) = inputs
+        shape = (*x.shape[:2], *self.node.shape)
+        return channels_last(x.new_full(shape, _number(self.node.options[0]))), None
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns nothing."""
+        return [None], []
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns nothing."""
+        return None, None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns nothing."""
+        return [None], []
+
+
+class Masked(_WithLeaf):
+    """y = x where a leaf is not zero, or along the last two axes on and below the diagonal, and
+    elsewhere a number c. The leaf holds truth values and has no gradient."""
+
+    def _kept(self, x: Maybe, keep: Tensor, other: float = 0.0) -> Maybe:
+        """Returns x where it is kept."""
+        return None if x is None else torch.where(keep, x, other)
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns y; keeps where it is x."""
+        (x,) = inputs
+        if leaves:
+            assert leaves[0] is not None
+            keep = self._spread(leaves[0]) != 0
+        else:
+            keep = torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device).tril()
+        return torch.where(keep, x, _number(self.node.options[0])), keep
+
+    def backward(
+        self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g where it is kept."""
+        return [self._kept(g, saved) if wanted[0] else None], [None] * len(leaves)
+
+    def tangent(
+        self, saved: Any, dots: list[Maybe], leaves: list[Maybe], leaf_dots: list[Maybe]
+    ) -> tuple[Maybe, Any]:
+        """Returns x. where it is kept."""
+        return self._kept(dots[0], saved), None
+
+    def second(
+        self,
+        saved: Any,
+        tangent_saved: Any,
+        g: Tensor,
+        g_dot: Maybe,
+        dots: list[Maybe],
+        leaves: list[Maybe],
+        leaf_dots: list[Maybe],
+        wanted: Sequence[bool],
+    ) -> tuple[list[Maybe], list[Maybe]]:
+        """Returns g. where it is kept."""
+        return [self._kept(g_dot, saved) if wanted[0] else None], [None] * len(leaves)
 
 
 class Gain(_WithLeaf):

@@ -15,7 +15,8 @@ from innerloop._program import Node, Shape, function_of
 
 
 class Computed(Layer):
-    """y = f(leaves) for each task, [T, *shape]; it has no inputs. With J its derivative in the
+    """y = f(leaves) for each task, [T, *shape]; it has no inputs, or where there are no leaves the
+    network's, for the number of tasks. With J its derivative in the
     leaves that are not integers or truth values, gradients are J' g, y. = J dots, and dots of
     gradients J' g. + H dots with the Hessian H of <f, g>. All by backward passes, since torch's
     forward mode lacks some functions."""
@@ -29,15 +30,18 @@ class Computed(Layer):
     def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
         """Returns y; once for all tasks that share the leaves."""
         there = [leaf for leaf in leaves if leaf is not None]
+        tasks = len([*there, *inputs][0])
         if all(map(is_shared, there)):
             y = self._of_one(*_dense([leaf[0] for leaf in there]))
-            return y.expand(len(there[0]), *y.shape), None
+            return y.expand(tasks, *y.shape), None
         return self._of_all(*_dense(there)), None
 
     def backward(
         self, saved: Any, g: Tensor, leaves: list[Maybe], wanted: Sequence[bool]
     ) -> tuple[list[Maybe], list[Maybe]]:
         """Returns J' g."""
+        if not leaves:
+            return [None], []
         with torch.enable_grad():
             at, there, y = self._differentiably(leaves)
             return [], _spread(_grad(y, there, g), at, len(leaves))
@@ -67,8 +71,8 @@ class Computed(Layer):
         wanted: Sequence[bool],
     ) -> tuple[list[Maybe], list[Maybe]]:
         """Returns J' g. and the Hessian of <f, g> times dots."""
-        if g_dot is None and all(dot is None for dot in leaf_dots):
-            return [], [None] * len(leaves)
+        if not leaves or (g_dot is None and all(dot is None for dot in leaf_dots)):
+            return [None] * len(dots), [None] * len(leaves)
         with torch.enable_grad():
             at, there, y = self._differentiably(leaves)
             outputs, along = [y], [torch.zeros_like(g) if g_dot is None else g_dot]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from innerloop._batched import activations, affine, arithmetic, norms, shapes
+from innerloop._batched import activations, affine, arithmetic, norms, products, shapes
 from innerloop._batched.blocks import NormBlock
 from innerloop._batched.computed import Computed
 from innerloop._batched.layer import Layer, Maybe, channels_last, is_shared, plus
@@ -23,6 +23,7 @@ Leaves = Mapping[str, Any]  # tensors, or what `factored.py` has in their place
 _LAYERS: dict[str, type[Layer]] = {
     "linear": affine.LinearLayer,
     "convolution": affine.Convolution,
+    "transposed_convolution": affine.TransposedConvolution,
     "reshape": shapes.Reshape,
     "mean": shapes.Mean,
     "permute": shapes.Permute,
@@ -31,13 +32,16 @@ _LAYERS: dict[str, type[Layer]] = {
     "cat": shapes.Joined,
     "add": arithmetic.Sum,
     "multiply": arithmetic.Product,
-    "matmul": arithmetic.MatrixProduct,
+    "matmul": products.MatrixProduct,
+    "contraction": products.Contraction,
     "divide": arithmetic.Quotient,
     "length": arithmetic.Length,
     "scale": arithmetic.Scale,
     "shift": arithmetic.Shift,
     "gain": arithmetic.Gain,
     "spread": arithmetic.Spread,
+    "constant": arithmetic.Constant,
+    "masked": arithmetic.Masked,
     "max_pool": shapes.MaxPool,
     "adaptive_max_pool": shapes.MaxPool,
     "avg_pool": shapes.AveragePool,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from innerloop._reading.recorder import HANDLERS, Handler, Recorder, known
-from innerloop._reading.shapes import is_matrix, permuted
+from innerloop._reading.shapes import is_matrix, permuted, turned
 
 
 @known(F.linear)
@@ -22,53 +21,6 @@ def _linear(recorder: Recorder, input: Tensor, weight: Tensor, bias: Any = None)
     if not shape[-1]:
         recorder.stop("a linear layer without inputs", F.linear)
     return recorder.add("linear", [input], (*shape[:-1], weight.shape[0]), (), (weight, bias))
-
-
-@known(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm)
-def _matmul(recorder: Recorder, input: Tensor, mat2: Tensor) -> Any:
-    shape = recorder.shape(input)
-    if recorder.is_value(mat2):
-        return product(recorder, input, mat2)
-    if not shape or mat2.ndim != 2 or shape[-1] != mat2.shape[0]:
-        recorder.stop(f"a product of rows of {list(shape)} with {list(mat2.shape)}")
-    weight = recorder.transposed(mat2, 0, 1)
-    return recorder.add("linear", [input], (*shape[:-1], mat2.shape[1]), (), (weight, None))
-
-
-@known(torch.bmm, Tensor.bmm)
-def product(recorder: Recorder, input: Tensor, mat2: Tensor) -> Any:
-    """Notes the product of the matrices of two results."""
-    one, other = recorder.shape(input), recorder.shape(mat2)
-    matrices = min(len(one), len(other)) >= 2
-    if not matrices or one[:-2] != other[:-2] or one[-1] != other[-2]:
-        recorder.stop(f"a product of rows of {list(one)} with rows of {list(other)}")
-    return recorder.add("matmul", [input, mat2], (*one[:-1], other[-1]))
-
-
-@known(F.scaled_dot_product_attention)
-def _attention(
-    recorder: Recorder,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: Any = None,
-    enable_gqa: bool = False,
-) -> Any:
-    if attn_mask is not None or is_causal or enable_gqa:
-        recorder.stop("only attention to everything can be read", F.scaled_dot_product_attention)
-    if dropout_p:
-        recorder.stop("its dropout is random", F.scaled_dot_product_attention)
-    width = recorder.shape(query)[-1]
-    factor = 1 / math.sqrt(width) if scale is None else float(scale)
-    scaled = recorder.add("scale", [query], recorder.shape(query), (factor, 0.0))
-    scores = product(recorder, scaled, permuted(recorder, key, _turned(key.ndim)))
-    axis = scores.ndim - 1
-    shares = recorder.add("softmax", [scores], recorder.shape(scores), (axis,))
-    return product(recorder, shares, value)
 
 
 @known(torch.addmm)
@@ -97,12 +49,7 @@ def _transposed(recorder: Recorder, input: Tensor) -> Any:
 def _matrices_transposed(recorder: Recorder, input: Tensor) -> Any:
     if not recorder.is_value(input):
         return _transposed(recorder, input)
-    return permuted(recorder, input, _turned(input.ndim))
-
-
-def _turned(ndim: int) -> list[int]:
-    """Returns axes of which the last two have changed places."""
-    return [*range(ndim - 2), ndim - 1, ndim - 2]
+    return permuted(recorder, input, turned(input.ndim))
 
 
 def numbers(recorder: Recorder, value: Any, axes: int) -> tuple[int, ...]:
@@ -156,5 +103,44 @@ def _convolution(axes: int) -> Handler:
     return handler
 
 
-for _axes, _function in enumerate((torch.conv1d, torch.conv2d, torch.conv3d), 1):
-    HANDLERS[_function] = _convolution(_axes)
+def _transposed_convolution(axes: int) -> Handler:
+    """Returns what notes transposed convolutions over so many axes."""
+
+    def handler(
+        recorder: Recorder,
+        input: Tensor,
+        weight: Tensor,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Any:
+        shape, kernel = recorder.shape(input), tuple(weight.shape[2:])
+        if len(shape) != axes + 1 or shape[0] != weight.shape[0] or shape[0] % groups:
+            recorder.stop(
+                f"a transposed convolution of {list(weight.shape)} does not fit rows of "
+                f"{list(shape)}"
+            )
+        given = (stride, padding, dilation, output_padding)
+        strides, paddings, dilations, more = (numbers(recorder, v, axes) for v in given)
+        sizes = tuple(
+            (n - 1) * s - 2 * p + d * (k - 1) + m + 1
+            for n, s, p, d, m, k in zip(
+                shape[1:], strides, paddings, dilations, more, kernel, strict=True
+            )
+        )
+        too_much = any(m >= max(s, d) for m, s, d in zip(more, strides, dilations, strict=True))
+        if min(sizes, default=1) < 1 or too_much:
+            recorder.stop(f"a kernel of {list(kernel)} does not fit rows of {list(shape)}")
+        options = (strides, paddings, dilations, int(groups), more)
+        outputs = (weight.shape[1] * groups, *sizes)
+        return recorder.add("transposed_convolution", [input], outputs, options, (weight, bias))
+
+    return handler
+
+
+for _axes in (1, 2, 3):
+    HANDLERS[getattr(torch, f"conv{_axes}d")] = _convolution(_axes)
+    HANDLERS[getattr(torch, f"conv_transpose{_axes}d")] = _transposed_convolution(_axes)

@@ -15,7 +15,7 @@ from innerloop._reading.recorder import Handler, Recorder, known
 from innerloop._reading.shapes import permuted
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     """Says whether something is a plain number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -29,7 +29,7 @@ def _joint(recorder: Recorder, input: Any, other: Any) -> Shape:
     return tuple(max(sizes) if min(sizes) else 0 for sizes in zip(*shapes, strict=True))
 
 
-def _along(recorder: Recorder, input: Any, leaf: Tensor) -> Shape:
+def along(recorder: Recorder, input: Any, leaf: Tensor) -> Shape:
     """Returns the shape of rows that a parameter is spread over."""
     shape = recorder.shape(input)
     own = list(leaf.shape)
@@ -42,12 +42,12 @@ def _along(recorder: Recorder, input: Any, leaf: Tensor) -> Shape:
     return shape
 
 
-def _plus(recorder: Recorder, input: Any, other: Any, factor: float, inplace: bool) -> Any:
+def plus(recorder: Recorder, input: Any, other: Any, factor: float, inplace: bool) -> Any:
     """Notes input + factor * other."""
-    if _is_number(input):
+    if is_number(input):
         options = (float(factor), float(input))
         return recorder.add("scale", [other], recorder.shape(other), options)
-    if _is_number(other):
+    if is_number(other):
         options = (1.0, float(factor * other))
         return recorder.add("scale", [input], recorder.shape(input), options, inplace=inplace)
     if recorder.is_value(other) and recorder.is_value(input):
@@ -61,15 +61,15 @@ def _plus(recorder: Recorder, input: Any, other: Any, factor: float, inplace: bo
         if factor != 1:
             other = recorder.add("scale", [other], recorder.shape(other), (float(factor), 0.0))
         input, other, factor = other, input, 1.0
-    shape = _along(recorder, input, other)
+    shape = along(recorder, input, other)
     return recorder.add("shift", [input], shape, (float(factor),), (other,), inplace=inplace)
 
 
 def _times(recorder: Recorder, input: Any, other: Any, inplace: bool) -> Any:
     """Notes input * other."""
-    if not inplace and (_is_number(input) or not recorder.is_value(input)):
+    if not inplace and (is_number(input) or not recorder.is_value(input)):
         input, other = other, input
-    if _is_number(other):
+    if is_number(other):
         options = (float(other), 0.0)
         return recorder.add("scale", [input], recorder.shape(input), options, inplace=inplace)
     if recorder.is_value(other):
@@ -77,7 +77,7 @@ def _times(recorder: Recorder, input: Any, other: Any, inplace: bool) -> Any:
         if inplace and shape != recorder.shape(input):
             recorder.stop(f"a product of {list(shape)} in place of {list(recorder.shape(input))}")
         return recorder.add("multiply", [input, other], shape, inplace=inplace)
-    shape = _along(recorder, input, other)
+    shape = along(recorder, input, other)
     return recorder.add("gain", [input], shape, (), (other,), inplace=inplace)
 
 
@@ -85,7 +85,7 @@ def _sums(*, sign: int, inplace: bool = False) -> Handler:
     """Returns what notes sums or differences."""
 
     def handler(recorder: Recorder, input: Any, other: Any, *, alpha: float = 1) -> Any:
-        return _plus(recorder, input, other, sign * alpha, inplace)
+        return plus(recorder, input, other, sign * alpha, inplace)
 
     return handler
 
@@ -98,7 +98,7 @@ known(Tensor.sub_, Tensor.__isub__)(_sums(sign=-1, inplace=True))
 
 @known(Tensor.__rsub__)
 def _subtracted(recorder: Recorder, input: Tensor, other: Any) -> Any:
-    return _plus(recorder, other, input, -1, inplace=False)
+    return plus(recorder, other, input, -1, inplace=False)
 
 
 @known(Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul, torch.multiply)
@@ -118,7 +118,7 @@ def _power(recorder: Recorder, input: Tensor, exponent: float) -> Any:
 
 def _as_value(recorder: Recorder, leaf: Tensor, like: Tensor) -> Any:
     """Notes a parameter as a result that is the same in all rows, to be spread over another."""
-    shape = _along(recorder, like, leaf)
+    shape = along(recorder, like, leaf)
     own = tuple(leaf.shape)[-len(shape) :] if shape else ()
     sizes = (*(1,) * (len(shape) - len(own)), *own)
     return recorder.add("spread", [recorder.input], sizes, (), (leaf,))
@@ -126,7 +126,7 @@ def _as_value(recorder: Recorder, leaf: Tensor, like: Tensor) -> Any:
 
 def _over(recorder: Recorder, input: Any, other: Any, inplace: bool = False) -> Any:
     """Notes input / other, of which one is a result."""
-    if _is_number(input):
+    if is_number(input):
         return recorder.add("divide", [other], recorder.shape(other), (float(input),))
     if not recorder.is_value(other):
         other = _as_value(recorder, other, input)
@@ -142,9 +142,9 @@ def _quotients(*, inplace: bool = False) -> Handler:
     """Returns what notes quotients."""
 
     def handler(recorder: Recorder, input: Any, other: Any, *, rounding_mode: Any = None) -> Any:
-        if rounding_mode is not None or (_is_number(other) and other == 0):
+        if rounding_mode is not None or (is_number(other) and other == 0):
             recorder.stop("a quotient by zero, or one that is rounded", torch.div)
-        if _is_number(other):
+        if is_number(other):
             if not abs(1 / other) <= torch.finfo(recorder.dtype).max:
                 recorder.stop(f"a quotient by {other}", torch.div)
             return _times(recorder, input, 1 / other, inplace)
@@ -184,7 +184,7 @@ def _square(recorder: Recorder, input: Tensor) -> Any:
 
 @known(Tensor.pow, Tensor.__pow__, torch.pow)
 def _pow(recorder: Recorder, input: Tensor, exponent: Any) -> Any:
-    if not _is_number(exponent) or not exponent or not recorder.is_value(input):
+    if not is_number(exponent) or not exponent or not recorder.is_value(input):
         recorder.stop("only a power of a result by a number other than 0 can be read", torch.pow)
     if exponent == 2:
         return _times(recorder, input, input, inplace=False)

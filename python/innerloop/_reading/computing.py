@@ -57,6 +57,19 @@ class Computing:
             result = run(made, self._tensors)
         return self._results(result, made)
 
+    def constant(
+        self, function: Any, args: Any, kwargs: Mapping[str, Any], device: torch.device
+    ) -> Any:
+        """Notes a call that makes a tensor of numbers, on a device; returns what stands for it.
+
+        Raises:
+            Unsuited: its arguments cannot be noted.
+        """
+        positions = tuple(self._template(value, {}) for value in args)
+        keywords = {name: self._template(value, {}) for name, value in kwargs.items()}
+        made = Computation(function, positions, tuple({**keywords, "device": device}.items()))
+        return self._results(function(*args, **{**kwargs, "device": "meta"}), made)
+
     def _results(self, result: Any, made: Computation) -> Any:
         """Notes what a call gave."""
         if isinstance(result, Tensor):
@@ -163,6 +176,8 @@ Kind = tuple[tuple[int, ...], torch.dtype]  # of a leaf
 def refusal(computations: tuple[Computation, ...], kinds: tuple[Kind, ...]) -> str:
     """Returns why computations do not run for several tasks at once, or not with their first and
     second derivatives; empty if they do."""
+    if not kinds:
+        return ""  # constants
     leaves = [
         torch.empty((2, *shape), dtype=dtype, device="meta", requires_grad=dtype.is_floating_point)
         for shape, dtype in kinds

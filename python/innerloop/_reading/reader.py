@@ -13,8 +13,11 @@ from innerloop._reading import (  # noqa: F401 (they register)
     activations,
     affine,
     arithmetic,
+    constants,
     norms,
     pools,
+    products,
+    recurrent,
     shapes,
 )
 from innerloop._reading.recorder import Recorder, Rows, Stop

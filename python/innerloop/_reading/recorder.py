@@ -88,6 +88,8 @@ class Recorder(TorchFunctionMode):
         self._held: list[Tensor] = []  # so that identities stay
         self._views: list[Tensor] = []  # likewise
         self._computing = Computing()
+        self.zeros: set[int] = set()  # tensors of zeros that calls made, by identity
+        self._stacks: dict[int, list[Tensor]] = {}  # results in a row before the rows, likewise
         self._state: tuple[bool, ...] = ()
 
     # ------------------------------------------------------------ the pass
@@ -151,6 +153,13 @@ class Recorder(TorchFunctionMode):
             text = str(error).strip().split("\n")[0]
             self.stop(f"it raised {type(error).__name__} on tensors without numbers ({text})", func)
 
+    def constant(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Notes a call that makes a tensor of numbers and returns what stands for it."""
+        try:
+            return self._computing.constant(func, args, kwargs, self.device)
+        except Unsuited as reason:
+            self.stop(str(reason), func)
+
     def stop(self, reason: str, func: Any = None) -> NoReturn:
         """Ends the pass, with the reason and the call to blame."""
         if not self.reason:
@@ -195,6 +204,23 @@ class Recorder(TorchFunctionMode):
         """Says whether something is made of the input."""
         return id(tensor) in self._values
 
+    def stacked(self, tensors: list[Tensor]) -> Tensor:
+        """Returns a tensor that stands for results along an axis before that of the rows, of which
+        only each by itself can be read."""
+        whole = torch.empty(
+            (len(tensors), *tensors[0].shape), dtype=self.dtype, device="meta", requires_grad=True
+        )
+        self._stacks[id(whole)] = tensors
+        self._held.append(whole)
+        return whole
+
+    def in_stack(self, tensor: object, index: object) -> Tensor | None:
+        """Returns the result that an index takes of such a tensor; None of others."""
+        stack = self._stacks.get(id(tensor))
+        if stack is None or type(index) is not int or not -len(stack) <= index < len(stack):
+            return None
+        return stack[index]
+
     def is_leaf(self, tensor: object) -> bool:
         """Says whether something is a parameter, a buffer, or made of them alone."""
         return id(tensor) in self._leaves or tensor in self._computing
@@ -229,7 +255,8 @@ class Recorder(TorchFunctionMode):
             self.stop(str(reason))
         options: Any = (expression,)
         shape = tuple(int(n) for n in tensor.shape)
-        self.nodes.append(Node("computed", (), leaves, options, shape))
+        inputs = () if leaves else (0,)
+        self.nodes.append(Node("computed", inputs, leaves, options, shape))
         self._leaves[id(tensor)] = Made(len(self.nodes))
 
     def entry(self, tensor: Tensor, index: int) -> Tensor:
@@ -288,6 +315,7 @@ class Recorder(TorchFunctionMode):
         changed = inputs[0]
         self._stale.update(other for other in self._memory[id(changed)] if other != id(changed))
         self._values[id(changed)] = len(self.nodes)
+        self.zeros.discard(id(changed))
         return changed
 
     def same_memory(self, result: Tensor, source: Tensor) -> Tensor:

@@ -45,6 +45,11 @@ def _device(recorder: Recorder, tensor: Tensor) -> torch.device:
     return recorder.device if stands_in else tensor.device
 
 
+@known(Tensor.is_cuda.__get__, parameters=_always)  # type: ignore[attr-defined]
+def _is_cuda(recorder: Recorder, tensor: Tensor) -> bool:
+    return bool(_device(recorder, tensor).type == "cuda")
+
+
 def _reshaped(recorder: Recorder, input: Tensor, shape: Sequence[Any]) -> Any:
     """Notes that rows are seen in another shape."""
     size = recorder.rows * size_of(recorder.shape(input))
@@ -96,6 +101,10 @@ def _unflatten(recorder: Recorder, input: Tensor, dim: int, sizes: Sequence[int]
 @known(Tensor.squeeze, torch.squeeze)
 def _squeeze(recorder: Recorder, input: Tensor, *dim: Any) -> Any:
     sizes = list(input.shape)
+    if dim == (0,) and sizes[0] == 1:
+        found = recorder.in_stack(input, 0)
+        if found is not None:
+            return found
     given = dim[0] if len(dim) == 1 and isinstance(dim[0], (tuple, list)) else dim
     axes = [int(axis) % len(sizes) for axis in given] if dim else range(len(sizes))
     recorder.counts_rows |= 0 in axes
@@ -143,6 +152,11 @@ def permuted(recorder: Recorder, input: Tensor, axes: Sequence[Any]) -> Any:
     return recorder.same_memory(result, input)
 
 
+def turned(ndim: int) -> list[int]:
+    """Returns axes of which the last two have changed places."""
+    return [*range(ndim - 2), ndim - 1, ndim - 2]
+
+
 def _is_spread(recorder: Recorder, input: Tensor, *sizes: Any) -> bool:
     """Says whether a parameter is expanded over the rows."""
     wanted = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
@@ -163,11 +177,15 @@ def _expand(recorder: Recorder, input: Tensor, *sizes: Any) -> Any:
 
 def _is_entry(recorder: Recorder, input: Tensor, index: Any) -> bool:
     """Says whether one entry along the first axis of a parameter is asked for."""
-    return type(index) is int and recorder.is_own(input, whole=True)
+    is_plain = type(index) is int and input.dtype is recorder.dtype
+    return is_plain and recorder.is_own(input, whole=True)
 
 
 @known(Tensor.__getitem__, parameters=_is_entry)
 def _item(recorder: Recorder, input: Tensor, index: Any) -> Any:
+    found = recorder.in_stack(input, index)
+    if found is not None:
+        return found
     if not recorder.is_value(input):
         return recorder.entry(input, index)
     parts = list(index) if isinstance(index, tuple) else [index]
