@@ -85,6 +85,8 @@ def test_minimiser_is_the_minimum():
                 assert linear.modelling_error(law, **step) == pytest.approx(gap, abs=1e-13)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_upper_bound_never_fails():
     # Result 4 (iii) over 300 random laws, both signs of the rate.
     rng = np.random.default_rng(8)

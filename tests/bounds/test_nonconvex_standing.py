@@ -357,6 +357,8 @@ def test_each_constant_that_a_formula_mentions_marks_its_result(label):
     assert_marked(label, [0, 1] if slow else range(4), ["plug-in"] if slow else WEAKER)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_each_constant_that_a_comparison_mentions_marks_it():
     """At 0 where that is allowed; both certificates in one call."""
     parts = {
@@ -415,6 +417,8 @@ def test_plain_numbers_are_their_givers_word(label):
         assert set(values) <= set(found.rests_on) | set(ALL.known())
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_certificate_that_hides_an_estimate():
     """Each constant in turn is estimated as 0, below its true value: the certificate is then too
     small, and says what it rests on although its derivative there is 0."""

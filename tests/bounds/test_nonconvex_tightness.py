@@ -24,6 +24,8 @@ def benchmark_modules():
     sys.path.remove(str(FOLDER))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_every_inequality_is_measured(tmp_path, capsys):
     pytest.importorskip("scipy")
     from tables import pages

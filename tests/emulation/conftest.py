@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import IN_CI
 from innerloop import _kernels
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 UNITS = (
     "tests/emulation/emulated.cpp",
     "tests/emulation/emulated_regression.cpp",
@@ -63,6 +65,15 @@ def build(folder):
             )
             partial.rename(module)
     return module
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at marks
+def pytest_collection_modifyitems(items):
+    """Leaves what needs the emulation out of the quick suite: compiling it takes a minute."""
+    for item in items:
+        if item.path.parent == HERE and "module" in item.fixturenames:
+            for mark in IN_CI:
+                item.add_marker(mark)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from ddp_worker import check, run
 from torch import distributed, multiprocessing
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.skipif(not distributed.is_available(), reason="this torch has no distributed package")
 def test_two_processes_equal_one(tmp_path):
     multiprocessing.spawn(run, args=(2, str(tmp_path)), nprocs=2)

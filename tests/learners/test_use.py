@@ -22,8 +22,8 @@ import innerloop as il
 from innerloop.learners import evaluation
 
 
-def live_graph_tensors() -> dict[int, Tensor]:
-    """Tensors alive that carry a graph, by identity."""
+def new_graph_tensors() -> dict[int, Tensor]:
+    """Tensors that carry a graph, of those made since `gc.freeze()`, by identity."""
     gc.collect()
     found = {}
     for thing in gc.get_objects():
@@ -118,10 +118,16 @@ def test_adapt_and_evaluate_leave_no_graph(make, backend):
     net = make()
     support, query = regression(seed=1), regression(rows=3, seed=2)
     learner = il.MAML(net, inner_lr=0.2, steps=2, learn_inner_lr=True, backend=backend)
-    before = live_graph_tensors()
-    result, adapted = learner.evaluate(support, query), learner.adapt(support)
-    outputs = adapted(query[0])
-    assert live_graph_tensors().keys() <= before.keys()
+    gc.freeze()
+    try:
+        result, adapted = learner.evaluate(support, query), learner.adapt(support)
+        outputs = adapted(query[0])
+        assert not new_graph_tensors()
+        with_graph = learner(support, query)
+        assert id(with_graph) in new_graph_tensors()
+        del with_graph
+    finally:
+        gc.unfreeze()
     held = [result.loss, result.mean, outputs, *adapted.params.values()]
     assert not any(t.requires_grad for t in held)
     assert all(p.grad is None for p in learner.parameters())

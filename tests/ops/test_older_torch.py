@@ -16,6 +16,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.parametrize(
     "chosen",

@@ -237,6 +237,8 @@ def test_jobs_of_a_cluster_give_the_same_bytes(whole: Path, tmp_path: Path) -> N
     assert results(tmp_path)["runs"] == found
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="this torch has no gloo",

@@ -135,6 +135,8 @@ def test_an_interrupted_study_ends_with_the_same_bytes(
         assert whole == parts
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_worker_processes_give_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
