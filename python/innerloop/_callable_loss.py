@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 
-from innerloop._derivatives import asks_autograd, is_foreign
+from innerloop._derivatives import asks_autograd, draws, is_foreign
 from innerloop._networks import Places
 from innerloop._real_forward import is_torchs
 from innerloop._scripts import HERE, scripts_refused
@@ -186,13 +186,15 @@ def watched_value(
     """
     if _HERE.own is None:
         return task_value(objective, z, y, weight)
-    with _Watch(objective, leaf):
+    with _Watch(objective, leaf) as watch:
         try:
             value = task_value(objective, z, y, weight)
         except Exception:
             if _HERE.found:
                 raise LooksElsewhere(_HERE.found) from None
             raise
+        if watch.failed:  # of torch.vmap's own, or for all tasks since one of them fails
+            _refuse(f"the loss {objective.name}", "handles errors")
         if _HERE.found:
             raise LooksElsewhere(_HERE.found)
     if leaf is not None and _HERE.differentiates:
@@ -208,6 +210,7 @@ class _Watch(TorchFunctionMode):
         self._name = f"the loss {objective.name}"
         self._own = _HERE.own or {}
         self._looks_for_variables = leaf is None and _HERE.differentiates
+        self.failed = False  # whether a function of torch raised an error
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
@@ -220,7 +223,13 @@ class _Watch(TorchFunctionMode):
                 _refuse(self._name, "computes with parameters of the module")
             if self._looks_for_variables and _is_variable(value):
                 _refuse(self._name, "has variables of its own")
-        return func(*args, **(kwargs or {}))
+        if draws(func):
+            _refuse(self._name, "draws random numbers")
+        try:
+            return func(*args, **(kwargs or {}))
+        except Exception:
+            self.failed = True
+            raise
 
 
 def _is_variable(value: Tensor) -> bool:

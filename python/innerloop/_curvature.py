@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from innerloop._real_forward import replaced_in
+
 
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int]) -> Tensor:
     """Returns weight * x + bias with both seen in a shape that broadcasts."""
@@ -189,6 +191,10 @@ EXACT: dict[Any, Callable[..., Tensor]] = {
 }
 
 
+for _function in EXACT:  # as they are on import
+    replaced_in(_function)
+
+
 def traceable(func: Any) -> Any:
     """Returns a function of torch, or one that does the same and that torch.compile can trace where
     a function mode hands it on."""
@@ -203,7 +209,16 @@ class _Exact(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Calls the replacement of a function if it has one."""
-        return EXACT.get(func, traceable(func))(*args, **(kwargs or {}))
+        exact = EXACT.get(func)
+        if exact is None:
+            return traceable(func)(*args, **(kwargs or {}))
+        replaced = None if torch.compiler.is_compiling() else replaced_in(func)
+        if replaced:
+            raise NotImplementedError(
+                f"predict: model must call torch's own functions (got {replaced} in place of one, "
+                "which would not be called); put it back"
+            )
+        return exact(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
@@ -118,17 +118,24 @@ def check_same_losses(before: Tensor, after: Tensor) -> None:
 # by function of torch, as it is called: what torch.func answers, or does, otherwise than autograd
 _QUESTIONS: dict[Any, str] = {
     **{getattr(Tensor, k).__get__: k for k in ("requires_grad", "grad_fn", "is_leaf", "data")},
-    **{getattr(Tensor, k): k for k in ("register_hook", "retain_grad")},
+    **{getattr(Tensor, k): k for k in ("register_hook", "retain_grad", "detach_")},
+    torch.detach_: "detach_",
 }
 # the folders of this package and of torch, whose own questions are about nothing that is computed
 _INSIDE = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
 
 
 class _Questions(threading.local):
-    """The last question that was refused in this thread, lest somebody catches the error."""
+    """The last question that was refused in this thread, or error that was raised, lest somebody
+    catches it; and the state of torch's generator after its last numbers."""
 
     def __init__(self) -> None:
         self.asked = ""
+        self.state = b""
+
+    def start(self) -> None:
+        """Forgets what other tasks asked."""
+        self.asked, self.state = "", _generator_state()
 
 
 QUESTIONS = _Questions()
@@ -153,6 +160,91 @@ def refuse_question(func: Any) -> None:
         raise RuntimeError(text)
 
 
+# functions of torch that draw numbers, by name
+_DRAWING = frozenset(
+    [
+        "alpha_dropout",
+        "alpha_dropout_",
+        "bernoulli",
+        "bernoulli_",
+        "cauchy_",
+        "dropout",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "dropout_",
+        "exponential_",
+        "feature_alpha_dropout",
+        "feature_alpha_dropout_",
+        "feature_dropout",
+        "feature_dropout_",
+        "fractional_max_pool2d",
+        "fractional_max_pool3d",
+        "geometric_",
+        "gumbel_softmax",
+        "log_normal_",
+        "multi_head_attention_forward",
+        "multinomial",
+        "native_dropout",
+        "normal",
+        "normal_",
+        "poisson",
+        "rand",
+        "rand_like",
+        "randint",
+        "randint_like",
+        "randn",
+        "randn_like",
+        "random_",
+        "randperm",
+        "rrelu",
+        "rrelu_",
+        "scaled_dot_product_attention",
+        "uniform_",
+    ]
+)
+
+
+def draws(func: Any) -> bool:
+    """Says whether a function of torch draws random numbers, or may."""
+    return getattr(func, "__name__", "") in _DRAWING
+
+
+def _generator_state() -> bytes:
+    """Returns the state of torch's own generator; nothing while a mode of torch makes tensors that
+    hold no numbers."""
+    try:
+        with torch._C._DisableFuncTorch():
+            return torch.default_generator.get_state().numpy().tobytes()
+    except RuntimeError:
+        return b""
+
+
+def observed(func: Any, called: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Returns called(*args, **kwargs), which is how `func` is called in a pass, and keeps in mind
+    what only a loop over tasks gives under torch.vmap: how an error is handled, which may be
+    vmap's own or one task's, and numbers of a generator that the pass seeds.
+
+    Raises:
+        RuntimeError: the pass seeds random numbers.
+    """
+    if not transforms_active():
+        return called(*args, **kwargs)
+    drawing = draws(func)
+    if drawing and (kwargs.get("generator") is not None or _generator_state() != QUESTIONS.state):
+        QUESTIONS.asked = "it seeds the random numbers that it draws"
+        raise RuntimeError(QUESTIONS.asked)
+    try:
+        return called(*args, **kwargs)
+    except Exception:
+        name = getattr(func, "__name__", func)
+        QUESTIONS.asked = QUESTIONS.asked or f"it handles an error of {name}, of any task"
+        raise
+    finally:
+        if drawing:
+            QUESTIONS.state = _generator_state()
+
+
 def is_foreign(frame: FrameType | None) -> bool:
     """Says whether code called a function of torch that is neither torch's nor this package's."""
     while frame is not None and frame.f_code.co_filename in _METHODS:
@@ -165,14 +257,14 @@ _METHODS = (torch._tensor.__file__, torch.overrides.__file__)
 
 
 class _PlainQuestions(TorchFunctionMode):
-    """Raises where code is about what autograd records."""
+    """Raises where code is about what autograd records, or seeds random numbers."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Looks at one call."""
         refuse_question(func)
-        return func(*args, **(kwargs or {}))
+        return observed(func, func, args, kwargs or {})
 
 
 def plain_questions() -> AbstractContextManager[Any]:

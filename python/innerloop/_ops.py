@@ -266,7 +266,8 @@ def _meta_loss_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _meta_loss_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     """The vector-Jacobian product of meta_loss."""
     leaves = len(ctx.plan.leaves)
-    params, tensors = ctx.saved_tensors[:leaves], ctx.saved_tensors[leaves:]
+    saved = ctx.saved_tensors  # once, as activation checkpointing wants it
+    params, tensors = saved[:leaves], saved[leaves:]
     rates, x, y, count, weight, *query = tensors
     given = Arguments(params, rates, Side(x, y, count, weight), Side(*query))
     _, found = meta_loss_gradient(call, ctx.plan, given, cotangent)

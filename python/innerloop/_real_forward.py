@@ -25,6 +25,8 @@ _HARMLESS = {
     ("torch.utils._device", "DeviceContext"),
     ("torch.fx.experimental.proxy_tensor", "TorchFunctionMetadataMode"),
 }
+# torch's own dispatch modes that see calls of innerloop's operators as a whole
+_TRACERS = ("torch._subclasses.", "torch.fx.", "torch._functorch.", "torch._higher_order_ops.")
 # what a call of any module looks up on its class
 _ON_CLASS = (
     "__call__",
@@ -106,7 +108,10 @@ def place_of(label: str, namespace: Mapping[str, Any], names: Iterable[str]) -> 
 def is_torchs(value: object) -> bool:
     """Says whether a function is torch's: whoever wraps one leaves his own globals in it."""
     if isinstance(value, FunctionType):
-        return str(value.__globals__.get("__name__")).partition(".")[0] == "torch"
+        name = str(value.__globals__.get("__name__")).partition(".")[0]
+        if name == "contextlib" and hasattr(value, "__wrapped__"):
+            return is_torchs(value.__wrapped__)
+        return name == "torch"
     return True
 
 
@@ -114,6 +119,11 @@ def names_in(code: CodeType) -> set[str]:
     """Returns the names that a function looks up, its inner functions included."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return set(code.co_names).union(*map(names_in, inner))
+
+
+def _is_module_of_torch(value: object) -> bool:
+    """Says whether something is a module of Python that is a part of torch."""
+    return isinstance(value, ModuleType) and value.__name__.partition(".")[0] == "torch"
 
 
 def _callees(function: object, seen: set[int]) -> Iterator[Place]:
@@ -124,16 +134,35 @@ def _callees(function: object, seen: set[int]) -> Iterator[Place]:
     space, names = function.__globals__, names_in(function.__code__)
     found = [name for name in names if name in space]
     yield place_of(str(space["__name__"]), space, found)
-    modules = [space[name] for name in found if isinstance(space[name], ModuleType)]
+    modules = [space[name] for name in found if _is_module_of_torch(space[name])]
     for module in modules:  # F.relu, or torch._C._nn.silu
         inside = {name: vars(module)[name] for name in names if name in vars(module)}
-        modules += [m for m in inside.values() if isinstance(m, ModuleType) and m not in modules]
+        modules += [m for m in inside.values() if _is_module_of_torch(m) and m not in modules]
         yield place_of(module.__name__, vars(module), inside)
         if type(module) is not ModuleType:  # torch._VF, which hands on what it has not itself
             yield place_of(module.__name__, vars(module), names)
             yield place_of(module.__name__, vars(type(module)), ["__getattr__"])
         for value in inside.values():
             yield from _callees(value, seen)
+
+
+@functools.cache
+def _glances_of(function: FunctionType) -> tuple[tuple[Place, Glance], ...]:
+    """Returns the places on which a function of torch depends."""
+    places = [place for place in _callees(function, set()) if place.values or place.absent]
+    return tuple((place, Glance(place)) for place in places)
+
+
+def replaced_in(function: object) -> str | None:
+    """Returns what somebody has put in the place of a function of torch that `function`, which is
+    torch's own, calls; or None."""
+    if isinstance(function, FunctionType):
+        for place, glance in _glances_of(function):
+            if not glance.unchanged():
+                name = place.changed()
+                if name is not None:
+                    return name
+    return None
 
 
 class Kind:
@@ -198,6 +227,11 @@ def surroundings() -> str | None:
         mode = torch._C._get_function_stack_at(i)
         if (type(mode).__module__, type(mode).__qualname__) not in _HARMLESS:
             return f"the function mode {type(mode).__name__} would not see its operations"
+    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+            if type(mode).__module__.startswith(_TRACERS):
+                continue
+            return f"the dispatch mode {type(mode).__name__} would not see its operations"
     return None
 
 

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from innerloop._checks.network import refuse_statistics
 from innerloop._curvature import traceable
-from innerloop._derivatives import refuse_question, transforms_active
+from innerloop._derivatives import observed, refuse_question, transforms_active
 from innerloop._real_forward import is_torchs
 from innerloop._storage import has_own_functions
 from innerloop._tasks import warn_of_fallback
@@ -32,6 +32,8 @@ _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _PLAIN = (Tensor, nn.Parameter)
 _SIMPLE = {bool, int, float, str, tuple, type(None), *_DICTS, list, deque, set}
 _CONTAINERS = (*_DICTS, list, deque, set)
+# where somebody may put a function in place of one that torch hands to function modes
+_REPLACEABLE = (F, torch, Tensor, torch._C.TensorBase, torch._C._nn, torch.linalg, torch.special)
 _WARNED: set[tuple[type, str]] = set()
 _RUN_AGAIN = (
     "predict: model must not use activation checkpointing or other saved-tensor hooks, since its "
@@ -391,7 +393,10 @@ class _Strays(TorchFunctionMode):
             self._check_function(func)
         if self._selects and func is F.batch_norm and _is_training(args, kwargs or {}):
             refuse_statistics("predict", "F.batch_norm with training=True")
-        result = traceable(func)(*args, **(kwargs or {}))
+        if traced:
+            result = traceable(func)(*args, **(kwargs or {}))
+        else:
+            result = observed(func, traceable(func), args, kwargs or {})
         for value in (*args, *kwargs.values()) if kwargs else args:
             if id(value) in self._names or type(value) in (list, tuple):
                 self._check(value, result)
@@ -400,7 +405,7 @@ class _Strays(TorchFunctionMode):
     def _check_function(self, func: Any) -> None:
         """Raises if somebody has put a function in place of one of torch's that hands itself on to
         function modes: it would act once more for each mode."""
-        if any(func is own for own in (*vars(F).values(), *vars(torch).values())):
+        if any(func is own for space in _REPLACEABLE for own in vars(space).values()):
             _refuse(
                 "call torch's own functions",
                 f"{func.__module__}.{func.__qualname__} in place of one",

@@ -182,6 +182,8 @@ def _map(
         foreign = _runs_foreign_code(model, objective) and not torch.compiler.is_compiling()
         before = random_state() if foreign else None
         QUESTIONS.asked = ""
+        if foreign:
+            QUESTIONS.start()
         try:
             mapped = torch.vmap(
                 lambda *parts: task(*parts, False), in_dims=tuple(axes), randomness="different"

@@ -351,3 +351,12 @@ def test_fourth_moment_limits():
     assert linear.score_fourth_moment(law, method="drs", **STEP) > 0.0
     with pytest.raises(NotImplementedError, match="p <= 2"):
         linear.score_fourth_moment(law, method="maml", **STEP)
+
+
+@pytest.mark.parametrize("moment", [0.0, -1.0])
+def test_impossible_fourth_moments_are_refused(moment):
+    law = linear.Mixture([1.0], [[[1.0]]], [[1.0]], [0.5])
+    with pytest.raises(ValueError, match="fourth_moment must be positive"):
+        linear.guarantee(
+            law, method="drs", inner_lr=0.1, samples=5, tasks=100, delta=0.1, fourth_moment=moment
+        )

@@ -112,3 +112,23 @@ def test_streams_differ() -> None:
         for counter in (0, 1)
     }
     assert len(seen) == 8 * len(Stream)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e10, 1e13, 2e13])
+def test_columns_far_from_zero_are_standardised_as_those_about_it(size: float) -> None:
+    tasks, _ = make_tasks()
+    x, y = np.round(tasks.x * 64) / 64, np.round(tasks.y * 64) / 64
+    about = dataclasses.replace(tasks, x=x, y=y)
+    away = dataclasses.replace(tasks, x=x + size, y=y - size)
+    expected, got = (standardise(t, np.arange(9), torch.float64) for t in (about, away))
+    torch.testing.assert_close(got.x, expected.x, rtol=0, atol=1e-2)
+    torch.testing.assert_close(got.y, expected.y, rtol=0, atol=1e-2)
+    spread = got.x - got.x.mean(0), expected.x - expected.x.mean(0)
+    torch.testing.assert_close(*spread, rtol=1e-2, atol=1e-2)
+
+
+def test_columns_that_vary_by_rounding_alone_are_only_shifted() -> None:
+    tasks, _ = make_tasks()
+    x = np.full_like(tasks.x, 0.3) + np.where(np.arange(len(tasks.x)) % 2, 0.0, 2**-54)[:, None]
+    scaled = standardise(dataclasses.replace(tasks, x=x), np.arange(9), torch.float64)
+    assert scaled.x.abs().max() < 1e-15

@@ -222,6 +222,32 @@ def test_dates_become_days(texts: list[str], days: list[float], tmp_path: Path) 
     assert "'when' is counted in days from " in tasks.notes[-1]
 
 
+@pytest.mark.parametrize("zoned", ["2001-02-27T00:00:00Z", "2001-02-27 09:00+09:00"])
+def test_times_with_and_without_a_zone_are_refused(zoned: str, tmp_path: Path) -> None:
+    texts = np.array(["2001-02-26T12:00:00", zoned])
+    path = written(tmp_path, lambda f: f.assign(when=texts[f.index % 2]))
+    with pytest.raises(InputError, match="'when' mixes times with and without a time zone"):
+        read_tasks(path, setting())
+
+
+@pytest.mark.parametrize("column", ["y", "z"])
+def test_whole_numbers_that_float64_does_not_tell_apart_are_refused(
+    column: str, tmp_path: Path
+) -> None:
+    numbers = 2**60 + np.arange(200)
+    path = written(tmp_path, lambda f: f.assign(**{column: numbers[: len(f)]}))
+    with pytest.raises(InputError, match=f"'{column}' holds whole numbers beyond"):
+        read_tasks(path, setting())
+    path = written(tmp_path, lambda f: f.assign(**{column: numbers[: len(f)] - 2**60 + 2**52}))
+    assert len(read_tasks(path, setting()).x)
+
+
+def test_columns_named_twice_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, lambda f: f)
+    with pytest.raises(InputError, match="--features must name each column once"):
+        read_tasks(path, setting(features=("x", "x")))
+
+
 def test_what_only_looks_like_a_date_is_text(tmp_path: Path) -> None:
     texts = np.array(["2001-02-30", "27/02/2001", "2001-02-27"])
     path = written(tmp_path, lambda f: f.assign(when=texts[f.index % 3]))

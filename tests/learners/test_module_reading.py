@@ -577,3 +577,149 @@ def test_explain_expects_likely_rows_before_there_are_any():
     net = build(READABLE["view(-1, D)"])
     assert il.MAML(net, **OPTIONS).backend == "fused"
     assert il.backend_for(net).backend == "fused"
+
+
+# ---------------------------------------------------------------- what changes later
+
+
+class Changing(nn.Module):
+    """Computes with a buffer, or with a number, that a test changes later."""
+
+    def __init__(self, how, **buffers):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.rnn = nn.GRU(4, 4, num_layers=4, batch_first=True)
+        self.slopes = nn.PReLU()
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+        self.how, self.k = how, 0.0
+
+    def forward(self, x):
+        """Returns two outputs."""
+        return self.last(self.how(self, self.first(x)).mean(1))
+
+
+def attended(n, h):
+    return F.scaled_dot_product_attention(h, h, h, attn_mask=n.mask)
+
+
+def started(n, h):
+    state = torch.zeros(4, len(h), 4, dtype=h.dtype)
+    state[:].add_(n.start)
+    return n.rnn(h, state)[0]
+
+
+def close_row(net):
+    net.mask[1] = False
+
+
+def forbid_row(net):
+    net.mask[1] = -torch.inf
+
+
+def begin(net):
+    net.start.fill_(0.7)
+
+
+NUMBERS = {
+    "full": lambda n, h: torch.full((len(h), 1, 1), n.k, dtype=h.dtype),
+    "masked": lambda n, h: (h * 0).masked_fill(n.some, n.k),
+    "chosen": lambda n, h: torch.where(n.some, n.k, h * 0),
+    "padded": lambda n, h: F.pad(h, (1, -1), value=n.k),
+    "clamped": lambda n, h: (h * h).clamp(max=n.k),
+    "scaled": lambda n, h: h.exp() * n.k,
+}
+CHANGES = {
+    "a row that may look at nothing": (
+        attended, {"mask": torch.ones(3, 3, dtype=torch.bool)}, close_row,
+    ),
+    "a row of minus infinity": (
+        attended, {"mask": torch.zeros(3, 3, dtype=torch.float64)}, forbid_row,
+    ),
+    "zeros that a view changes": (started, {"start": torch.zeros(4, dtype=torch.float64)}, begin),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_changes_after_the_first_batch_counts(name, order):
+    how, buffers, change = CHANGES[name]
+    torch.manual_seed(0)
+    net = Changing(how, **{key: value.clone() for key, value in buffers.items()}).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    rows = [
+        (
+            torch.randn(3, 4, 3, 3, generator=generator, dtype=torch.float64),
+            torch.randn(3, 4, 2, generator=generator, dtype=torch.float64),
+        )
+        for _ in "sq"
+    ]
+    learner = il.MAML(net, inner_lr=0.1, steps=2, order=order)
+    for _ in range(2):
+        reference = il.MAML(net, inner_lr=0.1, steps=2, order=order, backend="torch")
+        found, wanted = learner(*rows), reference(*rows)
+        assert found.isfinite()
+        assert_close({"loss": found.detach()}, {"loss": wanted.detach()}, 1e-11)
+        own = [p for p in net.parameters() if p.requires_grad]
+        gradients = (
+            torch.autograd.grad(value, own, allow_unused=True, materialize_grads=True)
+            for value in (found, wanted)
+        )
+        assert_close(*(dict(enumerate(gradient)) for gradient in gradients), 1e-9)
+        with torch.no_grad():
+            change(net)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_zeros_of_both_signs_are_told_apart(name):
+    def how(n, h):
+        return h + torch.atan(1 / NUMBERS[name](n, h))
+
+    torch.manual_seed(0)
+    net = Changing(how, some=torch.eye(3, 4) > 0).double().eval()
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    params = {k: p.detach() for k, p in net.named_parameters()}
+    found = []
+    for net.k in (0.0, -0.0, 0.0):
+        found.append(il.predict(params, x, model=net))
+        torch.testing.assert_close(found[-1], torch.stack([net(rows) for rows in x]).detach())
+    assert not torch.allclose(found[0], found[1])
+
+
+@pytest.mark.parametrize("slope", [nn.PReLU, lambda: nn.PReLU(4)], ids=["one", "channels"])
+def test_slopes_at_zero_are_those_of_torch(slope):
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.Linear(3, 4, bias=False), slope(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        net[0].weight[:3] = 0
+    x, y = torch.rand(2, 5, 3, dtype=torch.float64), torch.randn(2, 5, 2, dtype=torch.float64)
+    found = []
+    for backend in ("batched", "torch"):
+        loss = il.MAML(net, inner_lr=0.1, steps=2, backend=backend)((x, y), (x, y))
+        found.append(torch.autograd.grad(loss, list(net.parameters())))
+    assert_close(*(dict(enumerate(gradient)) for gradient in found), 1e-10)
+
+
+@pytest.mark.parametrize("how", ["clone", "times", "unbind"])
+def test_tensors_detached_in_place_have_no_gradient(how):
+    makes = {
+        "clone": lambda w: w.clone().detach_(),
+        "times": lambda w: (w * 1).detach_(),
+        "unbind": lambda w: torch.stack([part.clone().detach_() for part in w.unbind()]),
+    }
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.v = nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(5))
+            self.last = nn.Linear(5, 1)
+
+        def forward(self, x):
+            return self.last(torch.tanh(x * makes[how](self.w) * self.v))
+
+    torch.manual_seed(0)
+    net = Net().double()
+    x, y = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 3, 1, dtype=torch.float64)
+    il.MAML(net, inner_lr=0.1, steps=2)((x, y), (x, y)).backward()
+    assert net.w.grad is None or not net.w.grad.any()
+    assert net.v.grad.any()

@@ -193,6 +193,15 @@ def test_environments_that_are_batches_already_are_refused():
         )
 
 
+def test_one_environment_for_all_lanes_is_refused():
+    one = cases.Counter()
+    with (
+        pytest.raises(ValueError, match="make_env must make a new environment at each call"),
+        made(lambda: one) as env,
+    ):
+        env.reset(0)
+
+
 def test_what_was_not_made_here_is_refused_as_an_environment():
     with pytest.raises(TypeError, match=r"env must be made by rl.make or rl.from_gymnasium"):
         rl.train("HalfCheetahRandVel", "promp", iterations=1, seed=0)

@@ -370,7 +370,8 @@ class Relu(Layer):
 
 
 class PRelu(Layer):
-    """y = z where z > 0, else a z, with a [T, 1] or one for each channel [T, C]."""
+    """y = z where z > 0, else a z, with a [T, 1] or one for each channel [T, C]. At 0 the passes
+    along a direction take the slope 1, as torch's derivative of its backward pass does."""
 
     def __init__(self, node: Node, shapes: Sequence[Shape]) -> None:
         super().__init__(node, shapes)
@@ -403,7 +404,7 @@ class PRelu(Layer):
         """y. = z. or a z. + a. z."""
         z, z_dot, a, a_dot = saved, dots[0], leaves[0], leaf_dots[0]
         assert a is not None
-        y_dot = None if z_dot is None else torch.where(z > 0, z_dot, self._spread(a, z) * z_dot)
+        y_dot = None if z_dot is None else torch.where(z >= 0, z_dot, self._spread(a, z) * z_dot)
         more = None if a_dot is None else self._spread(a_dot, z) * z.clamp(max=0)
         return plus(y_dot, more), None
 
@@ -418,14 +419,14 @@ class PRelu(Layer):
         leaf_dots: list[Maybe],
         wanted: Sequence[bool],
     ) -> tuple[list[Maybe], list[Maybe]]:
-        """gz. = slope g. + a. g where z <= 0; ga. = sum of g. min(z, 0) + g z. where z <= 0."""
+        """gz. = slope g. + a. g where z < 0; ga. = sum of g. min(z, 0) + g z. where z < 0."""
         z, z_dot, a, a_dot = saved, dots[0], leaves[0], leaf_dots[0]
         assert a is not None
         spread = self._spread(a, z)
-        below = z <= 0
+        below = z < 0
         gz: Maybe = None
         if wanted[0]:
-            gz = None if g_dot is None else torch.where(below, spread * g_dot, g_dot)
+            gz = None if g_dot is None else torch.where(z > 0, g_dot, spread * g_dot)
             more = None if a_dot is None else torch.where(below, self._spread(a_dot, z) * g, 0)
             gz = plus(gz, more)
         ga = None if g_dot is None else g_dot * z.clamp(max=0)

@@ -116,8 +116,8 @@ class _TaskLosses(Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         """Computes the gradients: of many cotangents at once from those of each task."""
-        variables = ctx.saved_tensors[: ctx.count]
-        losses = ctx.saved_tensors[ctx.count]
+        saved = ctx.saved_tensors  # once, as activation checkpointing wants it
+        variables, losses = saved[: ctx.count], saved[ctx.count]
         problem: Problem = ctx.problem
 
         def gradients(weight: Tensor) -> list[Tensor]:

@@ -307,6 +307,16 @@ class Softmax(_Probabilities):
         return [gz], []
 
 
+class AttentionSoftmax(Softmax):
+    """A softmax that is 0 where all scores are minus infinity, as of attention to nothing."""
+
+    def forward(self, inputs: list[Tensor], leaves: list[Maybe]) -> tuple[Tensor, Any]:
+        """Returns y; keeps it."""
+        nothing = (inputs[0] == -torch.inf).all(self._axis, keepdim=True)
+        y = torch.softmax(inputs[0], self._axis).masked_fill(nothing, 0.0)
+        return y, y
+
+
 class LogSoftmax(_Probabilities):
     """y = z - log sum exp z over one axis. With p = exp y: gz = g - p sum(g), y. = z. - sum(p z.),
     gz. = g. - p sum(g.) - p y. sum(g)."""

@@ -16,6 +16,7 @@ from innerloop._batched.computed import Computed
 from innerloop._batched.layer import Layer, Maybe, channels_last, is_shared, plus
 from innerloop._batched.native import NativeConvolution, NativeNormBlock
 from innerloop._batched.precision import NARROW, InPrecision, widened
+from innerloop._batched.recurrent import Recurrent
 from innerloop._program import Leaf, Made, Node, Part, Program, name_of
 
 Leaves = Mapping[str, Any]  # tensors, or what `factored.py` has in their place
@@ -51,16 +52,20 @@ _LAYERS: dict[str, type[Layer]] = {
     "rms_norm": norms.Norm,
     "fixed_norm": norms.FixedNorm,
     "softmax": norms.Softmax,
+    "attention_softmax": norms.AttentionSoftmax,
     "log_softmax": norms.LogSoftmax,
     "relu": activations.Relu,
     "prelu": activations.PRelu,
+    "recurrent": Recurrent,
     "computed": Computed,
     **{kind: activations.Activation for kind in activations.KINDS if kind != "relu"},
 }
 
 
 # layers that take statistics or exponents: in float32 where values are bfloat16
-_IN_SUMS = (NormBlock, norms.Norm, norms.FixedNorm, norms.Softmax, norms.LogSoftmax)
+_IN_SUMS = (
+    NormBlock, norms.Norm, norms.FixedNorm, norms.Softmax, norms.LogSoftmax, Recurrent
+)  # fmt: skip
 
 
 class Tape(NamedTuple):

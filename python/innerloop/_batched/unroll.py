@@ -114,12 +114,15 @@ class Loop:
 
     def _common_rate(self, step: int) -> float | Tensor | None:
         """Returns a step's rate where it is one number for all leaves that nothing else is mixed
-        with: products along the adjoint times the rate are then the rate times those along it."""
+        with, and of usual size: products along the adjoint times the rate are then the rate times
+        those along it, which might leave the dtype if the rate were very small."""
         plain = not (self._solver.has_velocity or self._solver.decay)
         if isinstance(self._inner_lr, Mapping) or not plain or not self._adapted:
             return None
         rate: float | Tensor = self._rate(self._adapted[0], step)
-        return rate
+        known = not isinstance(rate, Tensor) or rate.device.type == "cpu"  # without waiting
+        usual = not known or _is_usual(float(rate))
+        return rate if usual else None
 
     def _step(self, step: Step, before: Leaves) -> tuple[Leaves, Leaves]:
         """Returns what a step takes, but for the rates, and its velocities, given those before."""
@@ -224,6 +227,11 @@ class Loop:
                     rate = 1.0 if common is None else common
                     adjoint[name] = _less(adjoint.get(name), product, rate)
         return adjoint
+
+
+def _is_usual(rate: float) -> bool:
+    """Says whether a rate changes the size of a product little."""
+    return 1e-6 < abs(rate) < 1e6
 
 
 def _velocity(gradient: Any, before: Any, momentum: float) -> Any:

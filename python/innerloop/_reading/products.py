@@ -160,5 +160,5 @@ def _attention(
         scores = masked(recorder, scores, attn_mask, -math.inf, keeps=True)
     elif attn_mask is not None:
         scores = plus(recorder, scores, attn_mask, 1.0, inplace=False)
-    shares = recorder.add("softmax", [scores], shape, (scores.ndim - 1,))
+    shares = recorder.add("attention_softmax", [scores], shape, (scores.ndim - 1,))
     return product(recorder, shares, value)

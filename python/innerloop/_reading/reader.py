@@ -20,11 +20,13 @@ from innerloop._reading import (  # noqa: F401 (they register)
     recurrent,
     shapes,
 )
-from innerloop._reading.recorder import Recorder, Rows, Stop
-from innerloop._real_forward import hooks_of, surroundings
+from innerloop._reading.recorder import HANDLERS, Recorder, Rows, Stop
+from innerloop._real_forward import hooks_of, replaced_in, surroundings
 from innerloop._stateless import kept_parts
 from innerloop._tasks import alone, random_state
 
+for _function in HANDLERS:  # as they are on import
+    replaced_in(_function)
 _PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 

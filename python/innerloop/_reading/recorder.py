@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from innerloop._program import Leaf, Made, Node, Option, Part, Program, Shape, name_of
 from innerloop._reading.computing import Computing, Unsuited
+from innerloop._real_forward import replaced_in
 
 Handler = Callable[..., Any]
 HANDLERS: dict[Any, Handler] = {}  # by function of torch: what notes its calls
@@ -122,6 +124,9 @@ class Recorder(TorchFunctionMode):
         on_parameters = self._is_on_parameters(func, args, kwargs or {})
         if handler is None and not on_parameters:
             self.stop("", func)
+        replaced = replaced_in(func)
+        if replaced:
+            self.stop(f"it calls {replaced}, which is not torch's own", func)
         if torch_state() != self._state:
             self.stop("it turns gradients off, or autocast on", func)
         if on_parameters:
@@ -307,6 +312,8 @@ class Recorder(TorchFunctionMode):
         inplace: bool = False,
     ) -> Any:
         """Notes a call and returns what stands for its result."""
+        if any(isinstance(n, float) and n == 0 and math.copysign(1, n) < 0 for n in options):
+            self.stop("it computes with a negative zero")  # which is equal to the other one
         values = tuple(self.value(x) for x in inputs)
         read = tuple(self.leaf(p) for p in leaves)
         self.nodes.append(Node(kind, values, read, options, tuple(int(n) for n in shape)))
@@ -315,7 +322,7 @@ class Recorder(TorchFunctionMode):
         changed = inputs[0]
         self._stale.update(other for other in self._memory[id(changed)] if other != id(changed))
         self._values[id(changed)] = len(self.nodes)
-        self.zeros.discard(id(changed))
+        self.zeros.difference_update(self._memory[id(changed)])
         return changed
 
     def same_memory(self, result: Tensor, source: Tensor) -> Tensor:

@@ -100,21 +100,7 @@ def _cell(step: Step) -> Handler:
     return handler
 
 
-def _steps(
-    recorder: Recorder, step: Step, inputs: Sequence[Tensor], weights: Sequence[Any], zeros: State
-) -> tuple[list[Tensor], State]:
-    """Notes a layer in one direction; returns what it gives at each step, and its last state."""
-    w_ih, w_hh, b_ih, b_hh = [*weights, None, None][:4]
-    width = (w_hh.shape[1],)
-    state = tuple(recorder.add("constant", [recorder.input], width, (0.0,)) for _ in zeros)
-    along = []
-    for x in inputs:
-        state = step(recorder, _affine(recorder, x, w_ih, b_ih), state, w_hh, b_hh)
-        along.append(state[0])
-    return along, state
-
-
-def _layers(step: Step) -> Handler:
+def _layers(kind: str, states: int) -> Handler:
     """Returns what notes recurrent layers, from zeros."""
 
     def handler(
@@ -142,33 +128,35 @@ def _layers(step: Step) -> Handler:
         each = len(params) // (num_layers * ways)
         if each != (4 if has_biases else 2) or len(params) != each * num_layers * ways:
             recorder.stop("projections of states cannot be read")
-        states: list[list[Tensor]] = [[] for _ in zeros]  # the last ones of each layer
-        inputs: Sequence[Tensor] = HANDLERS[torch.unbind](recorder, input, 1)
+        steps, width = recorder.shape(input)[0], params[1].shape[1]
+        last: list[list[Tensor]] = [[] for _ in range(states)]
         for first in range(0, len(params), each * ways):
             found = []
             for at in range(first, first + each * ways, each):
                 backwards = at > first
-                along, state = _steps(
-                    recorder, step, inputs[:: -1 if backwards else 1], params[at : at + each], zeros
+                whole = recorder.add(
+                    "recurrent",
+                    [input],
+                    (steps, states * width),
+                    (kind, backwards),
+                    params[at : at + each],
                 )
-                found.append(along[:: -1 if backwards else 1])
-                for values, value in zip(states, state, strict=True):
-                    values.append(value)
-            inputs = found[0]
-            if bidirectional:
-                join = HANDLERS[torch.cat]
-                inputs = [join(recorder, both, 1) for both in zip(*found, strict=True)]
-        whole = HANDLERS[torch.stack](recorder, inputs, 1)
-        return (whole, *(recorder.stacked(values) for values in states))
+                of_states = [whole] if states == 1 else pieces(recorder, whole, [width] * states, 2)
+                found.append(of_states[0])
+                end = 0 if backwards else steps - 1
+                for values, value in zip(last, of_states, strict=True):
+                    values.append(HANDLERS[torch.select](recorder, value, 1, end))
+            input = found[0] if ways == 1 else HANDLERS[torch.cat](recorder, found, 2)
+        return (input, *(recorder.stacked(values) for values in last))
 
     return handler
 
 
-for _name, _step in (
-    ("lstm", _lstm_step),
-    ("gru", _gru_step),
-    ("rnn_tanh", _plain_step("tanh")),
-    ("rnn_relu", _plain_step("relu")),
+for _name, _step, _states in (
+    ("lstm", _lstm_step, 2),
+    ("gru", _gru_step, 1),
+    ("rnn_tanh", _plain_step("tanh"), 1),
+    ("rnn_relu", _plain_step("relu"), 1),
 ):
     known(getattr(torch, f"{_name}_cell"))(_cell(_step))
-    known(getattr(torch, _name))(_layers(_step))
+    known(getattr(torch, _name))(_layers(_name, _states))

@@ -335,7 +335,7 @@ def _pad(
         short = size + sum(pair) < 1 or (mode != "constant" and (min(pair) < 0 or size < 1))
         if short or max(pair) > most[mode] + size:
             recorder.stop(f"padding {amounts} does not fit rows of {list(shape)}", F.pad)
-    constant = float(value or 0.0)
+    constant = 0.0 if value is None else float(value)
     result = input
     for back, (before, after) in enumerate(pairs[: len(shape)]):
         size = shape[len(shape) - 1 - back]

@@ -24,7 +24,8 @@ from innerloop.runs.statistics import Interval, corrected_interval
 
 Results = dict[str, dict[str, Any]]
 Setting = tuple[float, float, int, int]
-RISK_FLOOR = 1e-12
+# Squares of what rounding leaves of exact solutions, relative to the target's variance.
+RISK_FLOOR = 1e-24
 # A larger risk has diverged like an infinite one, and its square would overflow.
 _LARGEST_RISK = 1e100
 # Fine-tuning is said to diverge where it does harm in more than this share of the splits and

@@ -22,7 +22,10 @@ _MOST_MISSING = 0.2
 _MOST_SLIPS = 0.1
 _MOST_SHOWN = 8
 _DATE = re.compile(r"\d{4}-\d{2}(-\d{2}([ T].*)?)?")
+_ZONE = re.compile(r"[ T].*(?:[Zz]|[+-]\d{2}:?\d{2})$")
 _DAY = np.timedelta64(1, "D")
+# Larger whole numbers are not all numbers of float64.
+_LARGEST_WHOLE = 2.0**53
 
 Array = NDArray[np.float64]
 
@@ -110,7 +113,7 @@ def encode(column: pd.Series, into: Columns, faults: Faults, *, log: bool) -> No
     name = str(column.name)
     if not len(column):
         return
-    days = None if log else _days(column)
+    days = None if log else _days(column, faults)
     if days is not None:
         first = pd.to_datetime(column, utc=True, format="mixed").min()
         into.notes.append(f"{name!r} is counted in days from {first:%Y-%m-%d}")
@@ -141,6 +144,10 @@ def numeric(
         what = f"must be finite (infinite in {rows_text(column.index[bad])})"
         faults.add(name, what, remedy and "correct these rows or leave them out")
         return None
+    if pd.api.types.is_integer_dtype(column) and (np.abs(values) > _LARGEST_WHOLE).any():
+        what = "holds whole numbers beyond 2**53, of which neighbours cannot be told apart"
+        faults.add(name, what, "subtract a constant from it")
+        return None
     if not log:
         return np.asarray(values)
     if (bad := values <= 0).any():
@@ -158,7 +165,7 @@ def _is_text(column: pd.Series) -> bool:
     return bool(pd.to_numeric(column.astype(object), errors="coerce").isna().mean() > _MOST_SLIPS)
 
 
-def _days(column: pd.Series) -> Array | None:
+def _days(column: pd.Series, faults: Faults) -> Array | None:
     """Days since the first date of a column of dates (year-month-day, as text or as such)."""
     if pd.api.types.is_datetime64_any_dtype(column):
         moments = pd.to_datetime(column, utc=True)
@@ -171,6 +178,9 @@ def _days(column: pd.Series) -> Array | None:
         moments = pd.to_datetime(texts, errors="coerce", utc=True, format="ISO8601")
         if moments.isna().any():
             return None
+        if texts.str.contains(_ZONE).nunique() > 1:
+            what = "mixes times with and without a time zone"
+            faults.add(str(column.name), what, "write all of them in one way")
     since: Any = (moments - moments.min()).to_numpy()
     return np.asarray(since / _DAY, dtype=np.float64)
 

@@ -99,12 +99,14 @@ def standardise(tasks: Tasks, training: NDArray[np.int64], dtype: torch.dtype) -
 
 
 def _moments(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Column means and standard deviations; a column that does not vary gets 1 so that it is only
-    shifted.
+    """Column means and standard deviations; a column that does not vary, but for rounding, gets 1
+    so that it is only shifted.
     """
     centre = values.mean(axis=0)
-    scale = values.std(axis=0)
-    return centre, np.where(scale > 1e-12 * np.abs(centre), scale, 1.0)
+    centre = centre + (values - centre).mean(axis=0)  # means of large numbers are rounded
+    scale = np.sqrt(np.square(values - centre).mean(axis=0))
+    least = 4 * np.finfo(np.float64).eps * np.abs(centre)
+    return centre, np.where(scale > least, scale, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

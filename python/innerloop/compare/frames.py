@@ -84,6 +84,10 @@ def _features(frame: pd.DataFrame, config: Config, source: str) -> tuple[str, ..
         *(("--log", name) for name in config.log),
     ):
         _check_column(frame, column, option, source)
+    for option, names in (("--features", config.features), ("--log", config.log)):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"{option} must name each column once (got {twice!r} twice)")
     if config.task == config.target:
         raise InputError(f"--task and --target must be different columns (got {config.task!r})")
     for name in (config.task, config.target):

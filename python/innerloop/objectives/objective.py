@@ -124,12 +124,25 @@ def stands_for(objective: Objective) -> Any:
     return getattr(objective.function, "__func__", objective.function)
 
 
+def _version(tensor: Tensor) -> int:
+    """Returns how often a tensor was written to, as far as torch counts it."""
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return 0
+    return int(tensor._version)
+
+
 def task_value(objective: Objective, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
     """Returns what a callable makes of one task's outputs [N, ...] and targets [N, ...]: its
     number, or the mean, or the sum with weights [N], of its values of rows."""
     assert objective.function is not None
+    before = _version(y)
     with plain_questions():
         value: object = objective.function(z, y)
+    if _version(y) != before:
+        raise ValueError(
+            f"reference: the loss {objective.name} must not change its targets in place (the next "
+            "step would see them changed); let it change a copy"
+        )
     got = f"the loss {objective.name} must return"
     if not isinstance(value, Tensor):
         raise TypeError(f"reference: {got} a tensor (got {kind(value)})")

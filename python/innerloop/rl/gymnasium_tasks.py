@@ -170,14 +170,31 @@ class GymnasiumAdapter:
         self._make_env = make_env
         self._set_task = set_task
         self._action_shape = action_shape
+        self._built: list[Any] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the environments, which stay in their process."""
+        return {**self.__dict__, "_built": []}
 
     def kind(self, task: Any) -> Hashable:
         """There is one."""
         return None
 
     def build(self, kind: Hashable) -> Any:
-        """A new environment."""
-        return self._make_env()
+        """A new environment.
+
+        Raises:
+            ValueError: `make_env` returned one that is in use.
+        """
+        made = self._make_env()
+        inner = getattr(made, "unwrapped", made)
+        if any(inner is other for other in self._built):
+            raise ValueError(
+                "from_gymnasium: make_env must make a new environment at each call (got one that "
+                "another lane has)"
+            )
+        self._built.append(inner)
+        return made
 
     def set_task(self, env: Any, task: Any) -> None:
         """As the user says."""
@@ -197,4 +214,6 @@ class GymnasiumAdapter:
 
     def close(self, env: Any) -> None:
         """Frees the environment."""
+        inner = getattr(env, "unwrapped", env)
+        self._built = [other for other in self._built if other is not inner]
         env.close()

@@ -403,8 +403,8 @@ def _crossover(gap: float, error: float, tasks: int, fewest: int) -> Quantity:
         return _number(
             math.nan,
             name,
-            f"the tasks' equations differ so much (heavy tails) that the expansion in 1/M is used "
-            f"from {fewest} tasks on, and there are {tasks}",
+            "where tasks' equations differ as these do, the expansion in 1/M is used from "
+            f"{fewest} tasks on, and there are {tasks}",
         )
     if gap <= 0:
         return _number(0.0, name, "MAML's statistical error is estimated no larger than DRS's")

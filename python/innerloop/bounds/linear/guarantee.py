@@ -159,6 +159,8 @@ def guarantee(
     known = None
     if fourth_moment is not None:
         known = sizes.array(fourth_moment, function=name, name="fourth_moment", largest=1e300)
+        if not (np.asarray(known) > 0).all():
+            raise ValueError(f"{name}: fourth_moment must be positive (got {fourth_moment})")
     tail = _exponential_tail(law, method, rate, count) if exponential else None
     bounds = [_bound(c, law.p, m, failure, float(share), known, sharp, tail) for share in shares]
     value: Array = np.min(np.array(bounds), axis=0)
