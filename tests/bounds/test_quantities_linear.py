@@ -4,6 +4,7 @@ float or an array wherever one is asked for."""
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import pickle
 
@@ -102,3 +103,59 @@ def test_results_are_still_numbers():
         assert type(np.asarray(value)) is np.ndarray
         assert np.all(2 * value - value == value)
         assert np.all(value > 0)
+
+
+ARGUMENTS = {
+    "inner_lr": 0.1, "samples": 5, "tasks": 1000, "delta": 0.1, "theta": [0.1, 0.2], "margin": 0.3,
+}  # fmt: skip
+FUNCTIONS = {
+    name: function
+    for name in linear.__all__
+    if inspect.isfunction(function := getattr(linear, name))
+    and "law" in inspect.signature(function).parameters
+}
+TAKEN = [
+    (name, argument)
+    for name, function in FUNCTIONS.items()
+    for argument in ARGUMENTS
+    if argument in inspect.signature(function).parameters
+]
+
+
+def standings(value):
+    """The standings of all quantities in a result."""
+    if isinstance(value, (Quantity, Quantities)):
+        return {value.standing}
+    if dataclasses.is_dataclass(value):
+        value = tuple(getattr(value, field.name) for field in dataclasses.fields(value))
+    if isinstance(value, tuple):
+        return set().union(*map(standings, value))
+    return set()
+
+
+@pytest.mark.parametrize(("name", "argument"), TAKEN)
+def test_an_estimate_among_the_arguments_is_an_estimate_in_the_results(name, argument):
+    function = FUNCTIONS[name]
+    known = {**ARGUMENTS, "steps": 2, "method": "maml", "penalty": 0.1, "rate": 0.1 * np.eye(2)}
+    parameters = inspect.signature(function).parameters
+    given = {k: v for k, v in known.items() if k in parameters}
+    missing = [
+        k for k, p in parameters.items() if p.default is p.empty and k not in ("law", *given)
+    ]
+    if missing:
+        pytest.skip(f"takes {missing} as well")
+    same = {**W1, "Q": np.repeat(W1["Q"][:1], 2, axis=0)}  # which some results ask for
+    law = linear.Mixture(**(same if "training_rate" in name else W1))
+    plain = standings(function(law, **given))
+    found = standings(function(law, **{**given, argument: plug_in(given[argument])}))
+    if plain:
+        assert "plug-in" in found
+        in_all = name not in ("coarse_rates", "optimal_training_rate")  # some do not mention it
+        assert found == {"plug-in"} or not in_all
+
+
+def test_variances_that_are_estimates_make_a_law_of_estimates():
+    for estimated in ("tau2", "sigma2"):
+        given = {"tau2": 1.0, "sigma2": 0.5}
+        law = linear.centroid_law([[1.0]], **{**given, estimated: plug_in(given[estimated])})
+        assert linear.risk(law, [0.0], inner_lr=0.1, samples=5).standing == "plug-in"

@@ -438,6 +438,18 @@ def test_options_without_effect_are_named(names: list[str], tmp_path: Path) -> N
     assert line.removeprefix("Ignored  ") in (tmp_path / "report.html").read_text()
 
 
+def test_names_from_files_are_printed_without_what_a_terminal_acts_on(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    frame = linear_family(8, 9, seed=0, correlated=True).rename(columns={"x": "a\x1b[31m"})
+    frame["task"] = frame["task"].map(lambda t: f"t\x1b[31m{t}")
+    frame.to_csv(table, index=False)
+    options = ["--task", "task", "--target", "y", "--splits", 2, "--no-figures", *OPTIONS]
+    code, out, _ = invoke(table, *options, "--out", tmp_path / "found")
+    assert code == 0
+    assert "\x1b[31m" not in out
+    assert "a\\x1b[31m" in out
+
+
 def test_options_with_effect_are_not_named(tmp_path: Path) -> None:
     assert "Ignored" not in invoke(*SMALL, "--out", tmp_path / "linear")[1]
     table = tmp_path / "t.csv"

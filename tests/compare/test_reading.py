@@ -242,6 +242,13 @@ def test_whole_numbers_that_float64_does_not_tell_apart_are_refused(
     assert len(read_tasks(path, setting()).x)
 
 
+@pytest.mark.parametrize("blank", [" ", "\u00a0", "\u202f"])
+def test_blanks_beside_numbers_are_nothing(blank: str, tmp_path: Path) -> None:
+    plain = read_tasks(written(tmp_path, lambda f: f), setting())
+    path = written(tmp_path, lambda f: f.assign(x=f["x"].map(lambda v: f"{blank}{v!r}{blank}")))
+    np.testing.assert_array_equal(read_tasks(path, setting()).x, plain.x)
+
+
 def test_columns_named_twice_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, lambda f: f)
     with pytest.raises(InputError, match="--features must name each column once"):

@@ -133,6 +133,7 @@ def test_death_of_a_worker_is_told():
     [
         ({"make_env": cases.Discrete}, TypeError, "action_space must be a gymnasium.spaces.Box"),
         ({"make_env": 3}, TypeError, "make_env must be a function"),
+        ({"make_env": lambda: 3}, TypeError, "make_env must make a gymnasium environment"),
         ({"tasks": 0}, ValueError, "tasks must lie"),
         ({"tasks": 10**4, "rollouts": 10**4}, ValueError, r"tasks \* rollouts must lie between"),
         ({"threads": 1.5}, TypeError, "threads must be an int"),
@@ -195,13 +196,32 @@ def test_environments_that_are_batches_already_are_refused():
 
 def test_one_environment_for_all_lanes_is_refused():
     one = cases.Counter()
-    with (
-        pytest.raises(ValueError, match="make_env must make a new environment at each call"),
-        made(lambda: one) as env,
-    ):
-        env.reset(0)
+    with made(lambda: one) as env:
+        tasks = env.sample_tasks(3, seed=0)
+        with pytest.raises(ValueError, match="make_env must make a new environment at each call"):
+            env.set_tasks(tasks)
 
 
 def test_what_was_not_made_here_is_refused_as_an_environment():
     with pytest.raises(TypeError, match=r"env must be made by rl.make or rl.from_gymnasium"):
         rl.train("HalfCheetahRandVel", "promp", iterations=1, seed=0)
+
+
+@pytest.mark.parametrize("tasks", [1.0, "abc", {"a": 1}, None])
+def test_tasks_are_a_sequence(tasks):
+    with made() as env, pytest.raises(TypeError, match="set_tasks: tasks must be a sequence"):
+        env.set_tasks(tasks)
+
+
+@pytest.mark.parametrize("cut", [3, 4])
+def test_steps_of_an_older_form_are_refused(cut):
+    class Older(cases.Counter):
+        def step(self, action):
+            """Leaves something out."""
+            return super().step(action)[:cut]
+
+    with made(Older) as env:
+        env.set_tasks(env.sample_tasks(3, seed=0))
+        env.reset(0)
+        with pytest.raises(Exception, match=f"step must return observation.*got {cut} values"):
+            env.step(np.zeros((6, env.action_size)))

@@ -8,8 +8,10 @@ and broadcasting hold.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -25,6 +27,9 @@ from innerloop.bounds._standing import (
     trust_in,
     weakest,
 )
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _NOTHING_KNOWN = Trust("assumed", frozenset())
 
@@ -355,6 +360,51 @@ def parted(value: Any) -> tuple[Any, Trust | None]:
     used: list[Trust] = []
     plain = bare(value, used)
     return plain, joined(used) if used else None
+
+
+def hands_on(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns a function that computes with plain numbers, whose results are trusted no further
+    than the numbers that it was given: a `Quantity`, `Quantities`, and tuples and dataclasses of
+    them."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        used: list[Trust] = []
+        positions: Any = [_bare_argument(value, used) for value in args]
+        named: Any = {name: _bare_argument(value, used) for name, value in kwargs.items()}
+        result = function(*positions, **named)
+        weakened: R = _weakened(result, joined(used)) if used else result
+        return weakened
+
+    return wrapped
+
+
+def _bare_argument(value: Any, used: list[Trust]) -> Any:
+    """A number or numbers without trust, which joins `used`; anything else as it is."""
+    if isinstance(value, (Quantity, Tracked, list, tuple)):
+        return bare(value, used)
+    return value
+
+
+def _weakened(value: Any, trust: Trust) -> Any:
+    """A result with another trust joined to its own."""
+    if isinstance(value, Quantity):
+        own = {k: getattr(value, k) for k in ("name", "source", "assumptions", "reason")}
+        both = joined([value._trust, trust])
+        return Quantity(float(value), standing=both.standing, rests_on=both.rests_on, **own)
+    if isinstance(value, Quantities):
+        made = np.asarray(value).view(Quantities)
+        made._trust, made._label = joined([value._trust, trust]), value._label
+        return made
+    if isinstance(value, tuple):
+        parts = [_weakened(part, trust) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        weaker = {name: _weakened(part, trust) for name, part in fields.items()}
+        changed = {name: part for name, part in weaker.items() if part is not fields[name]}
+        return dataclasses.replace(value, **changed) if changed else value
+    return value
 
 
 def quantity(

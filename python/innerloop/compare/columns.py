@@ -40,6 +40,7 @@ MISSING = frozenset(
 ) | {"#N/A N/A"}
 _TRUTH = {"True": True, "TRUE": True, "true": True, "False": False, "FALSE": False, "false": False}
 _INFINITE = frozenset(sign + word for sign in ("", "+", "-") for word in ("inf", "infinity"))
+BLANKS = " \u00a0\u202f"  # the space, and those that do not break a line
 _IN_NUMBERS = str.maketrans("", "", "0123456789+-.eE ")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -135,7 +136,7 @@ def _parsed(values: Sequence[str]) -> Array | None:
             return np.array([float(value) for value in values])
         except (ValueError, OverflowError):
             pass  # a missing value, a number beyond 64 bits, or none
-    numbers = [_number(value.strip(" ")) for value in values]
+    numbers = [_number(value.strip(BLANKS)) for value in values]
     return None if None in numbers else np.array(numbers, dtype=np.float64)
 
 
@@ -160,7 +161,7 @@ def _texts(source: DelimitedText, columns: Sequence[int]) -> dict[int, Array]:
             for index, column in values.items():
                 for row in rows:
                     value = row[index]
-                    missing = value.strip(" ") in MISSING
+                    missing = value.strip(BLANKS) in MISSING
                     column.append(None if missing else known.setdefault(value, value))
     return {index: np.array(column, dtype=object) for index, column in values.items()}
 
@@ -170,7 +171,7 @@ def _comma_numbers(texts: dict[int, Array]) -> tuple[dict[int, Array], dict[int,
     candidates: dict[int, set[str]] = {}
     unclear: dict[int, str] = {}
     for index, column in texts.items():
-        held = {value.strip(" ") for value in set(column) if value is not None}
+        held = {value.strip(BLANKS) for value in set(column) if value is not None}
         with_comma = {value for value in held if "," in value}
         if with_comma and all(_DECIMAL_COMMA.fullmatch(value) for value in held):
             candidates[index] = with_comma
@@ -198,7 +199,7 @@ def one_spelling(column: pd.Series, named: str) -> None:
     """Refuse a column of names that writes one of them in several ways (1 and 01, "a" and "a ")."""
     spellings: dict[str | decimal.Decimal, str] = {}
     for value in map(str, column.dropna().unique()):
-        bare = value.strip(" ")
+        bare = value.strip(BLANKS)
         known = spellings.setdefault(_exact(bare), value)
         if known != value:
             raise InputError(

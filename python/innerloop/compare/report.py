@@ -26,6 +26,7 @@ from innerloop.compare.verdict import (
     percent,
 )
 from innerloop.runs.document import versions
+from innerloop.runs.errors import printable
 from innerloop.runs.launch import RUN
 from innerloop.runs.methods import MAML, METHODS
 from innerloop.runs.report import FIGURE_KINDS, Part, Picture, Report, Section
@@ -85,20 +86,20 @@ def print_report(
 ) -> None:
     """The whole report: the answer in plain text, then what it rests on."""
     first, *others = verdict.lines()
-    console.print(Text(first, style=f"bold {_COLOURS[verdict.answer]}"))
-    for line in others:
+    console.print(Text(printable(first), style=f"bold {_COLOURS[verdict.answer]}"))
+    for line in map(printable, others):
         console.print(line, highlight=False, markup=False)
     console.print()
-    for line in introduction(problem):
+    for line in map(printable, introduction(problem)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(_main_table(problem, analysis))
     console.print(_rate_table(analysis))
     if theory is not None:
         if theory.estimates:
             console.print(_theory_table(theory))
-        console.print(theory.sentence(), highlight=False)
+        console.print(printable(theory.sentence()), highlight=False)
     for note in analysis.notes():
-        console.print(Text(f"Note: {note}", style="dim"))
+        console.print(Text(f"Note: {printable(note)}", style="dim"))
 
 
 def make_report(

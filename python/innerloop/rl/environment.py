@@ -4,7 +4,7 @@ an automatic reset and checks. The kinds of environments say how lanes move and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -94,6 +94,10 @@ class Environment(ABC):
             TypeError: a task is of another kind.
         """
         self._check_open("set_tasks")
+        if not isinstance(tasks, Iterable) or isinstance(tasks, (str, Mapping)):
+            _checks.refuse_type(
+                "set_tasks", "tasks", "be a sequence of tasks", type(tasks).__name__
+            )
         given = list(tasks)
         if len(given) != self.tasks:
             _checks.refuse(

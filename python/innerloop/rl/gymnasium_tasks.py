@@ -94,6 +94,8 @@ def from_gymnasium(
             op, "make_env", "make one environment", type(probe).__name__,
             "lanes are made here: tasks times rollouts of them",
         )  # fmt: skip
+    if not all(callable(getattr(probe, method, None)) for method in ("reset", "step", "close")):
+        _checks.refuse_type(op, "make_env", "make a gymnasium environment", type(probe).__name__)
     try:
         for argument in ("observation_space", "action_space"):
             space = getattr(probe, argument, None)
@@ -208,6 +210,12 @@ class GymnasiumAdapter:
     def step(self, env: Any, action: Array) -> tuple[Array, float, bool, bool, bool]:
         """One step."""
         found = env.step(action.reshape(self._action_shape))
+        if not isinstance(found, tuple) or len(found) != 5:
+            got = f"{len(found)} values" if isinstance(found, tuple) else type(found).__name__
+            raise TypeError(
+                "from_gymnasium: step must return observation, reward, terminated, truncated and "
+                f"info, as gymnasium has it (got {got})"
+            )
         observation, reward, terminated, truncated, info = found
         success = bool(info.get("success", info.get("is_success", False)))
         return observation, float(reward), bool(terminated), bool(truncated), success

@@ -122,7 +122,15 @@ class Training:
 
         Raises:
             ValueError: it is one of another training; the text names the first difference.
+            TypeError: it is none.
         """
+        if not isinstance(state, Mapping) or not {"params", "history"} <= state.keys():
+            _checks.refuse_type(
+                "load_state", "state", "be the `state` of a Training",
+                f"{type(state).__name__} {sorted(map(str, state))}"
+                if isinstance(state, Mapping)
+                else type(state).__name__,
+            )  # fmt: skip
         own = self._about()
         found = state.get("training", own)  # older states do not say
         for name, value in own.items():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from innerloop.bounds import _arguments
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import Quantity, Record
 from innerloop.bounds.linear.conditional import DRAWS, checked_draws, checked_seed
 from innerloop.bounds.linear.existence import Existence, mean_excess_exists
@@ -151,6 +152,7 @@ class Analysis(Record):
         )
 
 
+@hands_on
 def analyse(
     law: TaskLaw,
     *,

@@ -13,6 +13,7 @@ import torch
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import Assumption, Record, quantity
 from innerloop.bounds.linear.laws import PublishedLaw, TaskLaw
 from innerloop.bounds.linear.quadratic import post_update
@@ -47,6 +48,7 @@ class ExactProbability(Record):
         return f"{self.value}\nstandard errors {self.standard_error} (Result 10a)"
 
 
+@hands_on
 def exact_probability_drs_worse(
     law: TaskLaw,
     *,

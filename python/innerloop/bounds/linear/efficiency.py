@@ -13,7 +13,9 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import parted
 from innerloop.bounds._results import Record
+from innerloop.bounds._standing import joined
 from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.designs import designs
 from innerloop.bounds.linear.laws import Mixture
@@ -99,6 +101,7 @@ def centroid_law(
     >>> centroid_law([[1.0]], tau2=4.0, sigma2=0.5).nodes().theta.ravel()
     array([ 2., -2.])
     """
+    found = [parted(value)[1] for value in (Q, tau2, sigma2, centre, weights)]
     q = _covariance_stack(Q, "centroid_law")
     scatter, noise = _variances(sigma2, tau2, "centroid_law", tau2_positive=False)
     count, p = q.shape[:2]
@@ -113,12 +116,14 @@ def centroid_law(
         )
     reach = np.sqrt(p * scatter) * np.eye(p)
     around = np.concatenate([middle + reach, middle - reach])  # [2 p, p]
-    return Mixture(
+    law = Mixture(
         np.repeat(share / (2 * p), 2 * p),
         np.repeat(q, 2 * p, axis=0),
         np.tile(around, (count, 1)),
         np.full(count * 2 * p, float(noise)),
     )
+    law.trust = joined([law.trust, *(known for known in found if known is not None)])
+    return law
 
 
 def information(X: Any, *, sigma2: float, tau2: float) -> Array:

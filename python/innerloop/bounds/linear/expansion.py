@@ -13,6 +13,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import Assumption, Record, quantity
 from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
@@ -83,6 +84,7 @@ class Expansion(Record):
         return "\n".join(lines)
 
 
+@hands_on
 def expansion(
     law: TaskLaw,
     *,
@@ -146,6 +148,7 @@ def expansion(
     return Expansion(drs, maml, drs_limit, maml_limit, columns[4], columns[5], fewest)
 
 
+@hands_on
 def crossover(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     """Returns M*, the number of tasks below which joint training has the smaller expected excess.
 

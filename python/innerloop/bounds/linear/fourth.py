@@ -15,6 +15,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import quantity
 from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.guarantee import Method, check_method
@@ -34,6 +35,7 @@ _CHI, _NORMAL, _NOISE = 5, 9, 3
 _MOST_DIMENSIONS = 2
 
 
+@hands_on
 def score_fourth_moment(law: TaskLaw, *, method: Method, inner_lr: Any, samples: Any = None) -> Any:
     """Returns E||(E W)^(-1/2) psi||^4 for one method: the `fourth_moment` of `guarantee`.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import Assumption, Record, quantity
 from innerloop.bounds.linear import exponential as exponential_moments
 from innerloop.bounds.linear import sizes
@@ -85,6 +86,7 @@ def guarantee_constants(
     return GuaranteeConstants(*np.moveaxis(stacked(parts, lambda row: row), -1, 0))
 
 
+@hands_on
 def guarantee(
     law: TaskLaw,
     *,
@@ -181,6 +183,7 @@ def guarantee(
     )
 
 
+@hands_on
 def expected_excess_bound(
     law: TaskLaw,
     *,

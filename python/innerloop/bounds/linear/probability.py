@@ -8,6 +8,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import Assumption, Quantity, quantity
 from innerloop.bounds.linear.conditional import (
     DRAWS,
@@ -31,6 +32,7 @@ _NORMAL = Assumption(
 MOST_EXACT = 2**15  # tasks
 
 
+@hands_on
 def probability_drs_worse(
     law: TaskLaw,
     *,

@@ -9,6 +9,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import Assumption, Record, quantity
 from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
@@ -80,6 +81,7 @@ def population(law: TaskLaw, rate: Array, samples: Array, function: str) -> Popu
     return Population(curvature, drs, drs - offset, slope, offset)
 
 
+@hands_on
 def risk(law: TaskLaw, theta: Any, *, inner_lr: Any = 0.0, samples: Any = None) -> Any:
     """Returns the expected risk of a new task after one inner step from `theta`.
 
@@ -184,6 +186,7 @@ def minimisers(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Minimiser
     return Minimisers(found.drs, found.maml)
 
 
+@hands_on
 def modelling_error(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     """Returns how much post-update risk joint training loses even with unlimited data.
 
@@ -226,6 +229,7 @@ def modelling_error(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     )
 
 
+@hands_on
 def modelling_error_bound(law: TaskLaw, *, inner_lr: Any, samples: Any = None) -> Any:
     """Returns ||E[A (theta_drs - theta)]||^2 / (2 lambda_min(E A)), at least the modelling error.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from innerloop.bounds import _arguments
 from innerloop.bounds._arguments import Array
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds._results import Assumption, quantity
 from innerloop.bounds.linear import sizes
 from innerloop.bounds.linear.laws import TaskLaw
@@ -22,6 +23,7 @@ from innerloop.bounds.linear.rules import (
 )
 
 
+@hands_on
 def risk_k_steps(
     law: TaskLaw, theta: Any, *, inner_lr: Any, steps: Any = 1, samples: Any = None, seed: int = 0
 ) -> Any:

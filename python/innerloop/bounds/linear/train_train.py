@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from innerloop.bounds._quantities import hands_on
 from innerloop.bounds.linear.laws import TaskLaw
 from innerloop.bounds.linear.risk import rate_and_samples
 from innerloop.bounds.linear.rule_expansion import RuleExpansion, rule_expansion, stacked
 from innerloop.bounds.linear.rules import GradientSteps
 
 
+@hands_on
 def train_train(
     law: TaskLaw,
     *,
