@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch._C import _functorch
 from torch.overrides import TorchFunctionMode
 
-from innerloop._derivatives import asks_autograd, draws, is_foreign
+from innerloop._derivatives import asks_autograd, draws, is_custom, is_foreign
 from innerloop._networks import Places
 from innerloop._real_forward import is_torchs
 from innerloop._scripts import HERE, scripts_refused
 from innerloop.objectives import Objective, stands_for, task_value
 
+_OWN_DERIVATIVE = "has a function with a derivative of its own"
 _WRITES = "may read what the forward pass writes to the module"
 # reasons that were found, by what stands for a callable and the model it was called with
 _FOUND: WeakKeyDictionary[Any, WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
@@ -189,16 +190,18 @@ def watched_value(
     with _Watch(objective, leaf) as watch:
         try:
             value = task_value(objective, z, y, weight)
-        except Exception:
+        except Exception as error:
             if _HERE.found:
                 raise LooksElsewhere(_HERE.found) from None
+            if watch.failed and not isinstance(error, (RuntimeError, IndexError)):
+                _refuse(f"the loss {objective.name}", "handles errors")  # that may be torch.vmap's
             raise
         if watch.failed:  # of torch.vmap's own, or for all tasks since one of them fails
             _refuse(f"the loss {objective.name}", "handles errors")
         if _HERE.found:
             raise LooksElsewhere(_HERE.found)
-    if leaf is not None and _HERE.differentiates:
-        _check_leaves(objective, value, leaf)
+    if leaf is not None:
+        _check_graph(objective, value, leaf)
     return value
 
 
@@ -225,6 +228,8 @@ class _Watch(TorchFunctionMode):
                 _refuse(self._name, "has variables of its own")
         if draws(func):
             _refuse(self._name, "draws random numbers")
+        if is_custom(func):
+            _refuse(self._name, _OWN_DERIVATIVE)
         try:
             return func(*args, **(kwargs or {}))
         except Exception:
@@ -254,15 +259,19 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield value
 
 
-def _check_leaves(objective: Objective, value: Tensor, leaf: Tensor) -> None:
-    """Raises if a value is made of other variables than `leaf`."""
+def _check_graph(objective: Objective, value: Tensor, leaf: Tensor) -> None:
+    """Raises if a value is made of other variables than `leaf`, where these are differentiated, or
+    by functions whose derivatives are somebody's own: they need not be linear in the gradient that
+    comes to them."""
     waiting, seen = [value.grad_fn], set()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            _refuse(f"the loss {objective.name}", _OWN_DERIVATIVE)
         variable = getattr(node, "variable", leaf)
-        if variable is not leaf:
+        if variable is not leaf and _HERE.differentiates:
             _refuse(f"the loss {objective.name}", "has variables of its own")
         waiting.extend(following for following, _ in node.next_functions)

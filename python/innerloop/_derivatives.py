@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
@@ -133,9 +133,25 @@ class _Questions(threading.local):
         self.asked = ""
         self.state = b""
 
-    def start(self) -> None:
-        """Forgets what other tasks asked."""
-        self.asked, self.state = "", _generator_state()
+    def start(self) -> Callable[[], None]:
+        """Forgets what other tasks asked, and brings torch's generator to a state that no seed
+        leads to, so that a pass that seeds it shows. Returns what undoes that if nothing was
+        drawn."""
+        self.asked = ""
+        if torch._C._len_torch_dispatch_stack():  # which would take notes of it
+            self.state = _generator_state()
+            return lambda: None
+        with torch._C._DisableFuncTorch(), torch._C.DisableTorchFunction():
+            before = torch.default_generator.get_state()
+            torch.rand(1, device="cpu")
+        started = self.state = _generator_state()
+
+        def undo() -> None:
+            if self.asked or _generator_state() == started:
+                with torch._C._DisableFuncTorch():
+                    torch.default_generator.set_state(before)
+
+        return undo
 
 
 QUESTIONS = _Questions()
@@ -220,6 +236,22 @@ def _generator_state() -> bytes:
         return b""
 
 
+def is_custom(func: Any) -> bool:
+    """Says whether a call that a function mode sees is of a torch.autograd.Function, under
+    torch.func."""
+    return getattr(func, "__name__", "") == "custom_function_call"
+
+
+def _is_of_tasks(value: Any) -> bool:
+    """Says whether a tensor stands for those of several tasks, under whatever transforms it
+    lies."""
+    while isinstance(value, Tensor) and _functorch.is_functorch_wrapped_tensor(value):
+        if _functorch.is_batchedtensor(value):
+            return True
+        value = _functorch.get_unwrapped(value)
+    return False
+
+
 def observed(func: Any, called: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Returns called(*args, **kwargs), which is how `func` is called in a pass, and keeps in mind
     what only a loop over tasks gives under torch.vmap: how an error is handled, which may be
@@ -230,6 +262,9 @@ def observed(func: Any, called: Any, args: Sequence[Any], kwargs: Mapping[str, A
     """
     if not transforms_active():
         return called(*args, **kwargs)
+    if is_custom(func) and not any(map(_is_of_tasks, (*args, *kwargs.values()))):
+        QUESTIONS.asked = "it has a function with a derivative of its own of what tasks share"
+        raise RuntimeError(QUESTIONS.asked)
     drawing = draws(func)
     if drawing and (kwargs.get("generator") is not None or _generator_state() != QUESTIONS.state):
         QUESTIONS.asked = "it seeds the random numbers that it draws"

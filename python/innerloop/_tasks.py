@@ -182,8 +182,7 @@ def _map(
         foreign = _runs_foreign_code(model, objective) and not torch.compiler.is_compiling()
         before = random_state() if foreign else None
         QUESTIONS.asked = ""
-        if foreign:
-            QUESTIONS.start()
+        undo = QUESTIONS.start() if foreign else None
         try:
             mapped = torch.vmap(
                 lambda *parts: task(*parts, False), in_dims=tuple(axes), randomness="different"
@@ -194,10 +193,13 @@ def _map(
                 reason = "it draws numbers of Python's or NumPy's generator, once for all tasks"
             if not reason:
                 return found
-        except (RuntimeError, IndexError) as refusal:
+        except Exception as refusal:  # also one that the code made of torch.vmap's
             if not _runs_foreign_code(model, objective):
                 raise
             reason = str(refusal).strip().split("\n")[0]
+        finally:
+            if undo is not None:
+                undo()
     results = []
     for t in range(tasks):
 

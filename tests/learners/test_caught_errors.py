@@ -186,6 +186,23 @@ def test_an_error_of_one_task_is_of_that_task():
     check(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), log_volume)
 
 
+class Bad(Exception):
+    """An error of somebody's own."""
+
+
+def renamed(h):
+    """Turns an error of torch into another one."""
+    try:
+        return h / float(h.detach().abs().max())
+    except RuntimeError as error:
+        raise Bad from error
+
+
+def test_errors_under_other_names_are_handled_alike():
+    check(Net(renamed))
+    check(Net(lambda h: h), lambda z, y: F.mse_loss(z, renamed(y)))
+
+
 def test_errors_that_nobody_handles_are_raised():
     def wrong(h):
         try:
@@ -198,7 +215,51 @@ def test_errors_that_nobody_handles_are_raised():
         il.MAML(net, inner_lr=RATE, steps=STEPS)(*sides())
 
 
-@pytest.mark.parametrize("rows", [seeded_rows, forked_rows])
+def reseeded_rows(h):
+    """Factors of torch's own generator, seeded for good."""
+    torch.manual_seed(1)
+    return torch.rand(h.shape[1], dtype=h.dtype)
+
+
+def restored_rows(h):
+    """Factors of torch's own generator, whose state is put back."""
+    state = torch.get_rng_state()
+    try:
+        return reseeded_rows(h)
+    finally:
+        torch.set_rng_state(state)
+
+
+SEEDED = [seeded_rows, forked_rows, reseeded_rows, restored_rows]
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("rows", SEEDED)
+def test_one_pass_that_seeds_numbers(rows, backend, seed):
+    torch.manual_seed(0)
+    net = Net(lambda h: h * rows(h)).double()
+    (x, y), _ = sides()
+    params = {k: p.detach() for k, p in net.named_parameters()}
+    wanted = torch.stack([F.mse_loss(net(a), b) for a, b in zip(x, y, strict=True)]).detach()
+    torch.manual_seed(seed)
+    losses, _ = il.loss_and_grad(params, (x, y), model=net, backend=backend)
+    assert_close(losses.detach(), wanted, 1e-12)
+    torch.manual_seed(seed)
+    adapted = il.MAML(net, inner_lr=RATE, steps=1, backend=backend).adapt((x, y))
+    alone = torch.stack([adapted.module(t)(x[t]) for t in range(len(x))])
+    assert_close(adapted(x).detach(), alone.detach(), 1e-12)
+
+
+def test_passes_without_random_numbers_leave_the_generator_alone():
+    net = Net(lambda h: torch.fft.fft(h).real).double()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    il.MAML(net, inner_lr=RATE, steps=STEPS)(*sides()).backward()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("rows", SEEDED)
 def test_seeded_numbers_are_those_of_the_loop(rows):
     check(Net(lambda h: h * rows(h)))
     check(Net(lambda h: h), lambda z, y: F.mse_loss(z, y * rows(y)))
@@ -275,6 +336,74 @@ def test_dispatch_modes_see_the_operations(learn):
     assert_close(found.detach(), wanted, 1e-10)
     assert_close(gradient, right, 1e-9)
     assert learner(support, query).item() != pytest.approx(float(wanted))
+
+
+# ---------------------------------------------------------------- derivatives of one's own
+
+
+class Clipped(torch.autograd.Function):
+    """A gradient of bounded norm, in a loss."""
+
+    @staticmethod
+    def forward(ctx, z):
+        """Returns z."""
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        """Returns g, shortened."""
+        return g * torch.clamp(0.1 / g.norm(), max=1)
+
+
+class Unit(torch.autograd.Function):
+    """A gradient of norm 0.1, which torch.vmap takes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(w):
+        """Returns w."""
+        return w.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx, g):
+        """Returns a gradient along g."""
+        return 0.1 * g / (1e-3 + g.norm())
+
+
+@pytest.mark.parametrize("function", [Clipped, Unit])
+@pytest.mark.parametrize("part", [nn.ReLU, nn.Mish], ids=["fused", "batched"])
+def test_losses_with_derivatives_that_are_not_linear(part, function):
+    def loss(z, y):
+        return F.mse_loss(function.apply(z), y)
+
+    check(nn.Sequential(nn.Linear(3, 4), part(), nn.Linear(4, 2)), loss)
+
+
+@pytest.mark.parametrize("of", ["values", "weights"])
+def test_modules_with_derivatives_that_are_not_linear(of):
+    class Own(nn.Linear):
+        def forward(self, x):
+            """Returns two outputs."""
+            weight = Unit.apply(self.weight) if of == "weights" else self.weight
+            z = F.linear(x, weight, self.bias)
+            return Unit.apply(z) if of == "values" else z
+
+    check(Own(3, 2))
+
+
+@pytest.mark.parametrize("part", [nn.ReLU, nn.Mish], ids=["fused", "batched"])
+def test_losses_that_differentiate_in_the_outputs(part):
+    def penalised(z, y):
+        (slope,) = torch.autograd.grad((z**3).sum(), z, create_graph=True)
+        return F.mse_loss(z, y) + slope.square().mean()
+
+    for backend in ("auto", "torch"):
+        check(nn.Sequential(nn.Linear(3, 4), part(), nn.Linear(4, 2)), penalised, backend=backend)
 
 
 # ---------------------------------------------------------------- others

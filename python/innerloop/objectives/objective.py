@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from innerloop._checks.messages import kind, sizes
-from innerloop._derivatives import plain_questions
+from innerloop._derivatives import plain_questions, transforms_active
 
 Function = Callable[..., Tensor]
 
@@ -136,8 +136,15 @@ def task_value(objective: Objective, z: Tensor, y: Tensor, weight: Tensor | None
     number, or the mean, or the sum with weights [N], of its values of rows."""
     assert objective.function is not None
     before = _version(y)
-    with plain_questions():
-        value: object = objective.function(z, y)
+    try:
+        with plain_questions():
+            value: object = objective.function(z, y)
+    except RuntimeError as error:
+        if z.requires_grad or transforms_active() or "does not require grad" not in str(error):
+            raise
+        # it differentiates in the outputs itself, where nobody else does
+        with torch.enable_grad():
+            return task_value(objective, z.detach().requires_grad_(), y, weight).detach()
     if _version(y) != before:
         raise ValueError(
             f"reference: the loss {objective.name} must not change its targets in place (the next "
