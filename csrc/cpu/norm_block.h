@@ -69,10 +69,11 @@ class NormStrip {
 
   void backward() {
     const Strip s = known_statistics(), w = leaf(call_.w, 1), ws = product(s, w);
-    const auto [g0, g1] = sum_windows([&](int64_t out, int j) {
+    const Sums sums = sum_windows([&](int64_t out, int j) {
       const V g = masked(g_, out, j);
       return Two{g, g * chosen(out, j)};
     });
+    const Strip &g0 = sums.first, &g1 = sums.second;
     put(call_.gb, g0);
     put(call_.gw, product(s, g1));
     put(call_.sums, g0, 0);
@@ -97,12 +98,12 @@ class NormStrip {
     const Real* x_dot = values(call_.x_dot, l_.places());
     Strip a{}, k{};
     if (x_dot) {
-      const auto [sum, along] = sum_rows([&](int64_t at, int j) {
+      const Sums sums = sum_rows([&](int64_t at, int j) {
         const V x = load(x_dot + at, j);
         return Two{x, x * centred(at, j)};
       });
-      a = scaled(sum, 1 / count_);
-      each([&](int j) { k[j] = along[j] * (s[j] * s[j] / S::set(count_)); });
+      a = scaled(sums.first, 1 / count_);
+      each([&](int j) { k[j] = sums.second[j] * (s[j] * s[j] / S::set(count_)); });
     }
     Strip factor, shift;
     each([&](int j) {
