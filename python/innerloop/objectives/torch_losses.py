@@ -26,7 +26,8 @@ class Numbers(NamedTuple):
 
     def like(self, z: Tensor) -> Tensor:
         """Returns them as a tensor of the kind of another, 0-d for a single one."""
-        return z.new_tensor(self.values if len(self.values) != 1 else self.values[0])
+        numbers = self.values if len(self.values) != 1 else self.values[0]
+        return torch.tensor(numbers, dtype=z.dtype, device=z.device)
 
 
 Option = float | Numbers | None
@@ -84,7 +85,9 @@ def _cross_entropy(*, weight: Numbers | None, label_smoothing: float) -> Variant
         return F.cross_entropy(
             z,
             y,
-            weight=None if weight is None else z.new_tensor(weight.values),
+            weight=None
+            if weight is None
+            else torch.tensor(weight.values, dtype=z.dtype, device=z.device),
             label_smoothing=label_smoothing,
             reduction="none",
         )
