@@ -33,6 +33,7 @@ class BlockBase {
   using Numbers = Source<Real, Elem>;
   using Product = BlockProduct<Real, Elem>;
   static constexpr bool kBuildsResults = true;  // in the workspace; copied out in whole rows
+  static constexpr bool kTakesParts = false;
 
   struct SideData {
     R x;

@@ -14,6 +14,7 @@
 //   Row              a row's numbers as vectors: each, mean, load, store, get, put
 //   SideData         the rows of one side
 //   kBuildsResults   results of a task are built in the workspace and copied out by `publish`
+//   kTakesParts      its plans may cut a side of one task into parts (core/plan.h), and `part` does
 // Arrays: R = Rows<Elem> [tasks * rows, columns], Out = Target<Elem> (a leaf of every task)
 //
 // Sizes
@@ -29,6 +30,7 @@
 //   carve(c), carve_side(c, side)   lay out, or count, what the engine needs
 //   load_side(data, side, task_weight, is_query)
 //                                   rows, targets and weights; rows out of use become zeros
+//   part(data, first, rows)         some rows of a side; losses of all but the first are added up
 //   load_inputs(x, data), load_params(initial)
 //   load_per_task, store_per_task, clear_per_task
 //

@@ -33,8 +33,25 @@ class ForwardPass {
   IL_HD void carve(Carver<Elem>& c, const Side& side, bool has_tape = false) {
     e_.carve(c);
     side_ = e_.carve_side(c, side);
-    tape_ = {c.take(has_tape ? 0 : plan_.copies * side.rows, plan_.tape_row), side.rows};
+    const int64_t rows = rows_at_once(plan_, side.rows);
+    tape_ = {c.take(has_tape ? 0 : plan_.copies * rows, plan_.tape_row), rows};
     params_ = {&e_, c.take(e_.initial_size())};
+  }
+  /// f() for each part of the side, with its rows and its tape in place.
+  template <class F>
+  IL_HD void each(F&& f) {
+    const typename E::SideData whole = side_;
+    const int64_t rows = side_.x.rows;
+    each_part<E>(plan_, rows, [&](const Part& part) {
+      if constexpr (E::kTakesParts) {
+        if (part.rows < rows) side_ = e_.part(whole, part.first, part.rows);
+        adds_ = part.first > 0;
+        tape_.rows = part.rows;
+        first_row_ = part.first;
+      }
+      f();
+    });
+    if constexpr (E::kTakesParts) side_ = whole;
   }
   IL_HD void forward() {
     for (int l = 0; l < plan_.depth; ++l) {
@@ -61,21 +78,50 @@ class ForwardPass {
       const LayerPlan& p = plan_.layers[l];
       const auto delta = sweep_.delta(tape_, l);
       if (p.weight_leaf >= 0) {
-        e_.tn(e_.result_weight(l, result, out, stride), nullptr, p, delta, leaf_input(l), nullptr,
-              nullptr, nullptr, 1);
+        export_weight(e_.result_weight(l, result, out, stride), p, delta, leaf_input(l), nullptr,
+                      nullptr);
       }
-      if (p.bias_leaf >= 0) {
-        e_.column_sums(e_.result_bias(l, result, out, stride), nullptr, delta, nullptr, 1);
-      }
+      if (p.bias_leaf >= 0) export_bias(e_.result_bias(l, result, out, stride), p, delta);
       e_.publish(l, result, out, stride);
     }
   }
 
  protected:
+  /// a^T b + a2^T b2, and sums of columns: of this part of the side, added to those before.
+  IL_CALL void export_weight(const Target<Elem>& to, const LayerPlan& p, const R& a, const R& b,
+                             const R* a2, const R* b2) {
+    if constexpr (E::kTakesParts) {
+      if (adds_) {
+        typename E::WeightRef from;
+        from.own = to.p;
+        from.out = p.weight_rows();
+        from.in = p.weight_cols();
+        from.ld = to.ld;
+        from.task_stride = to.task_stride;
+        return e_.tn(to, &from, p, a, b, a2, b2, nullptr, 1);
+      }
+    }
+    e_.tn(to, nullptr, p, a, b, a2, b2, nullptr, 1);
+  }
+  IL_CALL void export_bias(const Target<Elem>& to, const LayerPlan& p, const R& delta) {
+    if constexpr (E::kTakesParts) {
+      if (adds_) {
+        typename E::BiasRef from;
+        from.own = to.p;
+        from.out = p.out;
+        from.task_stride = to.task_stride;
+        return e_.column_sums(to, &from, delta, nullptr, 1);
+      }
+    }
+    e_.column_sums(to, nullptr, delta, nullptr, 1);
+  }
+
   E& e_;
   const Plan& plan_;
   Sweep<E> sweep_;
-  typename E::SideData side_{};
+  typename E::SideData side_{};  // of the part that is worked on
+  bool adds_ = false;            // results of this part to those before
+  int64_t first_row_ = 0;
   Tape<Elem> tape_{};
   InitialParams<E> params_{};
 };
@@ -119,11 +165,12 @@ class LossPass : public ForwardPass<E> {
     E& e = this->e_;
     e.load_side(this->side_, call_.side, nullptr, false);
     e.load_params(this->params_.imported);
-    this->forward();
-    this->loss_gradient(losses_);
+    this->each([&] {
+      this->forward();
+      this->loss_gradient(losses_);
+      if (call_.out_grad) this->export_gradient(result_, static_cast<Real*>(call_.out_grad));
+    });
     e.store_per_task(static_cast<Real*>(call_.out_loss), 1, 0, losses_);
-    if (!call_.out_grad) return;
-    this->export_gradient(result_, static_cast<Real*>(call_.out_grad));
   }
 
  private:
@@ -145,20 +192,23 @@ class VectorPass : public ForwardPass<E> {
     losses_ = c.take(this->plan_.copies);
     vector_ = c.take(this->e_.direction_size());
     result_ = c.take(E::kBuildsResults ? this->plan_.block : 0);
-    scratch_ = {c.take(this->plan_.copies * call_.side.rows, this->plan_.scratch_row),
-                call_.side.rows};
+    const int64_t rows = rows_at_once(this->plan_, call_.side.rows);
+    scratch_ = {c.take(this->plan_.copies * rows, this->plan_.scratch_row), rows};
   }
 
  protected:
-  /// Loads the group, with its tape if the caller keeps it. Says whether the tape is to be written.
-  IL_HD bool begin() {
+  IL_HD void load() {
     this->e_.load_side(this->side_, call_.side, nullptr, false);
     this->e_.load_params(this->params_.imported);
+  }
+  /// The part's tape, if the caller keeps it. Says whether the tape is to be written.
+  IL_HD bool begin() {
+    scratch_.rows = this->tape_.rows;
     if (!call_.tape) return true;
-    // a task's part is as long in Reals in every engine, whether Elems are one task's or several
-    const int64_t part = call_.side.rows * this->plan_.tape_row;
+    // a task's rows are as long in Reals in every engine, whether Elems are one task's or several
+    const int64_t row = this->e_.first() * call_.side.rows + this->first_row_;
     this->tape_.p =
-        reinterpret_cast<Elem*>(static_cast<Real*>(call_.tape) + this->e_.first() * part);
+        reinterpret_cast<Elem*>(static_cast<Real*>(call_.tape) + row * this->plan_.tape_row);
     return !call_.out;
   }
   /// R{.} of all outputs.
@@ -199,6 +249,12 @@ class HvpPass : public VectorPass<E> {
   using VectorPass<E>::VectorPass;
 
   IL_HD void run() {
+    this->load();
+    this->each([&] { pass(); });
+  }
+
+ private:
+  IL_CALL void pass() {
     E& e = this->e_;
     const Plan& plan = this->plan_;
     const auto& sweep = this->sweep_;
@@ -227,11 +283,11 @@ class HvpPass : public VectorPass<E> {
       const auto rd = sweep.rdelta(scratch, l), d = sweep.delta(tape, l);
       if (p.weight_leaf >= 0) {
         const auto r_in = l ? sweep.r_leaf_input(scratch, l) : Rows<Elem>{};
-        e.tn(e.result_weight(l, this->result_, out, stride), nullptr, p, rd, this->leaf_input(l),
-             l ? &d : nullptr, l ? &r_in : nullptr, nullptr, 1);
+        this->export_weight(e.result_weight(l, this->result_, out, stride), p, rd,
+                            this->leaf_input(l), l ? &d : nullptr, l ? &r_in : nullptr);
       }
       if (p.bias_leaf >= 0) {
-        e.column_sums(e.result_bias(l, this->result_, out, stride), nullptr, rd, nullptr, 1);
+        this->export_bias(e.result_bias(l, this->result_, out, stride), p, rd);
       }
       e.publish(l, this->result_, out, stride);
     }
@@ -247,6 +303,12 @@ class MetricPass : public VectorPass<E> {
   using VectorPass<E>::VectorPass;
 
   IL_HD void run() {
+    this->load();
+    this->each([&] { pass(); });
+  }
+
+ private:
+  IL_CALL void pass() {
     E& e = this->e_;
     const int top = this->plan_.depth - 1;
     if (this->begin()) this->forward();

@@ -85,9 +85,32 @@ struct Plan {
   bool first_adapts = false;   // the first weight adapts
   bool turns_weights = false;  // parameter blocks carry transposed copies
   bool has_per_task_leaf = false;
-  int64_t copies = 1;  // task copies in one array (1: an element is a vector over tasks)
+  int64_t copies = 1;     // task copies in one array (1: an element is a vector over tasks)
+  int64_t part_rows = 0;  // of a side that are passed at once; 0: all
   int64_t tape_row = 0, scratch_row = 0, block = 0, sink = 0, initial = 0;
 };
+
+/// Rows of a side that are passed at once, so that what a pass leaves for the next one stays near.
+struct Part {
+  int64_t first = 0, rows = 0;
+};
+
+/// The most rows of a part, and f(part) for each part of a side, in order.
+IL_HD inline int64_t rows_at_once(const Plan& plan, int64_t rows) {
+  return plan.part_rows > 0 && plan.part_rows < rows ? plan.part_rows : rows;
+}
+template <class E, class F>
+IL_HD inline void each_part(const Plan& plan, int64_t rows, F&& f) {
+  if constexpr (E::kTakesParts) {
+    const int64_t most = rows_at_once(plan, rows);
+    for (int64_t first = 0; first == 0 || first < rows; first += most) {
+      f(Part{first, most < rows - first ? most : rows - first});
+      if (most == 0) return;
+    }
+  } else {
+    f(Part{0, rows});
+  }
+}
 
 /// Elements left unused after every array: none, except between arrays whose elements check how
 /// they are used, and which are told what lies in an array.

@@ -14,6 +14,7 @@ struct Request {
   int64_t support_rows = 0, query_rows = 0;
   bool wants_grad = false;
   bool allows_implicit = false;
+  bool allows_parts = true;  // no step is built, which takes all rows of a side
   int64_t rate_grad_size = 0;
 };
 

@@ -38,6 +38,7 @@ class Unroll {
   /// One group of tasks, already selected in the engine.
   IL_HD void run() {
     e_.load_side(u_.support, call_.support, nullptr, false);
+    if (u_.has_parts) u_.whole_support = u_.support;
     // the query as late as possible: the nearest caches hold one side rather than both
     const bool early = u_.has_query && (ImplicitWeight<E>::moves(u_) || call_.out_query_loss);
     if (early) load_query();
@@ -52,7 +53,7 @@ class Unroll {
     if (call_.adapted && !call_.adapted_stepwise) export_adapted(u_.steps);
     if (!u_.has_query) return;
     if (!early) load_query();
-    query_forward(u_.steps, call_.out_loss, 1, 0);
+    query_pass(u_.steps, call_.out_loss, 1, 0, u_.wants_grad);
     if (call_.out_query_loss) {
       e_.store_per_task(static_cast<Real*>(call_.out_query_loss), u_.steps + 1, u_.steps,
                         u_.losses);
@@ -74,7 +75,10 @@ class Unroll {
     IL_HD typename E::BiasRef bias(int l) const { return u->bias_at(step, l); }
   };
 
-  IL_HD void load_query() { e_.load_side(u_.query, call_.query, call_.task_weight, true); }
+  IL_HD void load_query() {
+    e_.load_side(u_.query, call_.query, call_.task_weight, true);
+    if (u_.has_parts) u_.whole_query = u_.query;
+  }
   IL_CALL void load_rates() {
     const Rates& r = call_.rates;
     for (int64_t s = 0; s < u_.steps; ++s) {
@@ -88,6 +92,22 @@ class Unroll {
 
   // ---- forward ---------------------------------------------------------------------------------
   IL_CALL void inner_step(int64_t s) {
+    if (call_.out_query_loss) query_pass(s, call_.out_query_loss, u_.steps + 1, s, false);
+    each_part<E>(plan_, call_.support.rows, [&](const Part& part) {
+      u_.enter(part, false);
+      support_pass(s);
+      if (!u_.moves) return;
+      for (int l = plan_.lowest; l < plan_.entries; ++l) {
+        with_weight(u_, l, [&](auto kind) { kind.update(u_, s, l); });
+        UnrolledBias<E>::update(u_, s, l);
+      }
+    });
+    if (call_.out_support_loss) {
+      e_.store_per_task(static_cast<Real*>(call_.out_support_loss), u_.steps, s, u_.losses);
+    }
+  }
+  /// Forward through step s, and back if the parameters move.
+  IL_CALL void support_pass(int64_t s) {
     const T t = u_.support_tape(s);
     const Params params{&u_, s};
     for (int l = s ? plan_.lowest : 0; l < plan_.depth; ++l) {
@@ -98,19 +118,19 @@ class Unroll {
     e_.loss_gradient(u_.support, u_.sweep.h(top, plan_.depth - 1), u_.free_at(s),
                      u_.sweep.a(t, plan_.depth - 1), u_.sweep.free_delta(t),
                      E::per_task(u_.losses));
-    if (call_.out_support_loss) {
-      e_.store_per_task(static_cast<Real*>(call_.out_support_loss), u_.steps, s, u_.losses);
-    }
-    if (call_.out_query_loss) query_forward(s, call_.out_query_loss, u_.steps + 1, s);
-    if (!u_.moves) return;
-    u_.sweep.backward(t, params, plan_.lowest);
-    for (int l = plan_.lowest; l < plan_.entries; ++l) {
-      with_weight(u_, l, [&](auto kind) { kind.update(u_, s, l); });
-      UnrolledBias<E>::update(u_, s, l);
-    }
+    if (u_.moves) u_.sweep.backward(t, params, plan_.lowest);
   }
 
-  IL_CALL void query_forward(int64_t s, void* out, int64_t stride, int64_t index) {
+  /// The query's losses at phi_s, and lambda_S if asked.
+  IL_CALL void query_pass(int64_t s, void* out, int64_t stride, int64_t index, bool back) {
+    each_part<E>(plan_, call_.query.rows, [&](const Part& part) {
+      u_.enter(part, true);
+      query_forward(s);
+      if (back) query_backward(s);
+    });
+    e_.store_per_task(static_cast<Real*>(out), stride, index, u_.losses);
+  }
+  IL_CALL void query_forward(int64_t s) {
     const T t = u_.query_tape();
     const Params params{&u_, s};
     for (int l = 0; l < plan_.depth; ++l) {
@@ -122,13 +142,12 @@ class Unroll {
     e_.loss_gradient(u_.query, u_.sweep.h(t, plan_.depth - 1), u_.free_at(s),
                      u_.sweep.a(t, plan_.depth - 1), u_.sweep.free_delta(t),
                      E::per_task(u_.losses));
-    e_.store_per_task(static_cast<Real*>(out), stride, index, u_.losses);
   }
 
   // ---- adjoint ---------------------------------------------------------------------------------
-  IL_CALL void adjoint() {
+  IL_CALL void query_backward(int64_t s) {
     const T t = u_.query_tape();
-    u_.sweep.backward(t, Params{&u_, u_.steps}, 0);
+    u_.sweep.backward(t, Params{&u_, s}, 0);
     for (int l = 0; l < plan_.entries; ++l) {
       const R delta = u_.sweep.delta(t, l);
       with_weight(u_, l, [&](auto kind) {
@@ -136,6 +155,8 @@ class Unroll {
       });
       UnrolledBias<E>::start(u_, l, delta);
     }
+  }
+  IL_CALL void adjoint() {
     if (u_.body.p) e_.clear(u_.body);
     if (u_.moves && (call_.order == 2 || u_.wants_rate_grad || u_.decays)) {
       for (int64_t s = u_.steps - 1; s >= 0; --s) reverse_step(s);
@@ -175,9 +196,7 @@ class Unroll {
 
   /// lambda_s from lambda_{s+1}, and the gradients of the rates of step s.
   IL_CALL void reverse_step(int64_t s) {
-    const T t = u_.support_tape(s), r = u_.scratch;
-    const Params params{&u_, s};
-    const int low = plan_.lowest, top = plan_.depth - 1;
+    const int low = plan_.lowest;
     for (int l = 0; l < low; ++l) {
       u_.clear_rate_grad(s, plan_.layers[l].weight_leaf);
       u_.clear_rate_grad(s, plan_.layers[l].bias_leaf);
@@ -188,6 +207,21 @@ class Unroll {
         UnrolledBias<E>::build_direction(u_, s, l);
       }
     }
+    const R kept{u_.lambda, 1, plan_.block, plan_.block};
+    if (u_.has_parts) e_.copy_scaled(R{u_.next_lambda, 1, plan_.block, plan_.block}, kept, nullptr);
+    each_part<E>(plan_, call_.support.rows, [&](const Part& part) {
+      u_.enter(part, false);
+      reverse_pass(s);
+    });
+    if (u_.has_parts) {
+      u_.lambda = u_.next_lambda;
+      u_.next_lambda = kept.p;
+    }
+  }
+  IL_CALL void reverse_pass(int64_t s) {
+    const T t = u_.support_tape(s), r = u_.scratch;
+    const Params params{&u_, s};
+    const int low = plan_.lowest, top = plan_.depth - 1;
     for (int l = low; l <= top; ++l) {
       const bool seeded = seed(s, l);
       if (call_.order == 1) continue;

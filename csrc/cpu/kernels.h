@@ -36,6 +36,7 @@ template <class Real>
 Status predict(const PredictCall& call, Strategy strategy) {
   Request r{call.problem};
   r.query_rows = call.rows;
+  r.allows_parts = false;
   return run<Real, PredictPass>(call, r, strategy);
 }
 
@@ -93,7 +94,8 @@ Status meta_grad(const MetaGradCall& call, Strategy strategy) {
   r.wants_grad = call.grads != nullptr;
   // a rate per element turns the first weight by more than a sum of a few row products, and a
   // velocity is kept as a weight
-  r.allows_implicit = call.adapted == nullptr && !call.rates.elementwise && call.solver.is_plain();
+  r.allows_parts = !call.rates.elementwise && call.solver.is_plain();
+  r.allows_implicit = call.adapted == nullptr && r.allows_parts;
   r.rate_grad_size = call.out_rate_grad && call.rates.task_stride == 0 ? call.rate_grad_size : 0;
   if (call.out_rate_grad && call.rates.task_stride != 0) {
     std::memset(call.out_rate_grad, 0, call.rate_grad_size * sizeof(Real));

@@ -26,7 +26,8 @@ class LaneGroup {
   using Row = TasksRow<Real>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = true;  // results are interleaved: built, then copied out
-  struct Shared {};                             // this engine reads shared leaves where they are
+  static constexpr bool kTakesParts = false;
+  struct Shared {};  // this engine reads shared leaves where they are
 
   LaneGroup(const Problem& problem, const Plan& plan, const Shared&)
       : problem_(problem), net_(*problem.net), plan_(plan) {}

@@ -22,6 +22,23 @@ constexpr int64_t kLaneBudgetBytes = int64_t{6} << 20;  // beyond, lanes fall ou
 constexpr int64_t kStackedRows = 32;                    // rows that make a shared product efficient
 constexpr int64_t kMaxStackedTasks = 8;
 
+constexpr int64_t kPartBytes = int64_t{768} << 10;  // that a pass leaves for the next one
+constexpr int64_t kFewestPartRows = 128;  // below, products cost more than near caches give
+
+/// Rows of a side that are passed at once, 0 for all: cut where a task has many rows of a narrow
+/// network, so that what a pass leaves for the next one stays in the second-level cache.
+template <class E>
+inline int64_t part_rows(const Plan& plan, const Request& r) {
+  const bool cuts = r.allows_parts && plan.copies == 1 && !plan.implicit_first &&
+                    (plan.lowest == 0 || plan.lowest == plan.depth);
+  if (!E::kTakesParts || !cuts) return 0;
+  const int64_t row = plan.tape_row + plan.scratch_row + plan.layers[0].in;
+  const int64_t rows = kPartBytes / (row * static_cast<int64_t>(sizeof(typename E::Elem)));
+  const int64_t part = rows / E::kWidth * E::kWidth;
+  const bool pays = larger(r.support_rows, r.query_rows) >= 2 * part;
+  return part >= kFewestPartRows && pays ? part : 0;
+}
+
 template <class E>
 inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
   using M = VectorMath<typename E::Real>;
@@ -30,6 +47,7 @@ inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
   plan.turns_weights = r.support_rows > RowEngine<typename E::Real>::kFewRows;
   fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
                needs_z<M>, is_curved<M>);
+  plan.part_rows = part_rows<E>(plan, r);
 }
 
 /// Tasks that the row engine stacks: enough rows for an efficient shared product, yet enough groups

@@ -25,6 +25,7 @@ class RowGroup {
   using Row = PaddedRow<Real>;
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = false;  // results are written in place
+  static constexpr bool kTakesParts = true;
   using Shared = const PreparedLeaf<Real>*;
 
   RowGroup(const Problem& problem, const Plan& plan, Shared prepared)

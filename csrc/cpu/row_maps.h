@@ -95,11 +95,11 @@ class RowMaps : public RowProducts<RealT> {
       for (int64_t j = 0; j < r.cols; j += kWidth) {
         V total{};
         for (int64_t i = 0; i < r.rows; ++i) total += S::load(rows_at(r, t) + i * r.ld + j);
-        const V value = (base ? S::load(base + j) : V{}) + scale * total;
         if (j + kWidth <= to.ld) {
-          S::store(out + j, value);
+          S::store(out + j, (base ? S::load(base + j) : V{}) + scale * total);
         } else {
-          S::store_part(out + j, value, to.ld - j);
+          const V before = base ? S::load_part(base + j, to.ld - j) : V{};
+          S::store_part(out + j, before + scale * total, to.ld - j);
         }
       }
     }

@@ -25,6 +25,7 @@ class RowObjectives : public RowMaps<RealT> {
     Real* losses;    // one per row
     Objective objective;
     TargetLayout targets;
+    bool adds = false;  // to the losses of the rows before
   };
 
   // ---- rows ------------------------------------------------------------------------------------
@@ -69,6 +70,22 @@ class RowObjectives : public RowMaps<RealT> {
     }
   }
 
+  SideData part(const SideData& whole, int64_t first, int64_t rows) const {
+    SideData d = whole;
+    d.x.p += first * d.x.ld;
+    d.x.rows = rows;
+    if (d.classes) {
+      d.classes += first;
+    } else {
+      d.y += first * d.targets.columns;
+    }
+    d.weight += first;
+    d.gradient += first;
+    d.losses += first;
+    d.adds = first > 0;
+    return d;
+  }
+
   // ---- losses: rows become lanes ---------------------------------------------------------------
   void loss_gradient(const SideData& d, const R& out, const BiasRef& free, const R& gradient,
                      const R& free_gradient, Real* losses) {
@@ -87,7 +104,7 @@ class RowObjectives : public RowMaps<RealT> {
     for (int64_t t = 0; t < used_; ++t) {
       double total = 0;
       for (int64_t i = 0; i < out.rows; ++i) total += d.losses[t * out.rows + i];
-      losses[t] = static_cast<Real>(total);
+      losses[t] = (d.adds ? losses[t] : Real(0)) + static_cast<Real>(total);
     }
     clear_padding(gradient);
     clear_padding(free_gradient);

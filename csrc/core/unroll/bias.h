@@ -19,9 +19,10 @@ struct UnrolledBias {
       Built::update(u, s, l);
       return;
     }
-    const typename E::BiasRef from = u.bias_at(s, l);
-    u.e.column_sums(u.e.block_bias_target(l, u.block(s + 1)), &from,
-                    u.sweep.delta(u.support_tape(s), l), u.rate(s, p.bias_leaf), -1);
+    typename E::Elem* const next = u.block(s + 1);
+    const typename E::BiasRef from = u.adds ? u.e.block_bias(l, next) : u.bias_at(s, l);
+    u.e.column_sums(u.e.block_bias_target(l, next), &from, u.sweep.delta(u.support_tape(s), l),
+                    u.rate(s, p.bias_leaf), -1);
   }
 
   IL_HD static void build_direction(const State& u, int64_t s, int l) {
@@ -37,8 +38,10 @@ struct UnrolledBias {
     } else if (u.builds) {
       Built::rate_gradient(u, s, l);
     } else if (u.wants_rate_grad) {
-      u.e.minus_dot_bias(u.rate_grad(s, p.bias_leaf), p, u.sweep.delta(u.support_tape(s), l),
-                         u.e.block_bias_target(l, u.lambda));
+      u.sum_rate_grad(s, p.bias_leaf, [&](typename E::PerTask* to) {
+        u.e.minus_dot_bias(to, p, u.sweep.delta(u.support_tape(s), l),
+                           u.e.block_bias_target(l, u.lambda));
+      });
     }
   }
   IL_HD static void direction(const State& u, int64_t s, int l, Direction<E>& v) {
@@ -50,12 +53,14 @@ struct UnrolledBias {
 
   IL_HD static void start(const State& u, int l, const R& delta) {
     if (u.plan.layers[l].bias_leaf < 0) return;
-    u.e.column_sums(u.e.block_bias_target(l, u.lambda), nullptr, delta, nullptr, 1);
+    const typename E::BiasRef from = u.e.block_bias(l, u.lambda);
+    u.e.column_sums(u.e.block_bias_target(l, u.lambda), u.adds ? &from : nullptr, delta, nullptr,
+                    1);
   }
   IL_HD static void accumulate(const State& u, int l, const R& r_delta) {
     if (u.plan.layers[l].bias_leaf < 0) return;
-    const typename E::BiasRef from = u.e.block_bias(l, u.lambda);
-    u.e.column_sums(u.e.block_bias_target(l, u.lambda), &from, r_delta, nullptr, -1);
+    const typename E::BiasRef from = u.e.block_bias(l, u.next_lambda);
+    u.e.column_sums(u.e.block_bias_target(l, u.next_lambda), &from, r_delta, nullptr, -1);
   }
   IL_HD static void finish(const State& u, int l) {
     const LayerPlan& p = u.plan.layers[l];

@@ -23,8 +23,9 @@ struct FixedWeight {
   IL_CALL static void start(const State& u, int l, const R& delta, const R& in) {
     const LayerPlan& p = u.plan.layers[l];
     if (p.weight_per_task) {
-      u.e.tn(u.e.block_weight_target(l, u.lambda), nullptr, p, delta, in, nullptr, nullptr, nullptr,
-             1);
+      const typename E::WeightRef from = u.e.block_weight(l, u.lambda);
+      u.e.tn(u.e.block_weight_target(l, u.lambda), u.adds ? &from : nullptr, p, delta, in, nullptr,
+             nullptr, nullptr, 1);
     } else {
       u.e.sink_tn(p, delta, in, nullptr, nullptr, 1);
     }
@@ -33,9 +34,9 @@ struct FixedWeight {
                                  const R* left2, const R* right2) {
     const LayerPlan& p = u.plan.layers[l];
     if (p.weight_per_task) {
-      const typename E::WeightRef from = u.e.block_weight(l, u.lambda);
-      u.e.tn(u.e.block_weight_target(l, u.lambda), &from, p, left, right, left2, right2, nullptr,
-             -1);
+      const typename E::WeightRef from = u.e.block_weight(l, u.next_lambda);
+      u.e.tn(u.e.block_weight_target(l, u.next_lambda), &from, p, left, right, left2, right2,
+             nullptr, -1);
     } else {
       u.e.sink_tn(p, left, right, left2, right2, -1);
     }

@@ -33,23 +33,29 @@ struct UnrollState {
     elementwise = call.rates.elementwise;
     builds = elementwise || !call.solver.is_plain();
     moves = plan.lowest < plan.depth && steps > 0;
+    has_parts = E::kTakesParts && plan.part_rows > 0;
     decays = moves && call.solver.decay != 0;
   }
 
   /// Lays out the arrays; over a null base it only counts.
   IL_HD void carve(Carver<Elem>& c) {
-    const int64_t n = call.support.rows, q = call.query.rows, g = plan.copies;
+    const int64_t n = call.support.rows, g = plan.copies;
+    const int64_t part = rows_at_once(plan, n), query_part = rows_at_once(plan, call.query.rows);
     const int64_t kept = wants_grad ? steps : steps < 1 ? steps : 1;
+    // a step that is taken part by part reads phi_s to its end
+    blocks_kept = wants_grad || !has_parts ? kept : steps < 2 ? steps : 2;
     e.carve(c);
     support = e.carve_side(c, call.support);
     if (has_query) query = e.carve_side(c, call.query);
-    tape_stride = g * n * plan.tape_row;
+    tape_stride = g * (wants_grad ? n : part) * plan.tape_row;
     tapes = c.take(kept, tape_stride);
-    query_tape_at = c.take(has_query ? g * q * plan.tape_row : 0);
+    query_tape_at = c.take(has_query ? g * query_part * plan.tape_row : 0);
     initial = c.take(e.initial_size());
-    blocks = c.take(moves ? kept : 0, plan.block);
-    // phi_S is read for the last time before lambda_S is written
-    lambda = wants_grad && moves ? block(steps) : c.take(wants_grad ? plan.block : 0);
+    blocks = c.take(moves ? blocks_kept : 0, plan.block);
+    // phi_S is read for the last time before lambda_S is written, unless the query comes in parts
+    const bool in_place = moves && !has_parts;
+    lambda = wants_grad && in_place ? block(steps) : c.take(wants_grad ? plan.block : 0);
+    next_lambda = has_parts ? c.take(wants_grad ? plan.block : 0) : lambda;
     direction = c.take(builds && moves && wants_grad ? plan.block : 0);
     gradient = c.take(builds && moves ? plan.block : 0);
     const bool accelerates = moves && call.solver.has_velocity();
@@ -60,15 +66,47 @@ struct UnrollState {
     rate_grads = c.take(wants_rate_grad && !per_element ? steps : 0, plan.leaves * g);
     losses = c.take(g);
     const bool second = wants_grad && moves && (call.order == 2 || wants_rate_grad);
-    scratch = {c.take(second ? g * n : 0, plan.scratch_row), n};
+    scratch = {c.take(second ? g * part : 0, plan.scratch_row), part};
     const LayerPlan& below = plan.layers[plan.lowest > 0 ? plan.lowest - 1 : 0];
     const bool has_body = second && call.order == 2 && plan.lowest > 0;
     body = {c.take(has_body ? g * n * below.ld_out : 0), n, below.out, below.ld_out};
   }
 
+  // ---- parts of a side -------------------------------------------------------------------------
+  /// The part of a side that is worked on from here on.
+  IL_HD void enter(const Part& at, bool is_query) {
+    (is_query ? query_part : support_part) = at;
+    if constexpr (E::kTakesParts) {
+      if (!has_parts) return;
+      adds = at.first > 0;
+      const int64_t rows = is_query ? call.query.rows : call.support.rows;
+      is_last = at.first + at.rows == rows;
+      if (is_query) {
+        query = e.part(whole_query, at.first, at.rows);
+      } else {
+        support = e.part(whole_support, at.first, at.rows);
+        scratch.rows = at.rows;
+      }
+    }
+  }
+  /// f(to) where to is the gradient of a rate, which the parts of a side add up to.
+  template <class F>
+  IL_HD void sum_rate_grad(int64_t s, int leaf, F&& f) const {
+    PerTask* to = rate_grad(s, leaf);
+    if constexpr (E::kTakesParts) {
+      if (adds) {  // of one task
+        const PerTask before = *to;
+        f(to);
+        *to += before;
+        return;
+      }
+    }
+    f(to);
+  }
+
   // ---- leaves at a step ------------------------------------------------------------------------
   IL_HD Elem* block(int64_t step) const {
-    return blocks + (wants_grad ? step - 1 : 0) * plan.block;
+    return blocks + (wants_grad ? step - 1 : (step - 1) % blocks_kept) * plan.block;
   }
   IL_HD bool is_implicit(int l) const { return plan.implicit_first && l == 0; }
   IL_HD typename E::WeightRef weight_at(int64_t step, int l) const {
@@ -106,9 +144,10 @@ struct UnrollState {
 
   // ---- passes ----------------------------------------------------------------------------------
   IL_HD T support_tape(int64_t s) const {
-    return {tapes + (wants_grad ? s * tape_stride : 0), call.support.rows};
+    const int64_t at = s * tape_stride + support_part.first * plan.tape_row;
+    return {tapes + (wants_grad ? at : 0), support_part.rows};
   }
-  IL_HD T query_tape() const { return {query_tape_at, call.query.rows}; }
+  IL_HD T query_tape() const { return {query_tape_at, query_part.rows}; }
   /// Layers below `lowest` ran on the support at step 0 only.
   IL_HD T support_tape_of(int64_t s, int l) const { return support_tape(l < plan.lowest ? 0 : s); }
   /// Output of layer l - 1, and what meets the weight of layer l.
@@ -124,11 +163,14 @@ struct UnrollState {
   const Plan& plan;
   const MetaGradCall& call;
   Sweep<E> sweep;
-  bool wants_grad, wants_rate_grad, has_query, moves, elementwise, builds, decays;
-  int64_t steps, tape_stride = 0;
-  typename E::SideData support{}, query{};
+  bool wants_grad, wants_rate_grad, has_query, moves, elementwise, builds, decays, has_parts;
+  bool adds = false, is_last = true;  // this part's sums to those before; the last of its side
+  int64_t steps, tape_stride = 0, blocks_kept = 1;
+  Part support_part{}, query_part{};
+  typename E::SideData support{}, query{};  // of the part
+  typename E::SideData whole_support{}, whole_query{};
   Elem *tapes = nullptr, *query_tape_at = nullptr, *initial = nullptr, *losses = nullptr;
-  Elem *blocks = nullptr, *lambda = nullptr;                              // parameters
+  Elem *blocks = nullptr, *lambda = nullptr, *next_lambda = nullptr;      // parameters
   Elem *direction = nullptr, *gradient = nullptr, *velocities = nullptr;  // where a step is built
   Elem* carried = nullptr;  // m_s of core/unroll/built_step.h
   Elem *rates = nullptr, *rate_grads = nullptr;

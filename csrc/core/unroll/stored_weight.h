@@ -8,7 +8,8 @@ namespace innerloop {
 template <class E>
 struct StoredWeight {
   using State = UnrollState<E>;
-  using R = Rows<typename E::Elem>;
+  using Elem = typename E::Elem;
+  using R = Rows<Elem>;
   using Built = BuiltStep<E, WeightLeaf<E>>;
 
   IL_CALL static void update(const State& u, int64_t s, int l) {
@@ -16,12 +17,12 @@ struct StoredWeight {
     if (u.builds) {
       Built::update(u, s, l);
     } else {
-      const typename E::WeightRef from = u.weight_at(s, l);
-      u.e.tn(u.e.block_weight_target(l, u.block(s + 1)), &from, p,
-             u.sweep.delta(u.support_tape(s), l), u.support_leaf_input(s, l), nullptr, nullptr,
-             u.rate(s, p.weight_leaf), -1);
+      Elem* const next = u.block(s + 1);
+      const typename E::WeightRef from = u.adds ? u.e.block_weight(l, next) : u.weight_at(s, l);
+      u.e.tn(u.e.block_weight_target(l, next), &from, p, u.sweep.delta(u.support_tape(s), l),
+             u.support_leaf_input(s, l), nullptr, nullptr, u.rate(s, p.weight_leaf), -1);
     }
-    u.e.turn(l, u.block(s + 1));
+    if (u.is_last) u.e.turn(l, u.block(s + 1));
   }
 
   IL_HD static void build_direction(const State& u, int64_t s, int l) {
@@ -38,7 +39,9 @@ struct StoredWeight {
     const LayerPlan& p = u.plan.layers[l];
     const R r = u.sweep.rz(u.scratch, l);
     u.e.nt(r, u.support_leaf_input(s, l), u.e.block_weight(l, u.lambda), nullptr, 1, false);
-    u.e.minus_dot(u.rate_grad(s, p.weight_leaf), p, u.sweep.delta(u.support_tape(s), l), r);
+    u.sum_rate_grad(s, p.weight_leaf, [&](typename E::PerTask* to) {
+      u.e.minus_dot(to, p, u.sweep.delta(u.support_tape(s), l), r);
+    });
     u.e.copy_scaled(r, r, u.rate(s, p.weight_leaf));
     return true;
   }
@@ -48,8 +51,9 @@ struct StoredWeight {
   }
 
   IL_CALL static void start(const State& u, int l, const R& delta, const R& in) {
-    u.e.tn(u.e.block_weight_target(l, u.lambda), nullptr, u.plan.layers[l], delta, in, nullptr,
-           nullptr, nullptr, 1);
+    const typename E::WeightRef from = u.e.block_weight(l, u.lambda);
+    u.e.tn(u.e.block_weight_target(l, u.lambda), u.adds ? &from : nullptr, u.plan.layers[l], delta,
+           in, nullptr, nullptr, nullptr, 1);
   }
   /// What step 0 gives reaches no product: it may go to the sum over tasks at once.
   IL_CALL static void accumulate(const State& u, int64_t s, int l, const R& left, const R& right,
@@ -59,8 +63,9 @@ struct StoredWeight {
       u.e.sink_tn(p, left, right, left2, right2, -1);
       return;
     }
-    const typename E::WeightRef from = u.e.block_weight(l, u.lambda);
-    u.e.tn(u.e.block_weight_target(l, u.lambda), &from, p, left, right, left2, right2, nullptr, -1);
+    const typename E::WeightRef from = u.e.block_weight(l, u.next_lambda);
+    u.e.tn(u.e.block_weight_target(l, u.next_lambda), &from, p, left, right, left2, right2, nullptr,
+           -1);
   }
   IL_HD static void finish(const State& u, int l) {
     u.e.finish_weight(u.plan.layers[l], u.e.block_weight_target(l, u.lambda), u.call);
