@@ -35,8 +35,11 @@ _NAMELESS = {
         ("mat1 and mat2 must have the same dtype", "Input type ("),
         "x must have the dtype of params unless the module converts it ({})",
     ),
-    "derivative for aten::": "torch has no second derivative of this loss or module ({}); order=1, "
-    "where there is a choice, needs none",
+    **dict.fromkeys(
+        ("derivative for aten::", "the derivative for '"),
+        "torch has no second derivative of this loss or module ({}); order=1, "
+        "where there is a choice, needs none",
+    ),
 }
 
 # our argument, and what it is called in other libraries and in people's loops

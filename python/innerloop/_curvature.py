@@ -7,7 +7,8 @@ Facts about torch (seen on 2.13) that a meta-gradient meets:
   bias they are right, so these are applied apart.
 - `torch._weight_norm`, which `parametrizations.weight_norm` and the hooks of the older one call,
   keeps the norms as constants: it passes `gradcheck` and fails `gradgradcheck`. So does layer_norm
-  with a bias alone.
+  with a bias alone. The third derivative of layer_norm, and of batch_norm and instance_norm by the
+  statistics of the pass, is wrong in any form, as their second derivatives keep them as constants.
 - The batching rule of the derivative of embedding forgets `padding_idx`, that of cdist is wrong,
   and cdist has no second derivative; group_norm with a bias alone raises in its own.
 - The fused attention kernels have no second derivative; the math kernel has all of them.
@@ -15,6 +16,7 @@ Facts about torch (seen on 2.13) that a meta-gradient meets:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +42,22 @@ def _channels(x: Tensor) -> list[int]:
     return [-1, *[1] * (x.ndim - 2)]
 
 
+def _normed(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """Returns (x - mean) / (variance + eps)^(1/2) over some axes, by its formula."""
+    centred = x - x.mean(axes, keepdim=True)
+    variance = centred.square().mean(axes, keepdim=True)
+    return centred * (variance + eps).rsqrt()
+
+
+def _by_formula(x: Tensor, axes: Sequence[int]) -> bool:
+    """Says whether a norm over some axes may be computed so: torch's own sums narrow numbers in
+    float32, and refuses to norm one number."""
+    wide = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(
+        x.device.type
+    )
+    return wide and math.prod(x.shape[axis] for axis in axes) > 1
+
+
 def _layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -49,7 +67,13 @@ def _layer_norm(
     cudnn_enable: bool = True,
 ) -> Tensor:
     """torch.layer_norm and F.layer_norm."""
-    x = F.layer_norm(input, normalized_shape, None, None, eps)
+    axes = tuple(range(input.ndim - len(normalized_shape), input.ndim))
+    if tuple(input.shape[input.ndim - len(normalized_shape) :]) == tuple(
+        normalized_shape
+    ) and _by_formula(input, axes):
+        x = _normed(input, axes, eps)
+    else:
+        x = F.layer_norm(input, normalized_shape, None, None, eps)
     return _affine(x, weight, bias, list(normalized_shape))
 
 
@@ -64,7 +88,11 @@ def _functional_batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """F.batch_norm."""
-    x = F.batch_norm(input, running_mean, running_var, None, None, training, momentum, eps)
+    axes = (0, *range(2, input.ndim))
+    if running_mean is None and training and input.ndim > 1 and _by_formula(input, axes):
+        x = _normed(input, axes, eps)
+    else:
+        x = F.batch_norm(input, running_mean, running_var, None, None, training, momentum, eps)
     return _affine(x, weight, bias, _channels(input))
 
 
@@ -96,9 +124,13 @@ def _functional_instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """F.instance_norm."""
-    x = F.instance_norm(
-        input, running_mean, running_var, None, None, use_input_stats, momentum, eps
-    )
+    axes = tuple(range(2, input.ndim))
+    if running_mean is None and use_input_stats and axes and _by_formula(input, axes):
+        x = _normed(input, axes, eps)
+    else:
+        x = F.instance_norm(
+            input, running_mean, running_var, None, None, use_input_stats, momentum, eps
+        )
     return _affine(x, weight, bias, _channels(input))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from innerloop._checks.network import check_network, refuse_bare_norm
+from innerloop._checks.network import check_network, check_plain_norms, refuse_bare_norm
 from innerloop._checks.options import check_size
 from innerloop._inner_step import at_step, inner_step
 
@@ -108,8 +108,9 @@ def per_step_norms(module: nn.Module, steps: int) -> tuple[str, ...]:
 
     Raises:
         TypeError: it is not an nn.Module.
-        ValueError: steps is below 1, or the module is a batch norm itself, which cannot be replaced
-            in place.
+        ValueError: steps is below 1; the module is a batch norm itself, which cannot be replaced
+            in place; or one of its batch norms has a forward, hooks or a parametrisation of its
+            own, which would be lost. Nothing is changed then.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
@@ -123,6 +124,7 @@ def per_step_norms(module: nn.Module, steps: int) -> tuple[str, ...]:
     if isinstance(module, _BatchNorm):
         refuse_bare_norm("per_step_norms", module)
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    check_plain_norms("per_step_norms", module)
     made: dict[nn.Module, PerStepBatchNorm] = {}
     changed = []
     for prefix, parent in list(module.named_modules()):

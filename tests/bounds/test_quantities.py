@@ -283,3 +283,43 @@ def test_a_number_of_unknown_origin_is_its_givers_word():
     assert computed(1.0).standing == "assumed"
     assert computed(1.0, 2.0, None).standing == "assumed"
     assert computed(1.0, CERTAIN).standing == "certified"
+
+
+METHODS = {
+    "mean": (),
+    "std": (),
+    "var": (),
+    "sum": (),
+    "prod": (),
+    "max": (),
+    "min": (),
+    "take": (0,),
+    "conj": (),
+    "conjugate": (),
+    "round": (1,),
+    "cumsum": (),
+    "clip": (0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("single", [False, True])
+def test_methods_of_arrays_keep_the_standing(name, single):
+    values = 0.75 if single else np.array([0.75, -2.0, 1.5])
+    known = quantity(values, name="a", source="test", standing="plug-in")
+    found = getattr(known, name)(*METHODS[name])
+    plain = getattr(np.float64(values) if single else values, name)(*METHODS[name])
+    assert isinstance(found, Quantity | Quantities)
+    assert found.standing == "plug-in"
+    np.testing.assert_array_equal(np.asarray(found), plain)
+
+
+@pytest.mark.parametrize("name", ["mean", "std", "var", "take"])
+def test_methods_along_an_axis_keep_the_standing(name):
+    known = quantity(np.arange(6.0).reshape(2, 3), name="a", source="test", standing="heuristic")
+    arguments = ([0],) if name == "take" else ()
+    found = getattr(known, name)(*arguments, axis=1)
+    assert found.standing == "heuristic"
+    np.testing.assert_array_equal(
+        np.asarray(found), getattr(np.arange(6.0).reshape(2, 3), name)(*arguments, axis=1)
+    )

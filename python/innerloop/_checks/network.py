@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
@@ -94,6 +94,21 @@ def refuse_bare_norm(op: str, module: nn.Module) -> NoReturn:
     """Raises because a module that is a norm itself cannot be replaced in place."""
     remedy = "make an innerloop.nn.PerStepBatchNorm"
     value_error(op, "module", "hold its batch norms as parts", kind(module), remedy)
+
+
+def check_plain_norms(op: str, module: nn.Module) -> None:
+    """Refuses batch norms that do more than torch's own, which what replaces them would not do."""
+    for name, part in module.named_modules():
+        if not isinstance(part, _BatchNorm):
+            continue
+        is_torchs = type(part).__module__.startswith("torch.nn.modules.")
+        hooks = part._forward_hooks or part._forward_pre_hooks
+        if not is_torchs or hooks or "forward" in vars(part):
+            raise ValueError(
+                f"{op}: {name} ({type(part).__name__}) has a forward, a hook or a parametrisation "
+                "of its own, which a PerStepBatchNorm in its place would not have; write a module "
+                "that reads il.nn.inner_step() for it"
+            )
 
 
 def check_statistics(op: str, module: nn.Module, *, selects_rows: bool) -> None:

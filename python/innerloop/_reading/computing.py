@@ -1,7 +1,8 @@
 """Takes notes of what is computed from parameters alone: normalised weights, learned temperatures.
 
 Such calls are not read one by one. They are noted as they are, run on tensors without numbers for
-the shapes of what they give, and run again by the passes with the parameters of each task.
+the shapes of what they give, and run again by the passes with the parameters of each task. What
+depends on no parameter is made with its numbers: a forward pass may keep it for later.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Computing:
     """The computations of one forward pass, in order."""
 
     def __init__(self) -> None:
-        self._tensors: list[Tensor] = []  # that stand for leaves and results
+        self._tensors: list[Tensor] = []  # that stand for leaves and results, without numbers
+        self._constants: dict[int, Tensor] = {}  # with their numbers, by place among these
         self._results_at: dict[int, int] = {}  # of results, by identity: which of these they are
         self._leaves_at: dict[int, int] = {}  # likewise of leaves themselves
         self._sources: list[Leaf | Computation] = []  # how they come about
@@ -55,7 +57,22 @@ class Computing:
         made = Computation(EXACT.get(function, function), positions, keywords)
         with _Watch(self._tensors):
             result = run(made, self._tensors)
-        return self._results(result, made)
+        return self._results(result, made, self._numbers(made))
+
+    def _numbers(self, made: Computation) -> Any:
+        """Returns what a computation on constants gives, None of others."""
+        used = _references((made.arguments, made.keywords))
+        if not used or not all(at in self._constants for at in used):
+            return None
+        known = [self._constants.get(at) for at in range(len(self._tensors))]
+        try:
+            return run(made, known)
+        except Exception as error:
+            raise Unsuited(f"it raises {type(error).__name__} on its numbers") from None
+
+    def is_constant(self, tensor: object) -> bool:
+        """Says whether something is a tensor of numbers that depends on no parameter."""
+        return self._results_at.get(id(tensor), -1) in self._constants
 
     def constant(
         self, function: Any, args: Any, kwargs: Mapping[str, Any], device: torch.device
@@ -68,19 +85,28 @@ class Computing:
         positions = tuple(self._template(value, {}) for value in args)
         keywords = {name: self._template(value, {}) for name, value in kwargs.items()}
         made = Computation(function, positions, tuple({**keywords, "device": device}.items()))
-        return self._results(function(*args, **{**kwargs, "device": "meta"}), made)
+        numbers = function(*args, **{**kwargs, "device": device})
+        return self._results(torch.empty_like(numbers, device="meta"), made, numbers)
 
-    def _results(self, result: Any, made: Computation) -> Any:
-        """Notes what a call gave."""
+    def _results(self, result: Any, made: Computation, numbers: Any = None) -> Any:
+        """Notes what a call gave, and what it gave with numbers if it depends on no parameter."""
         if isinstance(result, Tensor):
             stand_in = result.detach().requires_grad_(result.is_floating_point())
-            self._results_at[id(stand_in)] = self._noted(stand_in, made)
-            return stand_in
+            at = self._noted(stand_in, made)
+            given = stand_in
+            if isinstance(numbers, Tensor):
+                given = self._constants[at] = numbers.detach()
+            self._results_at[id(given)] = at
+            return given
         if not isinstance(result, (tuple, list)) or not all(isinstance(r, Tensor) for r in result):
             raise Unsuited(f"it gives a {type(result).__name__}, which may depend on numbers")
         whole = Reference(self._noted(torch.empty(0, device="meta"), made))
         parts = tuple(
-            self._results(part, Computation(operator.getitem, (whole, Number(n, str(n))), ()))
+            self._results(
+                part,
+                Computation(operator.getitem, (whole, Number(n, str(n))), ()),
+                None if numbers is None else numbers[n],
+            )
             for n, part in enumerate(result)
         )
         named = isinstance(result, tuple) and type(result) is not tuple

@@ -47,7 +47,7 @@ def _filled(
     made = _made(recorder, torch.full, (tuple(shape), number), {**options, "dtype": dtype})
     if over_rows:
         recorder.counts_rows = True
-        made = recorder.add("constant", [recorder.input], tuple(shape[1:]), (float(number),))
+        made = recorder.filled(tuple(shape[1:]), float(number))
     if not number:
         recorder.zeros.add(id(made))
     return made

@@ -183,9 +183,21 @@ class Recorder(TorchFunctionMode):
         result = torch.empty(
             (self.rows, *shape), dtype=self.dtype, device="meta", requires_grad=True
         )
+        self._stands(result, value)
+        return result
+
+    def _stands(self, result: Tensor, value: int) -> None:
+        """Says that a tensor stands for a value."""
         self._values[id(result)] = value
         self._memory[id(result)] = [id(result)]
         self._held.append(result)
+
+    def filled(self, shape: Shape, number: float) -> Tensor:
+        """Notes a result that is one number in every row and returns what stands for it, which has
+        its numbers: the pass may keep it for later."""
+        self.add("constant", [self.input], shape, (number,))
+        result = torch.full((self.rows, *shape), number, dtype=self.dtype, device=self.device)
+        self._stands(result.requires_grad_(), len(self.nodes))
         return result
 
     def value(self, tensor: object) -> int:
@@ -252,7 +264,8 @@ class Recorder(TorchFunctionMode):
 
     def _make(self, tensor: Any) -> None:
         """Notes a result of computations as one that calls read."""
-        if tensor.grad_fn is not None or tensor.requires_grad != tensor.is_floating_point():
+        varies = tensor.is_floating_point() and not self._computing.is_constant(tensor)
+        if tensor.grad_fn is not None or tensor.requires_grad != varies:
             self.stop("it uses a function with a derivative of its own")
         try:
             leaves, expression = self._computing.expression(tensor)

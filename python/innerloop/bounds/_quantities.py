@@ -209,16 +209,19 @@ def _binary(name: str) -> Callable[[Quantity, Any], Any]:
 
 def _method(name: str) -> Callable[..., Any]:
     def apply(self: Quantity, *arguments: Any, **options: Any) -> Any:
-        several = np.asarray(float(self)).view(Quantities)
-        several._trust = self._trust
-        return _dressed(getattr(several, name)(*arguments, **options), self._trust, False)
+        used: list[Trust] = [self._trust]
+        given = [bare(value, used) for value in arguments]
+        named = {key: bare(value, used) for key, value in options.items()}
+        value = getattr(np.asarray(float(self)), name)(*given, **named)
+        return _dressed(value, joined(used), False)
 
     return apply
 
 
 # What NumPy's scalars have in common with arrays.
-for _name in ("astype", "clip", "copy", "cumsum", "max", "mean", "min", "prod", "ravel", "repeat",
-              "reshape", "round", "squeeze", "sum"):  # fmt: skip
+for _name in ("astype", "clip", "conj", "conjugate", "copy", "cumsum", "max", "mean", "min", "prod",
+              "ravel", "repeat", "reshape", "round", "squeeze", "std", "sum", "take",
+              "var"):  # fmt: skip
     setattr(Quantity, _name, _method(_name))
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Quantity, f"__{_name}__", _compared(f"__{_name}__"))
@@ -299,6 +302,15 @@ class Tracked(np.ndarray[Any, Any]):
         """np.dot, which the method of arrays would not ask."""
         return np.dot(self, other) if out is None else np.dot(self, other, out)
 
+    def _kept(self, method: str, arguments: Any, options: Any) -> Any:
+        """What a method of NumPy's arrays gives, which asks neither door for a single number."""
+        used: list[Trust] = [self._trust]
+        plain = self.view(np.ndarray)
+        given = [bare(value, used) for value in arguments]
+        named = {name: bare(value, used) for name, value in options.items()}
+        value = getattr(plain, method)(*given, **named)
+        return _dressed(value, joined(used), self.in_formula)
+
     def __reduce__(self) -> Any:
         """What pickle and copy store, with trust and label behind NumPy's own state."""
         parts: Any = super().__reduce__()
@@ -308,6 +320,17 @@ class Tracked(np.ndarray[Any, Any]):
         """Takes what `__reduce__` stored."""
         super().__setstate__(state[:-2])
         self._trust, self._label = state[-2:]
+
+
+def _keeping(name: str) -> Callable[..., Any]:
+    def apply(self: Tracked, *arguments: Any, **options: Any) -> Any:
+        return self._kept(name, arguments, options)
+
+    return apply
+
+
+for _name in ("mean", "std", "var", "take", "choose", "compress", "diagonal", "trace"):
+    setattr(Tracked, _name, _keeping(_name))
 
 
 class Quantities(Tracked):

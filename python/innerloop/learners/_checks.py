@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from innerloop._checks.engine import check_device, check_tensor
 from innerloop._checks.messages import kind, sizes, type_error, value_error
 from innerloop._checks.network import check_initialised
+from innerloop.learners.copies import function_that_holds
 
 REDUCTIONS = ("mean", "none")
 LEARNED_FORMS = ("per_step", "per_tensor", "per_parameter")
@@ -112,6 +113,17 @@ def check_task_index(op: str, task: int, tasks: int) -> None:
     """Checks the number of a task."""
     if not 0 <= task < tasks:
         value_error(op, "task", f"lie in [0, {tasks})", task)
+
+
+def check_copies(op: str, module: nn.Module) -> None:
+    """Checks that a copy of a module computes what the module does."""
+    function = function_that_holds(module)
+    if function:
+        raise ValueError(
+            f"{op}: the module cannot be copied: {function} is a function that holds a part of the "
+            "module itself, and in a copy would go on to use that; call the adapted networks, "
+            "adapted(x), or make the function a method"
+        )
 
 
 def leaves_rows_out(batch: Any) -> bool:

@@ -89,9 +89,15 @@ class Adapted:
     @named
     def module(self, task: int) -> nn.Module:
         """Returns a copy of the module with the parameters of one task, an ordinary nn.Module. One
-        that asks for `il.nn.inner_step()` is called within `il.nn.at_step`."""
+        that asks for `il.nn.inner_step()` is called within `il.nn.at_step`.
+
+        Raises:
+            ValueError: a forward, hook or attribute of the module is a function that holds a part
+                of it (in a closure, say), which would go on to use the part, not the copy.
+        """
         _checks.check_task_index("Adapted.module", task, self.tasks)
         with alone():
+            _checks.check_copies("Adapted.module", self._module)
             single = copy.deepcopy(self._module, _without_graphs(self._module))
         with torch.no_grad():
             for name, parameter in single.named_parameters():

@@ -234,7 +234,8 @@ class Learner(nn.Module):
         if isinstance(model, nn.Module) and torch.is_grad_enabled():
             with alone():
                 wanted = [p for p in self.parameters() if p.requires_grad]
-            loss = _Anchor.apply(loss, *wanted)  # type: ignore[no-untyped-call]
+            kind = _Anchor if torch.compiler.is_compiling() else _AnchorForwards
+            loss = kind.apply(loss, *wanted)  # type: ignore[no-untyped-call]
         return loss
 
     # ------------------------------------------------------------ use after training
@@ -378,3 +379,12 @@ class _Anchor(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> Any:
         """Passes the cotangent on, and zeros to the parameters."""
         return (cotangent, *(torch.zeros_like(p) for p in ctx.saved_tensors))
+
+
+class _AnchorForwards(_Anchor):
+    """The same with a forward mode, which torch.compile does not trace."""
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Tensor) -> Tensor:
+        """Passes the loss's tangent on."""
+        return tangent.view_as(tangent)
