@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -100,6 +101,15 @@ def _instance_norm(
     return recorder.add("group_norm", [input], shape, (float(eps), shape[0]), (weight, bias))
 
 
+@functools.cache
+def _usual_epsilon(dtype: torch.dtype) -> float:
+    """Returns the epsilon of an RMS norm without one: that of the type in which torch computes, but
+    of the inputs' own type in older ones (2.6 has it)."""
+    wide = torch.promote_types(dtype, torch.float32)
+    small = torch.full((1,), 2.0**-10, dtype=dtype, device="cpu")  # between the two in bfloat16
+    return torch.finfo(wide if torch.rms_norm(small, (1,)) > 0.5 else dtype).eps
+
+
 @known(F.rms_norm, torch.rms_norm)
 def _rms_norm(
     recorder: Recorder,
@@ -110,8 +120,7 @@ def _rms_norm(
 ) -> Any:
     shape = recorder.shape(input)
     axes = _axes(recorder, shape, normalized_shape)
-    wide = torch.promote_types(recorder.dtype, torch.float32)  # in which torch computes it
-    options = (float(torch.finfo(wide).eps if eps is None else eps), axes)
+    options = (float(_usual_epsilon(recorder.dtype) if eps is None else eps), axes)
     return recorder.add("rms_norm", [input], shape, options, (weight, None))
 
 

@@ -21,6 +21,8 @@ Handler = Callable[..., Any]
 HANDLERS: dict[Any, Handler] = {}  # by function of torch: what notes its calls
 # whether that is so where only parameters go in; other calls on parameters alone are computations
 _READS: dict[Any, Callable[..., bool]] = {}
+_READER = "innerloop._reading.reader"  # which runs the pass
+_IMPORTS = "<frozen importlib._bootstrap>"
 
 
 def known(
@@ -66,6 +68,18 @@ def torch_state() -> tuple[bool, ...]:
         torch.is_autocast_enabled("cpu"),
         torch.is_autocast_enabled("cuda"),
     )
+
+
+def _in_an_import() -> bool:
+    """Says whether the pass is importing something, which calls functions for itself, as
+    torch._dynamo of torch 2.6 and older does at the first activation checkpoint: no call of the
+    pass, and an error would leave modules half imported."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") != _READER:
+        if frame.f_code.co_filename == _IMPORTS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Recorder(TorchFunctionMode):
@@ -120,6 +134,8 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Notes one call."""
+        if _in_an_import():
+            return func(*args, **(kwargs or {}))
         handler = HANDLERS.get(func)
         on_parameters = self._is_on_parameters(func, args, kwargs or {})
         if handler is None and not on_parameters:
