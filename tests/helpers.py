@@ -7,10 +7,14 @@ import signal
 import pytest
 import torch
 
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
 # dynamo of torch 2.4 and 2.5 cannot trace the calls; docs/support.md says so
 needs_compile = pytest.mark.skipif(
-    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 6),
-    reason="torch.compile of the operations needs torch 2.6",
+    TORCH < (2, 6), reason="torch.compile of the operations needs torch 2.6"
+)
+needs_safe_attention = pytest.mark.skipif(
+    TORCH < (2, 5), reason="attention to nothing is NaN in torch 2.4, 0 in newer ones and here"
 )
 
 # seconds that the quick suite does without: .ci/run has a step for them

@@ -30,7 +30,8 @@ def rows_in_use(side: Side) -> Tensor:
 def in_front(used: Tensor, side: Side) -> tuple[Side, Tensor]:
     """Returns the same rows with those in use [T, N] first, in their order, and the number of these
     [T]."""
-    order = used.to(torch.int8).argsort(dim=1, descending=True, stable=True)  # [T, N]
+    # not argsort, which torch 2.4 cannot batch: it warns and loops
+    order = torch.sort(used.to(torch.int8), dim=1, descending=True, stable=True).indices  # [T, N]
     task = torch.arange(used.shape[0], device=used.device)[:, None]
 
     def moved(rows: Tensor) -> Tensor:
