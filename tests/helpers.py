@@ -9,10 +9,17 @@ import torch
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
-# dynamo of torch 2.4 and 2.5 cannot trace the calls; docs/support.md says so
-needs_compile = pytest.mark.skipif(
-    TORCH < (2, 6), reason="torch.compile of the operations needs torch 2.6"
-)
+
+def _needs(minor, what):
+    reason = f"torch.compile of {what} needs torch 2.{minor}"
+    return pytest.mark.skipif((2, minor) > TORCH, reason=reason)
+
+
+# what dynamo can trace of the calls; docs/support.md says so
+needs_compile = _needs(6, "the operations")
+needs_compile_of_all_operations = _needs(9, "defaults that are named tuples")
+needs_compile_of_modules = _needs(12, "the reading of a module")
+needs_compile_of_unfused_modules = _needs(13, "the torch back end on a module")
 needs_safe_attention = pytest.mark.skipif(
     TORCH < (2, 5), reason="attention to nothing is NaN in torch 2.4, 0 in newer ones and here"
 )

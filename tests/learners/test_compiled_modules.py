@@ -9,7 +9,7 @@ from changed_forwards import WAYS
 from test_real_forward import OPTIONS, QUERY, SUPPORT, assert_same, build, results
 
 import innerloop as il
-from helpers import needs_compile
+from helpers import needs_compile, needs_compile_of_unfused_modules
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:innerloop.*:innerloop.FallbackWarning"),
@@ -95,7 +95,7 @@ LATER = ["instance, forward", "subclass, forward", "hook", "global hook", "class
 
 
 @pytest.mark.slow
-@needs_compile
+@needs_compile_of_unfused_modules
 @pytest.mark.filterwarnings("ignore:Using `torch.compile.module.` when there are global hooks")
 @pytest.mark.parametrize("way", LATER)
 def test_a_compiled_learner_sees_what_changes_later(way):

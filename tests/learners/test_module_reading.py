@@ -422,7 +422,7 @@ def test_checkpointed_layers_are_read():
     net = build(
         lambda n, x: n.last(checkpoint.checkpoint(n.first, x.flatten(1), use_reentrant=False))
     )
-    if hasattr(checkpoint, "_NoopSaveInputs"):  # torch 2.6 has it: checkpoints call it on the data
+    if hasattr(checkpoint, "_NoopSaveInputs"):  # of torch 2.11: checkpoints call it on the data
         with pytest.raises(RuntimeError, match="must not use activation checkpointing"):
             results(il.MAML(net, **OPTIONS), net)
         return

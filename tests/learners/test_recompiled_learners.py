@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 import innerloop as il
-from helpers import IN_CI, needs_compile
+from helpers import IN_CI, needs_compile_of_unfused_modules
 from innerloop.nn import at_step, inner_step
 
 pytestmark = [
     *IN_CI,
-    needs_compile,
+    needs_compile_of_unfused_modules,
     pytest.mark.filterwarnings("ignore:innerloop.*:innerloop.FallbackWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]

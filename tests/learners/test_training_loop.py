@@ -13,7 +13,7 @@ from learner_cases import assert_close, gradients, regression, sine_net
 from torch import nn
 
 import innerloop as il
-from helpers import needs_compile
+from helpers import needs_compile_of_modules
 
 
 def sinusoids(tasks, rows, generator, dtype=torch.float32):
@@ -152,7 +152,7 @@ def test_vmap_over_seeds(backend):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
-@needs_compile
+@needs_compile_of_modules
 def test_compiled_learner_has_the_second_order_gradient():
     net = sine_net()
     support, query = regression(seed=1), regression(rows=3, seed=2)

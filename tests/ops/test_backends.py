@@ -247,7 +247,7 @@ def test_integer_parameters_are_constants():
         il.meta_grad(params_of(module), support, query, adapt_params=["scale"], **options)
 
 
-# torch 2.6 and older write the statistics back in evaluation mode too, as they were
+# torch 2.9 and older write the statistics back in evaluation mode too, as they were
 @pytest.mark.filterwarnings("ignore:.*writes to its buffer 'running_:innerloop.FallbackWarning")
 def test_tracked_instance_norm_is_refused_in_training():
     module = nn.Sequential(nn.Unflatten(1, (1, 3)), nn.InstanceNorm1d(1, track_running_stats=True))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import innerloop as il
-from helpers import assert_close, needs_compile, sweep
+from helpers import assert_close, needs_compile_of_modules, needs_compile_of_unfused_modules, sweep
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:innerloop.*:innerloop.FallbackWarning"),
@@ -82,7 +82,7 @@ def known(net, params, sides):
     return value.detach(), dict(zip(leaves, grads, strict=True))
 
 
-@needs_compile
+@needs_compile_of_unfused_modules
 @pytest.mark.parametrize(
     ("name", "fullgraph"),
     sweep(
@@ -102,7 +102,7 @@ def test_compiled_auto_takes_the_torch_back_end(name, fullgraph):
     assert_close({k: v.grad for k, v in leaves.items()}, grads, 1e-10, floor=1e-3)
 
 
-@needs_compile
+@needs_compile_of_unfused_modules
 def test_compiled_learners():
     net, params, sides = problem("batch norm")
     value, grads = known(net, params, sides)
@@ -115,7 +115,7 @@ def test_compiled_learners():
     assert_close({k: 2 * p.grad for k, p in net.named_parameters()}, grads, 1e-10, floor=1e-3)
 
 
-@needs_compile
+@needs_compile_of_modules
 def test_compiled_batched_raises():
     net, params, sides = problem("batch norm")
     torch._dynamo.reset()

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import innerloop as il
-from helpers import assert_close, needs_compile, sweep
+from helpers import assert_close, needs_compile_of_modules, sweep
 from innerloop import objectives
 from loss_cases import OPTIONS, optioned, weights
 from problems import random_problem
@@ -419,7 +419,7 @@ def test_one_description_of_a_call_serves_all_calls():
     assert objectives.FusedObjective.of(made[0].fused.text) == made[0].fused
 
 
-@needs_compile
+@needs_compile_of_modules
 @pytest.mark.filterwarnings("ignore::innerloop.FallbackWarning")
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_compiled(loss, is_fused):
             torch.compile(fused, backend="aot_eager", fullgraph=True)(batch, batch)
 
 
-@needs_compile
+@needs_compile_of_modules
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("dynamic", sweep([True, None], [True]), ids=["dynamic", "by default"])
 def test_compiled_with_options_that_change(dynamic):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import innerloop as il
-from helpers import assert_close, needs_compile, sweep
+from helpers import assert_close, needs_compile_of_modules, sweep
 from innerloop import _native
 from problems import RATES, SOLVERS, random_problem, random_problem_away_from_kinks
 
@@ -199,7 +199,7 @@ def test_options_may_change_between_calls():
     assert torch.equal(problem.call(il.meta_grad).loss, plain)
 
 
-@needs_compile
+@needs_compile_of_modules
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("solver", sweep(SOLVERS, [*SOLVERS][-2:]))
 def test_learners(solver):

@@ -5,7 +5,7 @@ import torch
 import torch._dynamo.testing
 
 import innerloop as il
-from helpers import assert_close, needs_compile
+from helpers import assert_close, needs_compile, needs_compile_of_all_operations
 from innerloop.functional import mean_meta_loss
 from problems import make_batch, random_problem
 
@@ -296,7 +296,7 @@ def test_double_backward_of_compiled_raises(problem, name, backend, fullgraph):
         torch.autograd.grad(penalty, list(params.values()))
 
 
-@needs_compile
+@needs_compile_of_all_operations
 def test_compile_of_the_other_operations(problem):
     torch.compiler.reset()
     shared = {"model": problem.model, "backend": "fused"}
