@@ -212,6 +212,12 @@ void parallel_beside_torch(int64_t items, int threads, void (*work)(void*, int64
   });
 }
 
+/// A block that is much larger is left to the calls that need it: fresh pages cost more than a pass.
+static int64_t most_that_fits(int64_t bytes) {
+  constexpr int64_t kSmall = int64_t{64} << 10;
+  return std::max(kSmall, bytes > INT64_MAX / 4 ? INT64_MAX : 4 * bytes);
+}
+
 Workspace::Workspace(int64_t bytes) {
   std::vector<void*> dropped;
   {
@@ -219,7 +225,8 @@ Workspace::Workspace(int64_t bytes) {
     auto& idle = g->idle;
     auto best = idle.end();
     for (auto at = idle.begin(); at != idle.end(); ++at) {
-      if (at->second >= bytes && (best == idle.end() || at->second < best->second)) best = at;
+      if (at->second < bytes || at->second > most_that_fits(bytes)) continue;
+      if (best == idle.end() || at->second < best->second) best = at;
     }
     if (best != idle.end()) {
       data_ = best->first;

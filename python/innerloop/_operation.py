@@ -69,12 +69,7 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
         with torch.autocast(device, enabled=False):
             return function(*(widen(v) for v in args), **wide)
 
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-            with torch.inference_mode(False), torch.no_grad():
-                named: Any = {k: recordable(v) for k, v in kwargs.items()}
-                return wrapped(*map(recordable, args), **named)
+    def called(args: Any, kwargs: Any) -> R:
         try:
             device = autocast_device()
             if isinstance(kwargs.get("model"), nn.Module):
@@ -87,5 +82,14 @@ def operation(function: Callable[P, R]) -> Callable[P, R]:
             _calling.restate(error, function.__name__, function, args, kwargs)
             raise
         refuse_unreadable(function, args, kwargs, unreadable)
+
+    # not of itself: what an operation keeps for later calls would wait for the garbage collector
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+            return called(args, kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            named = {k: recordable(v) for k, v in kwargs.items()}
+            return called(tuple(map(recordable, args)), named)
 
     return wrapped

@@ -4,6 +4,7 @@ written out, with every option of a batch.
 Tolerances, relative to each leaf's norm: float64 1e-11, float32 1e-5 (tests/ops/test_meta_grad.py).
 """
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -417,3 +418,41 @@ def test_other_rows_and_models_are_told_apart():
             model.init(), (batch.x.float(), batch.mean.float()), (batch.x, batch.mean),
             model=model, inner_lr=0.1, steps=1, kl_coefficient=1.0,
         )  # fmt: skip
+
+
+def test_what_products_keep_goes_back_with_their_function():
+    """At once, not when the garbage collector comes: activations of thousands of rows."""
+    model = il.GaussianMLP([4, 16, 2])
+    params = model.init(torch.Generator().manual_seed(0))
+    x, row = torch.randn(3, 2000, 4), torch.randn(3, 2000, 2)
+    batch = il.PolicyBatch(x, row, torch.randn(3, 2000), row, torch.zeros(2))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):
+            product = il.meta_fisher(params, batch, batch, model=model, inner_lr=0.1)
+            product(params)
+            held = il.workspace_bytes()
+            del product
+            kept = 2 * 3 * 2000 * 2 * (16 + 2) * 4  # numbers of both sides, at least
+            assert il.workspace_bytes() >= held + kept
+    finally:
+        gc.enable()
+
+
+def test_small_calls_leave_large_workspaces_alone():
+    model = il.MLP([4, 64, 2])
+    params = model.init(torch.Generator().manual_seed(0))
+
+    def call(tasks, rows):
+        side = il.Batch(torch.randn(tasks, rows, 4), torch.randn(tasks, rows, 2))
+        il.meta_grad(params, side, side, model=model, inner_lr=0.1, steps=2, backend="fused")
+
+    il.release_workspace()
+    call(200, 100)
+    large = il.workspace_bytes()
+    assert large > 1 << 21
+    for _ in range(3):
+        call(2, 3)
+        call(200, 100)
+    assert il.workspace_bytes() < large * 1.5 + (1 << 20)

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -74,7 +75,7 @@ def _in_an_import() -> bool:
     """Says whether the pass is importing something, which calls functions for itself, as
     torch._dynamo of torch 2.6 and older does at the first activation checkpoint: no call of the
     pass, and an error would leave modules half imported."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__") != _READER:
         if frame.f_code.co_filename == _IMPORTS:
             return True
