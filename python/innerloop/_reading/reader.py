@@ -20,7 +20,7 @@ from innerloop._reading import (  # noqa: F401 (they register)
     recurrent,
     shapes,
 )
-from innerloop._reading.recorder import HANDLERS, Recorder, Rows, Stop
+from innerloop._reading.recorder import HANDLERS, Named, Recorder, Rows, Stop
 from innerloop._real_forward import hooks_of, replaced_in, surroundings
 from innerloop._stateless import kept_parts
 from innerloop._tasks import alone, random_state
@@ -55,10 +55,11 @@ def read(module: nn.Module, x: Rows) -> Reading:
 def _read(module: nn.Module, x: Rows) -> Reading:
     """See `read`; other threads leave the module alone."""
     what = type(module).__name__
-    reason = _unsuited(module, x)
+    buffers, parameters = list(module.named_buffers()), list(module.named_parameters())
+    reason = _unsuited(module, x, buffers, parameters)
     if reason:
         raise NotFusible(f"{what} cannot be fused: {reason}")
-    recorder = Recorder(module, x)
+    recorder = Recorder(module, x, [*buffers, *parameters])  # what is both is a parameter
     kept = kept_parts(module)
     before = random_state()
     try:
@@ -85,7 +86,7 @@ def _read(module: nn.Module, x: Rows) -> Reading:
     return Reading(program, recorder.counts_rows, written)
 
 
-def _unsuited(module: nn.Module, x: Rows) -> str:
+def _unsuited(module: nn.Module, x: Rows, buffers: Named, parameters: Named) -> str:
     """Returns why a pass cannot be read at all; empty if it can."""
     if torch.compiler.is_compiling():
         return "torch.compile is tracing, within which a forward pass is not read"
@@ -107,10 +108,10 @@ def _unsuited(module: nn.Module, x: Rows) -> str:
             return f"{label} has hooks: {hooks}"
     if 0 in x.shape:
         return "its rows hold no numbers"
-    for name, buffer in module.named_buffers():
+    for name, buffer in buffers:
         if buffer.requires_grad:
             return f"its buffer {name!r} requires gradients"
-    for name, parameter in module.named_parameters():
+    for name, parameter in parameters:
         if not parameter.numel():
             return f"{name} holds no numbers"
         if type(parameter) not in _PLAIN:

@@ -19,6 +19,7 @@ from innerloop._reading.computing import Computing, Unsuited
 from innerloop._real_forward import replaced_in
 
 Handler = Callable[..., Any]
+Named = Sequence[tuple[str, Tensor]]
 HANDLERS: dict[Any, Handler] = {}  # by function of torch: what notes its calls
 # whether that is so where only parameters go in; other calls on parameters alone are computations
 _READS: dict[Any, Callable[..., bool]] = {}
@@ -86,7 +87,7 @@ def _in_an_import() -> bool:
 class Recorder(TorchFunctionMode):
     """Notes the calls of one pass."""
 
-    def __init__(self, module: nn.Module, x: Rows) -> None:
+    def __init__(self, module: nn.Module, x: Rows, leaves: Named) -> None:
         super().__init__()
         self.reason = ""
         self.counts_rows = False  # whether what was noted may depend on how many there are
@@ -95,9 +96,7 @@ class Recorder(TorchFunctionMode):
         self.nodes: list[Node] = []
         self._module = module
         self._shape = x.shape
-        # what is both is a parameter
-        named = [*module.named_buffers(), *module.named_parameters()]
-        self._leaves: dict[int, Leaf] = {id(tensor): name for name, tensor in named}
+        self._leaves: dict[int, Leaf] = {id(tensor): name for name, tensor in leaves}
         self._values: dict[int, int] = {}  # of tensors that stand for values, by identity
         self._memory: dict[int, list[int]] = {}  # the tensors that lie where each of them lies
         self._stale: set[int] = set()  # tensors that were changed through another

@@ -18,6 +18,7 @@ from innerloop._checks.options import check_flag
 from innerloop._checks.rows import check_batch
 from innerloop._checks.solver import check_adapt_params, check_inner_lr, check_options
 from innerloop._choice import Choice, Model, choice_for, refusal_for
+from innerloop._derivatives import transforms_active
 from innerloop._inner_step import last_step
 from innerloop._params import BatchLike, InnerLr, LeafShape, leaf_shapes
 from innerloop._solver import OPTIONS, in_words, solver_of
@@ -229,11 +230,17 @@ class Learner(nn.Module):
         return self.rates.for_steps(steps)
 
     def _anchored(self, loss: Tensor, model: Model) -> Tensor:
-        """Returns the loss, tied to every parameter on the torch back end, so that unused ones get
-        zero gradients."""
+        """Returns the loss, tied to every parameter where it is not yet (on the torch back end), so
+        that unused ones get zero gradients."""
         if isinstance(model, nn.Module) and torch.is_grad_enabled():
             with alone():
                 wanted = [p for p in self.parameters() if p.requires_grad]
+            if torch.compiler.is_compiling() or transforms_active():
+                reached: set[int] = set()
+            else:
+                reached = _variables_of(loss.grad_fn)
+            if wanted and all(id(p) in reached for p in wanted):
+                return loss
             kind = _Anchor if torch.compiler.is_compiling() else _AnchorForwards
             loss = kind.apply(loss, *wanted)  # type: ignore[no-untyped-call]
         return loss
@@ -358,6 +365,12 @@ def _detached(inner_lr: InnerLr) -> InnerLr:
     if isinstance(inner_lr, Mapping):
         return {k: v.detach() if isinstance(v, Tensor) else v for k, v in inner_lr.items()}
     return inner_lr.detach() if isinstance(inner_lr, Tensor) else inner_lr
+
+
+def _variables_of(node: Any) -> set[int]:
+    """Returns the parameters that a node of autograd's graph is a function of, by identity."""
+    before = () if node is None else node.next_functions
+    return {id(getattr(other, "variable", None)) for other, _ in before}
 
 
 class _Anchor(torch.autograd.Function):
