@@ -191,6 +191,26 @@ static void multiply(const Product<Real>& p) {
   if (tail) product_columns<Real, 1, true>(p, whole * lanes, tail);
 }
 
+/// The product of a sum over many rows, some rows at a time: rounding errors grow with the length
+/// of one sum, and B is read from the nearest cache for all rows of C.
+template <class Real>
+static void multiply_long(Product<Real> p) {
+  constexpr int64_t kMost = 512;
+  const int64_t all = p.k;
+  for (int64_t first = 0; first == 0 || first < all; first += kMost) {
+    p.k = smaller(kMost, all - first);
+    multiply(p);
+    p.a += p.k * p.a_col;
+    p.b += p.k * p.b_row;
+    if (p.a2) {
+      p.a2 += p.k * p.a_col;
+      p.b2 += p.k * p.b_row;
+    }
+    p.c0 = p.c;
+    p.c0_row = p.c_row;
+  }
+}
+
 /// C = C0 + alpha A B^T with both A and B contiguous along k: for few rows and long k, where
 /// turning B would cost as much as the product.
 template <class Real>

@@ -15,6 +15,7 @@ class RowMaps : public RowProducts<RealT> {
   using Base::Base, Base::kWidth;
   using typename Base::R, typename Base::Out, typename Base::BiasRef;
   using typename Base::Real, typename Base::S, typename Base::M, typename Base::V;
+  static constexpr int64_t kRowsOfASum = 128;  // longer sums are made of such
 
   void bias_activation(const R& z, const R& h, const R& from, const BiasRef& b,
                        const LayerPlan& p) {
@@ -94,7 +95,13 @@ class RowMaps : public RowProducts<RealT> {
       Real* out = to.p + t * to.task_stride;
       for (int64_t j = 0; j < r.cols; j += kWidth) {
         V total{};
-        for (int64_t i = 0; i < r.rows; ++i) total += S::load(rows_at(r, t) + i * r.ld + j);
+        for (int64_t first = 0; first < r.rows; first += kRowsOfASum) {
+          V part{};
+          for (int64_t i = first; i < smaller(first + kRowsOfASum, r.rows); ++i) {
+            part += S::load(rows_at(r, t) + i * r.ld + j);
+          }
+          total += part;
+        }
         if (j + kWidth <= to.ld) {
           S::store(out + j, (base ? S::load(base + j) : V{}) + scale * total);
         } else {
@@ -108,12 +115,16 @@ class RowMaps : public RowProducts<RealT> {
   void minus_dot(Real* to, const LayerPlan&, const R& a, const R& b) {
     for (int64_t t = 0; t < used_; ++t) {
       V total{};
-      for (int64_t i = 0; i < a.rows; ++i) {
-        const Real *x = rows_at(a, t) + i * a.ld, *y = rows_at(b, t) + i * b.ld;
-        for (int64_t j = 0; j < a.cols; j += kWidth) {
-          const int64_t n = smaller(kWidth, a.cols - j);
-          total = add_product<Real>(total, S::load_part(x + j, n), S::load_part(y + j, n));
+      for (int64_t first = 0; first < a.rows; first += kRowsOfASum) {
+        V part{};
+        for (int64_t i = first; i < smaller(first + kRowsOfASum, a.rows); ++i) {
+          const Real *x = rows_at(a, t) + i * a.ld, *y = rows_at(b, t) + i * b.ld;
+          for (int64_t j = 0; j < a.cols; j += kWidth) {
+            const int64_t n = smaller(kWidth, a.cols - j);
+            part = add_product<Real>(part, S::load_part(x + j, n), S::load_part(y + j, n));
+          }
         }
+        total += part;
       }
       to[t] = -S::sum(total);
     }
@@ -121,12 +132,16 @@ class RowMaps : public RowProducts<RealT> {
   void minus_dot_bias(Real* to, const LayerPlan&, const R& delta, const Out& lambda) {
     for (int64_t t = 0; t < used_; ++t) {
       V total{};
-      for (int64_t i = 0; i < delta.rows; ++i) {
-        for (int64_t j = 0; j < delta.cols; j += kWidth) {
-          const int64_t n = smaller(kWidth, delta.cols - j);
-          total += S::load_part(rows_at(delta, t) + i * delta.ld + j, n) *
-                   S::load_part(lambda.p + t * lambda.task_stride + j, n);
+      for (int64_t first = 0; first < delta.rows; first += kRowsOfASum) {
+        V part{};
+        for (int64_t i = first; i < smaller(first + kRowsOfASum, delta.rows); ++i) {
+          for (int64_t j = 0; j < delta.cols; j += kWidth) {
+            const int64_t n = smaller(kWidth, delta.cols - j);
+            part += S::load_part(rows_at(delta, t) + i * delta.ld + j, n) *
+                    S::load_part(lambda.p + t * lambda.task_stride + j, n);
+          }
         }
+        total += part;
       }
       to[t] = -S::sum(total);
     }

@@ -182,7 +182,7 @@ class RowProducts : public RowGroup<RealT> {
         x.c0_row = from->ld;
       }
       x.alpha = rate ? sign * rate[t] : sign;
-      multiply(x);
+      multiply_long(x);
     }
   }
   void sink_tn(const LayerPlan& p, const R& a, const R& b, const R* a2, const R* b2, Real sign) {
@@ -198,7 +198,7 @@ class RowProducts : public RowGroup<RealT> {
     x.c0 = x.c;
     x.c0_row = p.ld_in;
     x.alpha = sign;
-    multiply(x);
+    multiply_long(x);
   }
   void rows_nt(const R& c, const R& a, const R& b) {
     for (int64_t t = 0; t < used_; ++t) {

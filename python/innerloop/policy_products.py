@@ -3,7 +3,7 @@ and products with the Fisher matrix, before and through an inner step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -157,7 +157,8 @@ def meta_fisher(
     sides from the first product on. Parameters, rows and rates must stay as they are until the
     last.
 
-    Args, Raises: see `meta_fisher_product`. What is wrong with a vector is said by its product.
+    Args, Raises: see `meta_fisher_product`. What is wrong with a vector is said by its product,
+        which also raises a RuntimeError where one of those tensors was changed in place.
 
     Differentiability: none.
 
@@ -179,13 +180,32 @@ def meta_fisher(
     """
     inner: dict[str, Any] = {"inner_lr": inner_lr, "loss": loss, "clip": clip}
     common: dict[str, Any] = {"model": model, "order": order, "backend": backend}
+    if isinstance(inner_lr, Mapping):
+        inner["inner_lr"] = dict(inner_lr)
     found = _meta_fisher("meta_fisher", params, support, query, keeps=True, **inner, **common)
+    versions = _versions(params.values(), support, query, _rates_of(inner_lr))
 
     @operation
     def meta_fisher_product(vector: Params) -> dict[str, Tensor]:
+        if any(tensor._version != version for tensor, version in versions):
+            raise RuntimeError(
+                "meta_fisher_product: parameters, rows and rates must stay as they are until the "
+                "last product (one was changed in place); call il.meta_fisher again"
+            )
         return found(vector)
 
     return meta_fisher_product
+
+
+def _rates_of(inner_lr: InnerLr) -> list[Any]:
+    """Returns the rates, of whatever form."""
+    return list(inner_lr.values()) if isinstance(inner_lr, Mapping) else [inner_lr]
+
+
+def _versions(*parts: Iterable[Any]) -> list[tuple[Tensor, int]]:
+    """Returns the tensors among arguments with how often each was changed in place."""
+    tensors = [value for part in parts for value in part if isinstance(value, Tensor)]
+    return [(tensor, tensor._version) for tensor in tensors if not tensor.is_inference()]
 
 
 def _meta_fisher(

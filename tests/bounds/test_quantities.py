@@ -323,3 +323,20 @@ def test_methods_along_an_axis_keep_the_standing(name):
     np.testing.assert_array_equal(
         np.asarray(found), getattr(np.arange(6.0).reshape(2, 3), name)(*arguments, axis=1)
     )
+
+
+WRITES = {
+    "element": lambda x, q: x.__setitem__(0, q),
+    "fill": lambda x, q: x.fill(q),
+    "put": lambda x, q: x.put([0], q),
+    "view": lambda x, q: x[:2].__setitem__(0, q),
+    "view of a view": lambda x, q: x[1:][:1].fill(q),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_what_is_written_weakens_the_whole(name):
+    array = quantity(np.ones(3), name="a", source="test", standing="certified")
+    WRITES[name](array, number(2.0, "q", "plug-in"))
+    assert array.standing == "plug-in"
+    assert 2.0 in np.asarray(array)

@@ -26,7 +26,22 @@ def constants(kind):
         return torch.arange(3, -1, -1)
     if kind == "positions":
         return torch.linspace(0, 1, 4).expand(4, 4).cumsum(0)
+    if kind == "rows changed":
+        made = torch.ones(ROWS, 4)
+        made.mul_(3)
+        made[:, 1:].add_(1)
+        return made
+    if kind == "rows computed":
+        return torch.ones(ROWS, 4) * 2 - torch.arange(4)
+    if kind == "rows masked":
+        return torch.zeros(ROWS, 4).masked_fill(torch.arange(4) > 1, -2.0)
     return torch.zeros(ROWS, 4)
+
+
+KINDS = [
+    *("ones", "filled", "numbers", "order", "positions"),
+    *("rows", "rows changed", "rows computed", "rows masked"),
+]
 
 
 class Slots:
@@ -75,7 +90,7 @@ def cached(place, kind):
             h = self.first(x).tanh()
             if kind == "order":
                 return self.last(h[:, self.constant()])
-            if kind == "rows":
+            if kind.startswith("rows"):
                 return self.last(h + self.constant())
             return self.last(h @ self.constant())
 
@@ -84,7 +99,7 @@ def cached(place, kind):
 
 
 @pytest.mark.parametrize("place", ["function", "method", "class", "default", "slots", "nested"])
-@pytest.mark.parametrize("kind", ["ones", "filled", "numbers", "order", "positions", "rows"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_constants_in_caches_have_numbers(place, kind):
     generator = torch.Generator().manual_seed(1)
     x, y = torch.randn(3, ROWS, 3, generator=generator), torch.randn(3, ROWS, 2)
@@ -191,7 +206,65 @@ def through_another_function():
     return net
 
 
-HOLDERS = [wrapped, with_lambda, hooked, with_default, through_globals, through_another_function]
+class Keeper(nn.Module):
+    """Two layers, of which the first is called through what `keep` made."""
+
+    def __init__(self, keep):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.kept = keep(self)
+
+    def forward(self, x):
+        kept = self.kept
+        if isinstance(kept, dict):
+            kept = kept["a"]
+        elif isinstance(kept, list):
+            kept = kept[0]
+        elif isinstance(kept, Helper):
+            kept = kept.call
+        return self.b(torch.tanh(kept(x)))
+
+
+class Helper:
+    def __init__(self, call):
+        self.call = call
+
+
+def nested(net):
+    class Inner(nn.Module):
+        def forward(self, x):
+            return net.a(x)
+
+    return Inner()
+
+
+WAYS = {
+    "dict": lambda net: {"a": lambda x: net.a(x)},
+    "list": lambda net: [lambda x: net.a(x)],
+    "partial": lambda net: functools.partial(lambda scale, x: net.a(x) * scale, 1.0),
+    "helper": lambda net: Helper(lambda x: net.a(x)),
+    "class": nested,
+}
+HOLDERS = [
+    *(wrapped, with_lambda, hooked, with_default, through_globals, through_another_function),
+    *(functools.partial(Keeper, keep) for keep in WAYS.values()),
+]
+
+
+class Log:
+    def __init__(self):
+        self.GLOBAL = []  # the name of a network that is global here
+
+
+LOG = Log()
+
+
+def test_a_hook_that_logs_is_copied():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    net[0].register_forward_hook(lambda module, inputs, output: LOG.GLOBAL.append(output.shape))
+    x, y = torch.randn(3, 5, 3), torch.randn(3, 5, 2)
+    adapted = il.MAML(net, inner_lr=0.5, steps=2).adapt((x, y))
+    torch.testing.assert_close(adapted.module(1)(x[1]), adapted(x)[1])
 
 
 @pytest.mark.parametrize("make", HOLDERS)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -451,3 +453,17 @@ def test_the_fall_back_warns_once_and_names_the_loss():
         learner(support, query)
     assert caught[0].filename == __file__
     learner(support, query)
+
+
+def test_codes_are_those_of_the_kernels():
+    """A loss whose code is another one's in C++ would be computed as that."""
+    header = Path(__file__).parents[2] / "csrc/core/objectives/objective.h"
+    body = header.read_text(encoding="utf-8").split("enum class ObjectiveKind")[1].split("}")[0]
+    found = {name: int(code) for name, code in re.findall(r"k(\w+) = (\d+)", body)}
+    other = {"loglik": "LogLikelihood"}  # of pg_loglik
+
+    def enumerator(name):
+        name = name.removeprefix("pg_")
+        return other.get(name) or "".join(part.capitalize() for part in name.split("_"))
+
+    assert found == {enumerator(name): code for name, code in objectives.CODES.items()}

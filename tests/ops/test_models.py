@@ -10,6 +10,8 @@ from torch import nn
 import innerloop as il
 from helpers import assert_close
 from innerloop import models
+from innerloop._program import FUSED_ACTIVATIONS
+from innerloop.models import ACTIVATIONS
 
 
 def params_of(module):
@@ -183,3 +185,17 @@ def test_from_module_refuses(name):
     with pytest.raises(NotImplementedError, match=text) as refusal:
         il.MLP.from_module(make())
     assert 'backend="torch"' in str(refusal.value)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_on_the_batched_back_end(activation):
+    model = il.MLP([3, 5, 2], activation=activation)
+    params = {k: v.double() for k, v in model.init(torch.Generator().manual_seed(0)).items()}
+    side = il.Batch(torch.randn(4, 6, 3).double(), torch.randn(4, 6, 2).double())
+    found = [
+        il.meta_grad(params, side, side, model=model, inner_lr=0.1, steps=2, backend=backend)
+        for backend in ("batched", "torch")
+    ]
+    for name, value in found[0].grad.items():
+        torch.testing.assert_close(value, found[1].grad[name], rtol=1e-10, atol=1e-12)
+    assert set(FUSED_ACTIVATIONS) == set(ACTIVATIONS) - {"identity"}

@@ -456,3 +456,18 @@ def test_small_calls_leave_large_workspaces_alone():
         call(2, 3)
         call(200, 100)
     assert il.workspace_bytes() < large * 1.5 + (1 << 20)
+
+
+@pytest.mark.parametrize("changed", ["parameter", "rows", "actions", "rate"])
+def test_what_changes_between_products_is_refused(changed):
+    model = il.GaussianMLP([4, 6, 2])
+    params = model.init(torch.Generator().manual_seed(0))
+    x, row = torch.randn(3, 20, 4), torch.randn(3, 20, 2)
+    batch = il.PolicyBatch(x, row, torch.randn(3, 20), row.clone(), torch.zeros(2))
+    rates = {name: torch.tensor(0.1) for name in params}
+    product = il.meta_fisher(params, batch, batch, model=model, inner_lr=rates)
+    product(params)
+    of = {"parameter": params["0.weight"], "rows": x, "actions": row, "rate": rates["0.weight"]}
+    of[changed].add_(0.1)
+    with pytest.raises(RuntimeError, match="one was changed in place"):
+        product({k: v.clone() for k, v in params.items()})

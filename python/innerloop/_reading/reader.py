@@ -76,6 +76,7 @@ def _read(module: nn.Module, x: Rows) -> Reading:
             f"its forward pass raised {type(error).__name__} when it was read ({text})"
         )
     finally:
+        recorder.release()
         written = [place for part in kept for place in part.written()]
         for part in kept:
             part.put_back()

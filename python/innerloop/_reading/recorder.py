@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
@@ -106,6 +107,8 @@ class Recorder(TorchFunctionMode):
         self._computing = Computing()
         self.zeros: set[int] = set()  # tensors of zeros that calls made, by identity
         self._stacks: dict[int, list[Tensor]] = {}  # results in a row before the rows, likewise
+        self._known: dict[int, Tensor] = {}  # values that have their numbers, by identity
+        self._modules = len(sys.modules)
         self._state: tuple[bool, ...] = ()
 
     # ------------------------------------------------------------ the pass
@@ -134,7 +137,7 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
     ) -> Any:
         """Notes one call."""
-        if _in_an_import():
+        if len(sys.modules) != self._modules and _in_an_import():
             return func(*args, **(kwargs or {}))
         handler = HANDLERS.get(func)
         on_parameters = self._is_on_parameters(func, args, kwargs or {})
@@ -149,10 +152,43 @@ class Recorder(TorchFunctionMode):
             return self.computed(func, args, kwargs or {})
         assert handler is not None
         try:
-            return handler(self, *args, **(kwargs or {}))
+            result = handler(self, *args, **(kwargs or {}))
         except TypeError as misfit:
             text = re.sub(r"^\w+\(\) ", "", str(misfit))  # the name of what noted it
             self.stop(f"its arguments cannot be read ({text})", func)
+        return self._numbered(func, args, kwargs or {}, result) if self._known else result
+
+    def _numbered(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
+        """Returns a call's result with its numbers, where all that goes in has them."""
+        tensors = list(tensors_in((args, kwargs)))
+        if not self.is_value(result) or not any(id(tensor) in self._known for tensor in tensors):
+            return result
+        if not all(id(t) in self._known or self._computing.is_constant(t) for t in tensors):
+            if id(result) in self._known:
+                self.stop("it changes in place a tensor that it made of numbers", func)
+            return result
+        with torch.no_grad():
+            if id(result) in self._known:  # changed in place
+                with _unsafe_preserve_version_counter(result):
+                    func(*args, **kwargs)
+                return result
+            numbers = func(*args, **kwargs)
+        if numbers.shape != result.shape or numbers.dtype is not self.dtype:
+            self.stop("it computes numbers in another form than was noted", func)
+        numbers = numbers.detach().requires_grad_()
+        shared = self._memory[id(result)]
+        self._stands(numbers, self._values[id(result)])
+        self._memory[id(numbers)] = shared
+        shared.append(id(numbers))
+        self._known[id(numbers)] = numbers
+        if id(result) in self.zeros:
+            self.zeros.add(id(numbers))
+        return numbers
+
+    def release(self) -> None:
+        """Makes what has numbers an ordinary tensor: the pass may have kept it."""
+        for tensor in self._known.values():
+            tensor.requires_grad_(False)
 
     def _is_on_parameters(self, func: Any, args: Any, kwargs: Any) -> bool:
         """Says whether a call is a computation on parameters alone."""
@@ -214,6 +250,7 @@ class Recorder(TorchFunctionMode):
         self.add("constant", [self.input], shape, (number,))
         result = torch.full((self.rows, *shape), number, dtype=self.dtype, device=self.device)
         self._stands(result.requires_grad_(), len(self.nodes))
+        self._known[id(result)] = result
         return result
 
     def value(self, tensor: object) -> int:

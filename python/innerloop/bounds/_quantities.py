@@ -255,11 +255,13 @@ class Tracked(np.ndarray[Any, Any]):
     in_formula = True
     _trust: Trust
     _label: dict[str, Any] | None
+    _whole: Tracked | None  # the array that this one is a view of
 
     def __array_finalize__(self, template: Any) -> None:
         """Views and copies keep the trust; a label stays with the array it was given to."""
         self._trust = getattr(template, "_trust", _NOTHING_KNOWN)
         self._label = None
+        self._whole = None
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
         """What functions that do not ask NumPy's two doors return."""
@@ -282,13 +284,32 @@ class Tracked(np.ndarray[Any, Any]):
             if isinstance(made, Quantity):
                 return Quantity(made, standing=made.standing, rests_on=made.rests_on, **self._label)
             made._label = self._label
+        if isinstance(made, Tracked) and np.may_share_memory(made, self):
+            made._whole = self
         return made
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Writes elements; their trust joins that of the array."""
         used: list[Trust] = [self._trust]
         super().__setitem__(bare(index, used), bare(value, used))
-        self._trust = joined(used)
+        self._joins(joined(used))
+
+    def _joins(self, trust: Trust) -> None:
+        """Weakens an array, and those that it is a view of, by what is written into it."""
+        array: Tracked | None = self
+        while array is not None:
+            array._trust = joined([array._trust, trust])
+            array = array._whole
+
+    def fill(self, value: Any) -> None:
+        """Writes one number everywhere; its trust joins that of the array."""
+        self[...] = value
+
+    def put(self, indices: Any, values: Any, mode: Any = "raise") -> None:
+        """Writes elements; their trust joins that of the array."""
+        used: list[Trust] = [self._trust]
+        np.ndarray.put(self.view(np.ndarray), bare(indices, used), bare(values, used), mode)
+        self._joins(joined(used))
 
     def __iter__(self) -> Iterator[Any]:
         """Elements with their trust."""
