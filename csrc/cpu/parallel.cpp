@@ -212,7 +212,8 @@ void parallel_beside_torch(int64_t items, int threads, void (*work)(void*, int64
   });
 }
 
-/// A block that is much larger is left to the calls that need it: fresh pages cost more than a pass.
+/// A block that is much larger is left to the calls that need it: fresh pages cost more than a
+/// pass.
 static int64_t most_that_fits(int64_t bytes) {
   constexpr int64_t kSmall = int64_t{64} << 10;
   return std::max(kSmall, bytes > INT64_MAX / 4 ? INT64_MAX : 4 * bytes);
