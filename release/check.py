@@ -207,9 +207,12 @@ def check_torch(name: str, place: Path, cuda_builds: bool) -> list[str]:
     (sdist,) = place.glob("*.tar.gz")
     wheel = wheel_of(first, sdist, place / "wheel")
     tested = []
-    for version in three_of(versions):
-        python = environment(place / f"torch-{version}", name)
-        install(python, wheel, version)
+    for wanted in three_of(versions):
+        python, version = environment(place / f"torch-{wanted}", name), wanted
+        if wanted == versions[-1]:
+            version = newest_that_installs(python, wheel, versions)
+        else:
+            install(python, wheel, version)
         tested.append(f"torch {version}: {suite(python, reduced=True)}")
         say(tested[-1])
     return tested

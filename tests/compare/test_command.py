@@ -158,6 +158,8 @@ def test_results_schema(tmp_path: Path) -> None:
     assert run["resumed_units"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_killed_and_resumed_runs_give_the_same_bytes(tmp_path: Path) -> None:
     arguments = ["us-states", "--splits", 12, "--draws", 4, "--steps", 1, "--no-figures"]
     process = start(*arguments, "--out", tmp_path / "killed")
@@ -177,6 +179,8 @@ def test_killed_and_resumed_runs_give_the_same_bytes(tmp_path: Path) -> None:
     assert 9 <= run["resumed_units"] < 12 * 13
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal here")
 def test_interrupt_keeps_units_and_says_so(tmp_path: Path) -> None:
     process = start("--splits", 400, "--no-figures", "--threads", 1, "--out", tmp_path)
@@ -200,6 +204,8 @@ def test_one_split_has_no_interval(tmp_path: Path) -> None:
     assert (tmp_path / "risk_by_inner_rate.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_networks_do_not_depend_on_threads(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     class_family(12, 12, seed=0).to_csv(table, index=False)

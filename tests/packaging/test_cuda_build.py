@@ -311,7 +311,10 @@ def test_kernels_that_are_demanded_and_impossible_are_an_error(configure, option
 @pytest.mark.parametrize(
     ("options", "said", "built"),
     [
-        pytest.param([], {"FAKE_GPUS": "90 86"}, "86-real 90-real", id="present"),
+        pytest.param(
+            [], {"FAKE_GPUS": "90 86"}, "86-real 90-real", id="present",
+            marks=(pytest.mark.slow, pytest.mark.ci),
+        ),
         pytest.param(
             ["-DCMAKE_CUDA_ARCHITECTURES=80-real"], {}, "80-real", id="named",
             marks=pytest.mark.slow,

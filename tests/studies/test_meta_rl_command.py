@@ -156,6 +156,8 @@ def test_a_run_is_what_train_and_evaluate_give(whole: Path) -> None:
     assert np.concatenate(parts).mean(0).tolist() == run["returns"][1]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_more_seeds_join_a_study(whole: Path, tmp_path: Path) -> None:
     assert invoke(*SMALL, "--out", tmp_path, "--threads", 1)[0] == 0
     assert len(results(tmp_path)["runs"]) == 4

@@ -192,6 +192,8 @@ def test_threads_do_not_change_the_file(finished, tmp_path):
 FIGURES = ("summary", "theory_against_simulation", "crossover")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_figures(tmp_path):
     """One page per rate and the figures of all rates, thrice each; pages of an earlier run are
     gone."""

@@ -175,6 +175,8 @@ def test_a_diverging_worker_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
         )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_measuring_again_does_not_train_again(tmp_path: Path) -> None:
     assert invoke(*WITHOUT, "--out", tmp_path)[0] == 0
     before = results(tmp_path)
@@ -192,6 +194,8 @@ def test_measuring_again_does_not_train_again(tmp_path: Path) -> None:
     assert results(tmp_path)["settings"]["seed"] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_more_runs_go_on_from_fewer(tmp_path: Path) -> None:
     """Run r of seed s is the training of seed s + r, and what is there is not trained again."""
     assert invoke(*WITHOUT, "--runs", 1, "--out", tmp_path / "grown")[0] == 0
