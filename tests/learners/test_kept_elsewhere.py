@@ -35,12 +35,15 @@ def constants(kind):
         return torch.ones(ROWS, 4) * 2 - torch.arange(4)
     if kind == "rows masked":
         return torch.zeros(ROWS, 4).masked_fill(torch.arange(4) > 1, -2.0)
+    if kind == "rows in pieces":
+        left, right = torch.ones(ROWS, 4).mul(2).chunk(2, -1)
+        return torch.cat([right, left + 1], -1)
     return torch.zeros(ROWS, 4)
 
 
 KINDS = [
     *("ones", "filled", "numbers", "order", "positions"),
-    *("rows", "rows changed", "rows computed", "rows masked"),
+    *("rows", "rows changed", "rows computed", "rows masked", "rows in pieces"),
 ]
 
 
@@ -145,6 +148,32 @@ def test_a_constant_is_not_changed_in_place_unseen():
         )
         for backend in ("auto", "torch")
     ]  # fmt: skip
+    torch.testing.assert_close(results[0].grad, results[1].grad)
+
+
+def test_a_constant_to_which_rows_are_added_is_read():
+    """What has numbers loses them with what has none, and stays readable."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = torch.zeros(len(x), 4)
+            h += self.a(x)
+            h = h + torch.tanh(h)
+            return self.b(h)
+
+    torch.manual_seed(0)
+    net = Net()
+    x, y = torch.randn(2, 4, 3), torch.randn(2, 4, 2)
+    options = {"model": net, "inner_lr": 0.1, "steps": 2}
+    params = dict(net.named_parameters())
+    results = [
+        il.meta_grad(params, (x, y), (x, y), backend=backend, **options)
+        for backend in ("batched", "torch")
+    ]
     torch.testing.assert_close(results[0].grad, results[1].grad)
 
 

@@ -108,6 +108,7 @@ class Recorder(TorchFunctionMode):
         self.zeros: set[int] = set()  # tensors of zeros that calls made, by identity
         self._stacks: dict[int, list[Tensor]] = {}  # results in a row before the rows, likewise
         self._known: dict[int, Tensor] = {}  # values that have their numbers, by identity
+        self._numbered_ones: list[Tensor] = []  # those that had them at any time
         self._modules = len(sys.modules)
         self._state: tuple[bool, ...] = ()
 
@@ -159,35 +160,52 @@ class Recorder(TorchFunctionMode):
         return self._numbered(func, args, kwargs or {}, result) if self._known else result
 
     def _numbered(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
-        """Returns a call's result with its numbers, where all that goes in has them."""
+        """Returns a call's results with their numbers, where all that goes in has them."""
         tensors = list(tensors_in((args, kwargs)))
-        if not self.is_value(result) or not any(id(tensor) in self._known for tensor in tensors):
+        several = isinstance(result, (tuple, list))
+        results = list(result) if several else [result]
+        if not all(map(self.is_value, results)):
             return result
+        if not any(id(tensor) in self._known for tensor in tensors):
+            return result
+        is_changed = id(result) in self._known
         if not all(id(t) in self._known or self._computing.is_constant(t) for t in tensors):
-            if id(result) in self._known:
-                self.stop("it changes in place a tensor that it made of numbers", func)
+            if is_changed:  # by what has none
+                for alias in self._memory[id(result)]:
+                    self._known.pop(alias, None)
             return result
         with torch.no_grad():
-            if id(result) in self._known:  # changed in place
+            if is_changed:
                 with _unsafe_preserve_version_counter(result):
                     func(*args, **kwargs)
                 return result
             numbers = func(*args, **kwargs)
+        found = list(numbers) if several else [numbers]
+        named = [self._with_numbers(*pair, func) for pair in zip(results, found, strict=True)]
+        return type(result)(named) if several else named[0]
+
+    def _with_numbers(self, result: Tensor, numbers: Tensor, func: Any) -> Tensor:
+        """Returns what stands for a result from here on, which has its numbers."""
         if numbers.shape != result.shape or numbers.dtype is not self.dtype:
             self.stop("it computes numbers in another form than was noted", func)
-        numbers = numbers.detach().requires_grad_()
         shared = self._memory[id(result)]
-        self._stands(numbers, self._values[id(result)])
+        numbers = self._numbers(numbers.detach(), self._values[id(result)])
         self._memory[id(numbers)] = shared
         shared.append(id(numbers))
-        self._known[id(numbers)] = numbers
         if id(result) in self.zeros:
             self.zeros.add(id(numbers))
         return numbers
 
+    def _numbers(self, tensor: Tensor, value: int) -> Tensor:
+        """Lets a tensor with numbers stand for a value."""
+        self._stands(tensor.requires_grad_(), value)
+        self._known[id(tensor)] = tensor
+        self._numbered_ones.append(tensor)
+        return tensor
+
     def release(self) -> None:
         """Makes what has numbers an ordinary tensor: the pass may have kept it."""
-        for tensor in self._known.values():
+        for tensor in self._numbered_ones:
             tensor.requires_grad_(False)
 
     def _is_on_parameters(self, func: Any, args: Any, kwargs: Any) -> bool:
@@ -249,9 +267,7 @@ class Recorder(TorchFunctionMode):
         its numbers: the pass may keep it for later."""
         self.add("constant", [self.input], shape, (number,))
         result = torch.full((self.rows, *shape), number, dtype=self.dtype, device=self.device)
-        self._stands(result.requires_grad_(), len(self.nodes))
-        self._known[id(result)] = result
-        return result
+        return self._numbers(result, len(self.nodes))
 
     def value(self, tensor: object) -> int:
         """Returns the value that a tensor stands for."""
