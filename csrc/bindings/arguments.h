@@ -187,9 +187,10 @@ struct LeafList {
     strides.reserve(tensors.size());
     each_leaf(extent.net(), [&](int leaf, int64_t dimensions, int64_t size) {
       const py::object tensor = tensors[static_cast<size_t>(leaf)];
-      const bool per_task = TensorView(tensor).dimensions() > dimensions;
+      const TensorView seen(tensor);
+      const bool per_task = seen.dimensions() > dimensions;
       const auto count = static_cast<uint64_t>(size);
-      data.push_back(reader.address(tensor,
+      data.push_back(reader.address(tensor, seen,
                                     per_task ? extent.per_task(count) : extent.numbers(count),
                                     {name, nullptr, leaf}));
       strides.push_back(per_task ? size : 0);
@@ -205,14 +206,16 @@ inline py::handle rows_of(const py::tuple& side) {
 }
 inline Side read_side(const char* name, const py::tuple& s, const Objective& objective,
                       const Extent& extent, TensorReader& reader) {
-  const int64_t rows = size_of(rows_of(s), 1);
+  const py::handle x = rows_of(s);
+  const TensorView seen(x);
+  const int64_t rows = seen.size(1);
   const auto n = static_cast<uint64_t>(rows);
   const TargetLayout targets = target_layout(objective, extent.net().last().out);
   const auto at = [&](Py_ssize_t i, uint64_t bytes, const char* what) {
     return reader.address(PyTuple_GET_ITEM(s.ptr(), i), bytes, {name, what});
   };
   return {rows,
-          at(0, extent.x(n), "x"),
+          reader.address(x, seen, extent.x(n), {name, "x"}),
           at(1, extent.y(n, targets), "y"),
           at(3, extent.per_task(n), "weight"),
           static_cast<const int64_t*>(at(2, extent.counts(), "count")),

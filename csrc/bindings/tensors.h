@@ -152,10 +152,14 @@ class TensorReader {
   void* address(py::handle tensor, uint64_t bytes, const Argument& what) {
     if (tensor.is_none()) return nullptr;
     if (!reads_) return nothing();
+    return address(tensor, TensorView(tensor), bytes, what);
+  }
+  /// The same of a tensor that was looked at before.
+  void* address(py::handle tensor, const TensorView& view, uint64_t bytes, const Argument& what) {
+    if (!reads_) return nothing();
     check_plain(tensor, what);
     static const TensorMember is_neg("is_neg"), resolve_neg("resolve_neg"),
         contiguous("contiguous");
-    const TensorView view(tensor);
     check_size(view, bytes, what);
     if (bytes == 0) return nothing();
     const bool dense = view.is_contiguous();

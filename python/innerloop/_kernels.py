@@ -34,13 +34,9 @@ class MetaGradOutputs(NamedTuple):
 # ---------------------------------------------------------------- where to run
 
 
-class Target(NamedTuple):
-    """An extension module, its own plan of the call, and what ends every call of it: the number of
-    threads on the CPU, (device, stream, allocate, facts, allow_tf32) on a GPU."""
-
-    module: ModuleType
-    plan: Any
-    place: Any
+# an extension module, its own plan of the call, and what ends every call of it: the number of
+# threads on the CPU, (device, stream, allocate, facts, allow_tf32) on a GPU
+Target = tuple[ModuleType, Any, Any]
 
 
 def native_plan(plan: Plan, module: ModuleType) -> Any:
@@ -54,14 +50,14 @@ def native_plan(plan: Plan, module: ModuleType) -> Any:
 def _cpu_target(plan: Plan, x: Tensor) -> Target:
     """Returns the CPU kernels, with torch's number of threads."""
     module = _native.native()
-    return Target(module, native_plan(plan, module), torch.get_num_threads())
+    return module, native_plan(plan, module), torch.get_num_threads()
 
 
 def _cuda_target(plan: Plan, x: Tensor) -> Target:
     """Returns the CUDA kernels, on the current stream of the device of `x`."""
     module = _native.cuda()
     place = device_place(x.device, plan.options.execution.allow_tf32)
-    return Target(module, native_plan(plan, module), place)
+    return module, native_plan(plan, module), place
 
 
 def device_place(
@@ -180,9 +176,14 @@ def meta_grad(plan: Plan, given: Arguments) -> MetaGradOutputs:
 
 def meta_grad_by_leaf(plan: Plan, given: Arguments) -> MetaGradOutputs:
     """Returns the same, with a gradient for each leaf: faster than a row that is cut."""
-    contiguous = torch.contiguous_format
-    grads = [torch.empty_like(value, memory_format=contiguous) for value in given.params]
-    return _meta_grad(plan, given, grads)
+    return _meta_grad(plan, given, [_contiguous_like(value) for value in given.params])
+
+
+def _contiguous_like(value: Tensor) -> Tensor:
+    """Returns an uninitialised tensor of the same shape whose numbers lie one by one."""
+    if value.is_contiguous():
+        return torch.empty_like(value)
+    return torch.empty_like(value, memory_format=torch.contiguous_format)
 
 
 def split(flat: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
@@ -204,7 +205,7 @@ def _meta_grad(plan: Plan, given: Arguments, grads: Tensor | list[Tensor]) -> Me
         x.new_empty(tasks, steps),
         x.new_empty(tasks, steps + 1) if plan.options.stepwise else None,
         grads,
-        torch.empty_like(given.rates, memory_format=torch.contiguous_format),
+        _contiguous_like(given.rates),
     )
     module.meta_grad(
         native, given.params, given.rates, given.support, given.query, given.task_weight, *out,

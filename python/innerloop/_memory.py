@@ -54,20 +54,23 @@ def signature(
         return None
     if type(support) not in _BATCHES or type(query) not in _BATCHES:
         return None
-    number = None
-    values: list[Any] = [params.get(name) for name in model.names]
-    values.append(task_weight)
-    values += support
-    values += query
-    if type(inner_lr) is float:
-        number = inner_lr
-    else:
-        values.append(inner_lr)
-    facts = _native.native().tensor_key(values)
+    number = inner_lr if type(inner_lr) is float else None
+    rates = inner_lr if number is None else None
+    leaves = [params.get(name) for name in model.names]
+    facts = _native.native().tensor_key([*leaves, rates, task_weight, *support, *query])
     if facts is None:
         return None
-    described = (model.key, model.names, model.flattens, len(params), len(support))
-    return (*described, number, facts, torch.is_grad_enabled(), options)
+    return (
+        model.key,
+        model.names,
+        model.flattens,
+        len(params),
+        len(support),
+        number,
+        facts,
+        torch.is_grad_enabled(),
+        options,
+    )
 
 
 def whole_side(op: str, name: str, model: MLP, batch: Any) -> Side:
@@ -77,7 +80,9 @@ def whole_side(op: str, name: str, model: MLP, batch: Any) -> Side:
         check_memory(op, **{f"{name} x": x})
         x = x.reshape(x.shape[0], x.shape[1], model.inputs)
     size = len(batch)
-    return Side(x, y, batch[2] if size > 2 else None, batch[3] if size > 3 else None)
+    if size == 2:
+        return Side(x, y)
+    return Side(x, y, batch[2], batch[3] if size > 3 else None)
 
 
 def recall(key: tuple[Any, ...] | None) -> Known | None:

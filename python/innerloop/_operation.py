@@ -21,6 +21,8 @@ R = TypeVar("R")
 
 def autocast_device() -> str | None:
     """Returns the device type whose autocast is on."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     for kind in ("cpu", "cuda"):
         if torch.is_autocast_enabled(kind):
             return kind

@@ -158,7 +158,7 @@ def emulate_kernels() -> None:
     def target(plan: Any, x: Any) -> Any:
         kept.clear()
         there = 0, 0, allocate, None, plan.options.execution.allow_tf32
-        return _kernels.Target(module, _kernels.native_plan(plan, module), there)
+        return module, _kernels.native_plan(plan, module), there
 
     _kernels.TARGETS["cpu"] = target
     _native.cuda_reason = lambda index=None: ""  # type: ignore[assignment]
