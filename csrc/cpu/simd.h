@@ -221,6 +221,15 @@ INNERLOOP_INLINE typename Simd<Real>::V reduce_tile(typename Simd<Real>::V* r) {
   return r[0];
 }
 
+/// A pointer moved on. The compiler does not see by how much: it would compute the addresses of all
+/// rows of a tile beforehand, which are more than there are registers.
+template <class T>
+INNERLOOP_INLINE T* moved(T* at, int64_t by) {
+  at += by;
+  asm("" : "+r"(at));
+  return at;
+}
+
 /// out[c * kLanes + lane] = in[lane * stride + c] for c < columns; lanes >= used become 0. Where
 /// rows lie far apart it asks for those one group of lanes further on, which the next call will
 /// read.
@@ -236,13 +245,13 @@ inline void interleave(Real* out, const Real* in, int64_t stride, int64_t column
     const Real* row = in + c;
     if (used == n) {
 #pragma GCC unroll 16
-      for (int i = 0; i < n; i += near, row += near * stride) {
+      for (int i = 0; i < n; i += near, row = moved(row, near * stride)) {
 #pragma GCC unroll 4
         for (int k = 0; k < near; ++k) r[i + k] = S::load(row + k * stride);
       }
       if (stride >= kFarRows) {
 #pragma GCC unroll 16
-        for (int i = 0; i < n; i += near, row += near * stride) {
+        for (int i = 0; i < n; i += near, row = moved(row, near * stride)) {
 #pragma GCC unroll 4
           for (int k = 0; k < near; ++k) __builtin_prefetch(row + k * stride, 0, 2);
         }
@@ -271,8 +280,9 @@ inline void deinterleave(Real* out, int64_t stride, const Real* in, int64_t colu
     for (int i = 0; i < n; ++i) r[i] = S::load(in + (c + i) * n);
     transpose_tile<Real>(r);
     if (used == n) {
+      Real* row = out + c;
 #pragma GCC unroll 16
-      for (int i = 0; i < n; ++i) S::store(out + i * stride + c, r[i]);
+      for (int i = 0; i < n; ++i, row = moved(row, stride)) S::store(row, r[i]);
     } else {
       for (int i = 0; i < used; ++i) S::store(out + i * stride + c, r[i]);
     }
