@@ -68,6 +68,8 @@ def runs(tmp_path_factory):
     return alone, *(torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(2))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_two_ranks_agree_with_one(runs, name, family):

@@ -17,6 +17,7 @@ import innerloop.compare.run
 import innerloop.studies.linear_regression.run
 import innerloop.studies.sinusoid.run
 from damage import one_line
+from helpers import sweep
 from innerloop import _native
 from innerloop.cli import build, run
 from innerloop.compare.config import Config
@@ -244,7 +245,7 @@ def start(arguments: list[str], **options: Any) -> subprocess.CompletedProcess:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.skipif(not _native.is_available(), reason="compares quickly with the extension only")
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", sweep(PROGRAMS, ["innerloop compare"]))
 def test_a_full_standard_output_is_one_line(program: str, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = start(PROGRAMS[program], stdout=full, cwd=tmp_path)
@@ -254,7 +255,9 @@ def test_a_full_standard_output_is_one_line(program: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX pipes")
-@pytest.mark.parametrize("program", ["python -m innerloop", "innerloop --help"])
+@pytest.mark.parametrize(
+    "program", sweep(["python -m innerloop", "innerloop --help"], ["innerloop --help"])
+)
 def test_a_reader_that_goes_is_no_error(program: str, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -317,6 +317,8 @@ def test_a_training_that_diverges_keeps_its_policy(
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_figures(whole: Path, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
