@@ -71,6 +71,17 @@ def _empty(like: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.frombuffer(block, dtype=like.dtype, count=count).view(shape)
 
 
+def room_for(value: Tensor) -> Tensor | None:
+    """Returns an `out=` for numbers laid out as those of a value are, or None where torch's own
+    memory serves as well: fresh pages of much memory take longer than what is written there."""
+    size = value.numel() * value.element_size()
+    if size < _LARGE_BYTES or torch.is_grad_enabled() or not runs_natively(value, ()):
+        return None
+    order = sorted(range(value.ndim), key=value.stride, reverse=True)
+    back = sorted(range(value.ndim), key=order.__getitem__)
+    return _empty(value, [value.shape[axis] for axis in order]).permute(back)
+
+
 def _rows(x: Tensor) -> Tensor:
     """Returns a value [T, N, C, *places] as [T, N, *places, C], dense."""
     return x.permute(0, 1, *range(3, x.ndim), 2).contiguous()

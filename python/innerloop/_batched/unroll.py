@@ -24,6 +24,7 @@ from torch import Tensor
 
 from innerloop._batched.factored import Moved, Outer, joined
 from innerloop._batched.losses import Outputs, Rows, loss_of, value_of
+from innerloop._batched.native import room_for
 from innerloop._batched.passes import Passes, Tape
 from innerloop._batched.precision import wide_dtype
 from innerloop._one_task import rate_of
@@ -162,10 +163,12 @@ class Loop:
                     else:
                         change = joined(known.change, change)
                     after[name] = Moved(known.base, change)
-                elif isinstance(rate, Tensor):
-                    after[name] = torch.addcmul(phi[name], rate, taken[name], value=-1)
+                    continue
+                room = room_for(taken[name])
+                if isinstance(rate, Tensor):
+                    after[name] = torch.addcmul(known, rate, taken[name], value=-1, out=room)
                 else:
-                    after[name] = torch.sub(phi[name], taken[name], alpha=rate)
+                    after[name] = torch.sub(known, taken[name], alpha=rate, out=room)
         return after
 
     def path(self, phi: Leaves, *, every: bool) -> list[Leaves]:
