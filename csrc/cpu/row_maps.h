@@ -15,8 +15,6 @@ class RowMaps : public RowProducts<RealT> {
   using Base::Base, Base::kWidth;
   using typename Base::R, typename Base::Out, typename Base::BiasRef;
   using typename Base::Real, typename Base::S, typename Base::M, typename Base::V;
-  static constexpr int64_t kRowsOfASum = 128;  // longer sums are made of such
-
   void bias_activation(const R& z, const R& h, const R& from, const BiasRef& b,
                        const LayerPlan& p) {
     if (!b && p.activation == Activation::kIdentity && from.p == h.p) return;
@@ -94,14 +92,9 @@ class RowMaps : public RowProducts<RealT> {
       const Real* base = from ? bias_of(*from, t) : nullptr;
       Real* out = to.p + t * to.task_stride;
       for (int64_t j = 0; j < r.cols; j += kWidth) {
-        V total{};
-        for (int64_t first = 0; first < r.rows; first += kRowsOfASum) {
-          V part{};
-          for (int64_t i = first; i < smaller(first + kRowsOfASum, r.rows); ++i) {
-            part += S::load(rows_at(r, t) + i * r.ld + j);
-          }
-          total += part;
-        }
+        const V total = sum_of_rows(r.rows, [&](int64_t i, V part) __attribute__((always_inline)) {
+          return part + S::load(rows_at(r, t) + i * r.ld + j);
+        });
         if (j + kWidth <= to.ld) {
           S::store(out + j, (base ? S::load(base + j) : V{}) + scale * total);
         } else {
@@ -114,35 +107,28 @@ class RowMaps : public RowProducts<RealT> {
   /// -<a, b> for every task, over true columns: padding may hold anything finite.
   void minus_dot(Real* to, const LayerPlan&, const R& a, const R& b) {
     for (int64_t t = 0; t < used_; ++t) {
-      V total{};
-      for (int64_t first = 0; first < a.rows; first += kRowsOfASum) {
-        V part{};
-        for (int64_t i = first; i < smaller(first + kRowsOfASum, a.rows); ++i) {
-          const Real *x = rows_at(a, t) + i * a.ld, *y = rows_at(b, t) + i * b.ld;
-          for (int64_t j = 0; j < a.cols; j += kWidth) {
-            const int64_t n = smaller(kWidth, a.cols - j);
-            part = add_product<Real>(part, S::load_part(x + j, n), S::load_part(y + j, n));
-          }
+      const V total = sum_of_rows(a.rows, [&](int64_t i, V part) __attribute__((always_inline)) {
+        const Real *x = rows_at(a, t) + i * a.ld, *y = rows_at(b, t) + i * b.ld;
+        for (int64_t j = 0; j < a.cols; j += kWidth) {
+          const int64_t n = smaller(kWidth, a.cols - j);
+          part = add_product<Real>(part, S::load_part(x + j, n), S::load_part(y + j, n));
         }
-        total += part;
-      }
+        return part;
+      });
       to[t] = -S::sum(total);
     }
   }
   void minus_dot_bias(Real* to, const LayerPlan&, const R& delta, const Out& lambda) {
     for (int64_t t = 0; t < used_; ++t) {
-      V total{};
-      for (int64_t first = 0; first < delta.rows; first += kRowsOfASum) {
-        V part{};
-        for (int64_t i = first; i < smaller(first + kRowsOfASum, delta.rows); ++i) {
-          for (int64_t j = 0; j < delta.cols; j += kWidth) {
-            const int64_t n = smaller(kWidth, delta.cols - j);
-            part += S::load_part(rows_at(delta, t) + i * delta.ld + j, n) *
-                    S::load_part(lambda.p + t * lambda.task_stride + j, n);
-          }
-        }
-        total += part;
-      }
+      const V total =
+          sum_of_rows(delta.rows, [&](int64_t i, V part) __attribute__((always_inline)) {
+            for (int64_t j = 0; j < delta.cols; j += kWidth) {
+              const int64_t n = smaller(kWidth, delta.cols - j);
+              part += S::load_part(rows_at(delta, t) + i * delta.ld + j, n) *
+                      S::load_part(lambda.p + t * lambda.task_stride + j, n);
+            }
+            return part;
+          });
       to[t] = -S::sum(total);
     }
   }
@@ -151,6 +137,19 @@ class RowMaps : public RowProducts<RealT> {
   using Base::used_, Base::size;
 
  private:
+  static constexpr int64_t kRowsOfASum = 128;  // longer sums are made of such
+
+  /// The sum of f(row, sum so far) over rows, in parts: a long chain loses more.
+  template <class F>
+  static INNERLOOP_INLINE V sum_of_rows(int64_t rows, F f) {
+    V total{};
+    for (int64_t first = 0; first < rows; first += kRowsOfASum) {
+      V part{};
+      for (int64_t i = first; i < smaller(first + kRowsOfASum, rows); ++i) part = f(i, part);
+      total += part;
+    }
+    return total;
+  }
   void scaled(const R& to, const R& from, const Real* rate, bool add) {
     const int64_t n = to.rows * to.ld;
     for (int64_t t = 0; t < used_; ++t) {
