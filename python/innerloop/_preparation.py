@@ -319,10 +319,7 @@ def _classes(ready: Prepared, x: Tensor) -> int:
 def prepare_inputs(op: str, prefix: str, x: Tensor, ready: Prepared) -> Tensor:
     """Returns x checked against the model; [T, N, D] on the fused back end."""
     like = ready.like
-    if ready.features:
-        check_inputs(op, f"{prefix}x", x, ready.tasks, ready.features, ready.flattens)
-    elif x.shape[0] != ready.tasks:
-        check_inputs(op, f"{prefix}x", x, ready.tasks, 0, False)
+    check_inputs(op, f"{prefix}x", x, ready.tasks, ready.features, ready.flattens)
     if x.dtype is not like.dtype and (ready.features or x.is_floating_point()):
         check_float(op, f"{prefix}x", x, like.dtype, "params")
     if x.device != like.device:

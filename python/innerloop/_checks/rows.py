@@ -102,7 +102,11 @@ def check_inputs(
     op: str, argument: str, x: Tensor, tasks: int, features: int, flattens: bool
 ) -> None:
     """Checks x [T, N, D] (or [T, N, *any] with D values a row) against the task count and the
-    model."""
+    model; D is 0 where the model does not say it."""
+    if not features:
+        if x.shape[0] != tasks:
+            value_error(op, argument, f"have {tasks} tasks as the other rows do", sizes(x))
+        return
     if flattens and x.ndim > 2:
         size = 1
         for n in x.shape[2:]:

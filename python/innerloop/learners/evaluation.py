@@ -91,9 +91,9 @@ def evaluate(
             backend=backend,
             allow_tf32=allow_tf32,
         )
-        losses.append(loss_part)
+        losses.append(loss_part.detach())  # a module may differentiate in its forward pass
         if share_part is not None:
-            shares.append(share_part)
+            shares.append(share_part.detach())
     total = torch.cat(losses)
     mean, half = _interval(total)
     if not shares:

@@ -26,9 +26,17 @@ from innerloop._tasks import alone, loop_reason
 from innerloop.learners import _checks as learner_checks
 from innerloop.learners.adapted import Adapted
 from innerloop.learners.description import Description
-from innerloop.learners.evaluation import Evaluation, evaluate
+from innerloop.learners.evaluation import BatchParts, Evaluation, evaluate
 from innerloop.learners.rates import InnerRates
 from innerloop.objectives import Loss, Objective, resolve, suited
+
+# options that are settled when a learner is made, and what to do instead of setting them
+_SETTLED = {
+    "inner_lr": "pass inner_lr= to the call, change the parameters of .rates, or make a new learner",
+    "learn_inner_lr": "make a new learner",
+    "adapt_params": "make a new learner",
+    "allow_tf32": "make a new learner",
+}
 
 
 class Learner(nn.Module):
@@ -110,6 +118,13 @@ class Learner(nn.Module):
             refusal = refusal_for(module, like.device, like.dtype, backend, self._objectives)
             if refusal:
                 refuse_backend(op, refusal, backend)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuses options that are settled when a learner is made: a plain attribute of that name
+        would change nothing."""
+        if name in _SETTLED:
+            raise AttributeError(f"{type(self).__name__}: {name} cannot be set; {_SETTLED[name]}")
+        super().__setattr__(name, value)
 
     # ------------------------------------------------------------ back end
 
@@ -343,7 +358,9 @@ class Learner(nn.Module):
         query_parts = check_batch(op, "query", self._batch(query))
         rates: InnerLr = 0.0 if not steps else self._rates_for(op, inner_lr, steps)
         model, params, objective, outer = self._model(support_parts, query_parts)
-        with torch.no_grad():
+        support_parts, query_parts = _constants(support_parts), _constants(query_parts)
+        # a module that the torch back end runs may differentiate in its forward pass
+        with torch.set_grad_enabled(self.backend == "torch"):
             return evaluate(
                 {k: v.detach() for k, v in params.items()},
                 support_parts,
@@ -358,6 +375,12 @@ class Learner(nn.Module):
                 backend=self._backend,
                 allow_tf32=self._allow_tf32,
             )
+
+
+def _constants(parts: BatchParts) -> BatchParts:
+    """Returns a batch without autograd history."""
+    x, y, count, weight = parts
+    return x.detach(), y.detach(), count, None if weight is None else weight.detach()
 
 
 def _detached(inner_lr: InnerLr) -> InnerLr:

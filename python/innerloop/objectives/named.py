@@ -25,6 +25,8 @@ def mean_over_outputs(values: Function) -> Function:
     """Returns the rows whose values are the means of `values` over their outputs."""
 
     def rows(z: Tensor, y: Tensor) -> Tensor:
+        if z.ndim == 0 and len(y) == 1:  # of a module that squeezes its outputs, given one row
+            z = z[None]
         if z.reshape(len(z), -1).shape != y.reshape(len(y), -1).shape:
             raise ValueError(
                 "reference: y must have one value per output of the model "
