@@ -32,10 +32,10 @@ from innerloop.objectives import Loss, Objective, resolve, suited
 
 # options that are settled when a learner is made, and what to do instead of setting them
 _SETTLED = {
-    "inner_lr": "pass inner_lr= to the call, change the parameters of .rates, or make a new learner",
-    "learn_inner_lr": "make a new learner",
-    "adapt_params": "make a new learner",
-    "allow_tf32": "make a new learner",
+    "inner_lr": "pass inner_lr= to the call, change the parameters of .rates, or make another one",
+    "learn_inner_lr": "make another one",
+    "adapt_params": "make another one",
+    "allow_tf32": "make another one",
 }
 
 
