@@ -82,8 +82,9 @@ struct Plan {
   int entries = 0;
   int lowest = 0;  // first layer whose outputs move; depth if there is none
   bool implicit_first = false;
-  bool first_adapts = false;   // the first weight adapts
-  bool turns_weights = false;  // parameter blocks carry transposed copies
+  bool first_adapts = false;    // the first weight adapts
+  bool turns_weights = false;   // parameter blocks carry transposed copies
+  bool reads_in_place = false;  // products take the inputs where the caller has them
   bool has_per_task_leaf = false;
   int64_t copies = 1;     // task copies in one array (1: an element is a vector over tasks)
   int64_t part_rows = 0;  // of a side that are passed at once; 0: all

@@ -14,7 +14,8 @@ struct Request {
   int64_t support_rows = 0, query_rows = 0;
   bool wants_grad = false;
   bool allows_implicit = false;
-  bool allows_parts = true;  // no step is built, which takes all rows of a side
+  bool allows_parts = true;   // no step is built, which takes all rows of a side
+  bool ignores_rows = false;  // some may be out of use
   int64_t rate_grad_size = 0;
 };
 

@@ -32,6 +32,8 @@ Status run(const Call& call, const Request& request, Strategy strategy) {
   return run_with<E, Pass<E>>(call, request, plan = Plan{plan.layers}, stacked_tasks(request));
 }
 
+bool ignores_rows(const Side& side) { return side.weight || side.count; }
+
 template <class Real>
 Status predict(const PredictCall& call, Strategy strategy) {
   Request r{call.problem};
@@ -44,12 +46,14 @@ template <class Real>
 Status loss_and_grad(const LossAndGradCall& call, Strategy strategy) {
   Request r{call.problem};
   r.support_rows = call.side.rows;
+  r.ignores_rows = ignores_rows(call.side);
   return run<Real, LossPass>(call, r, strategy);
 }
 
 Request vector_request(const HvpCall& call) {
   Request r{call.problem};
   r.support_rows = call.side.rows;
+  r.ignores_rows = ignores_rows(call.side);
   r.steps = 1;
   return r;
 }
@@ -91,6 +95,7 @@ Status meta_grad(const MetaGradCall& call, Strategy strategy) {
   r.steps = call.steps;
   r.support_rows = call.support.rows;
   r.query_rows = call.query.rows;
+  r.ignores_rows = ignores_rows(call.support) || ignores_rows(call.query);
   r.wants_grad = call.grads != nullptr;
   // a rate per element turns the first weight by more than a sum of a few row products, and a
   // velocity is kept as a weight

@@ -22,6 +22,7 @@ class LaneEngine : public LaneSteps<RealT> {
   void carve(C& c) {
     free_ = c.take(net_.free);
     r_free_ = c.take(net_.free);
+    room_ = c.take(plan_.reads_in_place ? in_place_size<Real>(net_.first().in) : 0);
   }
   void load_params(V* initial) {
     for (int l = 0; l < plan_.entries; ++l) {
@@ -160,7 +161,7 @@ class LaneEngine : public LaneSteps<RealT> {
 
  private:
   using Base::net_, Base::plan_, Base::problem_, Base::first_, Base::used_;
-  using Base::sink_, Base::rate_sink_, Base::free_, Base::r_free_;
+  using Base::sink_, Base::rate_sink_, Base::room_, Base::free_, Base::r_free_;
 
   static WeightRef empty_weight(const LayerPlan& p) {
     WeightRef w;

@@ -10,6 +10,11 @@
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
 
+template <class Real>
+using Vector = typename Simd<Real>::V;
+template <class Real>
+using LaneRows = Rows<Vector<Real>>;
+
 template <class RealT>
 class LaneGroup {
  public:
@@ -27,6 +32,7 @@ class LaneGroup {
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = true;  // results are interleaved: built, then copied out
   static constexpr bool kTakesParts = false;
+  static constexpr bool kReadsInPlace = true;
   struct Shared {};  // this engine reads shared leaves where they are
 
   LaneGroup(const Problem& problem, const Plan& plan, const Shared&)
@@ -64,6 +70,7 @@ class LaneGroup {
   int64_t first_ = 0;
   int used_ = 0;
   V* sink_ = nullptr;
+  V* room_ = nullptr;                      // of the products with rows in place
   V *free_ = nullptr, *r_free_ = nullptr;  // the free leaf of the tasks, and a direction in it
   Real* rate_sink_ = nullptr;
   Status status_ = Status::kOk;

@@ -25,6 +25,7 @@ class LaneObjectives : public LaneMaps<RealT> {
     V* gradient;  // [rows]: weight times the task's weight
     Objective objective;
     TargetLayout targets;
+    bool has_even_weights = false;  // of a full group all of whose rows count alike
   };
 
   // ---- rows ------------------------------------------------------------------------------------
@@ -34,7 +35,7 @@ class LaneObjectives : public LaneMaps<RealT> {
     SideData d;
     d.objective = side.objective;
     d.targets = target_layout(side.objective, net_.last().out);
-    d.x = {c.take(n * in), n, in, in};
+    d.x = {c.take(plan_.reads_in_place ? 0 : n * in), n, in, in};
     d.y = c.take(n * d.targets.columns);
     d.weight = c.take(n);
     d.gradient = c.take(n);
@@ -51,10 +52,14 @@ class LaneObjectives : public LaneMaps<RealT> {
       for (int64_t j = 0; j < columns; ++j) keep_if_weighted(d.y[i * columns + j], d.weight[i]);
     }
   }
-  void load_inputs(const R& x, const void* data) {
+  void load_inputs(R& x, const void* data) {
     const int64_t size = x.rows * x.cols;
-    interleave(reinterpret_cast<Real*>(x.p), static_cast<const Real*>(data) + first_ * size, size,
-               size, used_);
+    const Real* from = static_cast<const Real*>(data) + first_ * size;
+    if (plan_.reads_in_place) {
+      x = in_place<Real>(from, x.rows, x.cols);
+    } else {
+      interleave(reinterpret_cast<Real*>(x.p), from, size, size, used_);
+    }
   }
 
   // ---- losses ----------------------------------------------------------------------------------
@@ -64,12 +69,13 @@ class LaneObjectives : public LaneMaps<RealT> {
     const V zero{};
     load_free(free_, free, nullptr);
     with_objective<M>(d.objective, [&](const auto& objective) {
+      V sum{};  // in a register
       each_row(objective, out, [&](int64_t i, int64_t columns) __attribute__((always_inline)) {
         V* g = gradient.p + i * gradient.ld;
         V* g_free = free_gradient.p + i * free_gradient.ld;
         const V value = objective.gradient(sample(d, out, i, columns), g, g_free);
         const V w = d.weight[i], gw = d.gradient[i];
-        total += w == zero ? zero : w * value;
+        sum += w == zero ? zero : w * value;
         for (int64_t k = 0; k < columns; ++k) g[k] = w == zero ? zero : gw * g[k];
         if constexpr (std::decay_t<decltype(objective)>::kFree) {
           for (int64_t k = 0; k < free_gradient.cols; ++k) {
@@ -77,6 +83,7 @@ class LaneObjectives : public LaneMaps<RealT> {
           }
         }
       });
+      total = sum;
     });
     S::store(losses, total);
   }
@@ -110,14 +117,18 @@ class LaneObjectives : public LaneMaps<RealT> {
   }
 
  protected:
-  using Base::bias_at, Base::net_, Base::problem_, Base::first_, Base::used_, Base::status_;
-  using Base::free_, Base::r_free_;
+  using Base::bias_at, Base::net_, Base::plan_, Base::problem_, Base::first_, Base::used_;
+  using Base::status_, Base::free_, Base::r_free_;
 
  private:
   static void keep_if_weighted(V& value, V weight) { value = weight == V{} ? V{} : value; }
   void load_row_weights(SideData& d, const Side& side, const void* task_weight, bool is_query) {
-    V scale = S::set(1);
+    const bool plain = !side.weight && !side.count;
     const bool whole = used_ == kWidth;
+    const bool even_weights = plain && whole && !d.targets.class_weights && !task_weight;
+    if (even_weights && d.has_even_weights) return;  // those of the group before
+    d.has_even_weights = even_weights;
+    V scale = S::set(1);
     if (is_query && whole && !task_weight) {
       scale = S::set(Real(1) / static_cast<Real>(problem_.tasks));
     } else if (is_query) {
@@ -128,7 +139,6 @@ class LaneObjectives : public LaneMaps<RealT> {
       }
     }
     V even{};
-    const bool plain = !side.weight && !side.count;
     int64_t counts[kWidth] = {};
     if (plain && whole && !d.targets.class_weights) {
       even = S::set(Real(1) / static_cast<Real>(side.rows));

@@ -2,15 +2,10 @@
 #pragma once
 
 #include "cpu/lane_gemm.h"
-#include "cpu/lane_group.h"
+#include "cpu/lane_in_place.h"
 
 namespace innerloop {
 namespace INNERLOOP_LEVEL {
-
-template <class Real>
-using Vector = typename Simd<Real>::V;
-template <class Real>
-using LaneRows = Rows<Vector<Real>>;
 
 /// Calls f(j, the sum of value(i, j) over rows i); several columns at a time, so that rows are read
 /// in runs.
@@ -130,10 +125,13 @@ class LaneProducts : public LaneGroup<RealT> {
   using Base = LaneGroup<RealT>;
   using Base::Base;
   using typename Base::Out, typename Base::WeightRef;
-  using typename Base::Real, typename Base::V, typename Base::R;
+  using typename Base::Real, typename Base::S, typename Base::V, typename Base::R;
 
   void nt(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
     if (w.diagonal) return lane_scale_columns<Real>(c, a, w, rate, sign, add);
+    if (is_in_place<Real>(a)) {
+      return in_place_nt<Real>(c, a, w, scale_of(rate, sign), add, used_, room_);
+    }
     lane_weight_product<Real>(c, a.rows, w.out, w.in, a.p, a.ld, 1, w, 1, w.ld, rate, sign, add);
   }
   void nn(const R& c, const R& a, const WeightRef& w, const Real* rate, Real sign, bool add) {
@@ -145,6 +143,13 @@ class LaneProducts : public LaneGroup<RealT> {
     if (p.diagonal) {
       const WeightRef base = from ? *from : WeightRef{};
       return lane_column_products<Real>(to.p, base.own, base.shared, a, b, a2, b2, rate, sign);
+    }
+    if (is_in_place<Real>(b)) {
+      const V scale = scale_of(rate, sign);
+      return in_place_tn<Real>(a, b, used_, [&](int64_t j, V sum) {
+        const V base = !from ? V{} : from->own ? from->own[j] : S::set(from->shared[j]);
+        to.p[j] = base + scale * sum;
+      });
     }
     LaneProduct<Real> x = lane_outer<Real>(p, a, b, a2, b2);
     x.c = to.p;
@@ -161,6 +166,9 @@ class LaneProducts : public LaneGroup<RealT> {
     if (p.diagonal) {
       V* sink = sink_ + p.sink_w;
       return lane_column_products<Real>(sink, sink, nullptr, a, b, a2, b2, nullptr, sign);
+    }
+    if (is_in_place<Real>(b)) {
+      return in_place_sink_tn<Real>(sink_ + p.sink_w, a, b, used_, sign);
     }
     LaneProduct<Real> x = lane_outer<Real>(p, a, b, a2, b2);
     x.c = sink_ + p.sink_w;
@@ -182,7 +190,12 @@ class LaneProducts : public LaneGroup<RealT> {
   }
 
  protected:
-  using Base::sink_;
+  using Base::used_, Base::sink_, Base::room_;
+
+ private:
+  static V scale_of(const Real* rate, Real sign) {
+    return rate ? sign * S::load(rate) : S::set(sign);
+  }
 };
 
 }  // namespace INNERLOOP_LEVEL

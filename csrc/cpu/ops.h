@@ -39,6 +39,16 @@ inline int64_t part_rows(const Plan& plan, const Request& r) {
   return part >= kFewestPartRows && pays ? part : 0;
 }
 
+/// Whether lanes pay for inputs: a layer with one output meets an input so few times that moving it
+/// would cost more than that. Rows out of use may hold anything, and are not read in place.
+template <class E>
+inline bool pays_in_place(const Plan& plan, const Request& r) {
+  constexpr int64_t kFewSteps = 1;
+  const Layer& first = r.problem.net->first();
+  return E::kReadsInPlace && first.kind == LayerKind::kAffine && first.out == 1 &&
+         first.in >= E::kWidth && r.steps <= kFewSteps && !r.ignores_rows && !plan.implicit_first;
+}
+
 template <class E>
 inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
   using M = VectorMath<typename E::Real>;
@@ -48,6 +58,7 @@ inline void make_plan(Plan& plan, const Request& r, int64_t copies) {
   fill_plan<E>(plan, *r.problem.net, r.steps > 0 ? r.adapt : nullptr, r.problem.params.task_stride,
                needs_z<M>, is_curved<M>);
   plan.part_rows = part_rows<E>(plan, r);
+  plan.reads_in_place = pays_in_place<E>(plan, r);
 }
 
 /// Tasks that the row engine stacks: enough rows for an efficient shared product, yet enough groups

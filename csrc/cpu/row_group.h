@@ -26,6 +26,7 @@ class RowGroup {
   static constexpr int kWidth = S::kLanes;
   static constexpr bool kBuildsResults = false;  // results are written in place
   static constexpr bool kTakesParts = true;
+  static constexpr bool kReadsInPlace = false;  // as it always does
   using Shared = const PreparedLeaf<Real>*;
 
   RowGroup(const Problem& problem, const Plan& plan, Shared prepared)

@@ -82,6 +82,7 @@ CALLS = {
     "curved": ([3, 24, 17, 2], "silu", "mse", 100, 4, 9, 3),
     "implicit": ([300, 64, 32, 5], "relu", "cross_entropy", 64, 5, 25, 3),
     "wide": ([64, 200, 10], "tanh", "cross_entropy", 40, 25, 30, 4),
+    "in place": ([33, 1], "identity", "half_mse", 64, 9, 7, 1),
     "one task": ([8, 33, 1], "gelu", "huber", 1, 12, 12, 8),
 }
 
