@@ -50,17 +50,20 @@ def run(*command: object, **variables: str) -> str:
     """Runs a command outside of the source tree; returns what it said."""
     hidden = ("PYTHONPATH", "CI", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=tempfile.gettempdir(),
-        env={**kept, **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    shown = shlex.join(str(part) for part in command)
+    try:
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=tempfile.gettempdir(),
+            env={**kept, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise Failed(f"{shown}: {error.strerror}") from error
     if done.returncode:
-        shown = shlex.join(str(part) for part in command)
         raise Failed(f"{shown}: status {done.returncode}\n{done.stdout[-6000:]}")
     return done.stdout
 
@@ -230,16 +233,18 @@ def main() -> int:
     parser.add_argument("what", choices=("wheels", "torch"))
     parser.add_argument("python", nargs="*", default=[sys.executable], metavar="PYTHON")
     parser.add_argument("--cuda-builds", action="store_true", help="take CUDA builds of torch too")
-    given = parser.parse_args()
-    if given.what == "torch" and len(given.python) != 1:
+    given = parser.parse_intermixed_args()
+    # commands run elsewhere; a link in a virtual environment is not followed
+    pythons = [os.path.abspath(name) if os.sep in name else name for name in given.python]
+    if given.what == "torch" and len(pythons) != 1:
         parser.error("torch takes one PYTHON")
     with tempfile.TemporaryDirectory(prefix="innerloop-check-") as folder:
         place = Path(folder)
         try:
             if given.what == "wheels":
-                tested = check_wheels(given.python, place, given.cuda_builds)
+                tested = check_wheels(pythons, place, given.cuda_builds)
             else:
-                tested = check_torch(given.python[0], place, given.cuda_builds)
+                tested = check_torch(pythons[0], place, given.cuda_builds)
         except Failed as failure:
             say(f"FAILED: {failure}")
             return 1

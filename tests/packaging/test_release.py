@@ -124,6 +124,22 @@ def test_a_package_that_cannot_be_tested_says_so_and_fails(check, monkeypatch, c
     assert said.endswith("FAILED: no test was run\n")
 
 
+def test_interpreters_are_where_the_caller_stands(check, monkeypatch, capsys, tmp_path):
+    """Options and interpreters in any order; a path of the caller's folder; one line if none."""
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(check, "check_wheels", lambda *given: seen.append(given) or ["one"])
+    monkeypatch.setattr(sys, "argv", ["check.py", "wheels", "--cuda-builds", "a/python", "python3"])
+    assert check.main() == 0
+    assert seen[0][0] == [str(tmp_path / "a" / "python"), "python3"]
+    assert seen[0][2] is True
+    monkeypatch.setattr(sys, "argv", ["check.py", "torch", "a/python"])
+    assert check.main() == 1
+    said = capsys.readouterr().out
+    assert "a/python -m venv" in said
+    assert "No such file" in said
+
+
 def test_the_reduced_suite_has_a_case_of_every_test(tmp_path):
     cases = "import pytest\n@pytest.mark.parametrize('i', range(21))\n"
     (tmp_path / "test_a.py").write_text(f"{cases}def test_many(i): pass\ndef test_one(): pass\n")
