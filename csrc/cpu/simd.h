@@ -165,16 +165,17 @@ INNERLOOP_INLINE void transpose_tile(typename Simd<Real>::V* r) {
 }
 
 #if defined(__AVX512F__) && !defined(__clang__)
+// Lanes of two vectors, by number or in pairs inside their 128-bit quarters, and quarters.
+constexpr Simd<float>::I kLow = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
+constexpr Simd<float>::I kHigh = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
+constexpr Simd<float>::I kLowPairs = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
+constexpr Simd<float>::I kHighPairs = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
+constexpr Simd<float>::I kEven = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+constexpr Simd<float>::I kOdd = {4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31};
+
 /// The same with shuffles that stay inside 128-bit quarters as long as possible: one cycle each.
 template <>
 INNERLOOP_INLINE void transpose_tile<float>(Simd<float>::V* r) {
-  using I = Simd<float>::I;
-  constexpr I kLow = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
-  constexpr I kHigh = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
-  constexpr I kLowPairs = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
-  constexpr I kHighPairs = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
-  constexpr I kEven = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
-  constexpr I kOdd = {4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31};
   Simd<float>::V t[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
@@ -225,14 +226,8 @@ INNERLOOP_INLINE typename Simd<Real>::V reduce_tile(typename Simd<Real>::V* r) {
 /// The same with shuffles that stay inside 128-bit quarters as long as possible: one cycle each.
 template <>
 INNERLOOP_INLINE Simd<float>::V reduce_tile<float>(Simd<float>::V* r) {
-  using I = Simd<float>::I;
-  constexpr I kLow = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
-  constexpr I kHigh = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
-  constexpr I kLowPairs = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
-  constexpr I kHighPairs = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
-  constexpr I kEven = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
-  constexpr I kOdd = {4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31};
-  const auto halve = [r](int count, I first, I second) __attribute__((always_inline)) {
+  const auto halve = [r](int count, Simd<float>::I first,
+                         Simd<float>::I second) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int i = 0; i < count; ++i) {
       const Simd<float>::V a = r[2 * i], b = r[2 * i + 1];
