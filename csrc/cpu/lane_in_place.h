@@ -81,7 +81,7 @@ INNERLOOP_INLINE void add_rows(Vector<Real>* part, const Real* x, int64_t rows, 
 #pragma GCC unroll 4
     for (int64_t k = 0; k < 4; ++k) add(i + k, part[k]);
   }
-  for (; i < rows; ++i) add(i, part[0]);
+  for (int64_t k = 0; i + k < rows; ++k) add(i + k, part[k]);  // few terms: none is fused
 }
 template <class Real>
 INNERLOOP_INLINE Vector<Real> total_of(const Vector<Real>* part) {
@@ -151,12 +151,13 @@ static void in_place_sink_tn(Vector<Real>* sink, const LaneRows<Real>& a, const 
   const Real* factors = reinterpret_cast<const Real*>(a.p);
   for (int64_t j = 0; j < x.cols; j += kWidth) {
     const int64_t n = smaller(kWidth, x.cols - j);
-    Vector<Real> part[4] = {};
+    Vector<Real> sum{};
     for (int t = 0; t < used; ++t) {
+      Vector<Real> part[4] = {};
       add_rows(part, task_rows<Real>(x, t), x.rows, x.cols, j, n, factors + t, a.ld * kWidth);
+      sum += total_of<Real>(part);  // task by task: a long chain loses more
     }
-    const Vector<Real> sum = sign * total_of<Real>(part);
-    for (int64_t k = 0; k < n; ++k) sink[j + k][0] += sum[k];
+    for (int64_t k = 0; k < n; ++k) sink[j + k][0] += sign * sum[k];
   }
 }
 

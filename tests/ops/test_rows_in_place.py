@@ -147,3 +147,37 @@ def test_every_task_has_its_own_rows_and_neighbours_their_bits():
     assert torch.equal(loss_moved, loss[order])
     for name, value in grad.items():
         assert torch.equal(grad_moved[name], value[order])
+
+
+@pytest.mark.parametrize("rows", [2, 3, 4])
+@pytest.mark.parametrize("inputs", [16, 17, 40])
+def test_opposite_rows_cancel_exactly(rows, inputs):
+    """Few terms are rounded before they are summed: a row and its opposite leave nothing."""
+    generator = torch.Generator().manual_seed(14)
+    model = il.MLP([inputs, 1], bias=False)
+    params = {"0.weight": torch.zeros(1, inputs)}
+    x = torch.randn(20, 1, inputs, generator=generator).expand(20, rows, inputs).contiguous()
+    y = torch.zeros(20, rows, 1)
+    y[:, 0], y[:, -1] = 0.3, -0.3
+    options = {"model": model, "loss": "half_mse", "backend": "fused"}
+    _, grad = il.loss_and_grad(params, (x, y), **options)
+    assert not grad["0.weight"].any()
+    query = torch.randn(20, 5, inputs, generator=generator), torch.ones(20, 5, 1)
+    moved = il.adapt(params, (x, y), model=model, inner_lr=0.1, steps=1, loss="half_mse")
+    assert not moved["0.weight"].any()
+    flipped = il.meta_grad(params, query, (x, y), inner_lr=0.0, steps=1, order=1, **options)
+    assert not flipped.grad["0.weight"].any()
+
+
+def test_sums_over_thousands_of_rows_keep_their_digits():
+    """Terms of one sign, where a chain of roundings shows: float32 against float64."""
+    generator = torch.Generator().manual_seed(15)
+    model = il.MLP([16, 1], bias=False)
+    params = {"0.weight": torch.zeros(1, 16, dtype=torch.float64)}
+    x = torch.rand(16, 4096, 16, generator=generator).double() + 0.5
+    sides = (x, -torch.ones(16, 4096, 1).double()), (x + 0.25, torch.ones(16, 4096, 1).double())
+    options = {"model": model, "inner_lr": 0.05, "steps": 1, "loss": "half_mse"}
+    want = il.meta_grad(params, *sides, backend="torch", **options).grad
+    single = [tuple(part.float() for part in side) for side in sides]
+    got = il.meta_grad({"0.weight": torch.zeros(1, 16)}, *single, backend="fused", **options).grad
+    assert_close(got, want, 1e-5)
