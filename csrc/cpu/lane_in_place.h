@@ -81,7 +81,10 @@ INNERLOOP_INLINE void add_rows(Vector<Real>* part, const Real* x, int64_t rows, 
 #pragma GCC unroll 4
     for (int64_t k = 0; k < 4; ++k) add(i + k, part[k]);
   }
-  for (int64_t k = 0; i + k < rows; ++k) add(i + k, part[k]);  // few terms: none is fused
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < 3; ++k) {  // few terms: none is fused
+    if (i + k < rows) add(i + k, part[k]);
+  }
 }
 template <class Real>
 INNERLOOP_INLINE Vector<Real> total_of(const Vector<Real>* part) {
